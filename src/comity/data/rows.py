@@ -1,0 +1,58 @@
+"""What every reader of tables speaks: formats, rows, and the values that a row may lack."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from comity.errors import nearest
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How a text file is to be read; None stands for "find out".
+
+    `delimiter` is one character (a tab may be spelled "tab"). `header = False` names columns by
+    position, counted from 0. `quoting = False` makes quote characters ordinary text. `encoding` is
+    the name of a Python codec.
+    """
+
+    delimiter: str | None = None
+    header: bool = True
+    quoting: bool | None = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
+class NoValue:
+    """Why a column has no value in a row, such as "no key 'label'"."""
+
+    reason: str
+
+
+# None is a null of JSON or Parquet; an empty text is "".
+Value = str | list[str] | None | NoValue
+
+
+class Row(NamedTuple):
+    """The values of the asked columns; `line` counts from 1 (Parquet: the row counts from 1)."""
+
+    line: int
+    values: tuple[Value, ...]
+
+
+def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:
+    """Names as they may stand in a sentence, cut where there are too many or one is too long.
+
+    >>> quoted_list(["text", "label"])
+    '"text", "label"'
+    """
+    names = list(names)
+    cut = [name if len(name) <= longest else name[:longest] + "..." for name in names[:most]]
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([f'"{name}"' for name in cut] + more)
+
+
+def no_column(name: str | int, names: Iterable[str]) -> str:
+    """The part of a sentence that says which column is missing and which stand in the file."""
+    names = list(names)
+    return f'no column "{name}"{nearest(name, names)}; the columns are {quoted_list(names)}'

@@ -1,0 +1,58 @@
+"""Losses, each with its source; all take logits and give one float32 number: the mean over rows.
+
+A mean over rows makes accumulation exact: parts weighted by their examples add up to the whole.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Softmax and cross-entropy as one operation on logits `[B, C]`, targets `[B]` int64.
+
+    The paper's section 3.3 applies "a softmax function", then cross-entropy; taken word for word
+    with a loss that has its own softmax, that would be two. `class_weights [C]` multiply each
+    row's loss; the sum is divided by the number of rows, not by the weights'.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return _weighted_mean(losses, targets, class_weights)
+
+
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Sigmoid and binary cross-entropy as one operation (paper, section 3.3).
+
+    `logits [B, 1]` with targets `[B]` in {0, 1}, or one logit a label: `[B, L]` both, where the
+    mean is over rows and labels.
+    """
+    if targets.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
+    wanted = targets.float()
+    losses = F.binary_cross_entropy_with_logits(logits.float()[:, 0], wanted, reduction="none")
+    return _weighted_mean(losses, targets, class_weights)
+
+
+def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    if class_weights is not None:
+        losses = losses * class_weights[targets]
+    return losses.mean()
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of `outputs [B, 1]` against normalised scores `targets [B]`."""
+    return (outputs.float()[:, 0] - targets.float()).square().mean()
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """Class weights `[C]` inverse to the training counts, 1 on average over the training rows.
+
+    `n / (C * count)`, as King & Zeng 2001 weigh rare events; a class without rows gets 0.
+
+    >>> balanced_weights(torch.tensor([1, 3]))
+    tensor([2.0000, 0.6667])
+    """
+    present = (counts > 0).sum()
+    weights = counts.sum() / (present * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0)

@@ -1,0 +1,264 @@
+"""What makes a recipe wrong beyond one key's type: names, columns, keys that would do nothing."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from comity.errors import Faults, nearest
+from comity.sections import (
+    EncoderSection,
+    Schedule,
+    Stage,
+    StageSection,
+    TaskSection,
+    TrainSection,
+)
+
+if TYPE_CHECKING:
+    from comity.recipe import Recipe
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
+_RESERVED = {"con", "prn", "aux", "nul"} | _PORTS
+_DRAWN = ("proportional", "temperature", "annealed")
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+
+
+def type_faults(error: ValidationError, source: str) -> list[str]:
+    """One sentence per faulty key. Where a key may have several types, pydantic reports each."""
+    by_key: dict[str, list[Any]] = {}
+    for fault in error.errors(include_url=False):
+        keys = _key_path(fault["loc"])
+        by_key.setdefault(keys, []).append(fault)
+    return [f"{source}: {_sentence(key, faults)}" for key, faults in by_key.items()]
+
+
+def _key_path(location: tuple[int | str, ...]) -> str:
+    """The key as a user writes it, without the branch names of types that may be one of several."""
+    branches = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
+    return ".".join(str(part) for part in location if not branches.match(str(part)))
+
+
+def _sentence(key: str, faults: list[Any]) -> str:
+    kinds = {fault["type"] for fault in faults}
+    fault = faults[0]
+    parent, _, last = key.rpartition(".")
+    if "extra_forbidden" in kinds:
+        known = sorted(_known_keys(parent))
+        where = f"in [{parent}]" if parent else "at the top"
+        hint = nearest(last, known) or f"; known there: {', '.join(known)}"
+        return f'{key}: unknown key "{last}" {where}{hint}'
+    if "missing" in kinds:
+        return f'{key}: this key is missing; add "{last}" to [{parent}]'
+    given = _shown(fault["input"])
+    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
+    return f"{key}: expected {expected}, got {given}"
+
+
+def _expectation(fault: Any) -> str:
+    if fault["type"] in _EXPECTED:
+        return _EXPECTED[fault["type"]]
+    context = fault.get("ctx", {})
+    if fault["type"] == "literal_error":
+        return f"one of {context['expected']}{nearest(fault['input'], _words(context['expected']))}"
+    if fault["type"] in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        return f"at least {least} entries" if least else f"at most {most} entries"
+    text = fault["msg"].removeprefix("Input should be ")
+    return text.replace("greater than or equal to", "at least").replace("less than", "below")
+
+
+def _words(expected: str) -> list[str]:
+    return re.findall(r"'([^']+)'", expected)
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        text = text.lower()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(parent: str) -> set[str]:
+    if parent == "":
+        return {"encoder", "train", "tasks", "stages"}
+    section = {"encoder": EncoderSection, "train": TrainSection, "stages": StageSection}
+    return set(section.get(parent.split(".")[0], TaskSection).model_fields)
+
+
+def check_rules(recipe: "Recipe", source: str, faults: Faults) -> None:
+    """Faults that need more than one key to see; above all keys that would do nothing here."""
+
+    def fault(key: str, sentence: str) -> None:
+        faults.add(f"{source}: {key}: {sentence}")
+
+    _check_names(recipe, fault)
+    for name, task in recipe.tasks.items():
+        _check_columns(f"tasks.{name}", task, fault)
+        _check_task_keys(f"tasks.{name}", task, recipe, fault)
+    _check_train(recipe, fault)
+    if not faults:
+        _check_stages(recipe, fault)
+
+
+def _check_names(recipe: "Recipe", fault: Any) -> None:
+    seen: dict[str, str] = {}
+    for name in recipe.tasks:
+        if not _TASK_NAME.fullmatch(name) or name.split(".")[0].lower() in _RESERVED:
+            fault(
+                f"tasks.{name}",
+                "a task's name becomes a file name; use letters, digits, ., - and _ (64 at most)",
+            )
+        if name == "mean":
+            fault("tasks.mean", 'the name "mean" stands for the mean over tasks; take another')
+        if name.casefold() in seen:
+            fault(f"tasks.{name}", f"differs from {seen[name.casefold()]} in case only; rename one")
+        seen[name.casefold()] = name
+
+
+def _check_columns(place: str, task: TaskSection, fault: Any) -> None:
+    if (task.text is None) == (task.texts is None):
+        fault(place, 'set either "text" (one column) or "texts" (a list of two columns)')
+    if (task.label is None) == (task.labels is None):
+        fault(place, 'set either "label" (one column) or "labels" (several, multi-label only)')
+    columns = [c for c in (*task.text_columns, *task.label_columns) if c is not None]
+    if not task.header and any(isinstance(column, str) for column in columns):
+        fault(f"{place}.header", "without a header, columns are named by position, counted from 0")
+    if task.header and any(isinstance(column, int) for column in columns):
+        fault(place, "columns given by position need header = false")
+    if task.texts is not None and task.texts[0] == task.texts[1]:
+        fault(f"{place}.texts", f"both texts are the column {task.texts[0]}; name two columns")
+
+
+def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any) -> None:
+    heads = {"similarity": ("bins", "regression", "cosine"), "regression": ("regression",)}
+    allowed = heads.get(task.kind, ("linear",))
+    if task.head is not None and task.head not in allowed:
+        fault(f"{place}.head", f"{task.kind} has the heads {', '.join(allowed)}, not {task.head}")
+    pairs = task.texts is not None
+    if task.kind == "similarity" and not pairs:
+        fault(place, 'similarity compares two texts; set "texts" to a list of two columns')
+    metrics = {
+        "classification": ("accuracy", "macro_f1"),
+        "multi-label": ("micro_f1",),
+        "regression": ("pearson", "rmse"),
+        "similarity": ("pearson", "rmse"),
+    }[task.kind]
+    if task.metric is not None and task.metric not in metrics:
+        fault(f"{place}.metric", f"{task.kind} is judged by {' or '.join(metrics)}")
+    labelled = task.kind in ("classification", "multi-label")
+    numeric = task.kind in ("similarity", "regression")
+    without_effect = {
+        "labels": task.kind != "multi-label" and "only multi-label has several label columns",
+        "separator": (task.kind != "multi-label" or task.labels is not None)
+        and "it splits the one label column of a multi-label task",
+        "scale": task.kind != "similarity" and "only similarity has a scale",
+        "decimal": not numeric and "only scores and numbers have a decimal mark",
+        "classes": not labelled and "only classification and multi-label have classes",
+        "class_weights": task.kind != "classification" and "only classification has class weights",
+        "pooling": task.head_name != "cosine" and "only the cosine head pools",
+        "dropout": task.head_name == "cosine" and "the cosine head has no dropout of its own",
+        "head_lr": task.head_name == "cosine" and "the cosine head has no weights",
+        "view": task.head_name == "cosine" and "the cosine head reads both texts apart",
+        "batch_size": task.batch_tokens is not None and "batch_tokens already says how much",
+    }
+    for key, reason in without_effect.items():
+        if task.sets(key) and reason:
+            fault(f"{place}.{key}", f"has no effect here ({reason}); remove it")
+    if task.view in ("second", "pair") and not pairs:
+        fault(f"{place}.view", f'the view "{task.view}" needs two text columns')
+    if task.scale[0] >= task.scale[1]:
+        fault(f"{place}.scale", "the lower end comes first and the two differ")
+    elif task.head_name == "bins" and any(end != int(end) for end in task.scale):
+        fault(f"{place}.scale", "the bins head counts whole numbers; take another head or scale")
+    if task.classes is not None and task.labels is not None:
+        fault(f"{place}.classes", "has no effect here (the label columns name them); remove it")
+
+
+def _check_train(recipe: "Recipe", fault: Any) -> None:
+    train = recipe.train
+    names = ["mean", *recipe.tasks]
+    if train.best not in names:
+        hint = nearest(train.best, names)
+        fault("train.best", f'"{train.best}" is no task of this recipe and not "mean"{hint}')
+    if train.epochs is not None and train.steps is not None:
+        fault("train.steps", "set either epochs or steps, not both")
+    if train.sets("batch_size") and train.batch_tokens is not None:
+        fault("train.batch_size", "has no effect here (batch_tokens already says how much)")
+    if train.sets("watch") and train.watch and len(recipe.tasks) < 2:
+        fault("train.watch", "has no effect here (one task cannot conflict); remove it")
+    if recipe.encoder.revision is not None and recipe.encoder.name == "minilm":
+        fault("encoder.revision", 'has no effect here ("minilm" is one fixed set of weights)')
+    rates = ("embedding_dropout", "hidden_dropout", "attention_dropout")
+    if recipe.encoder.sets("dropout") and all(recipe.encoder.sets(rate) for rate in rates):
+        fault("encoder.dropout", "has no effect here (all three rates are set apart); remove it")
+    for number, stage in enumerate(recipe.stages_declared):
+        if stage.epochs is not None and stage.steps is not None:
+            fault(f"stages.{number}.steps", "set either epochs or steps, not both")
+
+
+def _check_stages(recipe: "Recipe", fault: Any) -> None:
+    """A stage's own key must work in that stage, one of [train] in some stage that takes it."""
+    declared = recipe.stages_declared or (StageSection(),)
+    inherited: dict[str, list[str | None]] = {}
+    for number, (own, stage) in enumerate(zip(declared, recipe.stages, strict=True)):
+        place = f"stages.{number}"
+        _check_stage_tasks(place, stage, recipe, fault)
+        idle = _idle_keys(stage)
+        for key, reason in idle.items():
+            if own.sets(key):
+                fault(f"{place}.{key}", f"has no effect here ({reason}); change or remove it")
+        for key in Schedule.model_fields:
+            if recipe.train.sets(key) and not own.sets(key):
+                inherited.setdefault(key, []).append(idle.get(key))
+    for key, reasons in inherited.items():
+        if all(reasons):
+            fault(f"train.{key}", f"has no effect here ({reasons[0]}); change or remove it")
+    if not any(stage.schedule in _DRAWN for stage in recipe.stages):
+        for name, task in recipe.tasks.items():
+            if task.sets("sampling_weight"):
+                reason = f"the schedule {recipe.stages[0].schedule} draws no tasks"
+                fault(f"tasks.{name}.sampling_weight", f"has no effect here ({reason}); remove it")
+
+
+def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -> None:
+    for name in stage.tasks:
+        if name not in recipe.tasks:
+            hint = nearest(name, recipe.tasks)
+            fault(f"{place}.tasks", f'"{name}" is no task of this recipe{hint}')
+    if len(set(stage.tasks)) < len(stage.tasks):
+        fault(f"{place}.tasks", "names a task twice")
+    for name in stage.data:
+        if name not in stage.tasks:
+            hint = nearest(name, stage.tasks)
+            fault(f"{place}.data.{name}", f"no task of this stage has that name{hint}")
+
+
+def _idle_keys(stage: Stage) -> dict[str, str]:
+    """The keys that do nothing in this stage, each with the reason."""
+    idle = {}
+    if stage.schedule == "round-robin" and stage.turns > 1:
+        idle["turns"] = "round-robin gives every task one turn a step"
+    if stage.schedule != "temperature":
+        idle["temperature"] = f"the schedule is {stage.schedule}"
+    if stage.steps is not None:
+        idle["epoch"] = "the length is given in steps"
+    if stage.balancer == "pcgrad" and len(stage.tasks) < 2:
+        idle["balancer"] = "pcgrad needs two tasks or more"
+    elif stage.balancer == "pcgrad" and stage.schedule != "round-robin" and stage.turns < 2:
+        idle["balancer"] = "pcgrad needs two turns a step; raise turns or take round-robin"
+    if stage.freeze == "encoder":
+        idle["layer_decay"] = "the whole encoder is frozen"
+    return idle

@@ -1,0 +1,274 @@
+"""Scores against scikit-learn and scipy, and what a score says where there is no value."""
+
+import csv
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from comity.metrics import (
+    METRICS,
+    Score,
+    accuracy,
+    better,
+    confusion_matrix,
+    f1_per_class,
+    macro_f1,
+    mean_score,
+    micro_f1,
+    pearson,
+    rmse,
+)
+
+CASES = Path(__file__).resolve().parents[1] / ".." / "shared" / "cases" / "files"
+needs_cases = pytest.mark.skipif(
+    not CASES.is_dir(), reason="shared/cases is not beside the checkout"
+)
+
+quick = settings(deadline=None, max_examples=60)
+labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
+reals = st.floats(-1e6, 1e6)
+
+
+def columns(case: str) -> dict[str, list[str]]:
+    with (CASES / case / "gold-and-pred.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def value(score: Score) -> float:
+    assert score.value is not None
+    return score.value
+
+
+@given(labels)
+@quick
+def test_classification_scores_equal_scikit_learn(pairs):
+    gold, predicted = np.array(pairs).T
+    f1 = f1_per_class(gold, predicted)
+    expected = sklearn.metrics.f1_score(gold, predicted, labels=[*f1], average=None)  # pyright: ignore[reportArgumentType]
+    assert [*f1] == sorted({*gold.tolist(), *predicted.tolist()})
+    assert [*f1.values()] == pytest.approx(expected)
+    assert value(accuracy(gold, predicted)) == pytest.approx(np.mean(gold == predicted))
+    assert value(macro_f1(gold, predicted)) == pytest.approx(
+        sklearn.metrics.f1_score(gold, predicted, average="macro")
+    )
+    matrix = sklearn.metrics.confusion_matrix(gold, predicted, labels=range(5))
+    assert confusion_matrix(gold, predicted, 5).tolist() == matrix.tolist()
+
+
+@given(arrays.arrays(np.int64, (2, 6, 3), elements=st.integers(0, 1)))
+@quick
+def test_micro_f1_equals_scikit_learn(pair):
+    gold, predicted = pair
+    assume(pair.any())
+    expected = sklearn.metrics.f1_score(gold, predicted, average="micro")
+    assert value(micro_f1(gold, predicted)) == pytest.approx(expected)
+    assert micro_f1(gold.astype(bool), predicted.astype(bool)) == micro_f1(gold, predicted)
+
+
+@given(st.lists(st.tuples(reals, reals), min_size=2, max_size=40))
+@quick
+def test_pearson_and_rmse_equal_scipy_and_scikit_learn(pairs):
+    gold, predicted = np.array(pairs).T
+    expected = sklearn.metrics.root_mean_squared_error(gold, predicted)
+    assert value(rmse(gold, predicted)) == pytest.approx(expected, abs=1e-12)
+    assume(
+        min(np.ptp(column) / np.abs(column).max(initial=1e-9) for column in (gold, predicted))
+        > 1e-4
+    )
+    expected = scipy.stats.pearsonr(gold, predicted)[0]
+    assert value(pearson(gold, predicted)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("gold", [[0.0, 1.0, 2.5, 4.0, 5.0], [0.1, 0.7, 0.30000000000000004]])
+def test_pearson_of_a_line_is_one(gold):
+    gold = np.array(gold)
+    assert value(pearson(gold, gold)) == 1.0
+    assert value(pearson(gold, 1 + 0.1 * gold)) == pytest.approx(1, abs=1e-15)
+    assert value(pearson(gold, -gold)) == -1.0
+    for scale in (1e-300, 1e300):
+        assert value(pearson(gold, scale * gold)) == pytest.approx(1, abs=1e-15)
+
+
+def test_pearson_of_near_constant_numbers_keeps_its_digits():
+    gold = np.array([0.0, 1.0, 3.0, 2.0])
+    assert value(pearson(gold, 1e8 + gold)) == pytest.approx(1, abs=1e-15)
+    assert value(pearson(gold, 1e12 - gold)) == pytest.approx(-1, abs=1e-15)
+    shifted = [0.5, 0.25, 1.0, 0.75]
+    expected = value(pearson(gold, shifted))
+    assert value(pearson(gold, [2.0**40 + x for x in shifted])) == pytest.approx(
+        expected, abs=1e-14
+    )
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "reason"),
+    [
+        ([], [], "no rows"),
+        ([3.0], [2.0], "one row"),
+        ([3.0, 3.0, 3.0], [1.0, 2.0, 4.0], "all 3 gold scores are 3.0"),
+        ([0.25, 0.25], [7.0, 7.0], "all 2 gold scores are 0.25"),
+        ([0.0, 0.0], [7.0, 8.0], "all 2 gold scores are 0.0"),
+        ([1.0, 2.0, 5.0], [2.5, 2.5, 2.5], "all 3 predictions are equal"),
+        ([1.0, 2.0, 5.0, 4.0], [0.3, 0.1 + 0.2, 0.3, 0.3], "all 4 predictions are equal"),
+        ([1.0, 2.0, 5.0], [0.0, 0.0, 0.0], "all 3 predictions are equal"),
+        ([1.0, 2.0], [math.nan, 1.0], "1 of 2 predictions are not finite"),
+        ([1.0, math.inf], [0.5, 1.0], "1 of 2 gold scores are not finite"),
+    ],
+)
+def test_pearson_without_a_value_says_why(gold, predicted, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pearson(gold, predicted) == Score("pearson", None, reason, True)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_without_rows_has_no_value(metric):
+    empty = np.zeros((0, 3)) if metric == "micro_f1" else []
+    score = METRICS[metric](empty, empty)
+    assert (score.name, score.value, score.reason) == (metric, None, "no rows")
+    assert score.higher_is_better == (metric != "rmse")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_shapes_that_would_broadcast_are_refused(metric):
+    for gold, predicted in (([[1.0], [0.0]], [1.0, 0.0]), ([1.0, 0.0], [1.0]), (1.0, 1.0)):
+        with pytest.raises(ValueError, match="equal shapes"):
+            METRICS[metric](gold, predicted)
+
+
+def test_micro_f1_without_any_positive_has_no_value():
+    nothing = np.zeros((4, 3), dtype=bool)
+    score = micro_f1(nothing, nothing)
+    assert score.value is None
+    assert score.reason == "no label in gold or prediction in any of 4 rows"
+    assert micro_f1(nothing, ~nothing).value == 0.0
+
+
+def test_rmse_by_hand_and_where_it_has_no_value():
+    assert rmse([1.0, 2.0], [4.0, 6.0]).value == pytest.approx(math.sqrt(12.5))
+    assert rmse([1.0], [1.5]) == Score("rmse", 0.5, None, False)
+    assert rmse([1.0, 2.0], [math.nan, 2.0]).reason == "1 of 2 predictions are not finite"
+    assert rmse([1e300], [-1e300]).reason == "the errors are too large to square"
+
+
+def test_confusion_matrix_has_a_row_for_each_class_of_the_run():
+    assert confusion_matrix([0, 0, 2], [0, 2, 2], 4).tolist() == [
+        [1, 0, 1, 0],
+        [0, 0, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 0, 0],
+    ]
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match="do not fit 3 classes"):
+            confusion_matrix([0, 1], [wrong, 1], 3)
+
+
+def test_macro_f1_counts_a_class_that_is_only_predicted():
+    # a: TP 1, FN 1; b: right; c: never right.
+    gold, predicted = ["a", "a", "b"], ["a", "c", "b"]
+    assert f1_per_class(gold, predicted) == pytest.approx({"a": 2 / 3, "b": 1.0, "c": 0.0})
+    assert macro_f1(gold, predicted).value == pytest.approx(5 / 9)
+    assert macro_f1(["a", "b"], ["a", "b"]).value == 1.0
+
+
+def test_mean_leaves_out_what_has_no_value_and_says_so():
+    scores = {
+        "mood": Score("accuracy", 0.5, None, True),
+        "topic": Score("macro_f1", 0.75, None, True),
+        "alike": Score("pearson", None, "one row", True),
+        "price": Score("rmse", 12.5, None, False),
+    }
+    mean = mean_score(scores)
+    assert mean.value == 0.625
+    assert mean.reason == "without alike: one row; without price: rmse is better when lower"
+    assert (mean.name, mean.higher_is_better, mean.left_out) == ("mean", True, 2)
+    whole = mean_score({name: scores[name] for name in ("mood", "topic")})
+    assert whole == Score("mean", 0.625, None, True)
+
+
+def test_mean_of_nothing_has_no_value():
+    assert mean_score({}) == Score("mean", None, "no tasks", True)
+    none = mean_score({"alike": Score("pearson", None, "one row", True)})
+    assert (none.value, none.reason) == (None, "without alike: one row")
+
+
+def test_a_score_without_a_value_never_wins():
+    none = Score("pearson", None, "one row", True)
+    low = Score("pearson", -0.9, None, True)
+    assert better(low, none)
+    assert better(low, None)
+    assert not better(none, low)
+    assert not better(none, none)
+    assert not better(none, None)
+
+
+def test_better_follows_the_metric_and_a_draw_is_no_win():
+    assert better(Score("accuracy", 0.6, None, True), Score("accuracy", 0.5, None, True))
+    assert not better(Score("accuracy", 0.5, None, True), Score("accuracy", 0.6, None, True))
+    assert not better(Score("accuracy", 0.5, None, True), Score("accuracy", 0.5, None, True))
+    assert better(Score("rmse", 0.5, None, False), Score("rmse", 0.6, None, False))
+    assert not better(Score("rmse", 0.6, None, False), Score("rmse", 0.5, None, False))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        better(Score("rmse", 0.5, None, False), Score("accuracy", 0.6, None, True))
+
+
+def test_losing_the_worst_task_from_a_mean_is_no_progress():
+    def mean(alike: Score) -> Score:
+        return mean_score({"mood": Score("accuracy", 0.8, None, True), "alike": alike})
+
+    early = mean(Score("pearson", 0.2, None, True))
+    collapsed = mean(Score("pearson", None, "all 9 predictions are equal", True))
+    assert value(collapsed) > value(early)
+    assert not better(collapsed, early)
+    assert better(early, collapsed)
+    again = mean_score(
+        {
+            "mood": Score("accuracy", 0.9, None, True),
+            "alike": Score("pearson", None, "one row", True),
+        }
+    )
+    assert better(again, collapsed)
+
+
+@needs_cases
+def test_case_lb_09_macro_f1_with_a_class_missing_from_dev():
+    expected = json.loads((CASES / "LB-09" / "expected.json").read_text())["expect"]
+    column = columns("LB-09")
+    assert accuracy(column["gold"], column["pred_a"]).value == expected["pred_a"]["accuracy"]
+    assert macro_f1(column["gold"], column["pred_a"]).value == expected["pred_a"]["macro_f1"]
+    wanted = expected["pred_b"]
+    assert accuracy(column["gold"], column["pred_b"]).value == pytest.approx(
+        wanted["accuracy"], abs=1e-6
+    )
+    assert f1_per_class(column["gold"], column["pred_b"]) == pytest.approx(wanted["f1"], abs=1e-6)
+    assert macro_f1(column["gold"], column["pred_b"]).value == pytest.approx(
+        wanted["macro_f1_over_classes_in_gold_or_pred"], abs=1e-6
+    )
+    gold, predicted = (["abc".index(c) for c in column[name]] for name in ("gold", "pred_a"))
+    assert list(confusion_matrix(gold, predicted, 3).shape) == expected["confusion_matrix_shape"]
+
+
+@needs_cases
+def test_case_tr_02_pearson_of_a_constant():
+    expected = json.loads((CASES / "TR-02" / "expected.json").read_text())["expect"]
+    for name in ("dev-constant.tsv", "dev-one-row.tsv"):
+        with (CASES / "TR-02" / name).open(newline="") as file:
+            gold = [float(row["score"]) for row in csv.DictReader(file, delimiter="\t")]
+        score = pearson(gold, np.linspace(0, 1, len(gold)))
+        assert {"pearson": score.value, "reason": score.reason} == expected[name]
+    column = columns("TR-02")
+    gold = np.array(column["gold"], dtype=float)
+    for name, wanted in expected["gold-and-pred.csv"].items():
+        measured = pearson(gold, np.array(column[name], dtype=float)).value
+        assert measured == (wanted if wanted is None else pytest.approx(wanted, abs=1e-12))
