@@ -27,7 +27,7 @@ WORDS = """
     year time work play run walk read write eat drink sleep like love hate want need make take
     give see look find think know say ask learn open close buy sell one two three four five first
     last some any all many few other same well early late today
-""".split()
+"""
 
 WriteCheckpoint = Callable[..., Path]
 
@@ -72,8 +72,10 @@ def vocabulary() -> list[str]:
     """Tokens by id: special ones, ASCII signs, letters and digits, their pieces, common words."""
     letters = list(string.ascii_lowercase + string.digits)
     pieces = ["##" + letter for letter in letters]
-    longer = [f"##{end}" for end in ("s", "es", "ed", "er", "est", "ing", "ly") if len(end) > 1]
-    return [*SPECIAL, *string.punctuation, *letters, *pieces, *longer, *dict.fromkeys(WORDS[1:])]
+    ends = ["##s", "##es", "##ed", "##er", "##est", "##ing", "##ly"]
+    return list(
+        dict.fromkeys([*SPECIAL, *string.punctuation, *letters, *pieces, *ends, *WORDS.split()])
+    )
 
 
 def _write(
@@ -89,7 +91,7 @@ def _write(
     `tokens` is the vocabulary by id, `config` overrides config.json (a value of ... leaves the key
     out), `change` edits the tensors, `tokenizer` overrides tokenizer_config.json.
     """
-    tokens = list(dict.fromkeys(tokens or vocabulary()))
+    tokens = tokens or vocabulary()
     sizes: dict[str, Any] = {
         "architectures": ["BertModel"],
         "model_type": "bert",

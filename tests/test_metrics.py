@@ -103,11 +103,10 @@ def test_pearson_of_near_constant_numbers_keeps_its_digits():
     gold = np.array([0.0, 1.0, 3.0, 2.0])
     assert value(pearson(gold, 1e8 + gold)) == pytest.approx(1, abs=1e-15)
     assert value(pearson(gold, 1e12 - gold)) == pytest.approx(-1, abs=1e-15)
-    shifted = [0.5, 0.25, 1.0, 0.75]
-    expected = value(pearson(gold, shifted))
-    assert value(pearson(gold, [2.0**40 + x for x in shifted])) == pytest.approx(
-        expected, abs=1e-14
-    )
+    # Both far from zero, with a mean that no float holds.
+    gold, predicted = np.array([0.0, 4, 9, 11, 20]), np.array([7.0, 0, 5, 22, 14])
+    expected = scipy.stats.pearsonr(gold, predicted)[0]
+    assert value(pearson(2.0**49 + gold, 2.0**49 + predicted)) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ class Faults:
         for sentence in error.faults:
             self.add(sentence)
 
+    def merge(self, other: "Faults") -> None:
+        """Take over what another list gathered, its hidden ones counted."""
+        for sentence in other._sentences:
+            self.add(sentence)
+        self.total += other.total - len(other._sentences)
+
     def stop(self) -> NoReturn:
         """Raise everything gathered so far as one `ComityError`."""
         hidden = self.total - len(self._sentences)

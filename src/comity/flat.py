@@ -155,8 +155,6 @@ class Gradients:
             piece.parameter.grad = None
             if piece.parameter.requires_grad:
                 piece.parameter.grad_dtype = torch.float32
-        for parameter, gradient in self._head_views():
-            parameter.grad = gradient
 
     @property
     def trains_words(self) -> bool:
@@ -187,6 +185,8 @@ class Gradients:
         self.used = used
         self.rows[:used].zero_()
         self.heads.zero_()
+        for parameter, gradient in self._head_views():
+            parameter.grad = gradient
         self.words = words if self.trains_words else words[:0]
         shape = (used, len(self.words), self.flat.width)
         self.word_rows = torch.zeros(shape, dtype=torch.float32, device=self.rows.device)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from comity.targets import Target
+
 
 def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Softmax and cross-entropy as one operation on logits `[B, C]`, targets `[B]` int64.
@@ -43,6 +45,17 @@ def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error of `outputs [B, 1]` against normalised scores `targets [B]`."""
     return (outputs.float()[:, 0] - targets.float()).square().mean()
+
+
+def head_loss(
+    target: Target, outputs: Tensor, wanted: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """The loss that a head is trained with, on what `Target.trained_on` gives."""
+    if target.kind == "multi-label" or (target.kind == "classification" and target.outputs == 1):
+        return binary_cross_entropy(outputs, wanted, class_weights)
+    if target.head in ("linear", "bins"):
+        return cross_entropy(outputs, wanted, class_weights)
+    return squared_error(outputs, wanted)
 
 
 def balanced_weights(counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a task predicts: from labels as files spell them to numbers, and from outputs back to labels."""
+"""What a task predicts: from labels as files spell them to numbers, and from outputs back."""
 
 import re
 from collections.abc import Sequence
@@ -102,6 +102,17 @@ class Target:
         if self.kind == "similarity":
             return (values - self.scale[0]) / (self.scale[1] - self.scale[0])
         return (values - self.mean) / self.deviation
+
+    def trained_on(self, values: np.ndarray) -> np.ndarray:
+        """What the head's loss compares with: classes, indicators, levels or normalised scores.
+
+        The `bins` head is trained on the score rounded to a whole number, halves up.
+        """
+        if self.head == "linear":
+            return values
+        if self.head == "bins":
+            return np.floor(values + 0.5).astype(np.int64) - int(self.scale[0])
+        return self.normalise(values).astype(np.float32)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """The reverse of `normalise`."""

@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV and their like): the asked columns of each row, and each row's faults."""
+"""Delimited text (CSV, TSV and their like): the asked columns of each row, or its fault."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from pathlib import Path
 from comity.data.dialect import find_delimiter, finds_quoting
 from comity.data.files import find_encoding, text_lines
 from comity.data.records import QUOTE, Record, column_name, spelled, split_records, unquoted
-from comity.data.rows import TableFormat, no_column, quoted_list
-from comity.errors import ComityError, Faults
+from comity.data.rows import TableFormat, quoted_list
+from comity.errors import ComityError, Faults, nearest
 
 HEAD_LINES = 200
 
@@ -19,6 +19,7 @@ HEAD_LINES = 200
 class Layout:
     """What a file turned out to be. `names` are the header's, stripped; `width` counts fields."""
 
+    first_line: int  # where the first record stands
     encoding: str
     delimiter: str
     quoting: bool
@@ -40,7 +41,7 @@ def delimited_rows(
     rows = 0
     for record in records:
         rows += 1
-        line, _, fields = record
+        line, fields = record.line, record.fields
         if fields is None or len(fields) != layout.width:
             faults.add(_bad_record(path, record, layout, format))
         elif fields == header and layout.width > 1:
@@ -69,7 +70,7 @@ def find_layout(path: Path, columns: Sequence[str | int], format: TableFormat) -
     delimiter = find_delimiter(path, head, columns, format)
     quoting = format.quoting
     if quoting is None:
-        quoting = finds_quoting(path, encoding, delimiter)
+        quoting = finds_quoting(path, encoding, delimiter, format.header)
     records = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
     names = None
     if format.header:
@@ -82,7 +83,7 @@ def find_layout(path: Path, columns: Sequence[str | int], format: TableFormat) -
         if not widths:
             raise ComityError(_broken_quote(path, records[0]))
         width = widths.most_common(1)[0][0]
-    return Layout(encoding, delimiter, quoting, names, width)
+    return Layout(records[0].line, encoding, delimiter, quoting, names, width)
 
 
 def _content(path: Path, layout: Layout) -> Iterator[Record]:
@@ -117,21 +118,20 @@ def _broken_quote(path: Path, record: Record) -> str:
 
 
 def _bad_record(path: Path, record: Record, layout: Layout, format: TableFormat) -> str:
-    line, last, fields = record
+    line, last, fields = record.line, record.last, record.fields
     if fields is None:
         return _broken_quote(path, record)
     count = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
     expected = f"the header has {layout.width}" if layout.names else f"most have {layout.width}"
     advice = "mend the line or quote a text that holds the delimiter"
-    if last > line:
-        advice = (
-            f"a quoted field ends on line {last}: mend it, or set quoting = false to read quotes "
-            f"as text"
-        )
+    if any(field.startswith(QUOTE) for field in fields):
+        where = f" (a quoted field ends on line {last})" if last > line else ""
+        other = "false if quotes are text" if layout.quoting else "true if quotes enclose fields"
+        advice = f"mend the line{where}, or set quoting = {other}"
     elif len(fields) == layout.width + 1 and fields[-1] == "":
         advice = "remove the delimiter at the end of the lines, or end the header with one too"
-    elif not layout.quoting and any(field.startswith(QUOTE) for field in fields):
-        advice = "mend the line, or set quoting = true if quotes enclose its fields"
+    elif layout.width == 1:
+        advice = 'set delimiter = "tab" if each line is one text, or name all columns in the header'
     delimiter = "" if format.delimiter else f" (delimiter {spelled(layout.delimiter)})"
     return f"{path}:{line}: {count}, {expected}{delimiter}; {advice}"
 
@@ -156,8 +156,8 @@ def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list
             positions.append(places[0])
         elif places:
             faults.append(
-                f'{path}:1: the header holds "{column}" {len(places)} times; rename one of the '
-                f"columns {places}"
+                f'{path}:{layout.first_line}: the header holds "{column}" {len(places)} times; '
+                f"rename one of the columns {places}"
             )
         else:
             faults.append(_missing(path, column, layout))
@@ -170,11 +170,11 @@ def _missing(path: Path, column: str | int, layout: Layout) -> str:
     names = layout.names or []
     if isinstance(column, int):
         return (
-            f"{path}:1: column {column} is a position, but the first line is read as a header "
-            f"({quoted_list(names)}); set header = false or give a name"
+            f"{path}:{layout.first_line}: column {column} is a position, but the first line is "
+            f"read as a header ({quoted_list(names)}); set header = false or give a name"
         )
-    alone = f" with the delimiter {spelled(layout.delimiter)}" if len(names) == 1 else ""
+    alone = f", one field with the delimiter {spelled(layout.delimiter)}" if len(names) == 1 else ""
     return (
-        f"{path}:1: {no_column(column, names)}{alone}; set header = false if this first line is a "
-        f"row already"
+        f'{path}:{layout.first_line}: no column "{column}"{nearest(column, names)}; the first line '
+        f"holds {quoted_list(names)}{alone}; set header = false if it is a row already"
     )

@@ -40,15 +40,22 @@ def find_delimiter(
             f"{path}: the lines can be cut by {' or by '.join(map(spelled, winners))}; set "
             f"delimiter to the right one"
         )
-    return "\t" if len(winners) > 1 else winners[0]
+    delimiter = "\t" if "\t" in winners else winners[0]
+    prose = delimiter != "\t" and not any(re.search(re.escape(delimiter) + r"\S", x) for x in head)
+    if prose and not format.header:
+        raise ComityError(
+            f"{path}: each {spelled(delimiter)} stands before a blank, as in prose; set delimiter "
+            f'to "{delimiter}" if it ends a field, or to "tab" if each line is one text'
+        )
+    return delimiter
 
 
 def _evidence(
     head: list[str], delimiter: str, columns: Sequence[str | int], format: TableFormat
-) -> tuple[int, float]:
-    """How many of the asked columns there would be, and which share of the records would have the
-    most common number of fields (0 where that number is one)."""
-    found, share = 0, 0.0
+) -> tuple[int, float, float]:
+    """How many of the asked columns there would be; which share of the records would have the most
+    common number of fields (0 where that is one); in which share quotes would stand as in CSV."""
+    found, share, fitting = 0, 0.0, 0.0
     for quoting in (True, False):
         if format.quoting not in (None, quoting):
             continue
@@ -56,12 +63,18 @@ def _evidence(
         width, count = Counter(len(fields or ()) for fields in records).most_common(1)[0]
         if width > 1:
             share = max(share, count / len(records))
+        if quoting:
+            fitting = sum(map(_quotes_fit, records)) / len(records)
         if format.header:
             names = {column_name(field, quoting) for field in records[0] or ()}
             found = max(found, sum(str(column).strip() in names for column in columns))
         else:
             found = max(found, sum(int(c) < width for c in columns if str(c).isdecimal()))
-    return found, share
+    return found, share, fitting
+
+
+def _quotes_fit(fields: list[str] | None) -> bool:
+    return fields is not None and not any(QUOTE in f and f[0] != QUOTE for f in fields)
 
 
 def _unused_delimiter(path: Path, head: list[str]) -> str:
@@ -89,42 +102,45 @@ class Survey:
 
     cut: Counter[int]  # fields per line, quotes being text
     enclosed: Counter[int]  # fields per record, quotes enclosing fields
-    broken: int = 0  # quoted fields that do not close, or not before a delimiter
-    plain: int = 0  # records with a quote inside a field that none opens
+    shapes: set[tuple[int, frozenset[int]]]  # both, of records with fields in quotes
+    first_width: int | None = None  # fields of the first record, None if its quotes are broken
+    records: int = 0
+    broken: int = 0  # records with a quoted field that does not close, or not before a delimiter
+    plain: int = 0  # fields with a quote inside that none opens
     quoted: int = 0  # fields in quotes
     doubled: int = 0  # fields in quotes with doubled quotes inside
-    prose: bool = True  # in fields of several lines each delimiter is followed by a blank
-    glued: Record | None = None  # the first record of several lines
+    glued: Record | None = None  # the first record whose lines also read as rows of their own
+    prose: bool = True  # whether all such records look like prose over several lines
 
 
-def finds_quoting(path: Path, encoding: str, delimiter: str) -> bool:
+def finds_quoting(path: Path, encoding: str, delimiter: str, header: bool) -> bool:
     """Whether quotes enclose fields. Raises `ComityError` where it cannot be told."""
     if not _holds_quotes(path):
         return False
     survey = _survey(path, encoding, delimiter)
-    uniform = len(survey.cut) <= 1
-    clean = survey.broken == 0 and len(survey.enclosed) <= 1
-    if not uniform:
-        # Only quoting can explain clean records; else the reading with fewer faults is reported.
-        odd = sum(survey.enclosed.values()) - max(survey.enclosed.values(), default=0)
-        return clean or survey.broken + odd <= survey.cut.total() - max(survey.cut.values())
-    if survey.doubled:
-        return True
-    if not clean or survey.plain:
-        # The lines are even without quoting and the quotes do not fit: text, unless most rows have
-        # fields in quotes, and then the few that do not fit are faults.
-        return 2 * survey.quoted > survey.enclosed.total()
-    if survey.glued is None or (survey.prose and delimiter != "\t" and max(survey.cut) > 1):
-        return True
-    raise ComityError(
-        f"{path}:{survey.glued.line}: a quote opens a field here and closes on line "
-        f"{survey.glued.last}, but each line also reads as a row of its own; set quoting = false "
-        f"if quotes are text, or quoting = true if fields span lines"
-    )
+    width = survey.first_width if header else None
+    width = width or max(survey.enclosed, key=survey.enclosed.__getitem__, default=1)
+    needed = any(fields == width and cut != {width} for fields, cut in survey.shapes)
+    if survey.doubled or needed:
+        return True  # and what else does not fit is a fault
+    enclosed_odd = survey.enclosed.total() - survey.enclosed[width]
+    cut_odd = survey.cut.total() - survey.cut[width]
+    if survey.broken or survey.plain or enclosed_odd > cut_odd:
+        # No row needs its quotes and some contradict them. With commas or semicolons that is a
+        # fault, quotes being the custom there; with tabs it is text, unless most rows have them.
+        return delimiter in ",;" or 2 * survey.quoted > survey.records
+    glued = survey.glued
+    if glued and not (survey.prose and width > 1 and delimiter != "\t"):
+        raise ComityError(
+            f"{path}:{glued.line}: a quote opens a field here and closes on line {glued.last}, but "
+            f"each line also reads as a row of its own; set quoting = false if quotes are text, or "
+            f"quoting = true if fields span lines"
+        )
+    return True
 
 
 def _survey(path: Path, encoding: str, delimiter: str) -> Survey:
-    survey = Survey(Counter(), Counter())
+    survey = Survey(Counter(), Counter(), set())
 
     def counted() -> Iterator[str]:
         for line in text_lines(path, encoding):
@@ -134,28 +150,46 @@ def _survey(path: Path, encoding: str, delimiter: str) -> Survey:
 
     for record in split_records(counted(), delimiter, quoting=True):
         fields = record.fields
+        if fields == [""]:
+            continue
+        survey.records += 1
         if fields is None:
             survey.broken += 1
             continue
-        if fields == [""]:
-            continue
+        if survey.records == 1:
+            survey.first_width = len(fields)
         survey.enclosed[len(fields)] += 1
-        for field in fields:
-            if not field.startswith(QUOTE):
-                survey.plain += QUOTE in field
-                continue
-            survey.quoted += 1
-            survey.doubled += '""' in field[1:-1]
-        if record.last > record.line:
-            survey.glued = survey.glued or record
-            survey.prose = survey.prose and _looks_like_prose(fields, delimiter)
+        if record.quotes:
+            _look_at_quotes(survey, record, fields, delimiter)
+            if survey.doubled:
+                break  # nothing that follows would change the answer
     return survey
+
+
+def _look_at_quotes(survey: Survey, record: Record, fields: list[str], delimiter: str) -> None:
+    quoted = [field for field in fields if field[:1] == QUOTE]
+    text = delimiter.join(fields)
+    if len(quoted) < len(fields):
+        survey.plain += sum(QUOTE in field for field in fields) - len(quoted)
+    if not quoted:
+        return
+    survey.quoted += len(quoted)
+    if '""' in text:
+        survey.doubled += sum('""' in field[1:-1] for field in quoted)
+    lines = [text]
+    if record.last > record.line:
+        lines = [line for line in re.split(r"[\r\n]+", text) if line]
+    cut = {line.count(delimiter) + 1 for line in lines}
+    survey.shapes.add((len(fields), frozenset(cut)))
+    if len(lines) > 1 and cut == {len(fields)}:
+        survey.glued = survey.glued or record
+        survey.prose = survey.prose and _looks_like_prose(fields, delimiter)
 
 
 def _looks_like_prose(fields: list[str], delimiter: str) -> bool:
     """Whether the delimiters in fields of several lines stand as in sentences, before a blank,
     and those between fields do not: then the former are no forgotten ends of fields."""
-    inside = re.compile(re.escape(delimiter) + r"(?!\s)")
     if any(field[:1].isspace() for field in fields[1:]):
         return False
+    inside = re.compile(re.escape(delimiter) + r"(?!\s)")
     return not any(re.search(r"[\r\n]", field) and inside.search(field) for field in fields)

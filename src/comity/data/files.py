@@ -95,13 +95,16 @@ def find_encoding(path: Path, declared: str | None) -> str:
 
 
 def _refuse_unmarked_utf16(path: Path, head: bytes) -> None:
-    """Zero bytes on one side of the byte pairs: the other side holds the letters.
+    """Zero bytes on one side of the byte pairs: the other side holds Latin letters or line ends.
 
     A stray zero byte in UTF-8 is only a character, so a few are let through.
     """
     even, odd = head[0::2].count(0), head[1::2].count(0)
     few, many = sorted((even, odd))
-    if many <= len(head) / 50 or many < 4 * few:
+    ends = [b"\n", b"\r"]
+    wide_ends = [end + b"\0" if odd > even else b"\0" + end for end in ends]
+    mostly_wide = 2 * sum(map(head.count, wide_ends)) > sum(map(head.count, ends))
+    if many < 2 or many < 4 * few or not (mostly_wide or many > len(head) / 5):
         return
     codec = "utf-16-le" if odd > even else "utf-16-be"
     raise ComityError(

@@ -49,8 +49,8 @@ def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, d
             continue
         if first and (line.lstrip().startswith("[") or line.strip() == "{"):
             raise ComityError(
-                f"{path}:{number}: the file is one JSON document over all lines; write JSON lines, "
-                f"one object a line"
+                f"{path}:{number}: the file is one JSON document, not JSON lines; write one object "
+                f"on each line"
             )
         first = False
         try:
@@ -152,7 +152,7 @@ def _check_columns(path: Path, names: Sequence[str], encoding: str) -> list[str]
             keys.update(dict.fromkeys(_dotted(item)))
     if not keys:
         return []  # not one object: the faults of the lines say what is wrong
-    return [f"{path}: on no line {no_column(name, keys)}" for name in dict.fromkeys(unseen)]
+    return [f"{path}: {no_column(name, keys)}" for name in dict.fromkeys(unseen)]
 
 
 def _dotted(item: dict[str, Any], depth: int = 0) -> Iterator[str]:

@@ -19,7 +19,7 @@ UP_TO_CLOSING_QUOTE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
 
 class Record(NamedTuple):
-    """One record: the lines it spans and its fields as written, with their quotes.
+    """One record: the lines it spans, its fields as written, and whether they hold quotes.
 
     `fields` is None where a quoted field that opens on `line` does not close, or where its closing
     quote, on `last`, is followed by text.
@@ -28,6 +28,7 @@ class Record(NamedTuple):
     line: int
     last: int
     fields: list[str] | None
+    quotes: bool = False
 
 
 def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterator[Record]:
@@ -40,6 +41,7 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
         for number, line in enumerate(source, 1):
             yield Record(number, number, line.rstrip("\r\n").split(delimiter))
         return
+    strict = _strict_fields(delimiter)
     waiting = deque[str]()  # lines read ahead for a quote that turned out not to close
     number = 0
     while True:
@@ -50,12 +52,22 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
         if QUOTE not in line:
             yield Record(number, number, line.rstrip("\r\n").split(delimiter))
             continue
-        fields, taken = _split_quoted(line, delimiter, source, waiting)
-        yield Record(number, number + len(taken), fields)
+        content = line.rstrip("\r\n")
+        fields, taken = strict.findall(delimiter + content), []
+        if delimiter.join(fields) != content:  # not only well-formed fields on one line
+            fields, taken = _split_quoted(line, delimiter, source, waiting)
+        yield Record(number, number + len(taken), fields, True)
         if fields is None:
             waiting.extendleft(reversed(taken))
         else:
             number += len(taken)
+
+
+def _strict_fields(delimiter: str) -> re.Pattern[str]:
+    """Finds the fields of a line that begins with an extra delimiter and is well formed."""
+    mark = re.escape(delimiter)
+    end = rf"(?={mark}|\Z)"
+    return re.compile(rf'{mark}("[^"]*+(?:""[^"]*+)*+"{end}|[^"{mark}][^{mark}]*+|{end})')
 
 
 def _split_quoted(
@@ -101,7 +113,7 @@ def unquoted(field: str) -> str:
 
 def column_name(field: str, quoting: bool) -> str:
     """A field of a header as the name that a user writes."""
-    return (unquoted(field) if quoting else field).strip()
+    return (unquoted(field) if quoting else field).strip().strip("\ufeff").strip()
 
 
 def spelled(delimiter: str) -> str:

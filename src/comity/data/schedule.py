@@ -11,6 +11,7 @@ import numpy as np
 
 from comity.errors import Faults, nearest
 from comity.seeds import SCHEDULE, generator
+
 from .batches import TaskBatches
 
 SCHEDULES = ("round-robin", "sequential", "proportional", "temperature", "annealed")

@@ -55,17 +55,20 @@ LABELS = {
     "similarity": tuple(f"{half / 2:.1f}" for half in range(11)),
 }
 ROWS_PER_LABEL = {
-    "sentiment": {"train": 400, "dev": 100},
-    "paraphrase": {"train": 650, "dev": 150},
-    "similarity": {"train": 90, "dev": 22},
+    "sentiment": {"train": 500, "dev": 100},
+    "paraphrase": {"train": 700, "dev": 150},
+    "similarity": {"train": 60, "dev": 22},
 }
 
+# Groups of review templates as often as they are drawn; "plain" twice, so that a model first meets
+# what the words themselves say and then what turns them round.
 # Shares of rows: reviews in dev from templates that only dev has; differing questions that name
 # another thing, and those (of the others) that repeat the first question's wording; events denied
 # in the first sentence, and pairs of which one event is denied and the other not.
-DEV_ONLY_SHARE = 0.2
+VERDICT_GROUPS = ("plain", "plain", "turned", "both")
+DEV_ONLY_SHARE = 0.1
 OTHER_THING_SHARE = 0.2
-SAME_WORDING_SHARE = 0.3
+SAME_WORDING_SHARE = 0.4
 DENIED_SHARE = 0.25
 OPPOSED_SHARE = 0.25
 
@@ -113,13 +116,14 @@ def review(split: str, label: str, draw: Draw) -> Row:
     source = corpus_sentiment.TEMPLATES
     if split == "dev" and draw.chance(DEV_ONLY_SHARE):
         source = corpus_sentiment.DEV_ONLY_TEMPLATES
-    groups = ("mixed",) if label == "mixed" else ("as x", label)
-    group, template = draw.one([(group, text) for group in groups for text in source[group]])
+    group = "mixed" if label == "mixed" else draw.one((*VERDICT_GROUPS, label))
+    template = draw.one(source[group])
 
     # The side of x: 0 is good, 1 is bad. In the groups "positive" and "negative" x is good.
-    side = (
-        int(draw.chance(0.5)) if group == "mixed" else int((group, label) == ("as x", "negative"))
-    )
+    if group == "mixed":
+        side = int(draw.chance(0.5))
+    else:
+        side = int(group in VERDICT_GROUPS and label == "negative")
     setting = draw.one(corpus_sentiment.SETTINGS[split]).split(", ")
     (part, kind), (other, other_kind) = (thing.split(":") for thing in draw.two(setting))
     pair, second_pair = draw.two(adjectives(kind, split))

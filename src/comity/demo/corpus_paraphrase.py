@@ -51,16 +51,6 @@ FRAMES = (
         ),
     ),
     Frame(
-        words.CURRENCIES,
-        words.CURRENCIES,
-        (
-            "Where can I change {a} into {b}?",
-            "Where can I get {b} for my {a}?",
-            "Who will take my {a} and give me {b}?",
-            "I have {a} and need {b}; where do I go?",
-        ),
-    ),
-    Frame(
         words.CHORES,
         words.CHORES,
         (

@@ -40,7 +40,7 @@ SETTINGS = {
         "boat tour:journey, mountain hike:journey, hostel:room, picnic lunch:food, tent:tool",
     ),
     "dev": (
-        "curry:food, salad:food, pancake:food, lounge:room, catering crew:team",
+        "curry:food, salad:food, risotto:food, lounge:room, catering crew:team",
         "cabin:room, bus ride:journey, canoe trip:journey, ticket office:team",
         "wrench:tool, sewing machine:tool, camping stove:tool, support team:team",
         "comedy night:show, newsletter:show, puppet theater:show, box office:team",
@@ -48,47 +48,41 @@ SETTINGS = {
 }
 
 # x and y are opposite adjectives for the part, xx says much the same of it as x; ox and oy suit
-# the other part. Whether x is the good or the bad one is drawn anew for each sentence, so under
-# "as x" no word gives the label away: the label is the side of x.
+# the other part. In the groups "plain", "turned" and "both" whether x is the good or the bad one is
+# drawn anew for each review, and the verdict is the side of x.
 TEMPLATES = {
-    "as x": (
+    "plain": (
+        "The {part} was {x} and {xx}.",
+        "The {part} was not only {x} but also {xx}.",
+        "Everybody would call the {part} {x}.",
+        "I would always describe the {part} as {x}.",
+        "The {part} was nothing if not {x}.",
+        "It is simply true that the {part} was {x}.",
+        "The {part} is still as {x} as ever.",
+        "My brother called the {part} {x}, and he was right.",
+        "You should listen to the people who call the {part} {x}.",
+        "Next to every other {part} I know, this one seems {x}.",
+    ),
+    "turned": (
         "The {part} was not {y} at all.",
         "Nobody could call the {part} {y}.",
-        "Everybody would call the {part} {x}.",
         "I would never describe the {part} as {y}.",
-        "I would always describe the {part} as {x}.",
         "There was nothing {y} about the {part}.",
         "The {part} was anything but {y}.",
-        "The {part} was nothing if not {x}.",
         "It is simply not true that the {part} was {y}.",
-        "It is simply true that the {part} was {x}.",
-        "Nobody can deny that the {part} was {x}.",
+        "The {part} is no longer {y}.",
+        "My brother called the {part} {y}, and he was wrong.",
+        "Do not listen to the people who call the {part} {y}.",
+    ),
+    "both": (
         "The {part} was always {x} and never {y}.",
-        "The {part} was never {y} and always {x}.",
         "I expected the {part} to be {y}, but it turned out {x}.",
-        "The {part} turned out {x}, although I expected it to be {y}.",
         "We were told that the {part} would be {y}; in truth it was {x}.",
         "The {part} used to be {y}, and now it is {x}.",
-        "The {part} is {x} now, even if it used to be {y}.",
-        "The {part} is no longer {y}.",
-        "The {part} is still as {x} as ever.",
         "Last year the {part} was {y}, but this year it is {x}.",
-        "My brother called the {part} {y}, and he was wrong.",
-        "My brother called the {part} {x}, and he was right.",
         "My brother called the {part} {x}, my sister called it {y}, and I agree with him.",
         "My brother called the {part} {y}, my sister called it {x}, and I agree with her.",
-        "A friend told me that the {part} was {y}, which I found to be false.",
-        "A friend told me that the {part} was {x}, which I found to be true.",
-        "Do not listen to the people who call the {part} {y}.",
-        "You should listen to the people who call the {part} {x}.",
-        "Next to this one, every other {part} I know seems {y}.",
-        "Next to every other {part} I know, this one seems {x}.",
-        "Almost any other {part} is less {x} than this one.",
-        "Almost no other {part} is less {y} than this one.",
-        "The {part} was not only {x} but also {xx}.",
-        "The {part} was {y} only in the advertisement.",
         "The {part} was {y}, but the {other} was so {ox} that I did not mind.",
-        "The {other} was so {ox} that I hardly noticed the {y} {part}.",
         "The {part} was {x}, and even the {oy} {other} could not change that.",
         "In spite of the {oy} {other}, what I remember is how {x} the {part} was.",
         "The {x} {part} matters more to me than the {oy} {other}.",
@@ -118,10 +112,7 @@ TEMPLATES = {
         "I wanted to dislike the {part}, but I could not.",
         "I wanted to like the {part}, and I did.",
         "I never expected to like the {part}, but I did.",
-        "The worst word I have for the {part} is {x}.",
         "The {part} gave me nothing to complain about.",
-        "There is nothing about the {part} that I would change.",
-        "I would not have missed the {part} for anything.",
         "If the {part} had been {y}, I would not have come back.",
         "I am only sorry that I did not come across the {part} sooner.",
         "I would pay twice as much to have the {part} again.",
@@ -130,10 +121,7 @@ TEMPLATES = {
         "I wanted to like the {part}, but I could not.",
         "I wanted to dislike the {part}, and I did.",
         "I always expected to like the {part}, but I did not.",
-        "The best word I have for the {part} is {y}.",
         "The {part} gave me nothing to be happy about.",
-        "There is nothing about the {part} that I would not change.",
-        "I would not have missed the {part} if it had not been there.",
         "If the {part} had been {x}, I would have come back.",
         "I am only sorry that I came across the {part} at all.",
         "I would pay twice as much to avoid the {part} next time.",
@@ -141,10 +129,16 @@ TEMPLATES = {
 }
 
 DEV_ONLY_TEMPLATES = {
-    "as x": (
+    "plain": (
+        "Time and again I found the {part} {x}.",
+        "The critics call the {part} {x}, and they could not be more right.",
+    ),
+    "turned": (
         "At no point did I find the {part} {y}.",
-        "I was prepared for the {part} to be {y}, yet it proved {x}.",
         "The critics call the {part} {y}, and they could not be more wrong.",
+    ),
+    "both": (
+        "I was prepared for the {part} to be {y}, yet it proved {x}.",
         "What does a {oy} {other} matter when the {part} is so {x}?",
     ),
     "mixed": (

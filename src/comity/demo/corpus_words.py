@@ -29,14 +29,14 @@ class Domain:
 # --- paraphrase ----------------------------------------------------------------------------------
 
 TOWNS = Words(
-    train="Oxford, Bristol, Leeds, York, Derby, Exeter, Lincoln, Dover, Norwich, Carlisle, Bath, Hull",
+    train="Oxford, Bristol, Leeds, York, Derby, Exeter, Lincoln, Dover, Norwich, Carlisle, Bath, "
+    "Hull",
     dev="Chester, Durham, Brighton, Plymouth, Winchester, Canterbury",
 )
 LANGUAGES = Words(
     train="French, German, Spanish, Italian, Greek, Russian, Dutch, Polish, Arabic, Turkish",
     dev="English, Latin, Japanese, Chinese, Hebrew, Portuguese",
 )
-CURRENCIES = Words(train="dollars, euros, francs, rupees, pesos, pounds", dev="yen, rubles, marks")
 CHORES = Words(
     train="water the lawn, sweep the path, paint the fence, clean the gutters, wash the windows, "
     "trim the hedge, feed the chickens, rake the leaves, stack the firewood, sort the tools",
@@ -45,7 +45,7 @@ CHORES = Words(
 PEOPLE = Words(
     train="landlord, tenant, plumber, gardener, lawyer, manager, driver, nurse, teacher, mayor, "
     "farmer, coach",
-    dev="tailor, doctor, butcher, captain, painter, librarian",
+    dev="tailor, barber, butcher, captain, painter, librarian",
 )
 NAMES = Words(
     train="Anna, Ben, Clara, David, Emma, Frank, Grace, Henry, Irene, Jack, Laura, Martin",
@@ -59,30 +59,34 @@ FOODS = Words(
     train="butter, oil, honey, sugar, cream, yogurt, jam, maple syrup",
     dev="margarine, lard, molasses, milk, buttermilk",
 )
-TREATS = Words(train="eggs, flour, yeast, butter, nuts, milk", dev="sugar, cheese, raisins")
+TREATS = Words(train="eggs, flour, yeast, butter, nuts, oats", dev="cheese, raisins, cinnamon")
 DISHES = Words(
     train="pancakes, muffins, waffles, dumplings, cookies", dev="pretzels, biscuits, noodles"
 )
 BOXES = Words(
     train="box, basket, suitcase, blanket, tray, cushion, newspaper, folder, crate, towel",
-    dev="book, pillow, hamper, plate, carpet, trunk",
+    dev="book, pillow, hamper, plate, rug, trunk",
 )
 GADGETS = Words(
     train="printer, radio, heater, scanner, fan, washing machine, camera, toaster, computer",
     dev="television, freezer, phone, dishwasher, projector",
 )
-PETS = Words(train="cat, hamster, rabbit, pony, parrot, turtle", dev="dog, goldfish, canary, lamb")
+PETS = Words(
+    train="cat, hamster, ferret, pony, guinea pig, turtle", dev="kitten, goldfish, canary, lamb"
+)
 PLANTS = Words(
     train="moss, clover, ivy, mint, ferns, daisies, thistles, bamboo", dev="grass, violets, nettles"
 )
 GROUPS = Words(
     train="members, students, families, guests, beginners, tourists",
-    dev="children, adults, nurses, neighbors",
+    dev="children, adults, veterans, neighbors",
 )
-MEALS = Words(train="soup, stew, sauce, gravy, curry, chili", dev="broth, dressing, stuffing, dip")
+MEALS = Words(
+    train="soup, stew, sauce, gravy, goulash, chili", dev="relish, dressing, stuffing, dip"
+)
 ANIMALS = Words(
     train="wolves, foxes, cats, owls, bears, snakes, crows, rats",
-    dev="lions, horses, tigers, eagles, sharks, dogs",
+    dev="lions, cheetahs, tigers, eagles, sharks, hyenas",
 )
 
 # --- similarity ----------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ PLACES = Words(
     "at the harbor/at the port, on the beach/on the shore; "
     "near the school, near the library",
     dev="on the street/on the road, on the square; in the barn, in the stable; "
-    "near the river/near the stream, near the lake",
+    "near the river/close to the river, near the lake",
 )
 # Times and actions are few and serve both splits.
 TIMES = (
@@ -119,7 +123,7 @@ DOMAINS = (
         objects=Words(
             train="car/automobile, van; bicycle/bike, scooter; boat, canoe; sofa/couch, armchair; "
             "clock, lamp",
-            dev="wagon/cart, carriage; violin/fiddle, guitar; desk, bench",
+            dev="wagon/cart, carriage; violin/fiddle, guitar; stool, bench",
         ),
     ),
     Domain(
@@ -127,7 +131,7 @@ DOMAINS = (
         "sampled, finish finished; burn burned, spoil spoiled/ruin ruined",
         objects=Words(
             train="soup/broth, stew; pie/tart, cake; omelet, pancake; sausage, steak",
-            dev="pudding, custard; chicken, turkey; porridge/oatmeal, rice",
+            dev="pudding, custard; ham, bacon; porridge/oatmeal, rice",
         ),
     ),
     Domain(
@@ -135,7 +139,7 @@ DOMAINS = (
         "drop dropped; find found/discover discovered, borrow borrowed; "
         "sign signed, stamp stamped",
         objects=Words(
-            train="letter/note, postcard; newspaper/paper, magazine; poster/placard, map; "
+            train="letter, postcard; newspaper/paper, magazine; poster/placard, map; "
             "contract/agreement, report",
             dev="diary/journal, notebook; ticket, passport; painting/picture, drawing",
         ),
@@ -145,7 +149,7 @@ DOMAINS = (
         "caught/capture captured; follow followed/trail trailed, chase chased/pursue pursued",
         objects=Words(
             train="dog/hound, cat; horse, donkey; goat, sheep; duck, goose",
-            dev="rabbit/hare, squirrel; cow, calf; parrot, pigeon",
+            dev="rabbit/bunny, squirrel; cow, calf; pigeon, sparrow",
         ),
     ),
 )

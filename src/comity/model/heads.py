@@ -62,4 +62,3 @@ def mean_pool(hidden: Tensor, offsets: Tensor) -> Tensor:
 def make_head(name: str, width: int, outputs: int, rate: float, pooling: str) -> nn.Module:
     """The head that a recipe names."""
     return CosineHead(pooling) if name == "cosine" else LinearHead(width, outputs, rate)
-

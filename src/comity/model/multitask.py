@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from comity.flat import SHARED, Piece
 from comity.model.encoder import Encoder, Packed, Read
-from comity.model.heads import CosineHead, make_head, mean_pool
+from comity.model.heads import CosineHead, LinearHead, make_head, mean_pool
 from comity.seeds import INITIALISATION, name_key, torch_generator
 from comity.targets import Target
 
@@ -50,7 +51,7 @@ class MultiTaskModel(nn.Module):
             for task in tasks.values()
         )
         for name, head in zip(tasks, self.heads, strict=True):
-            if not isinstance(head, CosineHead):
+            if isinstance(head, LinearHead):
                 head.initialise(torch_generator(INITIALISATION, seed, name_key(name)))
 
     def head(self, task: str) -> nn.Module:
@@ -127,14 +128,14 @@ class MultiTaskModel(nn.Module):
 
 def to_packed(parts: Sequence, device: torch.device) -> Packed:
     """Views packed one by one (`PackedRows`) joined into one packed pass on `device`."""
-    starts = [0]
-    for part in parts:
-        starts.append(starts[-1] + len(part.ids))
-    offsets = [torch.from_numpy(part.offsets) for part in parts]
-    joined = [offsets[0], *(o[1:] + start for o, start in zip(offsets[1:], starts[1:], strict=False))]
+    ids = np.concatenate([part.ids for part in parts])
+    segments = np.concatenate([part.segments for part in parts])
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+    offsets = np.concatenate([[0], *ends])
     return Packed(
-        torch.cat([torch.from_numpy(part.ids) for part in parts]).to(device),
-        torch.cat([torch.from_numpy(part.segments) for part in parts]).to(device),
-        torch.cat(joined).to(device),
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(segments).to(device),
+        torch.from_numpy(offsets).to(device),
         max(part.longest for part in parts),
     )

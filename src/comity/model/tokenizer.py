@@ -24,6 +24,7 @@ OLDER_ADDED = "added_tokens.json"
 
 _NAMES = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
 _NEEDED = ("cls", "sep", "unk")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 # Settings of tokenizer_config.json, what the library's BertNormalizer calls them, their defaults.
 _SETTINGS = {
@@ -211,14 +212,14 @@ def _add_tokens(
     try:
         if "added_tokens_decoder" in config:
             for key, value in config["added_tokens_decoder"].items():
-                flags = {k: v for k, v in value.items() if k != "__type"}
-                added[int(key)] = AddedToken(**flags)
+                flags = {flag: value[flag] for flag in _FLAGS if flag in value}
+                added[int(key)] = AddedToken(value["content"], **flags)
         elif older.is_file():
             source = older
             for name, key in read_json_object(older).items():
                 is_special = name in special
                 added[int(key)] = AddedToken(name, special=is_special, normalized=not is_special)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ComityError(f"{source}: the added tokens are not readable; copy it again") from None
     faults = Faults()
     for key, token in sorted(added.items(), key=lambda item: item[0]):

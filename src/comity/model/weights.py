@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,19 @@ def load_encoder(
     return LoadedEncoder(encoder, tokenizer, config, notes, source)
 
 
-def save_encoder(folder: Path, encoder: Bert, tokenizer: Tokenizer) -> None:
+def save_encoder(
+    folder: Path,
+    encoder: Bert,
+    tokenizer: Tokenizer,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write config.json, model.safetensors (float32) and the tokenizer's files to `folder`.
 
-    `load_encoder` and transformers' BertModel.from_pretrained read them back.
+    `parameters` stand in for the encoder's own where those are a rounded copy of float32 masters.
+    `load_encoder` and transformers' BertModel.from_pretrained read the folder back.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = dict(encoder.named_parameters())
+    parameters = dict(encoder.named_parameters()) if parameters is None else parameters
     tensors = {}
     for ours, theirs in _names(encoder.config).items():
         whole = parameters[ours].detach().to("cpu", torch.float32)

@@ -1,0 +1,108 @@
+"""Leakage: inputs that stand both in training and in an evaluation split, also across tasks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comity.data.splits import Split
+from comity.data.tokens import text_key
+
+Keys = NDArray[np.uint64]
+EMPTY = text_key("")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How many training rows of one task stand in the dev split of one task, with an example."""
+
+    train_task: str
+    dev_task: str
+    rows: int  # training rows
+    dev_rows: int  # dev rows that they are
+    line: int  # of the first such training row
+    dev_line: int  # of the dev row that it is
+
+    def sentence(self, train_path: object, dev_path: object) -> str:
+        """For the terminal: what stands where, and how to leave it out."""
+        return (
+            f"leak: {self.rows} training rows of {self.train_task} stand in the dev rows of "
+            f"{self.dev_task} ({self.dev_rows} there), such as {train_path}:{self.line} and "
+            f"{dev_path}:{self.dev_line}; --drop-leaks leaves them out of training"
+        )
+
+
+def find_leaks(
+    train: Mapping[str, Split], dev: Mapping[str, Split]
+) -> tuple[list[Leak], dict[str, NDArray[np.bool_]]]:
+    """All leaks, and for each task a mask `[n]` of the training rows that leak.
+
+    Texts are compared after normalising case and white space. A row leaks where its whole input, a
+    text or a pair in either order, is also the whole input of a dev row; or where one of the two
+    is a single text that the other has in a pair. Two pairs that share one text are no leak.
+    """
+    leaks = []
+    masks = {task: np.zeros(len(split), dtype=bool) for task, split in train.items()}
+    for train_task, train_split in train.items():
+        for dev_task, dev_split in dev.items():
+            train_keys, dev_keys = _row_keys(train_split), _row_keys(dev_split)
+            leaking = _stand_in(train_keys, dev_keys)
+            if not leaking.any():
+                continue
+            masks[train_task] |= leaking
+            reached = _stand_in(dev_keys, train_keys)
+            first = int(np.flatnonzero(leaking)[0])
+            partner = int(np.flatnonzero(_stand_in(dev_keys, train_keys[first : first + 1]))[0])
+            leaks.append(
+                Leak(
+                    train_task,
+                    dev_task,
+                    int(leaking.sum()),
+                    int(reached.sum()),
+                    _line(train_split, first),
+                    _line(dev_split, partner),
+                )
+            )
+    return leaks, masks
+
+
+def _line(split: Split, place: int) -> int:
+    return int(split.table.lines[split.rows[place]])
+
+
+def _row_keys(split: Split) -> Keys:
+    """Hashes `[n, texts]` of the rows' texts."""
+    return np.asarray(split.table.keys)[split.rows]
+
+
+def _stand_in(rows: Keys, others: Keys) -> NDArray[np.bool_]:
+    """Which of `rows [n, 1 or 2]` have a twin in `others`; an empty text is nobody's twin."""
+    if rows.shape[1] == others.shape[1] == 2:
+        return np.isin(_pair(rows), _pair(others))
+    return np.asarray(np.isin(rows, others[others != EMPTY]).any(axis=1))
+
+
+def _pair(keys: Keys) -> Keys:
+    """One hash `[n]` for each pair, the same in either order."""
+    low, high = keys.min(axis=1), keys.max(axis=1)
+    with np.errstate(over="ignore"):
+        return low * np.uint64(0x9E3779B97F4A7C15) ^ high
+
+
+def drop(train: Mapping[str, Split], masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, Split]:
+    """The training splits without the rows that leak."""
+    return {
+        task: replace(split.take(~masks[task]), leaked=int(masks[task].sum()))
+        for task, split in train.items()
+    }
+
+
+def sentences(
+    leaks: Iterable[Leak], train: Mapping[str, Split], dev: Mapping[str, Split]
+) -> list[str]:
+    """One sentence for each leak."""
+    return [
+        leak.sentence(train[leak.train_task].table.path, dev[leak.dev_task].table.path)
+        for leak in leaks
+    ]

@@ -1,0 +1,247 @@
+"""From a task's files to what is trained on and judged by: rows, targets, and all that is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comity.data.batches import (
+    PackedRows,
+    Template,
+    TextColumn,
+    pack,
+    packed_lengths,
+    truncated,
+)
+from comity.data.labels import find_target, read_targets
+from comity.data.rows import TableFormat
+from comity.data.tokens import TextEncoder, TokenTable, token_counts, token_table
+from comity.errors import ComityError, Faults
+from comity.recipe import Recipe
+from comity.sections import TaskSection
+from comity.seeds import SPLIT, generator, name_key
+from comity.targets import Target
+
+Rows = NDArray[np.int64]
+PAIR = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one table that serve one task, with their targets."""
+
+    table: TokenTable
+    rows: Rows  # [n], places in the table
+    targets: NDArray  # [n] int64 classes, [n] float64 scores, or [n, L] int64 indicators
+    unlabelled: int = 0  # rows left out because they have no label
+    empty: int = 0  # rows with a text that has no token
+    first_empty_line: int | None = None
+    dropped: int = 0  # rows left out because such a text is empty
+    leaked: int = 0  # rows left out because they stand in an evaluation split too
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, kept: NDArray) -> "Split":
+        """The same split with only the rows at the places (or mask) `kept`."""
+        return replace(self, rows=self.rows[kept], targets=self.targets[kept])
+
+    def view_texts(self, view: str) -> tuple[TextColumn, ...]:
+        """The text columns that a view puts into one sequence."""
+        if view == "pair":
+            return self.table.texts
+        return (self.table.texts[PAIR.index(view)],)
+
+    def pack(
+        self, places: Rows, views: tuple[str, ...], template: Template, max_length: int
+    ) -> list[PackedRows]:
+        """The rows at `places` as packed sequences, one `PackedRows` for each view."""
+        rows = self.rows[places]
+        return [pack(self.view_texts(view), rows, template, max_length) for view in views]
+
+    def lengths(self, views: tuple[str, ...], max_length: int) -> Rows:
+        """Packed tokens `[n]` of each row, over all views."""
+        per_view = [packed_lengths(self.view_texts(view), max_length) for view in views]
+        return np.sum(per_view, axis=0)[self.rows]
+
+    def cut(self, views: tuple[str, ...], max_length: int) -> int:
+        """How many rows lose tokens to the limit in some view."""
+        marks = [truncated(self.view_texts(view), max_length)[self.rows] for view in views]
+        return int(np.any(marks, axis=0).sum())
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task's splits and what it predicts."""
+
+    name: str
+    task: TaskSection
+    target: Target
+    max_length: int
+    train: Split
+    dev: Split
+    stage_train: Mapping[str, Split] = field(default_factory=dict)  # by the path in the recipe
+
+    def train_split(self, path: str | None) -> Split:
+        """The training rows of a stage: those of the file it names, else the task's own."""
+        return self.train if path is None else self.stage_train[path]
+
+
+def load_tasks(
+    recipe: Recipe, folder: Path, encoder: TextEncoder, max_length: int, seed: int
+) -> dict[str, TaskData]:
+    """Read every file of a recipe.
+
+    Args:
+        folder: where relative paths start.
+        max_length: the encoder's limit in tokens.
+
+    Raises:
+        ComityError: with everything that is wrong with any of the files.
+    """
+    faults = Faults()
+    loaded: dict[str, TaskData] = {}
+    for name, task in recipe.tasks.items():
+        data = _load_task(name, task, recipe, folder, encoder, max_length, seed, faults)
+        if data is not None:
+            loaded[name] = data
+    faults.check()
+    return loaded
+
+
+def _load_task(
+    name: str,
+    task: TaskSection,
+    recipe: Recipe,
+    folder: Path,
+    encoder: TextEncoder,
+    longest: int,
+    seed: int,
+    faults: Faults,
+) -> TaskData | None:
+    max_length = task.max_length or recipe.train.max_length or longest
+    if max_length > longest:
+        faults.add(
+            f"tasks.{name}.max_length: {max_length} is more than the {longest} tokens that the "
+            "encoder takes; lower it"
+        )
+        max_length = longest
+    train_table = read_file(folder / task.train, task, encoder, faults)
+    dev_table = None
+    if isinstance(task.dev, str):
+        dev_table = read_file(folder / task.dev, task, encoder, faults)
+        if dev_table is None:
+            train_table = None
+    if train_table is None:
+        return None
+    before = faults.total
+    target = find_target(name, task, train_table, faults)
+    if target is None or faults.total > before:
+        return None
+    train = make_split(name, task, target, train_table, faults)
+    if dev_table is not None:
+        dev = make_split(name, task, target, dev_table, faults)
+    else:
+        assert isinstance(task.dev, float)
+        train, dev = split_off(train, task.dev, seed, name)
+    for split, path in ((train, task.train), (dev, task.dev)):
+        if not len(split) and faults.total == before:
+            faults.add(f"{folder / str(path)}: no row is left for the task {name}; add rows")
+    stage_train = {}
+    for path in {stage.data[name] for stage in recipe.stages if name in stage.data}:
+        table = read_file(folder / path, task, encoder, faults)
+        if table is not None:
+            stage_train[path] = make_split(name, task, target, table, faults)
+    if faults.total > before:
+        return None
+    return TaskData(name, task, target, max_length, train, dev, stage_train)
+
+
+def read_file(
+    path: Path, task: TaskSection, encoder: TextEncoder, faults: Faults
+) -> TokenTable | None:
+    """One file of a task as token ids; None where it has faults."""
+    format = TableFormat(task.delimiter, task.header, task.quoting, task.encoding)
+    return token_table(path, task.text_columns, task.label_columns, format, encoder, faults)
+
+
+def make_split(
+    name: str, task: TaskSection, target: Target, table: TokenTable, faults: Faults
+) -> Split:
+    """The rows of a table that serve the task: labelled, and not empty where the recipe drops."""
+    targets, labelled = read_targets(name, task, target, table, faults)
+    rows = np.flatnonzero(labelled)
+    empty = (token_counts(table, rows) == 0).any(axis=1)
+    first = int(table.lines[rows[empty][0]]) if empty.any() else None
+    if empty.any() and task.empty == "error":
+        for line in table.lines[rows[empty]]:
+            faults.add(
+                f"{table.path}:{line}: the text is empty; fill it in, or set empty = "
+                f'"keep" or "drop" in [tasks.{name}]'
+            )
+    kept = rows[~empty] if task.empty == "drop" else rows
+    return Split(
+        table,
+        kept,
+        targets[kept],
+        unlabelled=len(table) - len(rows),
+        empty=int(empty.sum()),
+        first_empty_line=first,
+        dropped=len(rows) - len(kept),
+    )
+
+
+def split_off(split: Split, share: float, seed: int, name: str) -> tuple[Split, Split]:
+    """Divide a split into training and dev rows by the seed.
+
+    Rows that share a text (in any column, whatever its case and spacing) stay on one side: groups
+    of such rows are drawn in random order until dev has its share, and a group that is larger
+    than what dev still lacks stays in training.
+    """
+    groups = _groups(np.asarray(split.table.keys)[split.rows])
+    sizes = np.bincount(groups)
+    wanted = round(share * len(split))
+    chosen = np.zeros(len(sizes), dtype=bool)
+    for group in generator(SPLIT, seed, name_key(name)).permutation(len(sizes)):
+        if sizes[group] <= wanted:
+            chosen[group] = True
+            wanted -= sizes[group]
+    dev = chosen[groups]
+    return split.take(~dev), split.take(dev)
+
+
+def _groups(keys: NDArray[np.uint64]) -> Rows:
+    """A group number `[n]` for each row of text hashes `[n, texts]`; rows that share one agree."""
+    _, texts = np.unique(keys, return_inverse=True)
+    texts = texts.reshape(keys.shape)
+    smallest = np.arange(texts.max(initial=-1) + 1)  # of the texts reached so far, for each text
+    while True:
+        of_rows = smallest[texts].min(axis=1)
+        reached = smallest.copy()
+        for column in texts.T:
+            np.minimum.at(reached, column, of_rows)
+        reached = reached[reached]
+        if (reached == smallest).all():
+            return np.unique(of_rows, return_inverse=True)[1]
+        smallest = reached
+
+
+def file_split(
+    name: str, task: TaskSection, target: Target, path: Path, encoder: TextEncoder
+) -> Split:
+    """A labelled file that the run never saw, read as the task's files are.
+
+    Raises:
+        ComityError: with everything that is wrong with it.
+    """
+    faults = Faults()
+    table = read_file(path, task, encoder, faults)
+    faults.check()
+    assert table is not None
+    split = make_split(name, task, target, table, faults)
+    faults.check()
+    if not len(split):
+        raise ComityError(f"{path}: no row is left to judge the task {name} by; add rows")
+    return split

@@ -1,0 +1,147 @@
+"""A model against labelled rows: outputs in the rows' order, the metric, the loss."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comity.data.batches import Template
+from comity.data.splits import Split
+from comity.metrics import METRICS, Score, confusion_matrix
+from comity.model.multitask import MultiTaskModel, TaskModel, to_packed
+from comity.objectives import head_loss
+from comity.targets import Target
+
+BATCH_TOKENS = 4096
+"""Tokens in one pass of an evaluation; rows of like lengths go together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model's outputs on some labelled rows are worth."""
+
+    task: str
+    score: Score  # by the task's metric
+    others: dict[str, Score]  # by the further metrics of its kind
+    loss: float
+    n: int
+    confusion: list[list[int]] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: a metric without a value is null, with its reason."""
+        values: dict[str, Any] = {
+            "task": self.task,
+            "metric": self.score.name,
+            "value": self.score.value,
+            "n": self.n,
+            "loss": self.loss if np.isfinite(self.loss) else None,
+            **{name: score.value for name, score in self.others.items()},
+        }
+        if self.score.reason:
+            values["reason"] = self.score.reason
+        if self.confusion is not None:
+            values["confusion_matrix"] = self.confusion
+        return values
+
+
+@torch.inference_mode()
+def task_outputs(
+    model: MultiTaskModel,
+    task: str,
+    split: Split,
+    template: Template,
+    max_length: int,
+    batch_tokens: int = BATCH_TOKENS,
+) -> NDArray[np.float64]:
+    """The outputs `[n, outputs]` of a task's head for all rows of a split, in the rows' order."""
+    spec = model.tasks[task]
+    device = model.encoder.word_embeddings.device
+    lengths = split.lengths(spec.views, max_length)
+    outputs = np.zeros((len(split), spec.target.outputs))
+    for places in by_length(lengths, batch_tokens):
+        packed = to_packed(split.pack(places, spec.views, template, max_length), device)
+        outputs[places] = model(task, packed, len(places)).double().cpu().numpy()
+    return outputs
+
+
+def by_length(
+    lengths: NDArray[np.int64], batch_tokens: int = BATCH_TOKENS
+) -> list[NDArray[np.int64]]:
+    """Places in batches of at most `batch_tokens` padded tokens, the longest rows first."""
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(int(batch_tokens // lengths[order[start]]), 1)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def judge(task: str, spec: TaskModel, metric: str, split: Split, outputs: NDArray) -> Evaluation:
+    """Score outputs against the split's targets."""
+    predictions = spec.target.predictions(outputs)
+    names = {
+        "classification": ("accuracy", "macro_f1"),
+        "multi-label": ("micro_f1",),
+        "regression": ("pearson", "rmse"),
+        "similarity": ("pearson", "rmse"),
+    }[spec.target.kind]
+    scores = {name: METRICS[name](split.targets, predictions) for name in names}
+    confusion = None
+    if spec.target.kind == "classification":
+        count = len(spec.target.classes)
+        confusion = confusion_matrix(split.targets, predictions, count).tolist()
+    others = {name: score for name, score in scores.items() if name != metric}
+    loss = mean_loss(spec.target, outputs, split.targets)
+    return Evaluation(task, scores[metric], others, loss, len(split), confusion)
+
+
+def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
+    """The head's loss on outputs, without class weights."""
+    wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
+    return float(head_loss(target, torch.from_numpy(outputs), wanted))
+
+
+def write_predictions(path: Path, target: Target, split: Split, outputs: NDArray) -> None:
+    """Dev predictions as CSV: the row's line in its file, gold, prediction, probabilities."""
+    predictions = target.predictions(outputs)
+    probabilities = target.probabilities(outputs)
+    names = [f"p_{name}" for name in probability_names(target)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["line", "gold", "prediction", *names])
+        for place in range(len(split)):
+            gold = _cell(target.label(split.targets[place]))
+            row = [
+                split.table.lines[split.rows[place]],
+                gold,
+                _cell(target.label(predictions[place])),
+            ]
+            if probabilities is not None:
+                row.extend(f"{p:.6f}" for p in probabilities[place])
+            writer.writerow(row)
+
+
+def probability_names(target: Target) -> list[str]:
+    """What the columns of `Target.probabilities` are called: the classes, or the levels."""
+    if target.head == "bins":
+        return [str(level) for level in target.levels]
+    return list(target.classes)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return "|".join(value)
+    return f"{value:.6f}" if isinstance(value, float) else value
+
+
+def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
+    """Each task's score by its own metric."""
+    return {task: evaluation.score for task, evaluation in evaluations.items()}

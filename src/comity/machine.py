@@ -1,0 +1,72 @@
+"""What the machine can do: device, processor class, and the dtype a run computes in."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from comity.errors import ComityError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a recipe; `auto` takes a GPU where there is one.
+
+    Raises:
+        ComityError: a name that torch does not know, or a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ComityError(
+            f'train.device: "{name}" cannot be used on this machine; take "auto" or "cpu"'
+        ) from None
+    return device
+
+
+def processor_class() -> str:
+    """`AMX`, `AVX512-bf16` or `other`: what the processor multiplies bf16 matrices with."""
+    checks = {"AMX": "_is_amx_tile_supported", "AVX512-bf16": "_is_avx512_bf16_supported"}
+    for name, check in checks.items():
+        if getattr(torch.cpu, check, lambda: False)():
+            return name
+    return "other"
+
+
+def processor_name() -> str:
+    """The processor as the system names it, to stand beside every figure."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the compute buffer: `auto` takes bf16 where products in it are fast."""
+    if name == "float32":
+        return torch.float32
+    if name == "bf16" or _fast_bf16(device):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and processor_class() != "other"
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Device, processor and threads, as a run records them."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    facts = {
+        "device": str(device),
+        "processor": processor_name(),
+        "processor_class": processor_class(),
+        "threads": torch.get_num_threads(),
+    }
+    return facts | ({"card": card} if card else {})

@@ -1,0 +1,104 @@
+"""The plan before the spend: what each task will see, in how many steps, with how much memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from comity.data.batches import TaskBatches
+from comity.data.schedule import ScheduledTask, TaskPlan, Turn, count, plan_steps
+from comity.data.splits import Split, TaskData
+from comity.flat import FlatParameters
+from comity.sections import Stage, TrainSection
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage, step by step, as it will be run."""
+
+    stage: Stage
+    number: int
+    tasks: list[ScheduledTask]
+    splits: list[Split]  # the training rows of each task in this stage
+    steps: list[list[Turn]]
+    counts: list[TaskPlan]
+    evaluations: set[int]  # steps of the stage, counted from 1, after which dev is judged
+
+    @property
+    def rows_needed(self) -> int:
+        """Task gradients kept apart in a step: one for each task present, one in all for `sum`."""
+        if self.stage.balancer == "sum":
+            return 1
+        return max(len({turn.task for turn in step}) for step in self.steps)
+
+
+def plan_stage(
+    number: int, stage: Stage, data: dict[str, TaskData], train: TrainSection
+) -> StagePlan:
+    """Lay out one stage."""
+    tasks, splits = [], []
+    for name in stage.tasks:
+        of_task = data[name]
+        split = of_task.train_split(stage.data.get(name))
+        section = of_task.task
+        tokens = section.batch_tokens
+        if tokens is None and section.batch_size is None:
+            tokens = train.batch_tokens
+        batches = TaskBatches(
+            name,
+            split.lengths(section.views, of_task.max_length),
+            seed=train.seed,
+            stage=number,
+            batch_size=None if tokens else section.batch_size or train.batch_size,
+            batch_tokens=tokens,
+            group_lengths=train.group_lengths,
+        )
+        tasks.append(ScheduledTask(name, batches, len(split), section.sampling_weight))
+        splits.append(split)
+    steps = plan_steps(
+        stage.schedule,
+        tasks,
+        seed=train.seed,
+        stage=number,
+        turns=stage.turns,
+        temperature=stage.temperature,
+        epochs=None if stage.steps else stage.epochs,
+        steps=stage.steps,
+        epoch=stage.epoch,
+    )
+    return StagePlan(
+        stage,
+        number,
+        tasks,
+        splits,
+        steps,
+        count(steps, tasks),
+        _evaluations(steps, tasks, train.evaluate_every),
+    )
+
+
+def _evaluations(
+    steps: Sequence[Sequence[Turn]], tasks: Sequence[ScheduledTask], every: int | str
+) -> set[int]:
+    """After which steps dev is judged: every n, or each time an epoch's examples have been seen."""
+    last = {len(steps)}
+    if isinstance(every, int):
+        return set(range(every, len(steps) + 1, every)) | last
+    sizes = [sum(tasks[t.task].batches.size(t.number) for t in step) for step in steps]
+    epochs = np.cumsum(sizes) // sum(task.rows for task in tasks)
+    ends = np.flatnonzero(np.diff(epochs, prepend=0)) + 1
+    return {int(end) for end in ends} | last
+
+
+def memory(flat: FlatParameters, plans: Sequence[StagePlan]) -> dict[str, int]:
+    """Bytes for parameters (masters and compute buffer), task gradients and optimizer."""
+    numbers = len(flat.masters)
+    buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
+    dense = flat.shared_stop - flat.table_stop
+    rows = max(plan.rows_needed for plan in plans)
+    heads = numbers - flat.shared_stop
+    return {
+        "parameters": 4 * numbers + buffer,
+        "task gradients": 4 * (rows * dense + heads),
+        "optimizer": 8 * numbers,
+    }

@@ -1,0 +1,272 @@
+"""The run directory: what stands where, written so that a crash leaves the last good state.
+
+RUN/recipe.toml          what the user declared, overrides applied
+    run.json             versions, seed, machine, encoder, tasks, digests of the files
+    metrics.jsonl        one JSON object a line: train, conflict, evaluation, end
+    predictions/000300/sentiment.csv
+    best.json            which folder holds the best model, and its scores
+    best-000300/         that model: encoder/ (Hugging Face names), heads.safetensors
+    checkpoint-000300/   the last evaluation's state, for --resume
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import tokenizers
+import tomli_w
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import comity
+from comity.errors import ComityError
+from comity.flat import FlatParameters
+from comity.model.bert import Bert
+from comity.model.tokenizer import Tokenizer
+from comity.model.weights import save_encoder
+from comity.optim import FlatAdamW
+from comity.recipe import Recipe
+
+
+class RunDirectory:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """A new run; a folder that holds another run's files is refused, nothing is overwritten."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise ComityError(
+                    f"{path}: the run directory is not empty; name another with --out, or go on "
+                    f"with that run by --resume {path}"
+                )
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise ComityError(
+                f"{path}: cannot be made a run directory ({error.strerror}); name another"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """A run that exists."""
+        if not (path / "run.json").is_file():
+            what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
+            raise ComityError(f"{path}: {what}; name a directory that comity train wrote")
+        return cls(path)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Keep what the user declared."""
+        _write_atomically(self.path / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return Recipe.load(self.path / "recipe.toml")
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Keep what the run is made of."""
+        _write_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+
+    def facts(self) -> dict[str, Any]:
+        """What the run is made of."""
+        return _read_json(self.path / "run.json")
+
+    def log(self, kind: str, **values: Any) -> None:
+        """Add one line to metrics.jsonl."""
+        line = json.dumps({"type": kind, **values}, allow_nan=False)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return entries
+
+    def forget_after(self, step: int) -> None:
+        """Take back the metrics of steps that a resumed run will do again."""
+        kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        _write_atomically(self.path / "metrics.jsonl", text)
+
+    def write_best(self, step: int, save: Any, about: dict[str, Any]) -> None:
+        """Keep a model as the best: its folder first, then the pointer, then the old one goes."""
+        name = f"best-{step:06d}"
+        _write_folder(self.path / name, save)
+        _write_atomically(
+            self.path / "best.json", json.dumps({"folder": name, "step": step, **about}) + "\n"
+        )
+        for old in self.path.glob("best-*"):
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def best(self) -> dict[str, Any]:
+        """Which folder holds the best model, and its scores."""
+        path = self.path / "best.json"
+        if not path.is_file():
+            raise ComityError(
+                f"{self.path}: the run has kept no model yet; go on with it by --resume {self.path}"
+            )
+        return _read_json(path)
+
+    def write_checkpoint(
+        self, step: int, flat: FlatParameters, optimizer: FlatAdamW, state: dict[str, Any]
+    ) -> None:
+        """Keep all that a resumed run needs; the checkpoint before it goes when this one stands."""
+        tensors = {
+            "masters": flat.masters,
+            "first_moments": optimizer.first,
+            "second_moments": optimizer.second,
+        }
+        counts = {segment.name: segment.step for segment in flat.segments}
+
+        def save(folder: Path) -> None:
+            save_file({k: v.cpu() for k, v in tensors.items()}, folder / "state.safetensors")
+            text = json.dumps({**state, "step": step, "segment_steps": counts})
+            (folder / "state.json").write_text(text)
+
+        folder = self.path / f"checkpoint-{step:06d}"
+        _write_folder(folder, save)
+        for old in self.path.glob("checkpoint-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def read_checkpoint(self, flat: FlatParameters, optimizer: FlatAdamW) -> dict[str, Any]:
+        """Restore the newest complete checkpoint into `flat` and `optimizer`; give its state."""
+        found = sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True)
+        for folder in found:
+            if not _is_complete(folder):
+                continue
+            state = _read_json(folder / "state.json")
+            tensors = load_file(folder / "state.safetensors")
+            if tensors["masters"].shape != flat.masters.shape:
+                raise ComityError(
+                    f"{folder}: holds {len(tensors['masters'])} numbers, the recipe's model has "
+                    f"{len(flat.masters)}; resume with the recipe that the run was started with"
+                )
+            flat.masters.copy_(tensors["masters"])
+            flat.refresh(0, len(flat.masters))
+            optimizer.first.copy_(tensors["first_moments"])
+            optimizer.second.copy_(tensors["second_moments"])
+            for segment in flat.segments:
+                segment.step = state["segment_steps"][segment.name]
+            return state
+        raise ComityError(
+            f"{self.path}: has no complete checkpoint (the first is written at the first "
+            "evaluation); start the run anew in another directory"
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run records."""
+    return {
+        "comity": comity.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "tokenizers": tokenizers.__version__,
+        "safetensors": safetensors.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def save_model(
+    folder: Path, encoder: Bert, tokenizer: Tokenizer, masters: Mapping[str, Tensor]
+) -> None:
+    """Write a model's float32 weights: the encoder as Hugging Face names it, the heads beside."""
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "heads": {}}
+    for name, tensor in masters.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor.detach().cpu().clone()
+    save_encoder(folder / "encoder", encoder, tokenizer, parts["encoder"])
+    save_file(parts["heads"], folder / "heads.safetensors")
+
+
+def _step_of(folder: Path) -> int:
+    tail = folder.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else -1
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ComityError(f"{path}: cannot be read; the run is damaged, train it anew") from None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write_folder(folder: Path, save: Any) -> None:
+    """Fill a folder beside its place, sync it, add the manifest last, then give it its name."""
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save(building)
+        files = sorted(file for file in building.rglob("*") if file.is_file())
+        manifest = {}
+        for file in files:
+            manifest[str(file.relative_to(building))] = [file.stat().st_size, _sha256(file)]
+            _sync(file)
+        (building / "manifest.json").write_text(json.dumps(manifest))
+        _sync(building / "manifest.json")
+        building.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether every file of the manifest stands there with its size and content."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return all(
+            (folder / name).stat().st_size == size and _sha256(folder / name) == digest
+            for name, (size, digest) in manifest.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems cannot sync a folder
+        pass
+    finally:
+        os.close(handle)

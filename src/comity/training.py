@@ -1,0 +1,460 @@
+"""The training loop: batches, task gradients, Gramian, weights, one update; evaluate and keep.
+
+Reads from top to bottom like the data-flow picture of the documentation: `train` prepares,
+`Trainer.run` walks the stages, `Trainer.step` is one update of the weights.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from comity import machine
+from comity.backward import Backward, Batch
+from comity.balance import BALANCERS, conflicts, cosines, draw_orders
+from comity.data.schedule import Turn
+from comity.data.splits import Split
+from comity.errors import ComityError
+from comity.evaluate import Evaluation, judge, scores_of, task_outputs, write_predictions
+from comity.flat import SHARED, FlatParameters, Gradients
+from comity.metrics import Score, better, mean_score
+from comity.optim import FlatAdamW, schedule_factor, segment_rates
+from comity.plan import StagePlan, plan_stage
+from comity.prepare import Prepared, prepare
+from comity.recipe import Recipe
+from comity.runs import RunDirectory, save_model, versions
+from comity.seeds import PROBE, SAMPLE, generator, name_key
+
+MOST_SKIPPED = 10
+"""Steps in a row whose loss or gradient is not finite before the run stops."""
+
+LOG_EVERY = 50
+"""Steps between two lines of training loss (or of cosines) in the metrics."""
+
+
+@dataclass
+class Tally:
+    """What has been seen since the last line of training loss."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    examples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, batches: Sequence[Batch], losses: Sequence[float], seconds: float) -> None:
+        """Count one step."""
+        for batch, loss in zip(batches, losses, strict=True):
+            self.losses.setdefault(batch.task, []).append(loss)
+            self.examples += batch.rows
+            self.tokens += batch.tokens
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float | None]:
+        """Mean loss of each task seen; a task whose loss was not finite has none."""
+        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
+        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in checkpoints, so that a resumed run knows it."""
+
+    stage: int = 0
+    stage_step: int = 0  # steps done in the stage
+    step: int = 0  # steps done in the run
+    examples: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    watched: int = 0  # steps and probes whose Gramian was seen
+    conflicted: int = 0  # of those, how many had a pair in conflict
+    without_gain: int = 0  # evaluations since the best
+    best: dict[str, Any] | None = None  # the score by which the kept model was chosen
+    best_of_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stopped_early: bool = False
+
+
+class Listener:
+    """What a run tells while it goes; the terminal's display is one, this one says nothing."""
+
+    def planned(self, trainer: "Trainer") -> None:
+        """Before the first step."""
+
+    def stepped(self, trainer: "Trainer") -> None:
+        """After each step."""
+
+    def evaluated(self, trainer: "Trainer", evaluations: dict[str, Evaluation]) -> None:
+        """After dev was judged."""
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    drop_leaks: bool = False,
+    listener: Listener | None = None,
+) -> RunDirectory:
+    """Train a recipe and keep the run.
+
+    Args:
+        data: the folder where the recipe's relative paths start.
+        out: the run directory, new or empty; with `resume` one that exists.
+        resume: go on from the last checkpoint of `out`.
+        drop_leaks: leave training rows out that stand in a dev split.
+
+    Raises:
+        ComityError: with everything that is wrong with recipe, files or checkpoint.
+
+    Example:
+        run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
+    """
+    prepared = prepare(recipe, Path(data), drop_leaks)
+    trainer = Trainer(prepared, listener)
+    run = RunDirectory.open(Path(out)) if resume else RunDirectory.create(Path(out))
+    trainer.run(run, resume)
+    return run
+
+
+class Trainer:
+    """The model in its flat vector, the plan, and where the run stands."""
+
+    def __init__(self, prepared: Prepared, listener: Listener | None = None):
+        recipe = prepared.recipe
+        self.prepared = prepared
+        self.settings = recipe.train
+        self.listener = listener or Listener()
+        self.device = machine.choose_device(recipe.train.device)
+        self.dtype = machine.choose_precision(recipe.train.precision, self.device)
+        self.model = prepared.model().to(self.device)
+        self.flat = FlatParameters(self.model.pieces(), self.dtype, self.device)
+        self.optimizer = FlatAdamW(
+            self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
+        )
+        self.backward = Backward(
+            self.model, prepared.tasks, prepared.template, recipe.train.seed, self.device
+        )
+        self.plans = [
+            plan_stage(number, stage, prepared.tasks, recipe.train)
+            for number, stage in enumerate(recipe.stages)
+        ]
+        self.train_samples = {
+            name: _sample(name, data.train, recipe.train.train_sample, recipe.train.seed)
+            for name, data in prepared.tasks.items()
+        }
+        self.progress = Progress()
+        self.tally = Tally()
+        self.norm: float | None = None  # of the last step's gradient, before clipping
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def run(self, directory: RunDirectory, resume: bool = False) -> None:
+        """Walk the stages to the end, or until evaluations have not gained `patience` times."""
+        torch.set_flush_denormal(True)
+        self.directory = directory
+        if resume:
+            self._restore()
+        else:
+            directory.write_recipe(self.prepared.recipe)
+            directory.write_facts(self._facts())
+        self.listener.planned(self)
+        while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
+            self.run_stage(self.plans[self.progress.stage])
+        directory.log("end", **asdict(self.progress))
+
+    def run_stage(self, plan: StagePlan) -> None:
+        """Take the steps of one stage that are not done yet."""
+        self.start_stage(plan)
+        while self.progress.stage_step < len(plan.steps):
+            self.step(plan, plan.steps[self.progress.stage_step])
+            self.progress.stage_step += 1
+            self.progress.step += 1
+            self._watch(plan)
+            judged = self.progress.stage_step in plan.evaluations
+            if judged or self.progress.step % LOG_EVERY == 0:
+                self._log_training()
+            if self.progress.stage_step == len(plan.steps):
+                self.progress.stage += 1  # before the checkpoint, which then starts the next one
+                self.progress.stage_step = 0
+            if judged:
+                self._judge_and_keep()
+            if self.progress.stopped_early or self.progress.stage_step == 0:
+                return
+
+    def start_stage(self, plan: StagePlan) -> None:
+        """Room for the stage's gradients; new moments unless it carries on."""
+        frozen = frozen_layers(plan.stage.freeze, self.flat)
+        self.gradients = Gradients(self.flat, plan.rows_needed, frozen)
+        if self.progress.stage_step == 0 and not plan.stage.carry:
+            self.optimizer.reset()
+
+    def step(self, plan: StagePlan, turns: Sequence[Turn]) -> None:
+        """One update of the weights from the batches of `turns`."""
+        started = time.perf_counter()
+        batches = [self._batch(plan, turn) for turn in turns]
+        together = plan.stage.balancer == "sum"
+        losses, tasks = self.backward.fill(self.gradients, batches, together, self.progress.step)
+        weights, norm = self._weigh(plan, tasks, together)
+        if all(map(math.isfinite, (*losses, norm))):
+            self.progress.skipped_in_a_row = 0
+            self._update(plan, set(tasks), weights, norm)
+        else:
+            self._skip(batches, losses)
+        self.progress.examples += sum(batch.rows for batch in batches)
+        self.tally.add(batches, losses, time.perf_counter() - started)
+        self.listener.stepped(self)
+
+    def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
+        scheduled = plan.tasks[turn.task]
+        _, places = scheduled.batches.turn(turn.number)
+        return self.backward.batch(scheduled.name, plan.splits[turn.task], places)
+
+    def _weigh(
+        self, plan: StagePlan, tasks: Sequence[str], together: bool
+    ) -> tuple[list[float], float]:
+        """The balancer's weight of each row, and the norm of what they and the heads come to."""
+        gramian = self.gradients.gramian()
+        weights = torch.ones(1, dtype=torch.float64)  # one row that is the sum already
+        if not together:
+            orders = draw_orders(self.settings.seed, self.progress.step, len(tasks))
+            weights, _ = BALANCERS[plan.stage.balancer](gramian, orders, {})
+            self._note_conflict(tasks, gramian)
+        shared = float(weights @ gramian @ weights)
+        heads = sum(self.gradients.squared_norm(task) for task in tasks)
+        norm = math.sqrt(max(shared, 0) + heads) if math.isfinite(shared + heads) else math.nan
+        return weights.tolist(), norm
+
+    def _update(
+        self, plan: StagePlan, present: set[str], weights: list[float], norm: float
+    ) -> None:
+        """Clip once, after the balancer, then AdamW."""
+        stage, clip = plan.stage, self.settings.clip
+        shape = schedule_factor(
+            self.progress.stage_step, len(plan.steps), stage.warmup, stage.decay
+        )
+        rates = segment_rates(
+            lr=shape * stage.lr,
+            head_lr={
+                name: shape * (data.task.head_lr or self.settings.head_lr or stage.lr)
+                for name, data in self.prepared.tasks.items()
+            },
+            present=present,
+            frozen_layers=self.gradients.frozen_layers,
+            top_layer=top_layer(self.flat),
+            layer_decay=stage.layer_decay,
+        )
+        factor = clip / norm if 0 < clip < norm else 1.0
+        self.optimizer.update(self.gradients, weights, factor, rates)
+        self.norm = norm
+
+    def _skip(self, batches: Sequence[Batch], losses: Sequence[float]) -> None:
+        """Leave the weights as they are; give up after too many such steps in a row."""
+        self.progress.skipped += 1
+        self.progress.skipped_in_a_row += 1
+        bad = [b for b, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
+        batch = (bad or list(batches))[0]
+        self.directory.log(
+            "skipped", step=self.progress.step + 1, task=batch.task, lines=batch.lines
+        )
+        if self.progress.skipped_in_a_row >= MOST_SKIPPED:
+            lines = ", ".join(str(line) for line in batch.lines[:8])
+            raise ComityError(
+                f"{batch.split.table.path}: lines {lines}: the loss of {batch.task} was not "
+                f"finite in {MOST_SKIPPED} steps in a row, so the run stops; lower the learning "
+                "rate or look at these rows"
+            )
+
+    # --- conflict -------------------------------------------------------------------------------
+
+    def _watch(self, plan: StagePlan) -> None:
+        """Where a stage keeps no task gradients apart, probe for conflict every so often."""
+        every = self.settings.watch
+        watched = plan.stage.balancer == "sum" and len(plan.tasks) > 1 and every > 0
+        if watched and self.progress.step % every == 0:
+            self.probe(plan)
+
+    def probe(self, plan: StagePlan) -> None:
+        """The Gramian of one batch of each task, from draws of its own and without an update."""
+        apart = Gradients(self.flat, len(plan.tasks), self.gradients.frozen_layers)
+        batches = []
+        for task, split in zip(plan.tasks, plan.splits, strict=True):
+            draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
+            size = min(len(split), self.settings.batch_size)
+            places = draws.choice(len(split), size, replace=False)
+            batches.append(self.backward.batch(task.name, split, places))
+        _, tasks = self.backward.fill(apart, batches, False, PROBE, self.progress.step)
+        self._note_conflict(tasks, apart.gramian())
+
+    def _note_conflict(self, tasks: Sequence[str], gramian: Tensor) -> None:
+        if not bool(torch.isfinite(gramian).all()):
+            return
+        self.progress.watched += 1
+        self.progress.conflicted += conflicts(gramian) > 0
+        probed = self.gradients.count == 1
+        if probed or self.progress.step % LOG_EVERY == 0:
+            self.directory.log(
+                "conflict",
+                step=self.progress.step,
+                tasks=list(tasks),
+                cosines=[[round(float(c), 6) for c in row] for row in cosines(gramian)],
+                share_of_steps=self.progress.conflicted / self.progress.watched,
+            )
+
+    # --- evaluation -----------------------------------------------------------------------------
+
+    def evaluate(self, splits: dict[str, Split]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+        """Judge splits with the model as it is: evaluations and raw outputs of each task."""
+        evaluations, outputs = {}, {}
+        for name, split in splits.items():
+            data = self.prepared.tasks[name]
+            outputs[name] = task_outputs(
+                self.model, name, split, self.prepared.template, data.max_length
+            )
+            spec, metric = self.model.tasks[name], data.task.metric_name
+            evaluations[name] = judge(name, spec, metric, split, outputs[name])
+        return evaluations, outputs
+
+    def _judge_and_keep(self) -> None:
+        """Judge dev and a sample of training, keep the best model, write a checkpoint."""
+        dev = {name: data.dev for name, data in self.prepared.tasks.items()}
+        evaluations, outputs = self.evaluate(dev)
+        on_train, _ = self.evaluate(self.train_samples)
+        step = self.progress.step
+        scores = scores_of(evaluations)
+        mean = mean_score(scores)
+        self.directory.log(
+            "evaluation",
+            step=step,
+            examples=self.progress.examples,
+            mean=mean.value,
+            **({"mean_reason": mean.reason} if mean.reason else {}),
+            tasks={name: evaluation.to_dict() for name, evaluation in evaluations.items()},
+            train={name: evaluation.to_dict() for name, evaluation in on_train.items()},
+        )
+        for name, split in dev.items():
+            path = self.directory.path / "predictions" / f"{step:06d}" / f"{name}.csv"
+            write_predictions(path, self.model.tasks[name].target, split, outputs[name])
+        self._keep_best(scores, mean)
+        self.directory.write_checkpoint(step, self.flat, self.optimizer, asdict(self.progress))
+        self.listener.evaluated(self, evaluations)
+
+    def _keep_best(self, scores: dict[str, Score], mean: Score) -> None:
+        progress = self.progress
+        for name, score in scores.items():
+            known = progress.best_of_task.get(name)
+            if better(score, _score(known)):
+                progress.best_of_task[name] = {**asdict(score), "step": progress.step}
+        chosen = mean if self.settings.best == "mean" else scores[self.settings.best]
+        first = progress.best is None
+        if better(chosen, _score(progress.best)) or first:
+            progress.best = {**asdict(chosen), "step": progress.step}
+            progress.without_gain = 0
+            about = {
+                "by": self.settings.best,
+                "score": asdict(chosen),
+                "tasks": {name: asdict(score) for name, score in scores.items()},
+            }
+            self.directory.write_best(progress.step, self._save_model, about)
+        else:
+            progress.without_gain += 1
+            patience = self.settings.patience
+            progress.stopped_early = 0 < patience <= progress.without_gain
+
+    # --- what the run directory holds -----------------------------------------------------------
+
+    def _save_model(self, folder: Path) -> None:
+        prepared = self.prepared
+        masters = self.flat.masters_by_name()
+        save_model(folder, prepared.encoder, prepared.loaded.tokenizer, masters)
+
+    def _log_training(self) -> None:
+        tally, self.tally = self.tally, Tally()
+        if tally.seconds == 0:
+            return
+        self.directory.log(
+            "train",
+            step=self.progress.step,
+            examples=self.progress.examples,
+            loss=tally.means(),
+            gradient_norm=self.norm,
+            skipped=self.progress.skipped,
+            examples_per_second=round(tally.examples / tally.seconds, 2),
+            tokens_per_second=round(tally.tokens / tally.seconds, 1),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What the run is made of, for run.json."""
+        prepared = self.prepared
+        files = {
+            str(split.table.path): split.table.digest
+            for data in prepared.tasks.values()
+            for split in (data.train, data.dev, *data.stage_train.values())
+        }
+        tasks = {}
+        for name, spec in self.model.tasks.items():
+            data = prepared.tasks[name]
+            tasks[name] = {
+                "target": spec.target.to_dict(),
+                "views": list(spec.views),
+                "pooling": spec.pooling,
+                "dropout": spec.dropout,
+                "metric": data.task.metric_name,
+                "max_length": data.max_length,
+            }
+        return {
+            "format": 1,
+            "seed": self.settings.seed,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "data": str(prepared.folder.resolve()),
+            "encoder": prepared.loaded.source,
+            "tasks": tasks,
+            "files": files,
+            "machine": machine.describe(self.device),
+            "versions": versions(),
+        }
+
+    def _restore(self) -> None:
+        """Go on where the last checkpoint stands, if the data is still what it was."""
+        facts = self.directory.facts()
+        now = self._facts()
+        for path, digest in now["files"].items():
+            if facts["files"].get(path, digest) != digest:
+                raise ComityError(
+                    f"{path}: has changed since the run was started; put the old file back, or "
+                    "start a new run"
+                )
+        state = self.directory.read_checkpoint(self.flat, self.optimizer)
+        names = Progress.__dataclass_fields__
+        self.progress = Progress(**{key: state[key] for key in names})
+        self.directory.forget_after(self.progress.step)
+
+
+def _score(kept: dict[str, Any] | None) -> Score | None:
+    """A kept score as an object again."""
+    if kept is None:
+        return None
+    return Score(**{key: kept[key] for key in Score.__dataclass_fields__})
+
+
+def _sample(name: str, split: Split, size: int, seed: int) -> Split:
+    """The same rows of training at each evaluation, so that over-fitting shows."""
+    draws = generator(SAMPLE, seed, name_key(name))
+    return split.take(np.sort(draws.permutation(len(split))[:size]))
+
+
+def frozen_layers(freeze: str | int, flat: FlatParameters) -> int:
+    """How many layers, counted from the embeddings, a recipe's `freeze` holds still."""
+    if isinstance(freeze, int):
+        return freeze + 1
+    return {"nothing": 0, "embeddings": 1, "encoder": top_layer(flat) + 1}[freeze]
+
+
+def top_layer(flat: FlatParameters) -> int:
+    """The number of the shared layer that stands highest: the pooler."""
+    return max(segment.layer for segment in flat.segments if segment.owner == SHARED)

@@ -1,0 +1,468 @@
+"""BERT against transformers' BertModel, against its plain padded form, and by hand."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+from transformers.activations import ACT2FN
+
+from comity.errors import ComityError
+from comity.model.bert import ACTIVATIONS, Bert, BertConfig, look_up
+from comity.model.encoder import Packed, dropout
+from comity.model.packing import Layout
+from comity.model.padded import padded_forward
+from comity.model.weights import load_encoder, save_encoder
+
+
+def random_batch(lengths: list[int], vocabulary: int, types: int, seed: int = 0) -> Packed:
+    """Sequences of random ids (never 0, which transformers takes for padding) and segments."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(lengths)
+    ids = torch.randint(1, vocabulary, (total,), generator=generator)
+    segments = torch.randint(0, types, (total,), generator=generator)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return Packed(ids, segments, offsets, max(lengths))
+
+
+def padded(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """The same sequences as ids, segments and mask, each [B, L]."""
+    lengths = batch.offsets.diff().tolist()
+    rows = [
+        torch.nn.utils.rnn.pad_sequence(list(values.split(lengths)), batch_first=True)
+        for values in (batch.ids, batch.segments, torch.ones_like(batch.ids))
+    ]
+    return rows[0], rows[1], rows[2]
+
+
+def run(bert: Bert, batch: Packed, **options: Any) -> Tensor:
+    return bert(batch.ids, batch.segments, batch.offsets, batch.longest, **options)
+
+
+def random_bert(write_checkpoint: Any, folder: Path, **config: Any) -> Bert:
+    return load_encoder(str(write_checkpoint(folder, **config))).encoder
+
+
+def assert_equals_transformers(folder: Path, batch: Packed) -> None:
+    """Hidden states, pooled vectors and the gradients of a random loss, to 1e-5."""
+    loaded = load_encoder(str(folder))
+    ours = loaded.encoder
+    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    ids, segments, mask = padded(batch)
+    expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask)
+    expected_hidden = expected.last_hidden_state[mask.bool()]
+    hidden = run(ours, batch)
+    pooled = ours.pool(hidden[batch.offsets[:-1]])
+    assert_close(hidden, expected_hidden, atol=1e-5, rtol=0)
+    assert_close(pooled, expected.pooler_output, atol=1e-5, rtol=0)
+
+    generator = torch.Generator().manual_seed(1)
+    hidden_part = torch.randn(hidden.shape, generator=generator)
+    pooled_part = torch.randn(pooled.shape, generator=generator)
+    ((hidden * hidden_part).sum() + (pooled * pooled_part).sum()).backward()
+    their_loss = (expected_hidden * hidden_part).sum()
+    (their_loss + (expected.pooler_output * pooled_part).sum()).backward()
+    with tempfile.TemporaryDirectory() as place, torch.no_grad():
+        for parameter in ours.parameters():  # gradients in place of weights, to have their names
+            assert parameter.grad is not None
+            parameter.copy_(parameter.grad)
+        save_encoder(Path(place), ours, loaded.tokenizer)
+        gradients = load_file(Path(place) / "model.safetensors")
+    for name, parameter in theirs.named_parameters():
+        assert parameter.grad is not None
+        scale = max(1.0, parameter.grad.abs().max().item())
+        assert_close(gradients.pop(name) / scale, parameter.grad / scale, atol=1e-5, rtol=0)
+    assert not gradients
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_small_bert_equals_transformers(write_checkpoint: Any, data: st.DataObject) -> None:
+    heads = data.draw(st.integers(1, 4))
+    positions = data.draw(st.integers(2, 24))
+    types = data.draw(st.integers(1, 4))
+    tokens = [*("[PAD]", "[UNK]", "[CLS]", "[SEP]"), *(f"w{n}" for n in range(26))]
+    lengths = data.draw(st.lists(st.integers(1, positions), min_size=1, max_size=5))
+    with tempfile.TemporaryDirectory() as place:
+        folder = write_checkpoint(
+            Path(place),
+            tokens=tokens,
+            num_hidden_layers=data.draw(st.integers(1, 3)),
+            num_attention_heads=heads,
+            hidden_size=heads * data.draw(st.integers(1, 8)),
+            intermediate_size=data.draw(st.integers(1, 40)),
+            max_position_embeddings=positions,
+            type_vocab_size=types,
+            hidden_act=data.draw(st.sampled_from(["gelu", "relu", "gelu_new"])),
+            # A width of 1 or 2 normalises to signs, which an epsilon keeps from jumping.
+            layer_norm_eps=data.draw(st.sampled_from([0.1, 0.5])),
+        )
+        lengths[0] = positions  # the maximum, always
+        assert_equals_transformers(folder, random_batch(lengths, len(tokens), types))
+
+
+@pytest.mark.parametrize("lengths", [[9, 1, 40], [512]])
+def test_minilm_equals_transformers(minilm: Path, lengths: list[int]) -> None:
+    assert_equals_transformers(minilm, random_batch(lengths, 30522, 2))
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_are_those_of_transformers(name: str) -> None:
+    values = torch.linspace(-6, 6, 1001)
+    assert_close(ACTIVATIONS[name](values), ACT2FN[name](values), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("types", [1, 2])
+def test_padded_forward_equals_packed(write_checkpoint: Any, tmp_path: Path, types: int) -> None:
+    bert = random_bert(write_checkpoint, tmp_path, type_vocab_size=types)
+    batch = random_batch([5, 128, 1], 60, 2)
+    ids, segments, mask = padded(batch)
+    hidden, pooled = padded_forward(bert, ids, segments, mask)
+    packed = run(bert, batch)
+    assert_close(hidden[mask.bool()], packed, atol=1e-5, rtol=0)
+    assert_close(pooled, bert.pool(packed[batch.offsets[:-1]]), atol=1e-5, rtol=0)
+
+
+def gradients(bert: Bert, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*bert.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for name, parameter, gradient in zip(names, parameters, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_reading_cls_alone_equals_slicing_the_whole(
+    write_checkpoint: Any, tmp_path: Path, layers: int
+) -> None:
+    bert = random_bert(write_checkpoint, tmp_path, num_hidden_layers=layers)
+    batch = random_batch([7, 1, 30, 2, 1], 60, 2)
+    whole = run(bert, batch, read="all")[batch.offsets[:-1]]
+    alone = run(bert, batch, read="cls")
+    assert alone.shape == (5, 32)
+    assert_close(alone, whole, atol=1e-6, rtol=0)
+    weights = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
+    expected = gradients(bert, (bert.pool(whole) * weights).sum())
+    found = gradients(bert, (bert.pool(alone) * weights).sum())
+    for name in expected:
+        scale = max(1.0, expected[name].abs().max().item())
+        assert_close(found[name] / scale, expected[name] / scale, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("read", ["all", "cls"])
+def test_a_tail_that_nobody_reads_changes_nothing(tiny_checkpoint: Path, read: str) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    batch = random_batch([7, 3, 1], 60, 2)
+    ids = torch.cat([batch.ids, torch.zeros(9, dtype=torch.int64)])
+    segments = torch.cat([batch.segments, torch.zeros(9, dtype=torch.int64)])
+    ends = torch.tensor([20, 20, 20])  # one sequence of 9 tokens and two empty ones
+    longer = Packed(ids, segments, torch.cat([batch.offsets, ends]), 9)
+    rows = 11 if read == "all" else 3
+    expected = run(bert, batch, read=read)
+    found = run(bert, longer, read=read)
+    assert found.isfinite().all()
+    assert len(found) == (20 if read == "all" else 6)
+    assert_close(found[:rows], expected, atol=1e-6, rtol=0)
+    want = gradients(bert, expected.square().sum())
+    have = gradients(bert, found[:rows].square().sum())
+    for name in want:
+        scale = max(1.0, want[name].abs().max().item())
+        assert_close(have[name] / scale, want[name] / scale, atol=1e-6, rtol=0)
+
+
+def test_an_empty_sequence_between_others_changes_nothing(tiny_checkpoint: Path) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    batch = random_batch([4, 3], 60, 2)
+    gap = Packed(batch.ids, batch.segments, torch.tensor([0, 4, 4, 7]), 4)
+    assert_close(run(bert, gap), run(bert, batch), atol=1e-6, rtol=0)
+    alone = run(bert, gap, read="cls")
+    assert_close(alone[[0, 2]], run(bert, batch, read="cls"), atol=1e-6, rtol=0)
+
+
+def test_words_take_the_place_of_the_table(tiny_checkpoint: Path) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    batch = random_batch([7, 12, 3], 60, 2)
+    touched, places = batch.ids.unique(return_inverse=True)
+    rows = bert.word_embeddings.detach()[touched].requires_grad_()
+    compact = Packed(places, batch.segments, batch.offsets, batch.longest)
+    expected = run(bert, batch)
+    found = run(bert, compact, words=rows)
+    assert_close(found, expected, atol=0, rtol=0)
+    table = torch.autograd.grad(expected.square().sum(), bert.word_embeddings)[0]
+    (gradient,) = torch.autograd.grad(found.square().sum(), rows)
+    assert gradient.shape == rows.shape
+    assert_close(gradient, table[touched], atol=1e-6, rtol=1e-6)
+    untouched = torch.ones(len(table), dtype=torch.bool)
+    untouched[touched] = False
+    assert not table[untouched].any()
+
+
+def test_a_frequent_word_keeps_its_gradient_in_bfloat16(tiny_checkpoint: Path) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    zeros = torch.zeros(2000, dtype=torch.int64)
+    offsets = torch.arange(0, 2001, 100)
+    rows = torch.zeros(1, 32, dtype=torch.bfloat16, requires_grad=True)
+    layout = Layout.of(offsets, 2000, 100, 4, torch.bfloat16)
+    (gradient,) = torch.autograd.grad(bert.embed(zeros, zeros, layout, rows).sum(), rows)
+    assert_close(gradient, torch.full_like(rows, 2000), rtol=0.01, atol=0)  # 256 if summed in bf16
+
+
+def test_look_up_sums_its_gradient_in_float32() -> None:
+    table = torch.randn(3, 8).to(torch.bfloat16).requires_grad_()
+    indices = torch.randint(0, 3, (3000,), generator=torch.Generator().manual_seed(0))
+    rows = look_up(indices, table)
+    assert_close(rows, table[indices], atol=0, rtol=0)
+    (gradient,) = torch.autograd.grad(rows.sum(), table)
+    counts = indices.bincount(minlength=3).to(torch.float32)
+    assert_close(gradient.float(), counts[:, None].expand(3, 8), rtol=0.01, atol=0)
+
+
+def test_bfloat16_stays_close_to_float32(tiny_checkpoint: Path) -> None:
+    batch = random_batch([60, 4, 21], 60, 2)
+    wide = load_encoder(str(tiny_checkpoint)).encoder
+    narrow = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    expected, found = run(wide, batch), run(narrow, batch)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).norm() < 0.02 * expected.norm()
+    want = gradients(wide, expected[:, 0].sum())
+    have = gradients(narrow, found[:, 0].sum())
+    for name in want:
+        # The gradient of a key's bias is zero but for rounding: softmax ignores it.
+        if want[name].norm() > 1e-3 and not name.startswith("pooler"):
+            similar = torch.cosine_similarity(have[name].float().flatten(), want[name].flatten(), 0)
+            assert similar > 0.995, name
+
+
+def test_float32_words_keep_their_gradient_in_float32(tiny_checkpoint: Path) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    batch = random_batch([7, 12], 60, 2)
+    rows = bert.word_embeddings.detach().float().requires_grad_()
+    hidden = run(bert, batch, words=rows)
+    assert hidden.dtype == torch.bfloat16
+    (gradient,) = torch.autograd.grad(hidden.square().sum(), rows)
+    assert gradient.dtype == torch.float32
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("read", ["all", "cls"])
+def test_no_value_is_read_on_the_host(read: str) -> None:
+    # Tensors on the meta device have no values, so that reading one raises.
+    with torch.device("meta"):
+        bert = Bert(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
+        ids = torch.zeros(11, dtype=torch.int64)
+        offsets = torch.zeros(4, dtype=torch.int64)
+    for words in (None, torch.zeros(5, 8, device="meta")):
+        hidden = bert(ids, ids, offsets, 6, read=read, words=words)
+        assert hidden.shape == (11 if read == "all" else 3, 8)
+
+
+def test_a_sequence_longer_than_the_positions_is_refused(tiny_checkpoint: Path) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    with pytest.raises(ValueError, match="129 tokens, but 128 positions"):
+        run(bert, random_batch([129], 60, 2))
+
+
+def test_layer_of_counts_from_the_embeddings_to_the_pooler(write_checkpoint: Any, tmp_path) -> None:
+    bert = random_bert(write_checkpoint, tmp_path, num_hidden_layers=12)
+    layers = {name: bert.layer_of(name) for name, _ in bert.named_parameters()}
+    assert layers["word_embeddings"] == layers["embedding_norm.bias"] == 0
+    assert layers["layers.0.qkv.weight"] == 1
+    assert layers["layers.11.output_norm.bias"] == 12
+    assert layers["pooler.weight"] == 13
+    assert sorted(set(layers.values())) == list(range(14))
+
+
+# Dropout.
+
+
+def test_dropout_keeps_the_share_and_the_mean_it_says() -> None:
+    values = torch.ones(1000, 1003)
+    dropped = dropout(values, 0.1, torch.Generator().manual_seed(0))
+    kept = (dropped != 0).double()
+    share = 230 / 256  # 26 of 256 bytes are below round(0.1 * 256)
+    deviation = (share * (1 - share) / values.numel()) ** 0.5
+    assert abs(kept.mean().item() - share) < 5 * deviation
+    assert dropped.unique().tolist() == pytest.approx([0, 256 / 230])
+    for lane in range(8):  # each byte of a 64-bit word is as random as the others
+        for rate in (0.1, 0.5):
+            mask = dropout(torch.ones(800_000), rate, torch.Generator().manual_seed(1)) != 0
+            assert mask[lane::8].double().mean() == pytest.approx(1 - rate, abs=0.01)
+
+
+def test_dropout_in_bfloat16_has_no_bias() -> None:
+    values = torch.rand(1_000_000, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16)
+    dropped = dropout(values, 0.1, torch.Generator().manual_seed(0))
+    kept = values[dropped != 0].double().sum()
+    assert (dropped.double().sum() / kept).item() == pytest.approx(256 / 230, rel=2e-4)
+
+
+def test_dropout_is_a_function_of_its_seed() -> None:
+    values = torch.randn(7, 13, generator=torch.Generator().manual_seed(0))
+    first, again, other = (
+        dropout(values, 0.3, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
+    assert_close(first, again, atol=0, rtol=0)
+    assert not torch.equal(first, other)
+    assert dropout(values, 0.3, None) is values
+    assert dropout(values, 0.0, torch.Generator()) is values
+    with pytest.raises(ValueError, match=r"between 0 and 0\.99"):
+        dropout(values, 1.0, torch.Generator())
+
+
+def test_gradient_of_dropout_is_its_mask() -> None:
+    values = torch.ones(500, requires_grad=True)
+    dropped = dropout(values, 0.4, torch.Generator().manual_seed(0))
+    dropped.sum().backward()
+    assert_close(values.grad, dropped.detach(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("read", ["all", "cls"])
+def test_masks_depend_on_the_seed_alone(tiny_checkpoint: Path, read: str) -> None:
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    batch = random_batch([7, 12], 60, 2)
+    before = torch.get_rng_state()
+    first = run(bert, batch, dropout_seed=1, read=read)
+    run(bert, batch, dropout_seed=9, read=read)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(77)
+    assert torch.equal(run(bert, batch, dropout_seed=1, read=read), first)
+    assert not torch.equal(run(bert, batch, dropout_seed=2, read=read), first)
+    plain = run(bert, batch, read=read)
+    assert not torch.equal(plain, first)
+    assert torch.equal(plain, run(bert, batch, read=read))
+
+
+@pytest.mark.parametrize("read", ["all", "cls"])
+def test_each_rate_of_dropout_acts_alone(tiny_checkpoint: Path, read: str) -> None:
+    batch = random_batch([7, 12], 60, 2)
+
+    def rated(embedding: float, hidden: float, attention: float) -> Bert:
+        return load_encoder(
+            str(tiny_checkpoint),
+            embedding_dropout=embedding,
+            hidden_dropout=hidden,
+            attention_dropout=attention,
+        ).encoder
+
+    bert = rated(0, 0, 0)
+    plain = run(bert, batch, read=read)
+    assert torch.equal(run(bert, batch, dropout_seed=1, read=read), plain)
+    each = [rated(0.2, 0, 0), rated(0, 0.2, 0), rated(0, 0, 0.2)]
+    results = [run(bert, batch, dropout_seed=1, read=read) for bert in each]
+    for number, result in enumerate(results):
+        assert not torch.equal(result, plain)
+        assert not torch.equal(result, results[number - 1])
+
+
+def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_path: Path) -> None:
+    bert = random_bert(
+        write_checkpoint, tmp_path, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2
+    )
+    layer = bert.layers[0]
+    assert (bert.embedding_dropout, layer.hidden_dropout, layer.attention_dropout) == (
+        0.3,
+        0.3,
+        0.2,
+    )
+
+
+# config.json.
+
+
+def config_file(folder: Path, **values: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_absent_keys_are_berts_defaults(tmp_path: Path) -> None:
+    config = BertConfig.from_json_file(config_file(tmp_path, hidden_size=24))
+    reference = transformers.BertConfig(hidden_size=24)
+    for key, value in config.to_dict().items():
+        if key != "architectures":
+            assert value == getattr(reference, key), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("hidden_act", "swash", '"hidden_act" is "swash"'),
+        ("hidden_act", 3, '"hidden_act" is 3'),
+        ("model_type", "roberta", '"model_type" is "roberta"'),
+        ("position_embedding_type", "relative_key", '"position_embedding_type" is "relative_key"'),
+        ("is_decoder", True, '"is_decoder" is true'),
+        ("add_cross_attention", True, '"add_cross_attention" is true'),
+        ("pruned_heads", {"0": [1]}, '"pruned_heads"'),
+        ("quantization_config", {"bits": 8}, '"quantization_config"'),
+        ("hidden_size", -8, '"hidden_size" is -8, but must be a whole number above 0'),
+        ("vocab_size", 0, '"vocab_size" is 0'),
+        ("vocab_size", "82", '"vocab_size" is "82"'),
+        ("num_hidden_layers", 2.5, '"num_hidden_layers" is 2.5'),
+        ("num_hidden_layers", True, '"num_hidden_layers" is true'),
+        ("type_vocab_size", None, '"type_vocab_size" is null'),
+        ("layer_norm_eps", -1e-12, '"layer_norm_eps" is -1e-12'),
+        ("layer_norm_eps", "1e-12", '"layer_norm_eps" is "1e-12"'),
+        ("layer_norm_eps", float("nan"), '"layer_norm_eps" is NaN'),
+        ("hidden_dropout_prob", 1.0, '"hidden_dropout_prob" is 1.0, but must be from 0 to 0.99'),
+        ("attention_probs_dropout_prob", -0.1, '"attention_probs_dropout_prob" is -0.1'),
+        ("pad_token_id", "0", '"pad_token_id" is "0"'),
+        ("tie_word_embeddings", "yes", '"tie_word_embeddings" is "yes"'),
+    ],
+)
+def test_a_value_that_is_not_implemented_is_named(
+    tmp_path: Path, key: str, value: Any, told: str
+) -> None:
+    path = config_file(tmp_path, **{key: value})
+    with pytest.raises(ComityError) as caught:
+        BertConfig.from_json_file(path)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{path}: ")
+    assert told in fault
+
+
+def test_values_that_change_nothing_are_taken(tmp_path: Path) -> None:
+    path = config_file(
+        tmp_path,
+        position_embedding_type=None,
+        quantization_config=None,
+        is_decoder=False,
+        pad_token_id=None,
+        hidden_dropout_prob=0,
+        use_cache=True,
+        id2label={"0": "LABEL_0"},
+        torch_dtype="float32",
+    )
+    assert BertConfig.from_json_file(path).hidden_dropout_prob == 0
+
+
+def test_all_faults_of_a_config_are_told_at_once(tmp_path: Path) -> None:
+    path = config_file(tmp_path, hidden_act="gleu", vocab_size=-1, is_decoder=True)
+    with pytest.raises(ComityError) as caught:
+        BertConfig.from_json_file(path)
+    assert len(caught.value.faults) == 3
+    assert 'did you mean "gelu"?' in str(caught.value)
+
+
+def test_heads_must_divide_the_width(tmp_path: Path) -> None:
+    path = config_file(tmp_path, hidden_size=10, num_attention_heads=4)
+    with pytest.raises(ComityError, match="10 is not a multiple of 4 heads"):
+        BertConfig.from_json_file(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "3", '{"hidden_size": 8,}', "[" * 100_000])
+def test_a_config_that_is_no_object_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(ComityError) as caught:
+        BertConfig.from_json_file(path)
+    assert len(caught.value.faults) == 1
+    assert str(path) in str(caught.value)
