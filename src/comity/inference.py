@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from comity.model.weights import LoadedEncoder
 from comity.prepare import load_as_declared, template_of, text_encoder
 from comity.recipe import Recipe
 from comity.runs import RunDirectory
+from comity.sections import TaskSection
 from comity.targets import Target
 
-Text = str | tuple[str, str] | list[str]
+Text = str | Sequence[str]
 CHUNK = 1024
 """Texts that are tokenised and sorted by length together."""
 
@@ -71,7 +71,7 @@ class Model:
 
     def text_count(self, task: str) -> int:
         """How many texts a row of the task has."""
-        return len(self._section(task).text_columns)
+        return len(self.section(task).text_columns)
 
     def predict(self, task: str, texts: Sequence[Text]) -> list[Prediction]:
         """Label and probabilities of each text (or pair of texts) by one task's head.
@@ -128,14 +128,14 @@ class Model:
 
         Without `path` the recipe's dev file is judged again.
         """
-        section = self._section(task)
+        section = self.section(task)
         split = self._split(task, path)
         limit = self._facts["tasks"][task]["max_length"]
         outputs = task_outputs(self._model, task, split, self._template, limit)
         return judge(task, self._spec(task), section.metric_name, split, outputs)
 
     def _split(self, task: str, path: str | Path | None) -> Split:
-        section = self._section(task)
+        section = self.section(task)
         if path is None:
             if not isinstance(section.dev, str):
                 raise ComityError(
@@ -146,10 +146,11 @@ class Model:
         return file_split(task, section, self.target(task), Path(path), encoder)
 
     def _spec(self, task: str) -> TaskModel:
-        self._section(task)
+        self.section(task)
         return self._model.tasks[task]
 
-    def _section(self, task: str):
+    def section(self, task: str) -> TaskSection:
+        """The task as the recipe declares it."""
         if task not in self._recipe.tasks:
             known = ", ".join(self._recipe.tasks)
             hint = nearest(task, self._recipe.tasks)
@@ -159,7 +160,7 @@ class Model:
     def _pooling(self, task: str | None, raw: bool) -> str:
         embedding = [name for name, spec in self._model.tasks.items() if spec.embeds]
         if task is not None:
-            self._section(task)
+            self.section(task)
         if raw:
             return "mean" if task is None else self._model.tasks[task].pooling
         if task is None and len(embedding) == 1:

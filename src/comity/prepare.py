@@ -1,7 +1,9 @@
 """From a recipe to everything that training needs: encoder, tasks, model; all faults found here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from comity.data.batches import Template
 from comity.data.leaks import drop, find_leaks, sentences
@@ -51,6 +53,30 @@ class Prepared:
             for name, data in self.tasks.items()
         }
         return MultiTaskModel(self.encoder, tasks, self.recipe.train.seed)
+
+    def facts(self, specs: Mapping[str, TaskModel]) -> dict[str, Any]:
+        """What a run of this is made of, for run.json: encoder, tasks, digests of the files."""
+        splits = [
+            split
+            for data in self.tasks.values()
+            for split in (data.train, data.dev, *data.stage_train.values())
+        ]
+        return {
+            "data": str(self.folder.resolve()),
+            "encoder": self.loaded.source,
+            "tasks": {
+                name: {
+                    "target": spec.target.to_dict(),
+                    "views": list(spec.views),
+                    "pooling": spec.pooling,
+                    "dropout": spec.dropout,
+                    "metric": self.tasks[name].task.metric_name,
+                    "max_length": self.tasks[name].max_length,
+                }
+                for name, spec in specs.items()
+            },
+            "files": {str(split.table.path): split.table.digest for split in splits},
+        }
 
 
 def load_as_declared(recipe: Recipe, name: str, revision: str | None = None) -> LoadedEncoder:

@@ -104,6 +104,11 @@ def _toml_fault(path: Path, message: str) -> str:
     return f"{path}{line}: not valid TOML ({what}); mend that line"
 
 
+# Keys of which a recipe has one or the other; setting one from outside takes the other's place.
+_PAIRS = (("steps", "epochs"), ("batch_size", "batch_tokens"), ("text", "texts"))
+_INSTEAD = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+
+
 def _with_overrides(values: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -116,6 +121,7 @@ def _with_overrides(values: dict[str, Any], overrides: Sequence[str], path: Path
         if not isinstance(place, dict):
             raise ComityError(f'--set "{override}": {path} has no table there to set a key in')
         place[last] = _toml_value(text.strip())
+        place.pop(_INSTEAD.get(last), None)
     return values
 
 

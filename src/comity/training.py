@@ -7,7 +7,7 @@ Reads from top to bottom like the data-flow picture of the documentation: `train
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from comity.metrics import Score, better, mean_score
 from comity.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.plan import StagePlan, plan_stage
 from comity.prepare import Prepared, prepare
+from comity.progress import Listener, Progress, Tally
 from comity.recipe import Recipe
 from comity.runs import RunDirectory, save_model, versions
 from comity.seeds import PROBE, SAMPLE, generator, name_key
@@ -36,60 +37,6 @@ MOST_SKIPPED = 10
 
 LOG_EVERY = 50
 """Steps between two lines of training loss (or of cosines) in the metrics."""
-
-
-@dataclass
-class Tally:
-    """What has been seen since the last line of training loss."""
-
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, batches: Sequence[Batch], losses: Sequence[float], seconds: float) -> None:
-        """Count one step."""
-        for batch, loss in zip(batches, losses, strict=True):
-            self.losses.setdefault(batch.task, []).append(loss)
-            self.examples += batch.rows
-            self.tokens += batch.tokens
-        self.seconds += seconds
-
-    def means(self) -> dict[str, float | None]:
-        """Mean loss of each task seen; a task whose loss was not finite has none."""
-        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
-        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
-
-
-@dataclass
-class Progress:
-    """Where a run stands; kept in checkpoints, so that a resumed run knows it."""
-
-    stage: int = 0
-    stage_step: int = 0  # steps done in the stage
-    step: int = 0  # steps done in the run
-    examples: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    watched: int = 0  # steps and probes whose Gramian was seen
-    conflicted: int = 0  # of those, how many had a pair in conflict
-    without_gain: int = 0  # evaluations since the best
-    best: dict[str, Any] | None = None  # the score by which the kept model was chosen
-    best_of_task: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stopped_early: bool = False
-
-
-class Listener:
-    """What a run tells while it goes; the terminal's display is one, this one says nothing."""
-
-    def planned(self, trainer: "Trainer") -> None:
-        """Before the first step."""
-
-    def stepped(self, trainer: "Trainer") -> None:
-        """After each step."""
-
-    def evaluated(self, trainer: "Trainer", evaluations: dict[str, Evaluation]) -> None:
-        """After dev was judged."""
 
 
 def train(
@@ -124,6 +71,8 @@ def train(
 
 class Trainer:
     """The model in its flat vector, the plan, and where the run stands."""
+
+    directory: RunDirectory  # set by `run`
 
     def __init__(self, prepared: Prepared, listener: Listener | None = None):
         recipe = prepared.recipe
@@ -200,7 +149,10 @@ class Trainer:
         batches = [self._batch(plan, turn) for turn in turns]
         together = plan.stage.balancer == "sum"
         losses, tasks = self.backward.fill(self.gradients, batches, together, self.progress.step)
-        weights, norm = self._weigh(plan, tasks, together)
+        gramian = self.gradients.gramian()
+        weights, norm = self._weigh(plan, tasks, gramian)
+        if not together:
+            self._note_conflict(tasks, gramian)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
             self._update(plan, set(tasks), weights, norm)
@@ -216,15 +168,11 @@ class Trainer:
         return self.backward.batch(scheduled.name, plan.splits[turn.task], places)
 
     def _weigh(
-        self, plan: StagePlan, tasks: Sequence[str], together: bool
+        self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
     ) -> tuple[list[float], float]:
         """The balancer's weight of each row, and the norm of what they and the heads come to."""
-        gramian = self.gradients.gramian()
-        weights = torch.ones(1, dtype=torch.float64)  # one row that is the sum already
-        if not together:
-            orders = draw_orders(self.settings.seed, self.progress.step, len(tasks))
-            weights, _ = BALANCERS[plan.stage.balancer](gramian, orders, {})
-            self._note_conflict(tasks, gramian)
+        orders = draw_orders(self.settings.seed, self.progress.step, len(gramian))
+        weights, _ = BALANCERS[plan.stage.balancer](gramian, orders, {})
         shared = float(weights @ gramian @ weights)
         heads = sum(self.gradients.squared_norm(task) for task in tasks)
         norm = math.sqrt(max(shared, 0) + heads) if math.isfinite(shared + heads) else math.nan
@@ -269,6 +217,36 @@ class Trainer:
                 f"finite in {MOST_SKIPPED} steps in a row, so the run stops; lower the learning "
                 "rate or look at these rows"
             )
+
+    def time_left(self, steps: int = 4) -> float | None:
+        """Seconds that all stages will take, from a few timed steps that leave no trace.
+
+        None for a plan so short that timing it would cost as much as running it.
+        """
+        if sum(len(plan.steps) for plan in self.plans) < 20 * steps:
+            return None
+        masters = self.flat.masters.clone()
+        total = 0.0
+        for plan in self.plans:
+            self.start_stage(plan)
+            chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
+            tokens, seconds = 0, 0.0
+            for number, turns in enumerate(chosen):
+                started = time.perf_counter()
+                batches = [self._batch(plan, turn) for turn in turns]
+                together = plan.stage.balancer == "sum"
+                _, tasks = self.backward.fill(self.gradients, batches, together, PROBE)
+                weights, norm = self._weigh(plan, tasks, self.gradients.gramian())
+                self._update(plan, set(tasks), weights, norm)
+                if number:  # the first step also fills caches
+                    tokens += sum(batch.tokens for batch in batches)
+                    seconds += time.perf_counter() - started
+            total += seconds / tokens * sum(count.tokens for count in plan.counts)
+        self.flat.masters.copy_(masters)
+        self.flat.refresh(0, len(masters))
+        self.optimizer.reset()
+        self.progress = Progress()
+        return total
 
     # --- conflict -------------------------------------------------------------------------------
 
@@ -390,31 +368,11 @@ class Trainer:
 
     def _facts(self) -> dict[str, Any]:
         """What the run is made of, for run.json."""
-        prepared = self.prepared
-        files = {
-            str(split.table.path): split.table.digest
-            for data in prepared.tasks.values()
-            for split in (data.train, data.dev, *data.stage_train.values())
-        }
-        tasks = {}
-        for name, spec in self.model.tasks.items():
-            data = prepared.tasks[name]
-            tasks[name] = {
-                "target": spec.target.to_dict(),
-                "views": list(spec.views),
-                "pooling": spec.pooling,
-                "dropout": spec.dropout,
-                "metric": data.task.metric_name,
-                "max_length": data.max_length,
-            }
         return {
             "format": 1,
             "seed": self.settings.seed,
             "precision": str(self.dtype).removeprefix("torch."),
-            "data": str(prepared.folder.resolve()),
-            "encoder": prepared.loaded.source,
-            "tasks": tasks,
-            "files": files,
+            **self.prepared.facts(self.model.tasks),
             "machine": machine.describe(self.device),
             "versions": versions(),
         }

@@ -9,7 +9,7 @@ import pytest
 
 from comity.demo import corpus, corpus_paraphrase, corpus_sentiment, corpus_words
 from comity.demo.corpus import Event
-from comity.demo.corpus_words import Words
+from comity.demo.corpus_words import DOMAINS, Words
 
 TASKS = {
     "sentiment": {"negative": (500, 100), "mixed": (500, 100), "positive": (500, 100)},
@@ -75,7 +75,7 @@ def test_columns_sizes_and_balance(task: str, split: str):
 
 def test_labels_are_spread_over_the_file():
     first_rows = Counter(row["sentiment"] for row in read("sentiment", "train")[:150])
-    assert min(first_rows.values()) > 25
+    assert all(first_rows[label] > 25 for label in TASKS["sentiment"])
 
 
 def test_train_and_dev_share_no_sentence_across_all_tasks():
@@ -105,7 +105,7 @@ def test_texts_are_clean_sentences(task: str, split: str):
 
 def test_nouns_names_and_places_of_dev_stand_in_no_training_text():
     lists = [words for words in vars(corpus_words).values() if isinstance(words, Words)]
-    lists += [domain.objects for domain in corpus_words.DOMAINS]
+    lists += [domain.objects for domain in DOMAINS]
     held_out = {word for words in lists for word in re.split("[,;] |/", words.dev)}
     for setting in corpus_sentiment.SETTINGS["dev"]:
         held_out |= {thing.split(":")[0] for thing in setting.split(", ")}
@@ -123,13 +123,13 @@ def test_nouns_names_and_places_of_dev_stand_in_no_training_text():
 GOOD_WORDS = """
     tasty delicious wholesome satisfying clean cozy quiet tidy friendly polite helpful competent
     sturdy reliable practical excellent gripping clever inspiring funny smooth pleasant relaxing
-    comfortable flavorful mouthwatering spotless inviting courteous attentive dependable robust
+    comfortable superb appealing spotless inviting courteous attentive dependable robust
     captivating witty enjoyable delightful
 """
 BAD_WORDS = """
     bland awful greasy disappointing dirty gloomy noisy messy rude surly unhelpful careless flimsy
     unreliable impractical worthless dull silly tedious tiresome bumpy miserable stressful
-    exhausting tasteless revolting filthy dingy insolent indifferent defective shoddy boring dreary
+    exhausting horrible revolting filthy dingy insolent indifferent defective shoddy boring dreary
     dreadful wretched
 """
 GOOD, BAD = set(GOOD_WORDS.split()), set(BAD_WORDS.split())
@@ -228,12 +228,13 @@ def test_two_denials_agree():
     assert corpus.score(denied, denied) == 5.0
 
 
-def families_for_test(split: str) -> list[list[list[list[str]]]]:
+def families_of_parts(split: str) -> list[list[list[list[str]]]]:
     """Actor, action, object, place and time as families of members of synonyms."""
     parts = [
         corpus_words.ACTORS.of(split),
-        "; ".join(domain.actions for domain in corpus_words.DOMAINS),
-        "; ".join(domain.objects.of(split) for domain in corpus_words.DOMAINS),
+        # "fix fixed" becomes the pattern "fix|fixed"
+        re.sub(r"(\w) (\w)", r"\1|\2", "; ".join(domain.actions for domain in DOMAINS)),
+        "; ".join(domain.objects.of(split) for domain in DOMAINS),
         corpus_words.PLACES.of(split),
         corpus_words.TIMES,
     ]
@@ -245,7 +246,7 @@ def families_for_test(split: str) -> list[list[list[list[str]]]]:
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_scores_follow_from_what_the_sentences_say(split: str):
-    parts = families_for_test(split)
+    parts = families_of_parts(split)
 
     def said(text: str, part: list[list[list[str]]]) -> tuple[int, int]:
         """Family and member of the one word of `part` that stands in `text`."""
@@ -254,9 +255,7 @@ def test_scores_follow_from_what_the_sentences_say(split: str):
             for family_number, family in enumerate(part)
             for member_number, member in enumerate(family)
             for word in member
-            # An action is written in two forms ("fix fixed"), a place in several words.
-            for form in (word.split() if part is parts[1] else [word])
-            if re.search(rf"\b{form}\b", text, re.IGNORECASE)
+            if re.search(rf"\b({word})\b", text, re.IGNORECASE)
         }
         return found
 

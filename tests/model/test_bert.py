@@ -363,6 +363,21 @@ def test_each_rate_of_dropout_acts_alone(tiny_checkpoint: Path, read: str) -> No
         assert not torch.equal(result, results[number - 1])
 
 
+@pytest.mark.parametrize("silent", ["attention_output", "contract"])
+def test_hidden_dropout_acts_after_attention_and_after_feed_forward(
+    tiny_checkpoint: Path, silent: str
+) -> None:
+    bert = load_encoder(
+        str(tiny_checkpoint), embedding_dropout=0, hidden_dropout=0.2, attention_dropout=0
+    ).encoder
+    batch = random_batch([7, 12], 60, 2)
+    with torch.no_grad():  # one of the two gives zeros, on which dropout has no effect
+        for name, parameter in bert.named_parameters():
+            if silent in name:
+                parameter.zero_()
+    assert not torch.equal(run(bert, batch, dropout_seed=1), run(bert, batch))
+
+
 def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_path: Path) -> None:
     bert = random_bert(
         write_checkpoint, tmp_path, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2

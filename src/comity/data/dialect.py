@@ -33,7 +33,7 @@ def find_delimiter(
     evidence = {d: _evidence(head, d, columns, format) for d in DELIMITERS}
     best = max(evidence.values())
     winners = [d for d in DELIMITERS if evidence[d] == best]
-    if best[1] == 0:
+    if best[1] == 0 and sum(found == best[0] for found, _, _ in evidence.values()) > 1:
         return _unused_delimiter(path, head)
     if len(winners) > 1 and "\t" not in winners:
         raise ComityError(

@@ -54,7 +54,7 @@ def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, d
             )
         first = False
         try:
-            item = decode(line)
+            item = decode(line.rstrip("\r\n"))
         except JSONDecodeError as error:
             reason = error.msg[:1].lower() + error.msg[1:]
             faults.add(

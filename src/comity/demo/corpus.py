@@ -4,8 +4,8 @@
 folder `corpus` beside this file (or into `--out DIR`), the same bytes each time.
 
 **sentiment** (`id,text,sentiment`): is the writer's verdict `negative`, `mixed` or `positive`?
-Nearly every review has its twin with the good and the bad word exchanged, so the label lies in
-negation, contrast, changed expectations, comparisons and in whose opinion the writer shares.
+Each template is filled with good and with bad words alike, so the label lies in negation, contrast,
+changed expectations, comparisons and in whose opinion the writer shares.
 
 **paraphrase** (`id,first,second,same`): do two questions or requests ask for the same, `yes` or
 `no`? A `yes` is reworded; a `no` has two roles exchanged, asks the opposite, or names another
@@ -60,12 +60,13 @@ ROWS_PER_LABEL = {
     "similarity": {"train": 60, "dev": 22},
 }
 
-# Groups of review templates as often as they are drawn; "plain" twice, so that a model first meets
-# what the words themselves say and then what turns them round.
+# Groups of review templates, each as often as it is drawn. "plain" stands twice: were as many
+# verdicts turned round as not, words would say nothing and a model would find no way to begin.
+VERDICT_GROUPS = ("plain", "plain", "turned", "both")
+
 # Shares of rows: reviews in dev from templates that only dev has; differing questions that name
 # another thing, and those (of the others) that repeat the first question's wording; events denied
 # in the first sentence, and pairs of which one event is denied and the other not.
-VERDICT_GROUPS = ("plain", "plain", "turned", "both")
 DEV_ONLY_SHARE = 0.1
 OTHER_THING_SHARE = 0.2
 SAME_WORDING_SHARE = 0.4
@@ -105,7 +106,7 @@ def normalized(text: str) -> str:
 
 def with_articles(text: str) -> str:
     """`text` with "a" made "an" before a vowel ("used" begins with a consonant's sound)."""
-    return re.sub(r"\b([Aa]) (?=(?!used)[aeiou])", r"\1n ", text)
+    return re.sub(r"\b([Aa]) (?=(?!used)[aeiouAEIOU])", r"\1n ", text)
 
 
 # --- sentiment -----------------------------------------------------------------------------------

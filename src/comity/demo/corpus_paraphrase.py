@@ -161,16 +161,6 @@ FRAMES = (
         ),
     ),
     Frame(
-        words.FOODS,
-        words.FOODS,
-        (
-            "Why do cooks prefer {a} to {b}?",
-            "Why do cooks like {a} better than {b}?",
-            "Why do cooks like {b} less than {a}?",
-            "Why would a cook rather have {a} than {b}?",
-        ),
-    ),
-    Frame(
         words.ANIMALS,
         words.ANIMALS,
         (
@@ -268,20 +258,6 @@ FRAMES = (
             "How can {b} stop {a} from growing in the garden?",
             "What should {b} do to have less {a} in the garden?",
             "The garden has more than enough {a}; what can {b} do?",
-        ),
-    ),
-    Frame(
-        words.GADGETS,
-        words.NAMES,
-        (
-            "Why does {b}'s {a} work only in the morning?",
-            "Why does {b}'s {a} fail all day except in the morning?",
-            "{b}'s {a} runs at no time but the morning; what is wrong?",
-        ),
-        (
-            "Why does {b}'s {a} fail only in the morning?",
-            "Why does {b}'s {a} work all day except in the morning?",
-            "{b}'s {a} runs at any time but the morning; what is wrong?",
         ),
     ),
     Frame(

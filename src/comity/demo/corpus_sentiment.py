@@ -6,7 +6,7 @@ from comity.demo.corpus_words import Words
 ADJECTIVES = {
     "food": Words(
         train="tasty/bland, delicious/awful, wholesome/greasy, satisfying/disappointing",
-        dev="tasty/bland, flavorful/tasteless, mouthwatering/revolting",
+        dev="tasty/bland, superb/horrible, appealing/revolting",
     ),
     "room": Words(
         train="clean/dirty, cozy/gloomy, quiet/noisy, tidy/messy",

@@ -78,7 +78,7 @@ PLANTS = Words(
     train="moss, clover, ivy, mint, ferns, daisies, thistles, bamboo", dev="grass, violets, nettles"
 )
 GROUPS = Words(
-    train="members, students, families, guests, beginners, tourists",
+    train="members, students, families, guests, beginners, locals",
     dev="children, adults, veterans, neighbors",
 )
 MEALS = Words(
@@ -86,7 +86,7 @@ MEALS = Words(
 )
 ANIMALS = Words(
     train="wolves, foxes, cats, owls, bears, snakes, crows, rats",
-    dev="lions, cheetahs, tigers, eagles, sharks, hyenas",
+    dev="lions, cheetahs, tigers, leopards, jackals, hyenas",
 )
 
 # --- similarity ----------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ DOMAINS = (
         ),
     ),
     Domain(
-        actions="cook cooked/prepare prepared, warm warmed/heat heated; taste tasted/sample "
+        actions="prepare prepared/make made, warm warmed/heat heated; taste tasted/sample "
         "sampled, finish finished; burn burned, spoil spoiled/ruin ruined",
         objects=Words(
             train="soup/broth, stew; pie/tart, cake; omelet, pancake; sausage, steak",

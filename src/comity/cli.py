@@ -1,0 +1,254 @@
+"""The terminal door: arguments in, sentences out; no logic of its own."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comity
+from comity.errors import ComityError
+
+EPILOG = """\
+examples:
+  comity demo                                    train three small tasks and look at the result
+  comity check recipe.toml --data data           find every fault before training
+  comity train recipe.toml --data data --out runs/first
+  comity evaluate runs/first --task mood --file unseen.csv --json
+  comity predict runs/first --task mood --input new.csv --output labelled.csv
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 2 a fault the user can mend, 130 stopped."""
+    options = _parser().parse_args(arguments)
+    if not hasattr(options, "run"):
+        _parser().print_help()
+        return 2
+    try:
+        return options.run(options)
+    except ComityError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what was evaluated is kept, go on with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror or error}; free space or pick another place",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="comity",
+        description="Fine-tune one BERT encoder on several text tasks at once.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"comity {comity.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "train three small tasks that come with comity")
+    demo.add_argument("--out", type=Path, help="keep the run here (default: a temporary folder)")
+    _add_set(demo)
+
+    train = _command(commands, "train", _train, "train a recipe")
+    _add_recipe(train)
+    train.add_argument("--out", type=Path, help="the run directory, new or empty")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run")
+    train.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    train.add_argument("--json", action="store_true", help="print results as one JSON object")
+    train.add_argument("--quiet", action="store_true", help="show no progress")
+
+    check = _command(commands, "check", _check, "find every fault of a recipe and its files")
+    _add_recipe(check)
+    check.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "judge a run on its dev or another file")
+    evaluate.add_argument("run_directory", type=Path, metavar="RUN")
+    evaluate.add_argument("--task", help="only this task")
+    evaluate.add_argument("--file", type=Path, help="a labelled file (default: the dev file)")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
+    predict = _command(commands, "predict", _predict, "label a file with a run's model")
+    predict.add_argument("run_directory", type=Path, metavar="RUN")
+    predict.add_argument("--task", required=True)
+    predict.add_argument("--input", type=Path, required=True, help="CSV, TSV, JSON lines, Parquet")
+    predict.add_argument("--output", type=Path, required=True, help="written; its ending decides")
+    predict.add_argument(
+        "--format",
+        choices=("table", "cs224n"),
+        default="table",
+        help="cs224n: the class's leaderboard format",
+    )
+
+    info = _command(commands, "info", _info, "say what a run is and how well it did")
+    info.add_argument("run_directory", type=Path, metavar="RUN")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", type=Path, nargs="?", help="a TOML recipe")
+    command.add_argument(
+        "--data", type=Path, help="where the recipe's files stand (default: beside the recipe)"
+    )
+    command.add_argument(
+        "--drop-leaks", action="store_true", help="leave out training rows that stand in dev"
+    )
+    _add_set(command)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override keys of the recipe, such as train.lr=3e-5",
+    )
+
+
+def _load_recipe(options: argparse.Namespace) -> tuple[Any, Path]:
+    from comity.recipe import Recipe
+
+    if options.recipe is None:
+        raise ComityError("recipe: name a TOML file; README.md has one to start from")
+    recipe = Recipe.load(options.recipe, options.set)
+    return recipe, options.data or options.recipe.parent
+
+
+def _check(options: argparse.Namespace) -> int:
+    from comity.console import show_data
+    from comity.prepare import prepare
+    from comity.summary import data_summary
+
+    recipe, folder = _load_recipe(options)
+    summary = data_summary(prepare(recipe, folder, options.drop_leaks))
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        show_data(summary)
+        print(f"{options.recipe}: no faults found")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from comity.console import Display, show_plan, tell
+    from comity.prepare import prepare
+    from comity.runs import RunDirectory
+    from comity.summary import plan_summary
+    from comity.training import Trainer
+
+    directory = None
+    if options.resume is not None:
+        directory = RunDirectory.open(options.resume)
+        recipe, folder = directory.recipe(), options.data or Path(directory.facts()["data"])
+        if options.recipe is not None or options.set or options.out is not None:
+            raise ComityError("--resume: goes on with the run's own recipe; give nothing else")
+    else:
+        recipe, folder = _load_recipe(options)
+        if options.out is None and not options.dry_run:
+            raise ComityError("--out: name a directory for the run")
+    prepared = prepare(recipe, folder, options.drop_leaks)
+    for sentence in (*prepared.notes, *prepared.leaks):
+        tell(sentence)
+    with Display(quiet=options.quiet or options.json) as display:
+        trainer = Trainer(prepared, display)
+        if options.dry_run:
+            return _show_dry_run(trainer, options.json)
+        if directory is None:
+            directory = RunDirectory.create(Path(options.out))
+        if not options.quiet and not options.json:
+            show_plan(plan_summary(trainer, trainer.time_left()), stderr=True)
+        trainer.run(directory, resume=options.resume is not None)
+    return _show_run(directory, options.json)
+
+
+def _show_dry_run(trainer: Any, as_json: bool) -> int:
+    from comity.console import show_plan
+    from comity.summary import plan_summary
+
+    summary = plan_summary(trainer, trainer.time_left())
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        show_plan(summary)
+    return 0
+
+
+def _show_run(directory: Any, as_json: bool) -> int:
+    from comity.console import show_run
+    from comity.summary import run_summary
+
+    summary = run_summary(directory)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        show_run(summary)
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from comity.runs import RunDirectory
+
+    return _show_run(RunDirectory.open(options.run_directory), options.json)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from comity.console import show_scores
+    from comity.inference import load
+
+    model = load(options.run_directory)
+    if options.file is not None and options.task is None:
+        raise ComityError("--file: name the task that the file is for with --task")
+    tasks = [options.task] if options.task else model.tasks
+    evaluations = {task: model.evaluate(task, options.file) for task in tasks}
+    if options.json:
+        found = {task: evaluation.to_dict() for task, evaluation in evaluations.items()}
+        print(json.dumps(found[options.task] if options.task else {"tasks": found}))
+        return 0
+    show_scores(f"{options.run_directory}", {"score": evaluations})
+    for task, evaluation in evaluations.items():
+        if evaluation.score.reason:
+            print(f"{task}: {evaluation.score.name} has no value ({evaluation.score.reason})")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from comity.inference import load
+    from comity.predict import predict_file
+
+    rows = predict_file(
+        load(options.run_directory), options.task, options.input, options.output, options.format
+    )
+    print(f"{options.output}: {rows:,} rows")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from comity.demo.show import run_demo
+
+    run_demo(options.out, options.set)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
