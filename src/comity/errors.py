@@ -35,7 +35,9 @@ class Faults:
         return self.total > 0
 
     def add(self, sentence: str) -> None:
-        """Keep one sentence; past the limit it is only counted."""
+        """Keep one sentence; past the limit it is only counted. A kept one is not said twice."""
+        if sentence in self._sentences:
+            return
         self.total += 1
         if len(self._sentences) < self.limit:
             self._sentences.append(sentence)

@@ -128,6 +128,33 @@ def test_quotes_that_enclose(path: Path, content: str, want: dict[int, str]):
     assert {line: row[0] for line, row in rows} == want
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text\tlabel\n"Frost\t 1\nand rain."\t 2\n',  # blanks after tabs make no prose of them
+        'text, label\n"Frost, 1\nand rain.", 2\n',  # here each delimiter stands before a blank
+        'text\n"Frost\nand rain."\nFog.\n',  # one column
+    ],
+)
+def test_more_glued_lines_that_are_asked_about(path: Path, content: str):
+    rows, sentences = read(path, content, ["text"])
+    assert rows == [] and len(sentences) == 1 and "quoting = true" in sentences[0]
+
+
+def test_fields_that_only_quotes_would_join(path: Path):
+    rows, sentences = read(path, 'text\tlabel\n"Frost\train"\nFog.\t"x"\nDew.\ty\n')
+    assert sentences == [] and [row for _, row in rows][:2] == [
+        ('"Frost', 'rain"'),
+        ("Fog.", '"x"'),
+    ]
+
+
+def test_enough_well_formed_rows_settle_what_one_alone_would_not(path: Path):
+    doubt = '"Frost,x\nand rain.",y\n'
+    rows, sentences = read(path, "text,label\n" + doubt + '"Hail, snow",x\n' * 2)
+    assert sentences == [] and rows[0] == (2, ("Frost,x\nand rain.", "y")) and len(rows) == 3
+
+
 @pytest.mark.parametrize("field", ['"say ""hail"" thrice"', '"hail\tand fog"', '"hail\nand fog"'])
 def test_one_field_that_needs_its_quotes_settles_it(path: Path, field: str):
     want = field[1:-1].replace('""', '"')
@@ -215,6 +242,12 @@ def test_delimiters_that_cannot_be_told_apart(path: Path):
     assert rows == [(1, ("Yes;no", "x")), (2, ("On;off", "y"))]
 
 
+def test_where_quotes_fit_tells_delimiters_apart(path: Path):
+    content = 'fog;"say\t""ho"""\nsun;"say\t""hi"""\n'
+    rows, sentences = read(path, content, [1], header=False)
+    assert sentences == [] and rows == [(1, ('say\t"ho"',)), (2, ('say\t"hi"',))]
+
+
 def test_texts_alone_are_not_cut_at_their_commas(path: Path):
     rows, sentences = read(path, "text\nHello, you\n\nno mark\nend; of it\n\n\n", ["text"])
     assert sentences == []
@@ -258,6 +291,9 @@ def test_positions(path: Path):
     assert read(path, content, [2, "0"], header=False)[0] == [(1, ("c", "a")), (2, ("f", "d"))]
     rows, sentences = read(path, content, [0, 3, -1, "text"], header=False)
     assert rows == [] and len(sentences) == 3 and all("from 0 to 2" in s for s in sentences)
+    rows, sentences = read(path, content, [0])
+    assert rows == [] and len(sentences) == 1
+    assert "column 0 is a position" in sentences[0] and "header = false" in sentences[0]
     assert read(path, "0,1\na,b\n", [1])[0] == [(2, ("b",))]  # names that are numbers
 
 

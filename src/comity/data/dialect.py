@@ -18,6 +18,9 @@ from comity.errors import ComityError
 
 DELIMITERS = (",", ";", "\t", "|")
 
+# So many records that only quotes explain settle it; the rest of the file need not be looked at.
+ENOUGH_PROOFS = 1000
+
 
 def find_delimiter(
     path: Path, head: list[str], columns: Sequence[str | int], format: TableFormat
@@ -100,52 +103,49 @@ def _holds_quotes(path: Path) -> bool:
 class Survey:
     """What the two readings of a file's quotes look like over all its lines."""
 
-    cut: Counter[int]  # fields per line, quotes being text
-    enclosed: Counter[int]  # fields per record, quotes enclosing fields
-    shapes: set[tuple[int, frozenset[int]]]  # both, of records with fields in quotes
-    first_width: int | None = None  # fields of the first record, None if its quotes are broken
     records: int = 0
+    odd_records: int = 0  # with another number of fields than most, quotes enclosing fields
+    odd_lines: int = 0  # the same of lines, quotes being text
     broken: int = 0  # records with a quoted field that does not close, or not before a delimiter
     plain: int = 0  # fields with a quote inside that none opens
     quoted: int = 0  # fields in quotes
-    doubled: int = 0  # fields in quotes with doubled quotes inside
-    glued: Record | None = None  # the first record whose lines also read as rows of their own
-    prose: bool = True  # whether all such records look like prose over several lines
+    proofs: int = 0  # records that only quotes explain
+    doubts: int = 0  # records of several lines, each of which also reads as a row
+    first_doubt: Record | None = None
 
 
-def finds_quoting(path: Path, encoding: str, delimiter: str, header: bool) -> bool:
+def finds_quoting(path: Path, encoding: str, delimiter: str, head: list[str], header: bool) -> bool:
     """Whether quotes enclose fields. Raises `ComityError` where it cannot be told."""
     if not _holds_quotes(path):
         return False
-    survey = _survey(path, encoding, delimiter)
-    width = survey.first_width if header else None
-    width = width or max(survey.enclosed, key=survey.enclosed.__getitem__, default=1)
-    needed = any(fields == width and cut != {width} for fields, cut in survey.shapes)
-    if survey.doubled or needed:
-        return True  # and what else does not fit is a fault
-    enclosed_odd = survey.enclosed.total() - survey.enclosed[width]
-    cut_odd = survey.cut.total() - survey.cut[width]
-    if survey.broken or survey.plain or enclosed_odd > cut_odd:
-        # No row needs its quotes and some contradict them. With commas or semicolons that is a
-        # fault, quotes being the custom there; with tabs it is text, unless most rows have them.
-        return delimiter in ",;" or 2 * survey.quoted > survey.records
-    glued = survey.glued
-    if glued and not (survey.prose and width > 1 and delimiter != "\t"):
+    records = [r.fields for r in split_records(head, delimiter, True) if r.fields != [""]]
+    widths = Counter(len(fields) for fields in (records[:1] if header else records) if fields)
+    width = widths.most_common(1)[0][0] if widths else head[0].count(delimiter) + 1
+    survey = _survey(path, encoding, delimiter, width)
+    if survey.proofs > survey.doubts:
+        return True  # and what does not fit is a fault
+    contradicted = survey.broken or survey.plain or survey.odd_records > survey.odd_lines
+    # With commas or semicolons quotes are the custom, so one that does not fit is a fault; with
+    # tabs it makes all of them text, unless most rows have fields in quotes.
+    if contradicted and delimiter not in ",;" and 2 * survey.quoted <= survey.records:
+        return False
+    if survey.first_doubt:
+        line, last = survey.first_doubt.line, survey.first_doubt.last
         raise ComityError(
-            f"{path}:{glued.line}: a quote opens a field here and closes on line {glued.last}, but "
-            f"each line also reads as a row of its own; set quoting = false if quotes are text, or "
-            f"quoting = true if fields span lines"
+            f"{path}:{line}: a quote opens a field here and closes on line {last}, but each line "
+            f"also reads as a row of its own; set quoting = false if quotes are text, or quoting = "
+            f"true if fields span lines"
         )
     return True
 
 
-def _survey(path: Path, encoding: str, delimiter: str) -> Survey:
-    survey = Survey(Counter(), Counter(), set())
+def _survey(path: Path, encoding: str, delimiter: str, width: int) -> Survey:
+    survey = Survey()
 
     def counted() -> Iterator[str]:
         for line in text_lines(path, encoding):
-            if line not in ("\n", "\r\n", "\r"):
-                survey.cut[line.count(delimiter) + 1] += 1
+            if line.count(delimiter) + 1 != width and line not in ("\n", "\r\n", "\r"):
+                survey.odd_lines += 1
             yield line
 
     for record in split_records(counted(), delimiter, quoting=True):
@@ -156,17 +156,18 @@ def _survey(path: Path, encoding: str, delimiter: str) -> Survey:
         if fields is None:
             survey.broken += 1
             continue
-        if survey.records == 1:
-            survey.first_width = len(fields)
-        survey.enclosed[len(fields)] += 1
+        if len(fields) != width:
+            survey.odd_records += 1
         if record.quotes:
-            _look_at_quotes(survey, record, fields, delimiter)
-            if survey.doubled:
-                break  # nothing that follows would change the answer
+            _look_at_quotes(survey, record, fields, delimiter, width)
+            if survey.proofs - survey.doubts >= ENOUGH_PROOFS:
+                break
     return survey
 
 
-def _look_at_quotes(survey: Survey, record: Record, fields: list[str], delimiter: str) -> None:
+def _look_at_quotes(
+    survey: Survey, record: Record, fields: list[str], delimiter: str, width: int
+) -> None:
     quoted = [field for field in fields if field[:1] == QUOTE]
     text = delimiter.join(fields)
     if len(quoted) < len(fields):
@@ -174,16 +175,17 @@ def _look_at_quotes(survey: Survey, record: Record, fields: list[str], delimiter
     if not quoted:
         return
     survey.quoted += len(quoted)
-    if '""' in text:
-        survey.doubled += sum('""' in field[1:-1] for field in quoted)
-    lines = [text]
-    if record.last > record.line:
-        lines = [line for line in re.split(r"[\r\n]+", text) if line]
-    cut = {line.count(delimiter) + 1 for line in lines}
-    survey.shapes.add((len(fields), frozenset(cut)))
-    if len(lines) > 1 and cut == {len(fields)}:
-        survey.glued = survey.glued or record
-        survey.prose = survey.prose and _looks_like_prose(fields, delimiter)
+    several = record.last > record.line
+    lines = [line for line in re.split(r"[\r\n]+", text) if line] if several else [text]
+    rows = all(line.count(delimiter) + 1 == width for line in lines)
+    if len(fields) == width and not rows:
+        survey.proofs += 1
+    elif len(fields) == width and several:
+        if delimiter == "\t" or width == 1 or not _looks_like_prose(fields, delimiter):
+            survey.doubts += 1
+            survey.first_doubt = survey.first_doubt or record
+    elif '""' in text and any('""' in field[1:-1] and field.strip(QUOTE) for field in quoted):
+        survey.proofs += 1
 
 
 def _looks_like_prose(fields: list[str], delimiter: str) -> bool:

@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from comity.data.batches import TaskBatches
 from comity.errors import Faults, nearest
 from comity.seeds import SCHEDULE, generator
-
-from .batches import TaskBatches
 
 SCHEDULES = ("round-robin", "sequential", "proportional", "temperature", "annealed")
 

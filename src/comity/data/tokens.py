@@ -79,7 +79,8 @@ def token_table(
 ) -> TokenTable | None:
     """The table at `path`, from the cache or read, tokenised and cached now.
 
-    None where the file has faults (they are in `faults`); such a file is never cached.
+    A file with faults (they are in `faults`) is never cached. None where rows could not be read;
+    where only texts were wrong the table is there, so that its labels can be looked at too.
     """
     digest = _digest(path)
     if digest is None:
@@ -99,15 +100,20 @@ def token_table(
     folder = cache_folder() / "tokens" / key
     if not _complete(folder):
         building = _new_folder(folder)
-        found = Faults(faults.limit)
-        writer = _Writer(building, len(texts), len(labels), encoder, path, found)
-        writer.write(read_table(path, [*texts, *labels], format, found))
-        if found:
-            faults.merge(found)
+        unread, no_texts = Faults(faults.limit), Faults(faults.limit)
+        writer = _Writer(building, len(texts), len(labels), encoder, path, no_texts)
+        writer.write(read_table(path, [*texts, *labels], format, unread))
+        faults.merge(unread)
+        faults.merge(no_texts)
+        if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
         writer.finish({"reading": describe(path, format), "digest": digest})
-        folder = _publish(building, folder)
+        if no_texts:
+            atexit.register(shutil.rmtree, building, ignore_errors=True)
+            folder = building
+        else:
+            folder = _publish(building, folder)
     return _open(folder, path, len(texts), len(labels))
 
 

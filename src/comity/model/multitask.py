@@ -97,7 +97,7 @@ class MultiTaskModel(nn.Module):
             vectors = mean_pool(hidden, packed.offsets) if read == "all" else hidden
         else:
             vectors = self.encoder.pool(hidden)
-        views = len(packed.offsets) // count
+        views = (len(packed.offsets) - 1) // count
         return [vectors[view * count : (view + 1) * count] for view in range(views)]
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:

@@ -1,0 +1,98 @@
+"""Small tables and recipes that several tests train on."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from comity import Recipe
+
+ADJECTIVES = {
+    "good": "up",
+    "great": "up",
+    "best": "up",
+    "bad": "down",
+    "poor": "down",
+    "worst": "down",
+}
+NOUNS = ["house", "book", "film", "train", "street", "garden", "tea", "song", "river", "car"]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """A CSV file with a header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    """A JSON lines file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def mood_rows(start: int, count: int) -> list[tuple[str, str]]:
+    """Texts whose one adjective decides the label; each number gives another text."""
+    rows = []
+    for number in range(start, start + count):
+        adjective = list(ADJECTIVES)[number % 6]
+        noun = NOUNS[number // 6 % 10]
+        rows.append((f"the {noun} number {number} is {adjective}", ADJECTIVES[adjective]))
+    return rows
+
+
+def alike_rows(start: int, count: int) -> list[tuple[str, str, float]]:
+    """Pairs whose score is 4 where the nouns agree and 1.5 where they do not."""
+    rows = []
+    for number in range(start, start + count):
+        first, second = NOUNS[number % 10], NOUNS[(number + number % 2) % 10]
+        score = 4.0 if first == second else 1.5
+        rows.append((f"a {first} {number}", f"the old {second} {number}", score))
+    return rows
+
+
+def write_two_tasks(folder: Path, mood: int = 36, alike: int = 20) -> None:
+    """Training and dev files of the two tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "mood.csv", ["text", "mood"], mood_rows(0, mood))
+    write_csv(folder / "mood-dev.csv", ["text", "mood"], mood_rows(1000, 12))
+    write_csv(folder / "alike.csv", ["a", "b", "score"], alike_rows(0, alike))
+    write_csv(folder / "alike-dev.csv", ["a", "b", "score"], alike_rows(1000, 10))
+
+
+def two_tasks(encoder: Path, **changes: Any) -> Recipe:
+    """A recipe over `write_two_tasks`; changes are `train__lr=...` or `tasks__mood__head=...`."""
+    recipe: dict[str, Any] = {
+        "encoder": {"name": str(encoder), "dropout": 0.1},
+        "train": {"precision": "float32", "batch_size": 8, "epochs": 1, "lr": 1e-3},
+        "tasks": {
+            "mood": {
+                "kind": "classification",
+                "train": "mood.csv",
+                "dev": "mood-dev.csv",
+                "text": "text",
+                "label": "mood",
+            },
+            "alike": {
+                "kind": "similarity",
+                "head": "regression",
+                "train": "alike.csv",
+                "dev": "alike-dev.csv",
+                "texts": ["a", "b"],
+                "label": "score",
+            },
+        },
+    }
+    for path, value in changes.items():
+        place = recipe
+        *parents, last = path.split("__")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if value is ...:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return Recipe.from_dict(recipe)

@@ -1,0 +1,195 @@
+"""Recipes: what is accepted, what is refused, and the sentence that says why."""
+
+import copy
+
+import pytest
+
+from comity import ComityError, Recipe
+
+MOOD = {"kind": "classification", "train": "a.csv", "dev": 0.1, "text": "text", "label": "mood"}
+ALIKE = {
+    "kind": "similarity",
+    "train": "b.csv",
+    "dev": "c.csv",
+    "texts": ["left", "right"],
+    "label": "score",
+}
+BASE = {"train": {"lr": 1e-4}, "tasks": {"mood": MOOD, "alike": ALIKE}}
+
+
+def changed(**changes):
+    """The base recipe with keys set (`train__lr=...`) or removed (a value of ...)."""
+    recipe = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        place = recipe
+        *parents, last = path.split("__")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return recipe
+
+
+def faults_of(recipe):
+    with pytest.raises(ComityError) as caught:
+        Recipe.from_dict(recipe, "r.toml")
+    return caught.value.faults
+
+
+def test_defaults_are_the_papers_heads():
+    recipe = Recipe.from_dict(BASE)
+    assert recipe.tasks["mood"].head_name == "linear"
+    assert recipe.tasks["mood"].views == ("first",)
+    assert recipe.tasks["alike"].head_name == "bins"
+    assert recipe.tasks["alike"].views == ("pair",)
+    assert recipe.stages[0].epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train__bacth_size": 3}, ["train.bacth_size", 'did you mean "batch_size"']),
+        ({"tasks__mood__lable": "x"}, ["tasks.mood.lable", 'did you mean "label"']),
+        ({"stagse": []}, ["stagse", 'did you mean "stages"']),
+        ({"encoder__nmae": "x"}, ["encoder.nmae", 'did you mean "name"']),
+        ({"train__lr": "fast"}, ["train.lr", "a number", '"fast"']),
+        ({"train__seed": 1.5}, ["train.seed", "a whole number", "1.5"]),
+        ({"train__group_lengths": "yes"}, ["train.group_lengths", "true or false"]),
+        ({"tasks__mood__text": True}, ["tasks.mood.text", "got true"]),
+        ({"tasks__mood__train": ...}, ["tasks.mood.train", "missing"]),
+        ({"tasks__mood__kind": "clasification"}, ["kind", 'did you mean "classification"']),
+        ({"tasks__mood__dev": 1.5}, ["tasks.mood.dev", "1.5"]),
+        ({"tasks__mood__batch_size": 0}, ["tasks.mood.batch_size", "at least 1"]),
+        ({"tasks": {}}, ["tasks"]),
+        ({"train": 3}, ["train", "a table"]),
+        ({"train__lr": float("nan")}, ["train.lr"]),
+        ({"tasks__mood__text": ...}, ["tasks.mood", '"text"', '"texts"']),
+        ({"tasks__alike__text": "left"}, ["tasks.alike", '"text"', '"texts"']),
+        ({"tasks__alike__texts": ["left", "left"]}, ["tasks.alike.texts", "left"]),
+        ({"tasks__mood__text": 0}, ["tasks.mood", "header = false"]),
+        ({"tasks__mood__header": False}, ["tasks.mood.header", "counted from 0"]),
+        ({"tasks__mood__view": "pair"}, ["tasks.mood.view", "two text columns"]),
+        ({"tasks__alike__scale": [5, 0]}, ["tasks.alike.scale", "lower end"]),
+        ({"tasks__alike__scale": [0, 0.5]}, ["tasks.alike.scale", "whole numbers"]),
+        ({"tasks__mood__head": "bins"}, ["tasks.mood.head", "linear"]),
+        ({"tasks__mood__metric": "pearson"}, ["tasks.mood.metric", "accuracy"]),
+        ({"train__best": "moood"}, ["train.best", 'did you mean "mood"']),
+        ({"train__steps": 3, "train__epochs": 2}, ["train.steps", "not both"]),
+        ({"tasks__a/b": MOOD}, ["tasks.a/b", "file name"]),
+        ({"tasks__..": MOOD}, ["tasks...", "file name"]),
+        ({"tasks__nul": MOOD}, ["tasks.nul", "file name"]),
+        ({"tasks__Mood": MOOD}, ["tasks.Mood", "case"]),
+        ({"stages": [{"tasks": ["moood"]}]}, ["stages.0.tasks", 'did you mean "mood"']),
+        ({"stages": [{"data": {"mod": "x.csv"}}]}, ["stages.0.data.mod", 'did you mean "mood"']),
+    ],
+)
+def test_faults_name_the_key(change, words):
+    faults = faults_of(changed(**change))
+    assert any(all(word in fault for word in words) for fault in faults), faults
+    assert all(fault.startswith("r.toml: ") and "\n" not in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"tasks__mood__sampling_weight": 2.0}, "tasks.mood.sampling_weight"),
+        ({"train__schedule": "sequential", "train__balancer": "pcgrad"}, "train.balancer"),
+        ({"train__schedule": "proportional", "train__temperature": 3.0}, "train.temperature"),
+        ({"train__turns": 2}, "train.turns"),
+        ({"train__balancer": "pcgrad", "tasks__alike": ...}, "train.balancer"),
+        ({"train__steps": 5, "train__epoch": "longest"}, "train.epoch"),
+        ({"train__freeze": "encoder", "train__layer_decay": 0.9}, "train.layer_decay"),
+        ({"train__watch": 5, "tasks__alike": ...}, "train.watch"),
+        ({"tasks__mood__separator": "|"}, "tasks.mood.separator"),
+        ({"tasks__mood__scale": [0, 1]}, "tasks.mood.scale"),
+        ({"tasks__mood__decimal": ","}, "tasks.mood.decimal"),
+        ({"tasks__mood__pooling": "cls"}, "tasks.mood.pooling"),
+        ({"tasks__alike__classes": ["a", "b"]}, "tasks.alike.classes"),
+        ({"tasks__alike__class_weights": "balanced"}, "tasks.alike.class_weights"),
+        ({"tasks__alike__head": "cosine", "tasks__alike__head_lr": 1e-3}, "tasks.alike.head_lr"),
+        ({"tasks__alike__head": "cosine", "tasks__alike__dropout": 0.1}, "tasks.alike.dropout"),
+        ({"tasks__mood__batch_size": 4, "tasks__mood__batch_tokens": 99}, "tasks.mood.batch_size"),
+        ({"encoder__name": "minilm", "encoder__revision": "x"}, "encoder.revision"),
+        ({"stages": [{"turns": 3}, {}]}, "stages.0.turns"),
+    ],
+)
+def test_a_key_without_effect_is_an_error(change, key):
+    faults = faults_of(changed(**change))
+    assert any(f": {key}: " in fault for fault in faults), faults
+    assert any("no effect" in fault for fault in faults), faults
+
+
+def test_a_key_that_works_in_one_stage_is_no_error_in_another():
+    stages = [{"schedule": "temperature"}, {"tasks": ["mood"]}]
+    recipe = changed(
+        train__temperature=3.0, train__balancer="pcgrad", train__turns=2, stages=stages
+    )
+    assert [stage.temperature for stage in Recipe.from_dict(recipe).stages] == [3.0, 3.0]
+
+
+def test_all_faults_are_listed():
+    faults = faults_of(changed(train__lr="x", train__sead=3, tasks__mood__kind="y"))
+    assert len(faults) == 3
+
+
+def test_stages_take_from_train_what_they_leave_out():
+    recipe = Recipe.from_dict(
+        changed(train__epochs=2.0, stages=[{"steps": 7, "lr": 1e-3}, {"tasks": ["mood"]}])
+    )
+    first, second = recipe.stages
+    assert (first.steps, first.epochs, first.lr) == (7, None, 1e-3)
+    assert (second.steps, second.epochs, second.lr) == (None, 2.0, 1e-4)
+    assert second.tasks == ("mood",)
+
+
+TOML = """
+[train]
+epochs = 2
+[tasks.mood]
+kind = "classification"
+train = "a.csv"
+dev = 0.1
+text = "text"
+label = "mood"
+"""
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(TOML)
+    recipe = Recipe.load(path, ["train.lr=3e-4", "tasks.mood.train=b c.csv", "train.steps=9"])
+    assert recipe.train.lr == 3e-4
+    assert recipe.tasks["mood"].train == "b c.csv"
+    assert (recipe.stages[0].steps, recipe.stages[0].epochs) == (9, None)
+    with pytest.raises(ComityError, match="key=value"):
+        Recipe.load(path, ["train.lr"])
+    with pytest.raises(ComityError, match="did you mean"):
+        Recipe.load(path, ["train.lrr=1"])
+
+
+def test_what_was_declared_comes_back(tmp_path):
+    recipe = Recipe.from_dict(changed(stages=[{"tasks": ["mood"]}], tasks__alike__scale=[0, 4]))
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train\nlr = 1", ["r.toml:1", "not valid TOML"]),
+        (TOML + "[tasks.mood]\n", ["r.toml", "two tasks are named mood"]),
+        ("a = 1\na = 2\n", ["r.toml:2"]),
+    ],
+)
+def test_toml_faults_name_the_line(tmp_path, text, words):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ComityError) as caught:
+        Recipe.load(path)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_missing_recipe(tmp_path):
+    with pytest.raises(ComityError, match="no such recipe"):
+        Recipe.load(tmp_path / "none.toml")

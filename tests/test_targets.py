@@ -1,0 +1,94 @@
+"""Labels to numbers and back: spellings, order, probabilities, expected scores."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+
+from comity.targets import Classes, Target
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["1.0", "0.0", "1"], ("0", "1")),
+        (["10", "9", "-5", "100"], ("-5", "9", "10", "100")),
+        (["2.5", "2.50", ".5"], ("0.5", "2.5")),
+        (["b", "a", " a "], ("a", "b")),
+        (["NA", "None", "ok"], ("NA", "None", "ok")),
+        (["True", "False", "True"], ("False", "True")),
+        (["1", "x", "01"], ("01", "1", "x")),  # not all are numbers: names, as they stand
+        (["1e5", "2"], ("1e5", "2")),
+    ],
+)
+def test_classes_found(labels, names):
+    assert Classes.found(labels).names == names
+
+
+def test_other_spellings_of_known_labels():
+    numbers = Classes(("0", "1"))
+    assert numbers.indices(["1", "1.0", "01", " 0.00 ", "2", "x", ""]) == [
+        1,
+        1,
+        1,
+        0,
+        None,
+        None,
+        None,
+    ]
+    booleans = Classes(("False", "True"))
+    assert booleans.indices(["true", "FALSE", "1"]) == [1, 0, None]
+    assert Classes(("Yes", "no")).indices(["yes", "no"]) == [None, 1]
+
+
+@given(st.lists(st.integers(-999, 999), min_size=1))
+def test_numbers_sort_by_value_however_they_are_written(values):
+    written = [f"{value}.0" if value % 2 else str(value) for value in values]
+    assert [float(name) for name in Classes.found(written).names] == sorted(set(values))
+
+
+def test_two_classes_are_one_logit_and_the_last_is_positive():
+    target = Target("classification", "linear", classes=("no", "yes"))
+    outputs = np.array([[2.0], [-1.0], [0.0]])
+    assert target.outputs == 1
+    assert [target.label(p) for p in target.predictions(outputs)] == ["yes", "no", "no"]
+    np.testing.assert_allclose(target.probabilities(outputs)[:, 1], expit(outputs[:, 0]))
+
+
+def test_many_classes():
+    target = Target("classification", "linear", classes=("1", "2", "3"))
+    outputs = np.array([[1000.0, 2.0, -1000.0], [0.1, 0.3, 0.2]])
+    np.testing.assert_allclose(target.probabilities(outputs), softmax(outputs, axis=1))
+    assert [target.label(p) for p in target.predictions(outputs)] == ["1", "2"]
+
+
+def test_bins_round_halves_up_and_predict_the_expected_score():
+    target = Target("similarity", "bins", scale=(0.0, 5.0))
+    assert target.outputs == 6
+    assert target.trained_on(np.array([0.5, 1.5, 2.4999, 4.5, 5.0])).tolist() == [1, 2, 2, 5, 5]
+    outputs = np.array([[0.0, 1.0, 0.5, -1.0, 2.0, 0.3]])
+    expected = float(softmax(outputs[0]) @ np.arange(6))
+    assert target.predictions(outputs)[0] == pytest.approx(expected)
+    shifted = Target("similarity", "bins", scale=(1.0, 3.0))
+    assert shifted.trained_on(np.array([1.0, 2.5])).tolist() == [0, 2]
+
+
+def test_scores_are_normalised_and_restored():
+    target = Target("similarity", "regression", scale=(1.0, 5.0))
+    assert target.trained_on(np.array([1.0, 3.0, 5.0])).tolist() == [0.0, 0.5, 1.0]
+    assert target.predictions(np.array([[0.5], [1.25]])).tolist() == [3.0, 6.0]
+    number = Target("regression", "regression", mean=10.0, deviation=4.0)
+    assert number.trained_on(np.array([14.0])).tolist() == [1.0]
+    assert number.predictions(np.array([[1.0], [-2.5]])).tolist() == [14.0, 0.0]
+
+
+def test_multi_label():
+    target = Target("multi-label", "linear", classes=("blue", "red"))
+    found = target.predictions(np.array([[1.0, -2.0], [-1.0, -1.0], [3.0, 0.1]]))
+    assert [target.label(row) for row in found] == [["blue"], [], ["blue", "red"]]
+
+
+def test_a_target_survives_its_json():
+    target = Target("similarity", "bins", classes=(), scale=(0.0, 4.0), mean=0.5)
+    assert Target.from_dict(target.to_dict()) == target
