@@ -171,7 +171,7 @@ class Display(Listener):
         shown = ", ".join(f"{task} {score}" for task, score in self.scores.items())
         mean = mean_score({task: e.score for task, e in evaluations.items()})
         value = "-" if mean.value is None else f"{mean.value:.4f}"
-        line = f"step {trainer.progress.step + 1:,}: dev {shown}; mean {value}"
+        line = f"step {trainer.progress.step:,}: dev {shown}; mean {value}"
         if self.live is not None:
             self.live.console.print(line)
         else:
@@ -180,7 +180,7 @@ class Display(Listener):
     def _pace(self, trainer: Trainer) -> tuple[str, str, str]:
         """Steps done, examples and tokens per second, and the time left."""
         total = sum(len(plan.steps) for plan in trainer.plans)
-        done = trainer.progress.step + 1
+        done = trainer.progress.step
         left = self.elapsed / max(done - self.first_step, 1) * (total - done)
         tally = trainer.tally
         seconds = max(tally.seconds, 1e-9)

@@ -124,6 +124,7 @@ class Trainer:
             self.step(plan, plan.steps[self.progress.stage_step])
             self.progress.stage_step += 1
             self.progress.step += 1
+            self.listener.stepped(self)
             self._watch(plan)
             judged = self.progress.stage_step in plan.evaluations
             if judged or self.progress.step % LOG_EVERY == 0:
@@ -160,7 +161,6 @@ class Trainer:
             self._skip(batches, losses)
         self.progress.examples += sum(batch.rows for batch in batches)
         self.tally.add(batches, losses, time.perf_counter() - started)
-        self.listener.stepped(self)
 
     def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
         scheduled = plan.tasks[turn.task]

@@ -326,6 +326,13 @@ def test_count_says_what_is_never_seen():
     assert (small.examples, small.rows_never_seen, small.repeats_max) == (20, 0, 5)
 
 
+def test_the_last_step_of_round_robin_is_whole():
+    # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has its turn.
+    tasks = make(THREE, group_lengths=False)
+    assert [len(step) for step in plan_of("round-robin", tasks, epochs=0.5)] == [3, 3, 3]
+    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, turns=3)] == [3, 3, 1]
+
+
 def test_rounding_adds_no_step():
     # 0.07 x 100 is 7.000000000000001 in floating point.
     assert len(plan_of("sequential", make({"a": 100}, batch_size=1), epochs=0.07)) == 7

@@ -194,15 +194,36 @@ def test_saved_tokenizers_give_the_same_ids(
         ours.sep_id,
     ]
     assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(
+        "good", "soup"
+    )
+    assert library.ids == pair["input_ids"]
+    assert library.type_ids == pair["token_type_ids"]
     (tmp_path / "tokenizer.json").unlink()  # vocab.txt alone says the same
     assert Tokenizer.from_folder(tmp_path).encode(AWKWARD) == expected
 
 
-def test_a_tokenizer_that_is_not_berts_is_saved_as_it_is(tiny_checkpoint: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+        {
+            "normalizer": {
+                "type": "BertNormalizer",
+                "clean_text": False,
+                "handle_chinese_chars": True,
+                "strip_accents": None,
+                "lowercase": True,
+            }
+        },
+    ],
+)
+def test_a_tokenizer_that_is_not_berts_is_saved_as_it_is(
+    tiny_checkpoint: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
     Tokenizer.from_folder(tiny_checkpoint).save(tmp_path, 128)
-    state = json.loads((tmp_path / "tokenizer.json").read_text())
-    state["normalizer"] = {"type": "Lowercase"}
-    state["pre_tokenizer"] = {"type": "Whitespace"}
+    state = json.loads((tmp_path / "tokenizer.json").read_text()) | change
     (tmp_path / "tokenizer.json").write_text(json.dumps(state))
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -210,10 +231,27 @@ def test_a_tokenizer_that_is_not_berts_is_saved_as_it_is(tiny_checkpoint: Path, 
     texts = ["Good SOUP, café\x07 犬犬"]
     expected = ours.encode(texts)
     assert expected != Tokenizer.from_folder(tiny_checkpoint).encode(texts)
-    ours.save(tmp_path / ".", 128)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours.save(tmp_path / "again", 128)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
     assert theirs(texts[0], add_special_tokens=False)["input_ids"] == expected[0]
-    assert Tokenizer.from_folder(tmp_path).encode(texts) == expected
+    assert Tokenizer.from_folder(tmp_path / "again").encode(texts) == expected
+
+
+def test_special_tokens_may_have_other_names(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    words = (tiny_checkpoint / "vocab.txt").read_text(encoding="utf-8")
+    words = words.replace("[CLS]", "<s>").replace("[UNK]", "<unk>")
+    (tmp_path / "vocab.txt").write_text(words, encoding="utf-8")
+    names = {"cls_token": "<s>", "unk_token": {"content": "<unk>", "lstrip": False}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    ours = Tokenizer.from_folder(tmp_path)
+    assert (ours.unk_id, ours.cls_id, ours.encode(["犬 <s>"])) == (1, 2, [[1, 2]])
+
+    ours.save(tmp_path, 128)
+    (tmp_path / "special_tokens_map.json").unlink()
+    assert Tokenizer.from_folder(tmp_path).fingerprint == ours.fingerprint
+    config = {"cls_token": "<s>"}  # what stands for the unknown, tokenizer.json itself says
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Tokenizer.from_folder(tmp_path).unk_id == 1
 
 
 def test_fingerprint_changes_with_what_decides_ids(vocabulary_folder: Any, tmp_path: Path) -> None:

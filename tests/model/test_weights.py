@@ -421,7 +421,19 @@ def test_saved_tensors_equal_the_ones_that_were_read(tiny_checkpoint: Path, tmp_
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == original.keys()
     for name, value in saved.items():
+        assert value.dtype == torch.float32
         assert torch.equal(value, original[name].to(torch.bfloat16).float()), name
+
+
+def test_masters_are_saved_in_place_of_a_rounded_copy(
+    tiny_checkpoint: Path, tmp_path: Path, plain: LoadedEncoder
+) -> None:
+    masters = dict(plain.encoder.named_parameters())
+    rounded = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    save_encoder(tmp_path, rounded, plain.tokenizer, masters)
+    original = load_file(tiny_checkpoint / "model.safetensors")
+    for name, value in load_file(tmp_path / "model.safetensors").items():
+        assert torch.equal(value, original[name]), name
 
 
 def test_an_encoder_is_free_of_the_file_it_came_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -522,7 +534,7 @@ RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=404)
         (errors.HfHubHTTPError("500\nServer", response=RESPONSE), "could not be downloaded"),
         (errors.LocalEntryNotFoundError("no\nnet"), "cannot be reached"),
         (errors.OfflineModeIsEnabled("offline"), "could not be downloaded"),
-        (errors.HFValidationError("bad"), "no name that the Hugging Face hub allows"),
+        (errors.HFValidationError("bad"), "nor a name that the Hugging Face hub allows"),
         (OSError(28, "No space left on device"), "could not be downloaded (OSError)"),
         (ConnectionError("refused"), "could not be downloaded (ConnectionError)"),
     ],

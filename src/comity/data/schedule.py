@@ -255,5 +255,5 @@ def _turns_of_passes(batches: TaskBatches, passes: float) -> int:
 
 
 def _share(part: float, whole: int) -> int:
-    """part x whole rounded up, but not for a rounding error: 0.1 x 30 is 3."""
+    """part x whole rounded up, but not for a rounding error: 0.07 x 100 is 7."""
     return math.ceil(round(part * whole, 6))

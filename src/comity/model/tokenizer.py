@@ -136,10 +136,8 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """SHA-256 of all that decides ids, for caches and for a run's record."""
         state = json.loads(self._backend.to_str())
-        parts = {
-            key: state[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")
-        }
-        parts["ids"] = [self.cls_id, self.sep_id, self.unk_id, self.pad_id, self.mask_id]
+        deciding = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+        parts = {key: state[key] for key in deciding} | {"special": self._ids}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path, max_length: int) -> None:
@@ -148,6 +146,7 @@ class Tokenizer:
         transformers and `Tokenizer.from_folder` read them back to the same ids. `max_length`:
         the tokens that the model takes, special ones counted.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self._backend.to_str())
         config: dict[str, Any] = {"model_max_length": max_length}
         config |= {f"{role}_token": name for role, name in self._names.items()}

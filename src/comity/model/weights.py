@@ -158,10 +158,6 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         raise ComityError(f'"{name}" is a file; name the folder that holds config.json')
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
-        raise ComityError(
-            f'"{name}" is neither a folder nor a name that the Hugging Face hub allows; correct it'
-        )
     return _download(name, revision)
 
 
@@ -198,7 +194,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         reason = f'the model "{hub_id}" has no revision "{revision}"; correct it'
     except errors.HFValidationError:
-        reason = f'"{hub_id}" is no name that the Hugging Face hub allows; correct it'
+        reason = (
+            f'"{hub_id}" is neither a folder here nor a name that the Hugging Face hub allows; '
+            "correct it"
+        )
     except errors.LocalEntryNotFoundError:
         reason = (
             f'there is no folder "{hub_id}" here, {model} is not in the cache, and the Hugging '
