@@ -56,9 +56,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
     changes = {"train__epochs": 30, "train__lr": 3e-3, "train__evaluate_every": 20}
-    recipe = two_tasks(
-        tiny_checkpoint, encoder__dropout=0.0, train__balancer="pcgrad", **changes
-    )
+    recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, train__balancer="pcgrad", **changes)
     run = train(recipe, folder, tmp_path / "run")
     names = {path.name.split("-")[0] for path in run.path.iterdir()}
     assert names == {"recipe.toml", "run.json", "metrics.jsonl", "predictions", "best.json", "best",
