@@ -407,6 +407,13 @@ def test_listed_classes(tmp_path, check):
     assert "t.csv:4:" in err
 
 
+def test_class_weights_name_classes(tmp_path, check):
+    write_csv(tmp_path / "t.csv", ["text", "label"], [("a", "yes"), ("b", "no")])
+    code, _, err = check(tmp_path, a=classify("t.csv", class_weights={"yess": 2.0}))
+    assert code == 2
+    assert 'did you mean "yes"' in err
+
+
 def test_tr_02_pearson_that_cannot_be_had_is_said_before_training(case, check):
     folder = case("TR-02")
     for name, reason in (

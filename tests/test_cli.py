@@ -15,6 +15,7 @@ import tomli_w
 
 from comity import load
 from comity.cli import main
+from comity.progress import Listener
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
 
@@ -238,6 +239,40 @@ def test_predict_lists_all_faults_and_writes_nothing(place, capsys, tmp_path):
     assert "in.jsonl:2:" in err
     assert "in.jsonl:3:" in err
     assert not target.exists()
+
+
+def test_dev_rows_that_were_split_off_are_judged_again(place, tmp_path, tiny_checkpoint):
+    from comity import train
+
+    run = train(two_tasks(tiny_checkpoint, tasks__mood__dev=0.25), place / "data", tmp_path / "run")
+    found = load(run.path).evaluate("mood")
+    assert found.n == 9
+    assert found.score.value == pytest.approx(run.best()["tasks"]["mood"]["value"])
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    place, tmp_path, tiny_checkpoint, monkeypatch
+):
+    from comity import ComityError, train
+
+    recipe = two_tasks(tiny_checkpoint, train__evaluate_every=1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    class Fill(Listener):
+        def evaluated(self, trainer, evaluations):
+            if trainer.progress.step == 2:
+                monkeypatch.setattr("comity.runs.save_file", full)
+
+    with pytest.raises(ComityError, match="No space left on device"):
+        train(recipe, place / "data", tmp_path / "run", listener=Fill())
+    monkeypatch.undo()
+    assert load(tmp_path / "run").predict("mood", ["good"])
+    whole = train(recipe, place / "data", tmp_path / "whole")
+    resumed = train(recipe, place / "data", tmp_path / "run", resume=True)
+    assert whole.best() == resumed.best()
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_python_doors_refuse_what_has_no_meaning(place):

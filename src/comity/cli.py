@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what was evaluated is kept, go on with --resume", file=sys.stderr)
+        kept = "; what was evaluated is kept, go on with --resume RUN" * (options.run is _train)
+        print(f"stopped{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -160,9 +161,11 @@ def _train(options: argparse.Namespace) -> int:
     directory = None
     if options.resume is not None:
         directory = RunDirectory.open(options.resume)
-        recipe, folder = directory.recipe(), options.data or Path(directory.facts()["data"])
-        if options.recipe is not None or options.set or options.out is not None:
+        facts = directory.facts()
+        recipe, folder = directory.recipe(), options.data or Path(facts["data"])
+        if options.recipe is not None or options.set or options.out or options.drop_leaks:
             raise ComityError("--resume: goes on with the run's own recipe; give nothing else")
+        options.drop_leaks = facts["drop_leaks"]
     else:
         recipe, folder = _load_recipe(options)
         if options.out is None and not options.dry_run:

@@ -204,11 +204,11 @@ class Display(Listener):
 
 
 def show_score(evaluation: Evaluation) -> str:
-    """`accuracy 0.4670`, or the metric with a dash and why it has no value."""
+    """`accuracy 0.4670 (loss 1.2083)`, or a dash in place of a value and why there is none."""
     score = evaluation.score
     if score.value is None:
         return f"{score.name} - ({score.reason})"
-    return f"{score.name} {score.value:.4f}"
+    return f"{score.name} {score.value:.4f} (loss {evaluation.loss:.4f})"
 
 
 def show_scores(title: str, columns: Mapping[str, Mapping[str, Evaluation]]) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from comity import machine
 from comity.data.batches import PackedRows, TextColumn, pack
-from comity.data.splits import Split, file_split
+from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluate import Evaluation, by_length, judge, probability_names, task_outputs
 from comity.flat import FlatParameters
@@ -126,7 +126,7 @@ class Model:
     def evaluate(self, task: str, path: str | Path | None = None) -> Evaluation:
         """Judge a task on a labelled file that has the columns of the task's own files.
 
-        Without `path` the recipe's dev file is judged again.
+        Without `path` the run's own dev rows are judged again.
         """
         section = self.section(task)
         split = self._split(task, path)
@@ -135,15 +135,15 @@ class Model:
         return judge(task, self._spec(task), section.metric_name, split, outputs)
 
     def _split(self, task: str, path: str | Path | None) -> Split:
-        section = self.section(task)
-        if path is None:
-            if not isinstance(section.dev, str):
-                raise ComityError(
-                    f"{task}: its dev rows were split off the training file; name a file to judge"
-                )
-            path = Path(self._facts["data"]) / section.dev
+        section, target = self.section(task), self.target(task)
         encoder = text_encoder(self._loaded.tokenizer)
-        return file_split(task, section, self.target(task), Path(path), encoder)
+        if path is not None:
+            return file_split(task, section, target, Path(path), encoder)
+        folder = Path(self._facts["data"])
+        if isinstance(section.dev, str):
+            return file_split(task, section, target, folder / section.dev, encoder)
+        whole = file_split(task, section, target, folder / section.train, encoder)
+        return split_off(whole, section.dev, self._facts["seed"], task)[1]
 
     def _spec(self, task: str) -> TaskModel:
         self.section(task)

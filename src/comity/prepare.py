@@ -27,6 +27,7 @@ class Prepared:
     tasks: dict[str, TaskData]
     notes: list[str]  # sentences that a user should see
     leaks: list[str]  # a sentence for each leak
+    drop_leaks: bool = False
 
     @property
     def encoder(self) -> Bert:
@@ -63,6 +64,7 @@ class Prepared:
         ]
         return {
             "data": str(self.folder.resolve()),
+            "drop_leaks": self.drop_leaks,
             "encoder": self.loaded.source,
             "tasks": {
                 name: {
@@ -122,7 +124,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     notes = [*loaded.notes]
     for data in tasks.values():
         notes.extend(_notes(data))
-    return Prepared(recipe, folder, loaded, tasks, notes, leak_sentences)
+    return Prepared(recipe, folder, loaded, tasks, notes, leak_sentences, drop_leaks)
 
 
 def _check_left(tasks: dict[str, TaskData]) -> None:

@@ -193,6 +193,8 @@ def _check_train(recipe: "Recipe", fault: Any) -> None:
     if train.best not in names:
         hint = nearest(train.best, names)
         fault("train.best", f'"{train.best}" is no task of this recipe and not "mean"{hint}')
+    if train.best == "mean" and all(t.metric_name == "rmse" for t in recipe.tasks.values()):
+        fault("train.best", "rmse has a unit and stands in no mean; name a task")
     if train.epochs is not None and train.steps is not None:
         fault("train.steps", "set either epochs or steps, not both")
     if train.sets("batch_size") and train.batch_tokens is not None:
@@ -240,6 +242,12 @@ def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -
             fault(f"{place}.tasks", f'"{name}" is no task of this recipe{hint}')
     if len(set(stage.tasks)) < len(stage.tasks):
         fault(f"{place}.tasks", "names a task twice")
+    if stage.schedule == "annealed" and stage.steps is not None:
+        fault(f"{place}.steps", "the schedule annealed goes by epochs; set those instead")
+    for name in stage.tasks:
+        if stage.freeze == "encoder" and name in recipe.tasks:
+            if recipe.tasks[name].head_name == "cosine":
+                fault(f"tasks.{name}.head", "cosine has no weights, and the encoder is frozen")
     for name in stage.data:
         if name not in stage.tasks:
             hint = nearest(name, stage.tasks)
@@ -255,6 +263,8 @@ def _idle_keys(stage: Stage) -> dict[str, str]:
         idle["temperature"] = f"the schedule is {stage.schedule}"
     if stage.steps is not None:
         idle["epoch"] = "the length is given in steps"
+    elif stage.epoch == "longest" and stage.schedule != "round-robin":
+        idle["epoch"] = "only round-robin knows a longest task"
     if stage.balancer == "pcgrad" and len(stage.tasks) < 2:
         idle["balancer"] = "pcgrad needs two tasks or more"
     elif stage.balancer == "pcgrad" and stage.schedule != "round-robin" and stage.turns < 2:

@@ -240,9 +240,14 @@ def _write_folder(folder: Path, save: Any) -> None:
             shutil.rmtree(folder)
         building.rename(folder)
         _sync(folder.parent)
-    except BaseException:
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ComityError(
+            f"{folder}: cannot be written ({reason}); what stood there before is kept, make room "
+            "and go on with --resume"
+        ) from None
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
 
 
 def _is_complete(folder: Path) -> bool:

@@ -54,7 +54,7 @@ def train(
         data: the folder where the recipe's relative paths start.
         out: the run directory, new or empty; with `resume` one that exists.
         resume: go on from the last checkpoint of `out`.
-        drop_leaks: leave training rows out that stand in a dev split.
+        drop_leaks: leave training rows out that stand in a dev split; a resumed run does as before.
 
     Raises:
         ComityError: with everything that is wrong with recipe, files or checkpoint.
@@ -62,9 +62,11 @@ def train(
     Example:
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
-    prepared = prepare(recipe, Path(data), drop_leaks)
-    trainer = Trainer(prepared, listener)
-    run = RunDirectory.open(Path(out)) if resume else RunDirectory.create(Path(out))
+    run = RunDirectory.open(Path(out)) if resume else None
+    if run is not None:
+        drop_leaks = run.facts()["drop_leaks"]
+    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener)
+    run = run or RunDirectory.create(Path(out))
     trainer.run(run, resume)
     return run
 

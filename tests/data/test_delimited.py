@@ -142,11 +142,24 @@ def test_more_glued_lines_that_are_asked_about(path: Path, content: str):
 
 
 def test_fields_that_only_quotes_would_join(path: Path):
-    rows, sentences = read(path, 'text\tlabel\n"Frost\train"\nFog.\t"x"\nDew.\ty\n')
+    rows, sentences = read(path, 'text\tlabel\n"Frost\train"\n\nFog.\t"x"\nDew.\ty\n')
     assert sentences == [] and [row for _, row in rows][:2] == [
         ('"Frost', 'rain"'),
         ("Fog.", '"x"'),
     ]
+
+
+def test_most_rows_in_quotes(path: Path):
+    rows, sentences = read(path, '"text"\t"label"\n' + '"Hail"\t"x"\n' * 3 + '"open\t"y"\n')
+    assert [row for _, row in rows] == [("Hail", "x")] * 3
+    assert len(sentences) == 1 and sentences[0].startswith(f"{path}:5: a quote opens")
+
+
+@pytest.mark.parametrize("line", ['"Frost"\tx\tz', '""""\tx'])
+def test_lines_that_prove_nothing(path: Path, line: str):
+    rows, sentences = read(path, f'text\tlabel\n{line}\n"open\ty\nFog.\tz\nDew.\tz\n')
+    assert rows[-3] == (3, ('"open', "y"))
+    assert len(rows) + len(sentences) == 4 and all(f"{path}:2: " in s for s in sentences)
 
 
 def test_enough_well_formed_rows_settle_what_one_alone_would_not(path: Path):

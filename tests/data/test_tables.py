@@ -99,7 +99,7 @@ def test_case_in_05_words_that_look_like_missing_values(cases: Path):
 
 def test_case_in_07_utf_16(cases: Path):
     folder, want = cases / "IN-07", expected(cases, "IN-07")["expect"]
-    for name, delimiter in (("excel-unicode.txt", "tab"), ("big-endian.csv", '","')):
+    for name, delimiter in (("excel-unicode.txt", "tab"), ("big-endian.csv", ",")):
         rows = values(folder / name, ["text", "label"])
         assert [row[0] for row in rows] == want["texts"]
         assert describe(folder / name, TableFormat())["delimiter"] == delimiter
@@ -348,6 +348,13 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path, end: str, before: int):
     place = f"{path}:{before + 2}: the byte at offset {len(head) + 2:,} is not UTF-8"
     assert len(sentences) == 1 and sentences[0].startswith(place) and "encoding" in sentences[0]
     assert values(path, ["text", "label"], encoding="latin-1")[-1] == ("crème", "1")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_bytes_that_are_not_utf_8_at_the_start_of_a_line(tmp_path: Path, end: str):
+    path = tmp_path / "latin.csv"
+    path.write_bytes(b"text,label" + end.encode() + b"\xe9t\xe9,1\n")
+    one_fault(path, ["text"], f":2: the byte at offset {10 + len(end)} is not UTF-8")
 
 
 def test_text_cut_off_in_the_middle_of_a_character(tmp_path: Path):

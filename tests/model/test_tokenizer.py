@@ -265,6 +265,11 @@ def test_fingerprint_changes_with_what_decides_ids(vocabulary_folder: Any, tmp_p
     (copy / "vocab.txt").write_text(words.replace("soup", "stew"), encoding="utf-8")
     assert Tokenizer.from_folder(copy).fingerprint != seen[0]
 
+    roles = {"cls_token": "[SEP]", "sep_token": "[CLS]"}
+    swapped = Tokenizer.from_folder(vocabulary_folder(roles))
+    assert (swapped.cls_id, swapped.sep_id) == (3, 2)
+    assert swapped.fingerprint != seen[0]
+
 
 def test_size_counts_to_the_largest_id(vocabulary_folder: Any) -> None:
     folder = vocabulary_folder({})

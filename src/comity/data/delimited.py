@@ -70,7 +70,7 @@ def find_layout(path: Path, columns: Sequence[str | int], format: TableFormat) -
     delimiter = find_delimiter(path, head, columns, format)
     quoting = format.quoting
     if quoting is None:
-        quoting = finds_quoting(path, encoding, delimiter, head, format.header)
+        quoting = finds_quoting(path, encoding, delimiter, head)
     records = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
     names = None
     if format.header:

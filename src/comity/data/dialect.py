@@ -114,12 +114,12 @@ class Survey:
     first_doubt: Record | None = None
 
 
-def finds_quoting(path: Path, encoding: str, delimiter: str, head: list[str], header: bool) -> bool:
+def finds_quoting(path: Path, encoding: str, delimiter: str, head: list[str]) -> bool:
     """Whether quotes enclose fields. Raises `ComityError` where it cannot be told."""
     if not _holds_quotes(path):
         return False
     records = [r.fields for r in split_records(head, delimiter, True) if r.fields != [""]]
-    widths = Counter(len(fields) for fields in (records[:1] if header else records) if fields)
+    widths = Counter(len(fields) for fields in records if fields)
     width = widths.most_common(1)[0][0] if widths else head[0].count(delimiter) + 1
     survey = _survey(path, encoding, delimiter, width)
     if survey.proofs > survey.doubts:

@@ -34,6 +34,10 @@ def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults)
     else:
         classes = Classes.found(sorted(_labels_in(task, table)))
     target = Target(task.kind, task.head_name, classes=classes.names)
+    for weighed in task.class_weights if isinstance(task.class_weights, dict) else ():
+        if weighed not in classes.names:
+            hint = nearest(weighed, classes.names)
+            faults.add(f'tasks.{name}.class_weights: "{weighed}" is no class of the task{hint}')
     before = faults.total
     counts = _counts(name, task, target, table, faults)
     if faults.total > before:

@@ -10,7 +10,6 @@ from typing import Any
 from comity.data.delimited import delimited_rows, find_layout
 from comity.data.files import check_file, find_encoding
 from comity.data.jsonlines import json_names, json_rows
-from comity.data.records import spelled
 from comity.data.rows import NoValue, Row, TableFormat, Value
 from comity.errors import ComityError, Faults
 
@@ -90,7 +89,7 @@ def describe(path: Path, format: TableFormat, columns: Sequence[str | int] = ())
     return {
         "format": "delimited text",
         "encoding": layout.encoding,
-        "delimiter": spelled(layout.delimiter),
+        "delimiter": "tab" if layout.delimiter == "\t" else layout.delimiter,
         "quoting": layout.quoting,
         "header": format.header,
     }

@@ -108,7 +108,8 @@ def token_table(
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
-        writer.finish({"reading": describe(path, format), "digest": digest})
+        reading = describe(path, format, [*texts, *labels])
+        writer.finish({"reading": reading, "digest": digest})
         if no_texts:
             atexit.register(shutil.rmtree, building, ignore_errors=True)
             folder = building
