@@ -134,6 +134,7 @@ def test_quotes_that_enclose(path: Path, content: str, want: dict[int, str]):
         'text\tlabel\n"Frost\t 1\nand rain."\t 2\n',  # blanks after tabs make no prose of them
         'text, label\n"Frost, 1\nand rain.", 2\n',  # here each delimiter stands before a blank
         'text\n"Frost\nand rain."\nFog.\n',  # one column
+        'text\tlabel\n"a ""b"" c"\tx\n"Frost\ty\nand rain."\tz\n',  # as much for it as against
     ],
 )
 def test_more_glued_lines_that_are_asked_about(path: Path, content: str):
@@ -291,6 +292,13 @@ def test_names_in_the_header_may_be_padded_or_marked(path: Path):
     content = '\ufeff\ufefftext , " label"\t,\ufeffscore\na,b,1\n'
     rows, sentences = read(path, content, ["text", " score"])
     assert sentences == [] and rows == [(2, ("a", "1"))]
+
+
+def test_a_fault_stays_on_one_line(path: Path):
+    rows, sentences = read(path, '"te\nxt",lab\x07el\na,b\n', ["text", "label"])
+    assert rows == [] and len(sentences) == 2
+    for sentence in sentences:
+        assert sentence.isprintable() and '"te\\nxt", "lab\\x07el"' in sentence
 
 
 def test_a_name_that_stands_twice(path: Path):

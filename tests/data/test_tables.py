@@ -332,6 +332,14 @@ def test_utf_16_without_a_mark(tmp_path: Path, codec: str, offset: int):
         assert values(path, ["text", "label"], encoding=codec) == [("fog", "1")]
 
 
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_utf_16_whose_bytes_would_pass_for_utf_8(tmp_path: Path, codec: str):
+    path = tmp_path / "tuman.tsv"
+    path.write_bytes("текст\tзнак\nтуман\tа\nдождик\tб\n".encode(codec))
+    one_fault(path, ["текст"], "UTF-16", f'= "{codec}"')
+    assert values(path, ["текст"], encoding=codec) == [("туман",), ("дождик",)]
+
+
 def test_a_zero_byte_is_only_a_character(tmp_path: Path):
     path = tmp_path / "zero.csv"
     path.write_bytes(b"text,label\nbe\x00fore,1\n\x00,2\n")

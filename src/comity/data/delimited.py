@@ -9,7 +9,7 @@ from pathlib import Path
 from comity.data.dialect import find_delimiter, finds_quoting
 from comity.data.files import find_encoding, text_lines
 from comity.data.records import QUOTE, Record, column_name, spelled, split_records, unquoted
-from comity.data.rows import TableFormat, quoted_list
+from comity.data.rows import TableFormat, quoted_list, shown
 from comity.errors import ComityError, Faults, nearest
 
 HEAD_LINES = 200
@@ -167,7 +167,7 @@ def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list
 
 
 def _missing(path: Path, column: str | int, layout: Layout) -> str:
-    names = layout.names or []
+    names = [shown(name) for name in layout.names or []]
     if isinstance(column, int):
         return (
             f"{path}:{layout.first_line}: column {column} is a position, but the first line is "

@@ -47,12 +47,17 @@ def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:
     '"text", "label"'
     """
     names = list(names)
-    cut = [name if len(name) <= longest else name[:longest] + "..." for name in names[:most]]
+    cut = [shown(name if len(name) <= longest else name[:longest] + "...") for name in names[:most]]
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([f'"{name}"' for name in cut] + more)
 
 
+def shown(text: str) -> str:
+    """`text` on one line: line ends and what else cannot be printed as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def no_column(name: str | int, names: Iterable[str]) -> str:
     """The part of a sentence that says which column is missing and which stand in the file."""
-    names = list(names)
+    names = [shown(name) for name in names]
     return f'no column "{name}"{nearest(name, names)}; the columns are {quoted_list(names)}'
