@@ -7,7 +7,7 @@ import torch
 from comity.backward import Batch
 from comity.data.schedule import Turn
 from comity.flat import SHARED, FlatParameters
-from comity.model.multitask import to_packed
+from comity.model.multitask import TaskInput, to_packed
 from comity.objectives import head_loss
 from comity.optim import adamw, segment_rates
 from comity.prepare import prepare
@@ -46,7 +46,8 @@ def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     places = np.concatenate([part.places for part in batch.parts])
     data, spec = prepared.tasks[batch.task], model.tasks[batch.task]
     packed = batch.split.pack(places, spec.views, prepared.template, data.max_length)
-    outputs = model(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+    given = TaskInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+    (outputs,) = model([given])
     wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
     loss = head_loss(spec.target, outputs, wanted)
     found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)

@@ -13,7 +13,7 @@ from comity.data.labels import class_counts
 from comity.data.splits import Split, TaskData
 from comity.flat import Gradients
 from comity.model.encoder import Packed
-from comity.model.multitask import MultiTaskModel, to_packed
+from comity.model.multitask import MultiTaskModel, TaskInput, to_packed
 from comity.objectives import balanced_weights, head_loss
 from comity.seeds import DROPOUT, integer, name_key
 
@@ -85,48 +85,52 @@ class Backward:
         """Fill a row for each task present, or one row for all of them (`together`).
 
         A row is the gradient of the task's loss, times the task's weight, averaged over the
-        examples of its batch. Dropout is drawn for `keys`, the task and the part.
+        examples of its batch. All tasks go forward and backward in one pass; where batches are cut
+        into parts, there is a pass for each part. Dropout is drawn for `keys`, the task and the
+        part.
 
         Returns the loss of each batch, before the weight, and the tasks of the rows in order.
         """
         words = np.unique(np.concatenate([p.inputs.ids.numpy() for b in batches for p in b.parts]))
         tasks = list(dict.fromkeys(batch.task for batch in batches))
         gradients.begin(words, 1 if together else len(tasks))
-        losses = []
-        for turn, batch in enumerate(batches):
-            row = 0 if together else tasks.index(batch.task)
-            gradients.select(row)
-            weight = self.tasks[batch.task].task.weight
+        leaf = gradients.word_leaf()
+        losses = torch.zeros(len(batches), device=self.device)
+        for number in range(max(len(batch.parts) for batch in batches)):
+            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
+            inputs = [self._input(batches[turn], turn, number, words, *keys) for turn in turns]
+            rows = [0 if together else tasks.index(given.task) for given in inputs]
+            outputs = self.model(inputs, leaf, rows, gradients.add)
             total = torch.zeros((), device=self.device)
-            for number, part in enumerate(batch.parts):
-                draw = integer(DROPOUT, self.seed, *keys, name_key(batch.task), turn, number)
-                leaf = gradients.word_leaf(self.model.encoder.word_embeddings, row, words)
-                loss = self._loss(batch, part, words, leaf, draw)
-                (loss * weight).backward()
-                total += loss.detach()
-            losses.append(total)
-        return torch.stack(losses).tolist(), tasks
+            for turn, of_turn in zip(turns, outputs, strict=True):
+                loss = self._loss(batches[turn], batches[turn].parts[number], of_turn)
+                losses[turn] += loss.detach()
+                total = total + loss * self.tasks[batches[turn].task].task.weight
+            total.backward()
+        gradients.finish()
+        return losses.tolist(), tasks
 
-    def _loss(
-        self, batch: Batch, part: Part, words: NDArray[np.int64], leaf: Tensor, dropout_seed: int
-    ) -> Tensor:
-        """The part's share of the batch's mean loss."""
+    def _input(
+        self, batch: Batch, turn: int, number: int, words: NDArray[np.int64], *keys: int
+    ) -> TaskInput:
+        """A part of a batch on the device, its ids counted among the step's words."""
+        part = batch.parts[number]
         local = torch.from_numpy(np.searchsorted(words, part.inputs.ids.numpy()))
-        inputs = Packed(
+        packed = Packed(
             local.to(self.device),
             part.inputs.segments.to(self.device),
             part.inputs.offsets.to(self.device),
             part.inputs.longest,
         )
-        outputs = self.model(batch.task, inputs, len(part.places), dropout_seed, leaf)
+        draw = integer(DROPOUT, self.seed, *keys, name_key(batch.task), turn, number)
+        return TaskInput(batch.task, packed, len(part.places), draw)
+
+    def _loss(self, batch: Batch, part: Part, outputs: Tensor) -> Tensor:
+        """The part's share of the batch's mean loss."""
         target = self.model.tasks[batch.task].target
         wanted = np.ascontiguousarray(target.trained_on(batch.split.targets[part.places]))
-        loss = head_loss(
-            target,
-            outputs,
-            torch.from_numpy(wanted).to(self.device),
-            self.class_weights[batch.task],
-        )
+        weights = self.class_weights[batch.task]
+        loss = head_loss(target, outputs, torch.from_numpy(wanted).to(self.device), weights)
         return loss * (len(part.places) / batch.rows)
 
 

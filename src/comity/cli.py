@@ -178,7 +178,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.dry_run:
             return _show_dry_run(trainer, options.json)
         if directory is None:
-            directory = RunDirectory.create(Path(options.out))
+            directory = RunDirectory.create(Path(str(options.out)))
         if not options.quiet and not options.json:
             show_plan(plan_summary(trainer, trainer.time_left()), stderr=True)
         trainer.run(directory, resume=options.resume is not None)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from comity.data.batches import Template
 from comity.data.splits import Split
 from comity.metrics import METRICS, Score, confusion_matrix
-from comity.model.multitask import MultiTaskModel, TaskModel, to_packed
+from comity.model.multitask import MultiTaskModel, TaskInput, TaskModel, to_packed
 from comity.objectives import head_loss
 from comity.targets import Target
 
@@ -65,7 +65,8 @@ def task_outputs(
     outputs = np.zeros((len(split), spec.target.outputs))
     for places in by_length(lengths, batch_tokens):
         packed = to_packed(split.pack(places, spec.views, template, max_length), device)
-        outputs[places] = model(task, packed, len(places)).double().cpu().numpy()
+        (found,) = model([TaskInput(task, packed, len(places))])
+        outputs[places] = found.double().cpu().numpy()
     return outputs
 
 

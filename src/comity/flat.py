@@ -89,6 +89,11 @@ class FlatParameters:
         if self.compute is not self.masters:
             self.compute[start:stop].copy_(self.masters[start:stop])
 
+    @property
+    def table(self) -> Tensor:
+        """The word table's masters `[V, H]`."""
+        return self.masters[: self.table_stop].view(-1, self.width)
+
     def trained_from(self, frozen_layers: int) -> int:
         """Where the trained part of the shared stretch begins, without the word table.
 
@@ -140,38 +145,30 @@ class Gradients:
 
     def __post_init__(self) -> None:
         flat = self.flat
-        self.start = flat.trained_from(self.frozen_layers)
         device = flat.masters.device
+        self.start = flat.trained_from(self.frozen_layers)
         self.rows = torch.zeros(self.count, flat.shared_stop - self.start, device=device)
         self.heads = torch.zeros(len(flat.masters) - flat.shared_stop, device=device)
         self.used = self.count
         self.words = np.empty(0, dtype=np.int64)
         self.word_rows = torch.zeros(self.count, 0, flat.width, device=device)
-        self._views = [self._row_views(row) for row in range(self.count)]
+        self._leaf = torch.empty(0, flat.width, device=device)
+        self._written: set[tuple[int, int]] = set()
+        self._places: dict[int, int] = {}  # where a shared parameter stands in a row
         for piece in flat.pieces:
             trains = piece.owner != SHARED or piece.layer >= self.frozen_layers
-            # The table itself is never a leaf: the trainer gathers the rows that a step touches.
+            # The table itself is never a leaf: a step gathers the rows that it touches.
             piece.parameter.requires_grad_(trains and not piece.is_word_table)
             piece.parameter.grad = None
-            if piece.parameter.requires_grad:
+            if piece.owner == SHARED and piece.parameter.requires_grad:
+                self._places[id(piece.parameter)] = flat.starts[piece.name] - self.start
+            elif piece.owner != SHARED:
                 piece.parameter.grad_dtype = torch.float32
 
     @property
     def trains_words(self) -> bool:
         """Whether the word table is trained."""
         return self.frozen_layers == 0 and self.flat.table_stop > 0
-
-    def _row_views(self, row: int) -> list[tuple[nn.Parameter, Tensor]]:
-        """Each shared parameter with its slice of a row, in its own shape."""
-        views = []
-        for piece in self.flat.pieces:
-            start = self.flat.starts[piece.name] - self.start
-            if piece.owner == SHARED and not piece.is_word_table and start >= 0:
-                shape = piece.parameter.shape
-                views.append(
-                    (piece.parameter, self.rows[row, start : start + shape.numel()].view(shape))
-                )
-        return views
 
     def _head_views(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for piece in self.flat.pieces:
@@ -181,29 +178,52 @@ class Gradients:
                 yield piece.parameter, self.heads[start : start + shape.numel()].view(shape)
 
     def begin(self, words: np.ndarray, used: int = 1) -> None:
-        """Clear `used` rows for a step whose batches touch the table rows `words` (sorted)."""
+        """Start a step that fills `used` rows and touches the table rows `words` (sorted)."""
         self.used = used
-        self.rows[:used].zero_()
+        self.words = words if self.trains_words else words[:0]
+        self.word_rows = torch.zeros(
+            used, len(self.words), self.flat.width, device=self.rows.device
+        )
+        places = torch.from_numpy(words).to(self.rows.device)
+        self._leaf = self.flat.table[places].requires_grad_(self.trains_words)
+        self._written.clear()
         self.heads.zero_()
         for parameter, gradient in self._head_views():
             parameter.grad = gradient
-        self.words = words if self.trains_words else words[:0]
-        shape = (used, len(self.words), self.flat.width)
-        self.word_rows = torch.zeros(shape, dtype=torch.float32, device=self.rows.device)
 
-    def select(self, row: int) -> None:
-        """Backward passes from here on add to this row."""
-        for parameter, gradient in self._views[row]:
-            parameter.grad = gradient
+    def word_leaf(self) -> Tensor:
+        """The rows of the word table that the step touches, `[U, H]` float32."""
+        return self._leaf
 
-    def word_leaf(self, table: Tensor, row: int, words: np.ndarray) -> Tensor:
-        """The rows of the table that the step touches, `[U, H]`, as a leaf that adds to `row`."""
-        leaf = table.detach()[torch.from_numpy(words).to(table.device)]
-        if self.trains_words:
-            leaf.requires_grad_(True)
-            leaf.grad_dtype = torch.float32
-            leaf.grad = self.word_rows[row]
-        return leaf
+    def add(self, row: int, parameter: Tensor, gradient: Tensor, first: int = 0) -> None:
+        """Add a gradient to a row: of a whole parameter, or of its rows from `first` on.
+
+        The first gradient of a step is copied, not added, so that nothing need be cleared.
+        """
+        if parameter is self._leaf:
+            self.word_rows[row].add_(gradient)
+            return
+        width = parameter[0].numel()
+        start = self._places[id(parameter)]
+        place = self.rows[row, start + first * width : start + first * width + gradient.numel()]
+        if (row, id(parameter)) in self._written:
+            place.add_(gradient.reshape(-1))
+            return
+        if gradient.numel() < parameter.numel():
+            self.rows[row, start : start + parameter.numel()].zero_()
+        place.copy_(gradient.reshape(-1))
+        self._written.add((row, id(parameter)))
+
+    def finish(self) -> None:
+        """Clear what this step's passes did not reach, such as the pooler of a cosine head."""
+        for piece in self.flat.pieces:
+            key = id(piece.parameter)
+            if key not in self._places:
+                continue
+            for row in range(self.used):
+                if (row, key) not in self._written:
+                    start = self._places[key]
+                    self.rows[row, start : start + piece.parameter.numel()].zero_()
 
     def gramian(self) -> Tensor:
         """Inner products of the rows in use, `[K, K]` float64 on the CPU."""

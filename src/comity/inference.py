@@ -16,7 +16,7 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluate import Evaluation, by_length, judge, probability_names, task_outputs
 from comity.flat import FlatParameters
-from comity.model.multitask import MultiTaskModel, TaskModel, to_packed
+from comity.model.multitask import MultiTaskModel, TaskInput, TaskModel, to_packed
 from comity.model.weights import LoadedEncoder
 from comity.prepare import load_as_declared, template_of, text_encoder
 from comity.recipe import Recipe
@@ -96,7 +96,7 @@ class Model:
             views = [_view(tokens, view) for view in spec.views]
             for places, packed in self._batches(views, max_length):
                 with torch.inference_mode():
-                    found = self._model(task, packed, len(places))
+                    (found,) = self._model([TaskInput(task, packed, len(places))])
                 results[start + places] = found.double().cpu().numpy()
         return results
 

@@ -58,9 +58,8 @@ def predict_file(
         if column not in asked:  # a nested key, or a column that is not there
             asked.append(column)
     header = _leaderboard_name(model, task) if format == "cs224n" else None
-    if header is not None:
-        if "id" not in asked:
-            raise ComityError(f'{source}: the cs224n format needs a column "id"; add one')
+    if header is not None and "id" not in asked:
+        raise ComityError(f'{source}: the cs224n format needs a column "id"; add one')
     faults = Faults()
     rows = read_table(source, asked, _table_format(section), faults)
     places = [asked.index(column) for column in section.text_columns]

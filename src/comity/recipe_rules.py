@@ -244,10 +244,9 @@ def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -
         fault(f"{place}.tasks", "names a task twice")
     if stage.schedule == "annealed" and stage.steps is not None:
         fault(f"{place}.steps", "the schedule annealed goes by epochs; set those instead")
-    for name in stage.tasks:
-        if stage.freeze == "encoder" and name in recipe.tasks:
-            if recipe.tasks[name].head_name == "cosine":
-                fault(f"tasks.{name}.head", "cosine has no weights, and the encoder is frozen")
+    for name in stage.tasks if stage.freeze == "encoder" else ():
+        if name in recipe.tasks and recipe.tasks[name].head_name == "cosine":
+            fault(f"tasks.{name}.head", "cosine has no weights, and the encoder is frozen")
     for name in stage.data:
         if name not in stage.tasks:
             hint = nearest(name, stage.tasks)

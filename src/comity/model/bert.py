@@ -6,20 +6,22 @@ tokens; attention alone lays them out as [B, heads, longest, d] and takes them b
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.errors import ComityError, Faults, nearest
-from comity.model.encoder import LARGEST_RATE, Read, dropout
+from comity.model.encoder import LARGEST_RATE, Group, Read, dropout, dropout_mask
 from comity.model.files import read_json_object
 from comity.model.packing import Layout
+from comity.model.shared import Sink, Stretches, linear, look_up, norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,  # the exact one, by the error function (Hendrycks & Gimpel 2016)
@@ -118,6 +120,29 @@ def _unfit(key: str, value: Any, kind: Any) -> str | None:
     return None if number and value > 0 else "a number above 0"
 
 
+@dataclass(frozen=True)
+class Part:
+    """One group inside a pass: which packed rows are its own, and how attention lays them out."""
+
+    layout: Layout
+    start: int
+    stop: int
+    read: Read
+    generator: torch.Generator | None
+
+    @property
+    def positions_read(self) -> Tensor:
+        """The packed rows that the last layer is computed for."""
+        if self.read == "cls":
+            return self.layout.cls + self.start
+        return torch.arange(self.start, self.stop, device=self.layout.cls.device)
+
+    @property
+    def rows_read(self) -> int:
+        """How many they are."""
+        return len(self.layout.cls) if self.read == "cls" else self.stop - self.start
+
+
 class Bert(nn.Module):
     """The encoder behind the seam; see `Encoder` for what its call takes and gives.
 
@@ -155,44 +180,92 @@ class Bert(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,  # [N]
-        segments: Tensor,  # [N]
-        offsets: Tensor,  # [B + 1]
-        longest: int,
-        dropout_seed: int | None = None,
-        read: Read = "all",
+        groups: Sequence[Group],
         words: Tensor | None = None,  # [U, H]
-    ) -> Tensor:
-        """[N, H] for `read` "all", [B, H] for "cls"; see `Encoder`."""
-        if longest > self.max_length:
-            raise ValueError(f"a sequence of {longest} tokens, but {self.max_length} positions")
-        generator = None
-        if dropout_seed is not None:
-            generator = torch.Generator(device=ids.device).manual_seed(dropout_seed)
-        heads = self.config.num_attention_heads
-        dtype = self.word_embeddings.dtype
-        layout = Layout.of(offsets, len(ids), longest, heads, dtype)
-        hidden = self.embed(ids, segments, layout, words)
-        hidden = dropout(self.embedding_norm(hidden), self.embedding_dropout, generator)
+        rows: Sequence[int] | None = None,
+        sink: Sink | None = None,
+    ) -> list[Tensor]:
+        """[N, H] for each group that reads "all", [B, H] for "cls"; see `Encoder`."""
+        parts = self._parts(groups)
+        stretches = None
+        if rows is not None and sink is not None:
+            bounds = [(r, p.start, p.stop) for r, p in zip(rows, parts, strict=True)]
+            stretches = Stretches(_joined(bounds), sink)
+        hidden = self.embed(groups, parts, words, stretches)
+        hidden = norm(hidden, self.embedding_norm, stretches)
+        hidden = add_dropped(None, hidden, self.embedding_dropout, parts)
         for layer in self.layers[:-1]:
-            hidden = layer(hidden, layout, generator, "all")
-        return self.layers[-1](hidden, layout, generator, read)
+            hidden = layer(hidden, parts, stretches)
+        return self._last_layer(hidden, parts, stretches, rows)
 
-    def embed(self, ids: Tensor, segments: Tensor, layout: Layout, words: Tensor | None) -> Tensor:
-        """The sum [N, H] of word, position and segment embeddings."""
-        if words is None:
-            hidden = F.embedding(ids, self.word_embeddings)
-        else:  # looked up in float32, where the gradients of a frequent word add up without loss
-            wide = words.to(torch.promote_types(words.dtype, torch.float32))
-            hidden = F.embedding(ids, wide).to(self.word_embeddings.dtype)
+    def _parts(self, groups: Sequence[Group]) -> list[Part]:
+        parts = []
+        start = 0
+        heads, dtype = self.config.num_attention_heads, self.word_embeddings.dtype
+        for group in groups:
+            packed = group.packed
+            if packed.longest > self.max_length:
+                raise ValueError(
+                    f"a sequence of {packed.longest} tokens, but {self.max_length} positions"
+                )
+            generator = None
+            if group.dropout_seed is not None:
+                generator = torch.Generator(device=packed.ids.device)
+                generator.manual_seed(group.dropout_seed)
+            stop = start + len(packed.ids)
+            layout = Layout.of(packed.offsets, len(packed.ids), packed.longest, heads, dtype)
+            parts.append(Part(layout, start, stop, group.read, generator))
+            start = stop
+        return parts
+
+    def embed(
+        self,
+        groups: Sequence[Group],
+        parts: Sequence[Part],
+        words: Tensor | None,
+        stretches: Stretches | None,
+    ) -> Tensor:
+        """The sum [N, H] of word, position and segment embeddings, added up in float32."""
+        ids = torch.cat([group.packed.ids for group in groups])
+        segments = torch.cat([group.packed.segments for group in groups])
         if self.segment_types == 1:
             segments = torch.zeros_like(segments)
-        hidden = hidden + look_up(layout.positions, self.position_embeddings[: layout.longest])
-        return hidden + look_up(segments, self.segment_embeddings)
+        positions = torch.cat([part.layout.positions for part in parts])
+        table = self.word_embeddings if words is None else words
+        hidden = look_up(ids, table, stretches).float()
+        hidden = hidden + look_up(positions, self.position_embeddings, stretches)
+        hidden = hidden + look_up(segments, self.segment_embeddings, stretches)
+        return hidden.to(self.word_embeddings.dtype)
 
-    def pool(self, cls: Tensor) -> Tensor:
+    def _last_layer(
+        self,
+        hidden: Tensor,
+        parts: Sequence[Part],
+        stretches: Stretches | None,
+        rows: Sequence[int] | None,
+    ) -> list[Tensor]:
+        """The last layer, for the positions alone that are read."""
+        layer = cast(BertLayer, self.layers[-1])
+        if all(part.read == "all" for part in parts):
+            hidden = layer(hidden, parts, stretches)
+            return list(hidden.split([part.stop - part.start for part in parts]))
+        read = torch.cat([part.positions_read for part in parts])
+        counts = [part.rows_read for part in parts]
+        ends = np.cumsum([0, *counts]).tolist()
+        read_parts = [
+            replace(part, start=start, stop=stop)
+            for part, start, stop in zip(parts, ends, ends[1:], strict=False)
+        ]
+        read_stretches = None
+        if stretches is not None and rows is not None:
+            bounds = [(r, p.start, p.stop) for r, p in zip(rows, read_parts, strict=True)]
+            read_stretches = Stretches(_joined(bounds), stretches.sink)
+        hidden = layer.of_read(hidden, parts, stretches, read, read_parts, read_stretches)
+        return list(hidden.split(counts))
+
+    def pool(self, cls: Tensor, stretches: Stretches | None = None) -> Tensor:
         """BERT's pooler, dense and tanh: [B, H] -> [B, H]."""
-        return torch.tanh(self.pooler(cls))
+        return torch.tanh(linear(cls, self.pooler, stretches))
 
     def layer_of(self, parameter_name: str) -> int:
         """0 for the embeddings, 1 to L for the layers, L + 1 for the pooler."""
@@ -218,39 +291,88 @@ class BertLayer(nn.Module):
         self.contract = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, config.layer_norm_eps)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, generator: torch.Generator | None, read: Read
-    ) -> Tensor:
-        """[N, H] -> [N, H], or [B, H] where only [CLS] is read."""
-        if read == "cls":
-            context = self.attend_from_cls(hidden, layout, generator)
-            hidden = hidden.index_select(0, layout.cls)
-        else:
-            context = self.attend(hidden, layout, generator)
-        output = dropout(self.attention_output(context), self.hidden_dropout, generator)
-        hidden = self.attention_norm(output + hidden)
-        output = self.contract(self.activation(self.expand(hidden)))
-        return self.output_norm(dropout(output, self.hidden_dropout, generator) + hidden)
+    def forward(self, hidden: Tensor, parts: Sequence[Part], stretches: Stretches | None) -> Tensor:
+        """[N, H] -> [N, H]."""
+        qkv = linear(hidden, self.qkv, stretches)
+        context = []
+        for part in parts:
+            query, key, value = part.layout.pad(qkv[part.start : part.stop], 3)
+            context.append(part.layout.unpad(self._attend(part, query, key, value)))
+        return self._after_attention(torch.cat(context), hidden, parts, stretches)
 
-    def attend(self, hidden: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        """What every token [N, H] gathers from its sequence: [N, H]."""
-        query, key, value = layout.pad(self.qkv(hidden), 3)
-        rate = self.attention_dropout
-        return layout.unpad(attention(query, key, value, layout.key_bias, rate, generator))
-
-    def attend_from_cls(
-        self, hidden: Tensor, layout: Layout, generator: torch.Generator | None
+    def of_read(
+        self,
+        hidden: Tensor,
+        parts: Sequence[Part],
+        stretches: Stretches | None,
+        read: Tensor,
+        read_parts: Sequence[Part],
+        read_stretches: Stretches | None,
     ) -> Tensor:
-        """The same for the first token of each sequence alone: [N, H] -> [B, H]."""
+        """The same for the M positions `read` alone: [N, H] -> [M, H].
+
+        Exact: every token still gives its key and value, the other positions ask nothing.
+        """
         width = hidden.shape[1]
-        query_weight, other_weight = self.qkv.weight.split([width, 2 * width])
-        query_bias, other_bias = self.qkv.bias.split([width, 2 * width])
-        first = hidden.index_select(0, layout.cls)
-        query = F.linear(first, query_weight, query_bias).view(-1, 1, width // layout.heads)
-        key, value = layout.pad(F.linear(hidden, other_weight, other_bias), 2)
+        asking = hidden.index_select(0, read)
+        query = linear(asking, self.qkv, read_stretches, slice(0, width))
+        key_value = linear(hidden, self.qkv, stretches, slice(width, 3 * width))
+        context = []
+        for part, of_read in zip(parts, read_parts, strict=True):
+            layout = part.layout
+            key, value = layout.pad(key_value[part.start : part.stop], 2)
+            own = query[of_read.start : of_read.stop]
+            if part.read == "all":
+                (own,) = layout.pad(own, 1)
+                context.append(layout.unpad(self._attend(part, own, key, value)))
+            else:
+                own = own.reshape(-1, 1, width // layout.heads)
+                context.append(self._attend(part, own, key, value).view(-1, width))
+        return self._after_attention(torch.cat(context), asking, read_parts, read_stretches)
+
+    def _attend(self, part: Part, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rate = self.attention_dropout
-        context = attention(query, key, value, layout.key_bias, rate, generator)
-        return context.view(-1, width)
+        return attention(query, key, value, part.layout.key_bias, rate, part.generator)
+
+    def _after_attention(
+        self,
+        context: Tensor,
+        hidden: Tensor,
+        parts: Sequence[Part],
+        stretches: Stretches | None,
+    ) -> Tensor:
+        rate = self.hidden_dropout
+        output = linear(context, self.attention_output, stretches)
+        hidden = norm(add_dropped(hidden, output, rate, parts), self.attention_norm, stretches)
+        inner = self.activation(linear(hidden, self.expand, stretches))
+        output = linear(inner, self.contract, stretches)
+        return norm(add_dropped(hidden, output, rate, parts), self.output_norm, stretches)
+
+
+def add_dropped(
+    residual: Tensor | None, values: Tensor, rate: float, parts: Sequence[Part]
+) -> Tensor:
+    """`residual + dropout(values)`, both `[N, H]`; each part's masks from its own generator."""
+    masks = [
+        dropout_mask(values[part.start : part.stop], rate, part.generator)
+        for part in parts
+        if part.generator is not None and round(256 * rate)
+    ]
+    if not masks:
+        return values if residual is None else values + residual
+    mask = masks[0] if len(masks) == 1 else torch.cat(masks)
+    return values * mask if residual is None else torch.addcmul(residual, values, mask)
+
+
+def _joined(bounds: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Neighbouring stretches that add to the same row as one: one larger product."""
+    joined: list[tuple[int, int, int]] = []
+    for row, start, stop in bounds:
+        if joined and joined[-1][0] == row:
+            joined[-1] = (row, joined[-1][1], stop)
+        else:
+            joined.append((row, start, stop))
+    return joined
 
 
 def attention(
@@ -270,13 +392,3 @@ def attention(
     scores = torch.baddbmm(key_bias, query, key.transpose(1, 2), alpha=scale)
     weights = dropout(scores.softmax(dim=-1), rate, generator)
     return torch.bmm(weights, value)
-
-
-def look_up(indices: Tensor, table: Tensor) -> Tensor:
-    """Rows of a short table, [N] and [T, H] -> [N, H], as a product with a one-hot matrix.
-
-    Its gradient is then a product too, which sums in float32; the gradient of an indexing adds one
-    row after another, and in bfloat16 a sum of hundreds of rows would stop growing.
-    """
-    one_hot = indices[:, None] == torch.arange(len(table), device=indices.device)
-    return one_hot.to(table.dtype) @ table

@@ -6,11 +6,14 @@ Sequences travel packed, end to end without padding, with the offsets of their f
     offsets  0                     4                          10
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from comity.model.shared import Sink, Stretches
 
 Read = Literal["all", "cls"]
 """Which positions of the last layer a caller reads: every token, or the first of each sequence."""
@@ -33,6 +36,15 @@ class Packed:
     longest: int  # tokens of the longest sequence, known on the host
 
 
+@dataclass(frozen=True)
+class Group:
+    """The sequences of one task in a pass, what is read of them, and their dropout."""
+
+    packed: Packed
+    read: Read = "all"
+    dropout_seed: int | None = None  # None: no dropout (evaluation)
+
+
 class Encoder(Protocol):
     """What trainer, heads and server know of an encoder."""
 
@@ -43,25 +55,25 @@ class Encoder(Protocol):
 
     def __call__(
         self,
-        ids: Tensor,
-        segments: Tensor,
-        offsets: Tensor,
-        longest: int,
-        dropout_seed: int | None = None,
-        read: Read = "all",
+        groups: Sequence[Group],
         words: Tensor | None = None,
-    ) -> Tensor:
-        """Encode packed sequences; no device value is read on the host.
+        rows: Sequence[int] | None = None,
+        sink: Sink | None = None,
+    ) -> list[Tensor]:
+        """Encode the groups in one pass; no device value is read on the host.
 
-        ids, segments: [N] int64. offsets: [B + 1] int64. longest: tokens of the longest sequence.
-        dropout_seed: None for no dropout (evaluation); the same integer gives the same masks.
-        read: "all" gives [N, H]; "cls" gives [B, H], the first position of each sequence.
+        A group gives [N, H], every token's state, or [B, H] where only "cls" is read: the first
+        position of each sequence. The same dropout seed gives the same masks, whatever else is in
+        the pass.
+
         words: [U, H], rows that `ids` index in place of the word-embedding table, so that the
         gradient of the rows that a step touches is a small tensor.
+        rows, sink: in training, the row of J that each group adds to, and what takes the gradients
+        of the encoder's parameters; without them they go where autograd puts them.
         """
         ...
 
-    def pool(self, cls: Tensor) -> Tensor:
+    def pool(self, cls: Tensor, stretches: Stretches | None = None) -> Tensor:
         """The vector [B, H] that heads read, from the hidden state [B, H] of the first token."""
         ...
 
@@ -73,19 +85,26 @@ class Encoder(Protocol):
 def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     """Set a share `rate` of `values` to zero and scale the rest up (Srivastava et al. 2014).
 
+    `generator` lives on the device of `values`; None leaves `values` as they are.
+    """
+    if generator is None or round(256 * rate) == 0:
+        return values
+    return values * dropout_mask(values, rate, generator)
+
+
+def dropout_mask(values: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """What dropout multiplies `values` by, in their shape and dtype.
+
     Eight bits decide on each value: torch's generator is asked for 64-bit words, which is several
     times quicker than one draw per value, and a value is kept where its byte is at least
     t = round(256 rate). A rate is therefore rounded to a multiple of 1/256 (0.1 to 0.1016), and
-    kept values are multiplied by 256 / (256 - t), so that the mean stays exact. `generator` lives
-    on the device of `values`; None leaves `values` as they are.
+    kept values are multiplied by 256 / (256 - t), so that the mean stays exact.
     """
     threshold = round(256 * rate)
-    if generator is None or threshold == 0:
-        return values
     if not 0 < threshold < 256:
         raise ValueError(f"a dropout rate lies between 0 and {LARGEST_RATE}, {rate} does not")
     count = values.numel()
     words = torch.empty((count + 7) // 8, dtype=torch.int64, device=values.device)
     words.random_(-(2**63), None, generator=generator)
     keep = words.view(torch.uint8)[:count].view(values.shape) >= threshold
-    return torch.where(keep, values, 0).mul_(256 / (256 - threshold))
+    return keep.to(values.dtype).mul_(256 / (256 - threshold))

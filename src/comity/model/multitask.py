@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from comity.flat import SHARED, Piece
-from comity.model.encoder import Encoder, Packed, Read
+from comity.model.encoder import Encoder, Group, Packed, Read
 from comity.model.heads import CosineHead, LinearHead, make_head, mean_pool
+from comity.model.shared import Sink, Stretches
 from comity.seeds import INITIALISATION, name_key, torch_generator
 from comity.targets import Target
 
@@ -29,11 +31,21 @@ class TaskModel:
         return self.target.head == "cosine"
 
 
+@dataclass(frozen=True)
+class TaskInput:
+    """A batch of one task: `count` rows for each view its head reads, view after view."""
+
+    task: str
+    packed: Packed
+    count: int
+    dropout_seed: int | None = None  # None: no dropout (evaluation)
+
+
 class MultiTaskModel(nn.Module):
     """The encoder, shared, and `heads[task]`.
 
     Example:
-        outputs = model("sentiment", packed, count=32, dropout_seed=None)
+        (outputs,) = model([TaskInput("sentiment", packed, count=32)])
     """
 
     def __init__(self, encoder: nn.Module, tasks: Mapping[str, TaskModel], seed: int = 0):
@@ -60,52 +72,62 @@ class MultiTaskModel(nn.Module):
 
     def forward(
         self,
-        task: str,
-        packed: Packed,
-        count: int,
-        dropout_seed: int | None = None,
+        inputs: Sequence[TaskInput],
         words: Tensor | None = None,
-    ) -> Tensor:
-        """Outputs `[count, outputs]` of a task for a batch that holds `count` rows per view.
-
-        packed: the sequences of all views in one pass, view after view.
-        dropout_seed: None for evaluation; a head's masks follow from the same integer.
-        words: the gathered rows of the word table that `packed.ids` index, if any.
-        """
-        head = self.head(task)
-        read: Read = head.read  # type: ignore[assignment]
-        readings = self._read(packed, count, read, dropout_seed, words, head)
-        generator = None
-        if dropout_seed is not None:
-            generator = torch.Generator(packed.ids.device).manual_seed(dropout_seed ^ 1)
-        return head(readings, generator)
-
-    def _read(
-        self,
-        packed: Packed,
-        count: int,
-        read: Read,
-        dropout_seed: int | None,
-        words: Tensor | None,
-        head: nn.Module,
+        rows: Sequence[int] | None = None,
+        sink: Sink | None = None,
     ) -> list[Tensor]:
-        """What the head reads of each view, `[count, H]` each."""
-        hidden = self.encoder(
-            packed.ids, packed.segments, packed.offsets, packed.longest, dropout_seed, read, words
-        )
-        if isinstance(head, CosineHead):
-            vectors = mean_pool(hidden, packed.offsets) if read == "all" else hidden
-        else:
-            vectors = self.encoder.pool(hidden)
-        views = (len(packed.offsets) - 1) // count
-        return [vectors[view * count : (view + 1) * count] for view in range(views)]
+        """Outputs `[count, outputs]` of each input's head, all encoded in one pass.
+
+        words: the gathered rows of the word table that the inputs' ids index, if any.
+        rows, sink: where the gradients of the shared parameters go; see `Encoder`.
+        """
+        heads = [self.head(given.task) for given in inputs]
+        groups = [
+            Group(given.packed, cast(Read, head.read), given.dropout_seed)
+            for given, head in zip(inputs, heads, strict=True)
+        ]
+        hidden = self.encoder(groups, words, rows, sink)
+        vectors = self._vectors(groups, heads, hidden, rows, sink)
+        outputs = []
+        for given, head, of_task in zip(inputs, heads, vectors, strict=True):
+            generator = None
+            if given.dropout_seed is not None:
+                device = given.packed.ids.device
+                generator = torch.Generator(device).manual_seed(given.dropout_seed ^ 1)
+            outputs.append(head(list(of_task.split(given.count)), generator))
+        return outputs
+
+    def _vectors(
+        self,
+        groups: Sequence[Group],
+        heads: Sequence[nn.Module],
+        hidden: list[Tensor],
+        rows: Sequence[int] | None,
+        sink: Sink | None,
+    ) -> list[Tensor]:
+        """One vector `[B, H]` a sequence: pooled by the encoder (all in one go), or embedded."""
+        vectors = list(hidden)
+        pooled = [n for n, head in enumerate(heads) if not isinstance(head, CosineHead)]
+        for number, (group, head) in enumerate(zip(groups, heads, strict=True)):
+            if isinstance(head, CosineHead) and group.read == "all":
+                vectors[number] = mean_pool(hidden[number], group.packed.offsets)
+        if pooled:
+            counts = [len(hidden[number]) for number in pooled]
+            stretches = None
+            if rows is not None and sink is not None:
+                ends = np.cumsum([0, *counts]).tolist()
+                bounds = [(rows[n], *ends[i : i + 2]) for i, n in enumerate(pooled)]
+                stretches = Stretches(bounds, sink)
+            together = self.encoder.pool(torch.cat([hidden[n] for n in pooled]), stretches)
+            for number, of_task in zip(pooled, together.split(counts), strict=True):
+                vectors[number] = of_task
+        return vectors
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
         """Embeddings `[B, H]` float32 of packed texts, by mean pooling or the [CLS] state."""
         read: Read = "all" if pooling == "mean" else "cls"
-        hidden = self.encoder(
-            packed.ids, packed.segments, packed.offsets, packed.longest, None, read
-        )
+        (hidden,) = self.encoder([Group(packed, read)])
         return mean_pool(hidden, packed.offsets) if read == "all" else hidden.float()
 
     def pieces(self) -> list[Piece]:

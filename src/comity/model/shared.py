@@ -1,0 +1,134 @@
+"""Operations on weights that several tasks share: one forward for all, one gradient for each task.
+
+The tokens of all tasks stand in one packed pass, task after task. A product with a shared weight is
+then one large product, and so is the gradient of its input; only the gradient of the weight is
+taken task by task, from the task's own stretch of tokens, and goes straight into the task's row. So
+K task gradients cost about what their sum costs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Sink = Callable[[int, Tensor, Tensor, int], None]
+"""Takes the gradient of one task: (row of J, parameter, gradient, first row of the parameter)."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Which rows of a packed tensor belong to which task gradient, and where gradients go."""
+
+    bounds: Sequence[tuple[int, int, int]]  # row of J, start, stop
+    sink: Sink
+
+    def each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+        """The row of J and each tensor's stretch, task after task."""
+        for row, start, stop in self.bounds:
+            yield row, *(tensor[start:stop] for tensor in tensors)
+
+
+def linear(
+    inputs: Tensor, layer: nn.Linear, stretches: Stretches | None, outputs: slice = slice(None)
+) -> Tensor:
+    """A dense layer, `[N, I]` to `[N, O]`, or only its rows `outputs`.
+
+    Without stretches it is the plain product with ordinary gradients.
+    """
+    weight, bias = layer.weight[outputs], layer.bias[outputs]
+    if stretches is None:
+        return F.linear(inputs, weight, bias)
+    return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, stretches)  # type: ignore[return-value]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        layer: nn.Linear,
+        first: int,
+        stretches: Stretches,
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.layer, ctx.first, ctx.stretches = layer, first, stretches
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        inputs, weight = ctx.saved_tensors
+        layer, first, stretches = ctx.layer, ctx.first, ctx.stretches
+        (outer,) = gradients
+        if layer.weight.requires_grad:
+            for row, of_task, inputs_of_task in stretches.each(outer, inputs):
+                stretches.sink(row, layer.weight, of_task.t() @ inputs_of_task, first)
+                stretches.sink(row, layer.bias, of_task.sum(0), first)
+        return outer @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
+
+
+def norm(inputs: Tensor, layer: nn.LayerNorm, stretches: Stretches | None) -> Tensor:
+    """LayerNorm (Ba et al. 2016) of `[N, H]`."""
+    if stretches is None:
+        return layer(inputs)
+    return _Norm.apply(inputs, layer.weight, layer, stretches)  # type: ignore[return-value]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, layer: nn.LayerNorm, stretches: Stretches
+    ) -> Tensor:
+        shape = list(layer.normalized_shape)
+        output, mean, scale = torch.native_layer_norm(
+            inputs, shape, layer.weight, layer.bias, layer.eps
+        )
+        ctx.save_for_backward(inputs, mean, scale)
+        ctx.layer, ctx.stretches = layer, stretches
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        layer, stretches = ctx.layer, ctx.stretches
+        wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
+        inner = []
+        for row, *tensors in stretches.each(gradients[0], *ctx.saved_tensors):
+            outer, inputs, mean, scale = tensors
+            of_inputs, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+                outer, inputs, list(layer.normalized_shape), mean, scale,
+                layer.weight, layer.bias, wanted,
+            )  # fmt: skip
+            inner.append(of_inputs)
+            if layer.weight.requires_grad:
+                stretches.sink(row, layer.weight, of_weight, 0)
+                stretches.sink(row, layer.bias, of_bias, 0)
+        return torch.cat(inner) if wanted[0] else None, None, None, None
+
+
+def look_up(indices: Tensor, table: Tensor, stretches: Stretches | None) -> Tensor:
+    """Rows of a table, `[N]` and `[T, H]` to `[N, H]`, whose gradient adds up in float32."""
+    if stretches is None:
+        return F.embedding(indices, table)
+    return _LookUp.apply(indices, table, stretches)  # type: ignore[return-value]
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, table: Tensor, stretches: Stretches) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.table, ctx.stretches = table, stretches
+        return F.embedding(indices, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (indices,) = ctx.saved_tensors
+        table = ctx.table
+        if table.requires_grad:
+            for row, outer, places in ctx.stretches.each(gradients[0], indices):
+                whole = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+                ctx.stretches.sink(row, table, whole.index_add_(0, places, outer.float()), 0)
+        return None, None, None
