@@ -96,7 +96,7 @@ def test_layout_keeps_layers_together_and_heads_last(trainer):
 
 def test_rows_and_gramian_are_autograds(trainer):
     batches = first_batches(trainer)
-    losses, tasks = trainer.backward.fill(trainer.gradients, batches, False, 0)
+    _, tasks = trainer.backward.fill(trainer.gradients, batches, False, 0)
     assert tasks == TASKS
     plain = [flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches]
     shared = torch.stack(plain)[:, : trainer.flat.shared_stop]
@@ -119,14 +119,14 @@ def test_rows_and_gramian_are_autograds(trainer):
         )
         torch.testing.assert_close(found, shared[row], rtol=1e-4, atol=1e-6)
     heads = trainer.gradients.combined(trainer.flat.shared_stop, total, [9.0, 9.0], 1.0)
-    expected = sum(plain)[trainer.flat.shared_stop :]
+    expected = torch.stack(plain).sum(0)[trainer.flat.shared_stop :]
     torch.testing.assert_close(heads, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_one_row_for_all_is_the_sum(trainer):
     batches = first_batches(trainer)
     trainer.backward.fill(trainer.gradients, batches, True, 0)
-    plain = sum(flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches)
+    plain = torch.stack([flat_of(trainer, plain_gradients(trainer, b)) for b in batches]).sum(0)
     start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
     found = trainer.gradients.combined(start, stop, [1.0], 1.0)
     torch.testing.assert_close(found, plain[start:stop], rtol=1e-4, atol=1e-6)

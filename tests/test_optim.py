@@ -94,7 +94,7 @@ def test_equals_torch_where_both_mean_the_same():
 
 
 def test_decay_stands_after_the_step():
-    """From weight 1, gradient 1, rate 0.1 the first step goes to 0.9 and decay takes 1 % of that."""
+    """From weight 1, gradient 1, rate 0.1 the step goes to 0.9, and decay takes 1 % of that."""
     master, first, second = torch.ones(1), torch.zeros(1), torch.zeros(1)
     adamw(master, torch.ones(1), first, second, step=1, rate=0.1, eps=1e-12, weight_decay=0.1)
     assert master.item() == pytest.approx(0.9 * 0.99, rel=1e-6)

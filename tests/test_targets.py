@@ -53,7 +53,9 @@ def test_two_classes_are_one_logit_and_the_last_is_positive():
     outputs = np.array([[2.0], [-1.0], [0.0]])
     assert target.outputs == 1
     assert [target.label(p) for p in target.predictions(outputs)] == ["yes", "no", "no"]
-    np.testing.assert_allclose(target.probabilities(outputs)[:, 1], expit(outputs[:, 0]))
+    probabilities = target.probabilities(outputs)
+    assert probabilities is not None
+    np.testing.assert_allclose(probabilities[:, 1], expit(outputs[:, 0]))
 
 
 def test_many_classes():

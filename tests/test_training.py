@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -231,11 +232,11 @@ def test_the_best_is_kept_by_the_named_task(folder, tmp_path, tiny_checkpoint):
 
 
 def test_leaks_are_named_and_dropped(folder, tiny_checkpoint):
-    write_csv(folder / "mood-dev.csv", ["text", "mood"],
-              [("  THE house   number 0 is good", "up"), ("a film is bad", "down")])  # fmt: skip
+    moods = [("  THE house   number 0 is good", "up"), ("a film is bad", "down")]
+    write_csv(folder / "mood-dev.csv", ["text", "mood"], moods)
     first, second, _ = alike_rows(3, 1)[0]
-    write_csv(folder / "alike-dev.csv", ["a", "b", "score"],
-              [(second, first, 1), ("x", "y", 2), ("the house number 1 is great", "z", 3)])  # fmt: skip
+    alike = [(second, first, 1), ("x", "y", 2), ("the house number 1 is great", "z", 3)]
+    write_csv(folder / "alike-dev.csv", ["a", "b", "score"], alike)
     recipe = two_tasks(tiny_checkpoint)
     prepared = prepare(recipe, folder)
     assert len(prepared.tasks["mood"].train) == 36
@@ -335,7 +336,7 @@ def test_tr_04_a_last_batch_of_one_row(shared, tmp_path, tiny_checkpoint, kind, 
     seen = Recorder()
     run = train(recipe, folder, tmp_path / "run", listener=seen)
     assert sorted(map(len, seen.rows["t"])) == [1, 8, 8]
-    assert sorted(sum(seen.rows["t"], [])) == list(range(17))
+    assert sorted(chain.from_iterable(seen.rows["t"])) == list(range(17))
     model = load(run.path)
     pairs = [(f"Item {n} on the left.", f"Item {n} on the right shelf.") for n in range(17)]
     together = model.outputs("t", pairs)
@@ -367,11 +368,11 @@ def test_tr_06_three_tasks_of_unequal_size(shared, tmp_path, tiny_checkpoint, sc
         name: counted.get(name, 0) for name in names
     }
     for name, count in seen.counts.items():
-        rows = sum(seen.rows.get(name, []), [])
+        rows = list(chain.from_iterable(seen.rows.get(name, [])))
         assert count.rows_never_seen == count.rows - len(set(rows))
     if schedule == "round-robin":
         assert counted == {"big": 40, "mid": 34, "small": 30}
-        passes = [sum(seen.rows["mid"][p : p + 3], []) for p in (0, 3, 6)]
+        passes = [list(chain(*seen.rows["mid"][p : p + 3])) for p in (0, 3, 6)]
         assert all(sorted(one) == list(range(10)) for one in passes)
         assert passes[0] != passes[1] != passes[2]
     if schedule == "proportional":

@@ -1,6 +1,8 @@
 """What the machine can do: device, processor class, and the dtype a run computes in."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,6 +60,20 @@ def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor_class() != "other"
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Within, numbers too small for a normal float32 count as 0.
+
+    Moments of weights that have long had no gradient become such numbers, which are slow.
+    """
+    already = not bool(torch.tensor([1e-40]) * 1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

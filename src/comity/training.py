@@ -107,7 +107,6 @@ class Trainer:
 
     def run(self, directory: RunDirectory, resume: bool = False) -> None:
         """Walk the stages to the end, or until evaluations have not gained `patience` times."""
-        torch.set_flush_denormal(True)
         self.directory = directory
         if resume:
             self._restore()
@@ -115,8 +114,9 @@ class Trainer:
             directory.write_recipe(self.prepared.recipe)
             directory.write_facts(self._facts())
         self.listener.planned(self)
-        while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
-            self.run_stage(self.plans[self.progress.stage])
+        with machine.flushed_denormals():
+            while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
+                self.run_stage(self.plans[self.progress.stage])
         directory.log("end", **asdict(self.progress))
 
     def run_stage(self, plan: StagePlan) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.activations import ACT2FN
 
-from comity.model.bert import ACTIVATIONS, Bert, BertConfig, look_up
-from comity.model.encoder import Packed, dropout
-from comity.model.packing import Layout
+from comity.model.bert import ACTIVATIONS, Bert, BertConfig
+from comity.model.encoder import Group, Packed, Read, dropout
 from comity.model.padded import padded_forward
 from comity.model.weights import load_encoder, save_encoder
 
@@ -42,7 +41,9 @@ def padded(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def run(bert: Bert, batch: Packed, **options: Any) -> Tensor:
-    return bert(batch.ids, batch.segments, batch.offsets, batch.longest, **options)
+    words = options.pop("words", None)
+    (hidden,) = bert([Group(batch, **options)], words)
+    return hidden
 
 
 def random_bert(write_checkpoint: Any, folder: Path, **config: Any) -> Bert:
@@ -204,26 +205,6 @@ def test_words_take_the_place_of_the_table(tiny_checkpoint: Path) -> None:
     assert not table[untouched].any()
 
 
-def test_a_frequent_word_keeps_its_gradient_in_bfloat16(tiny_checkpoint: Path) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
-    zeros = torch.zeros(2000, dtype=torch.int64)
-    offsets = torch.arange(0, 2001, 100)
-    rows = torch.zeros(1, 32, dtype=torch.bfloat16, requires_grad=True)
-    layout = Layout.of(offsets, 2000, 100, 4, torch.bfloat16)
-    (gradient,) = torch.autograd.grad(bert.embed(zeros, zeros, layout, rows).sum(), rows)
-    assert_close(gradient, torch.full_like(rows, 2000), rtol=0.01, atol=0)  # 256 if summed in bf16
-
-
-def test_look_up_sums_its_gradient_in_float32() -> None:
-    table = torch.randn(3, 8).to(torch.bfloat16).requires_grad_()
-    indices = torch.randint(0, 3, (3000,), generator=torch.Generator().manual_seed(0))
-    rows = look_up(indices, table)
-    assert_close(rows, table[indices], atol=0, rtol=0)
-    (gradient,) = torch.autograd.grad(rows.sum(), table)
-    counts = indices.bincount(minlength=3).to(torch.float32)
-    assert_close(gradient.float(), counts[:, None].expand(3, 8), rtol=0.01, atol=0)
-
-
 def test_bfloat16_stays_close_to_float32(tiny_checkpoint: Path) -> None:
     batch = random_batch([60, 4, 21], 60, 2)
     wide = load_encoder(str(tiny_checkpoint)).encoder
@@ -252,14 +233,14 @@ def test_float32_words_keep_their_gradient_in_float32(tiny_checkpoint: Path) -> 
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_no_value_is_read_on_the_host(read: str) -> None:
+def test_no_value_is_read_on_the_host(read: Read) -> None:
     # Tensors on the meta device have no values, so that reading one raises.
     with torch.device("meta"):
         bert = Bert(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
         ids = torch.zeros(11, dtype=torch.int64)
         offsets = torch.zeros(4, dtype=torch.int64)
     for words in (None, torch.zeros(5, 8, device="meta")):
-        hidden = bert(ids, ids, offsets, 6, read=read, words=words)
+        (hidden,) = bert([Group(Packed(ids, ids, offsets, 6), read)], words)
         assert hidden.shape == (11 if read == "all" else 3, 8)
 
 
@@ -386,3 +367,20 @@ def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_pat
         0.3,
         0.2,
     )
+
+
+def test_groups_in_one_pass_are_what_each_is_alone(tiny_checkpoint: Path) -> None:
+    """Whatever each reads, and with dropout: a group's masks are its own."""
+    bert = load_encoder(str(tiny_checkpoint)).encoder
+    batches = [random_batch([7, 12], 60, 2, seed=1), random_batch([31, 2, 5], 60, 2, seed=2)]
+    for reads in (["all", "cls"], ["cls", "all"], ["cls", "cls"], ["all", "all"]):
+        for seeds in ([None, None], [4, 9]):
+            groups = [
+                Group(batch, read, seed)  # type: ignore[arg-type]
+                for batch, read, seed in zip(batches, reads, seeds, strict=True)
+            ]
+            together = bert(groups)
+            for group, found in zip(groups, together, strict=True):
+                if seeds[0] is None or reads[0] == reads[1]:
+                    (alone,) = bert([group])
+                    assert_close(found, alone, atol=2e-6, rtol=1e-5)

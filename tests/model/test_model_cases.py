@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from comity.errors import ComityError
 from comity.model.bert import Bert
+from comity.model.encoder import Group, Packed
 from comity.model.weights import load_encoder
 
 
@@ -37,8 +38,10 @@ def assert_case_outputs(bert: Bert, inputs: list[dict], wanted: list[dict]) -> N
     segments = torch.tensor([token for item in inputs for token in item["segments"]])
     lengths = [len(item["ids"]) for item in inputs]
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    hidden = bert(ids, segments, offsets, max(lengths))
-    pooled = bert.pool(bert(ids, segments, offsets, max(lengths), read="cls"))
+    packed = Packed(ids, segments, offsets, max(lengths))
+    (hidden,) = bert([Group(packed)])
+    (first,) = bert([Group(packed, "cls")])
+    pooled = bert.pool(first)
     for number, (rows, want) in enumerate(zip(hidden.split(lengths), wanted, strict=True)):
         found = {
             "hidden_first_token": rows[0],
@@ -102,8 +105,9 @@ def test_one_segment_type_trains_on_a_pair(write_checkpoint: Any, tmp_path: Path
     ids = torch.tensor([2, 40, 41, 42, 3, 43, 44, 3])
     segments = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1])
     offsets = torch.tensor([0, 8])
-    hidden = bert(ids, segments, offsets, 8)
-    assert torch.equal(hidden, bert(ids, torch.zeros_like(segments), offsets, 8))
+    (hidden,) = bert([Group(Packed(ids, segments, offsets, 8))])
+    (plain,) = bert([Group(Packed(ids, torch.zeros_like(segments), offsets, 8))])
+    assert torch.equal(hidden, plain)
     hidden.sum().backward()
     assert bert.segment_embeddings.grad is not None
     assert bert.segment_embeddings.grad.isfinite().all()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.errors import ComityError, Faults, nearest
-from comity.model.encoder import LARGEST_RATE, Group, Read, dropout, dropout_mask
+from comity.model.encoder import LARGEST_RATE, Group, Read, add_dropped, dropout, dropout_mask
 from comity.model.files import read_json_object
 from comity.model.packing import Layout
 from comity.model.shared import Sink, Stretches, linear, look_up, norm
@@ -193,7 +193,7 @@ class Bert(nn.Module):
             stretches = Stretches(_joined(bounds), sink)
         hidden = self.embed(groups, parts, words, stretches)
         hidden = norm(hidden, self.embedding_norm, stretches)
-        hidden = add_dropped(None, hidden, self.embedding_dropout, parts)
+        hidden = drop_and_add(None, hidden, self.embedding_dropout, parts)
         for layer in self.layers[:-1]:
             hidden = layer(hidden, parts, stretches)
         return self._last_layer(hidden, parts, stretches, rows)
@@ -343,13 +343,13 @@ class BertLayer(nn.Module):
     ) -> Tensor:
         rate = self.hidden_dropout
         output = linear(context, self.attention_output, stretches)
-        hidden = norm(add_dropped(hidden, output, rate, parts), self.attention_norm, stretches)
+        hidden = norm(drop_and_add(hidden, output, rate, parts), self.attention_norm, stretches)
         inner = self.activation(linear(hidden, self.expand, stretches))
         output = linear(inner, self.contract, stretches)
-        return norm(add_dropped(hidden, output, rate, parts), self.output_norm, stretches)
+        return norm(drop_and_add(hidden, output, rate, parts), self.output_norm, stretches)
 
 
-def add_dropped(
+def drop_and_add(
     residual: Tensor | None, values: Tensor, rate: float, parts: Sequence[Part]
 ) -> Tensor:
     """`residual + dropout(values)`, both `[N, H]`; each part's masks from its own generator."""
@@ -358,10 +358,9 @@ def add_dropped(
         for part in parts
         if part.generator is not None and round(256 * rate)
     ]
-    if not masks:
-        return values if residual is None else values + residual
-    mask = masks[0] if len(masks) == 1 else torch.cat(masks)
-    return values * mask if residual is None else torch.addcmul(residual, values, mask)
+    if masks:
+        return add_dropped(residual, values, rate, masks)
+    return values if residual is None else values + residual
 
 
 def _joined(bounds: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ Sequences travel packed, end to end without padding, with the offsets of their f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +89,11 @@ def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> T
     """
     if generator is None or round(256 * rate) == 0:
         return values
-    return values * dropout_mask(values, rate, generator)
+    return add_dropped(None, values, rate, [dropout_mask(values, rate, generator)])
 
 
 def dropout_mask(values: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """What dropout multiplies `values` by, in their shape and dtype.
+    """1 where a value is kept and 0 where it is dropped, in the shape and dtype of `values`.
 
     Eight bits decide on each value: torch's generator is asked for 64-bit words, which is several
     times quicker than one draw per value, and a value is kept where its byte is at least
@@ -106,5 +106,34 @@ def dropout_mask(values: Tensor, rate: float, generator: torch.Generator) -> Ten
     count = values.numel()
     words = torch.empty((count + 7) // 8, dtype=torch.int64, device=values.device)
     words.random_(-(2**63), None, generator=generator)
-    keep = words.view(torch.uint8)[:count].view(values.shape) >= threshold
-    return keep.to(values.dtype).mul_(256 / (256 - threshold))
+    return (words.view(torch.uint8)[:count].view(values.shape) >= threshold).to(values.dtype)
+
+
+def add_dropped(
+    residual: Tensor | None, values: Tensor, rate: float, masks: Sequence[Tensor]
+) -> Tensor:
+    """`residual + dropout(values)`, or without a residual; `masks` stand one below the other."""
+    mask = masks[0] if len(masks) == 1 else torch.cat(list(masks))
+    scale = 256 / (256 - round(256 * rate))
+    return _AddDropped.apply(residual, values, mask, scale)  # type: ignore[return-value]
+
+
+class _AddDropped(torch.autograd.Function):
+    """The scale multiplies as a float32 number: rounded to the dtype it would shift the mean."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, residual: Tensor | None, values: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        if residual is None:
+            return (values * mask).mul_(scale)
+        return torch.addcmul(residual, values, mask, value=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (mask,) = ctx.saved_tensors
+        (outer,) = gradients
+        of_residual = outer if ctx.needs_input_grad[0] else None
+        return of_residual, (outer * mask).mul_(ctx.scale), None, None
