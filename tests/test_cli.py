@@ -138,40 +138,81 @@ def test_evaluate_a_file_that_the_run_never_saw(place, capsys, tmp_path):
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_predict_keeps_the_inputs_own_columns(place, capsys, tmp_path, ending):
-    texts = ["NA", ' a "good" house, ', "", "bad\nfilm", "007", "=1+1"]
-    rows = [{"id": f"0{n}", "text": text, "extra": "None"} for n, text in enumerate(texts)]
+    texts = ["NA", ' a "good" house, ', "", "bad\nfilm", "one\rtwo", "007", "=1+1"]
+    rows = [{"id": n, "text": text, "extra": {"a": [n]}} for n, text in enumerate(texts)]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     target = tmp_path / f"out{ending}"
     code, out, _ = run(
         capsys, "predict", place / "run", "--task", "mood", "--input", source, "--output", target
     )
     assert code == 0
-    assert "6 rows" in out
-    if ending == ".parquet":
-        found = pyarrow.parquet.read_table(target).to_pylist()
-    elif ending == ".jsonl":
-        found = [json.loads(line) for line in target.read_text().splitlines()]
-    else:
-        with target.open(newline="") as file:
-            found = list(csv.DictReader(file, delimiter="," if ending == ".csv" else "\t"))
-    assert [{k: row[k] for k in rows[0]} for row in found] == rows
+    assert "7 rows" in out
+    found = read_back(target)
     assert list(found[0]) == ["id", "text", "extra", "prediction", "p_down", "p_up"]
+    for row, wanted in zip(found, rows, strict=True):
+        if ending == ".jsonl":
+            assert {name: row[name] for name in wanted} == wanted
+        else:  # text alone: nested values as JSON
+            assert [row["id"], row["text"]] == [str(wanted["id"]), wanted["text"]]
+            assert json.loads(row["extra"]) == wanted["extra"]
     expected = load(place / "run").predict("mood", texts)
     for row, prediction in zip(found, expected, strict=True):
         assert row["prediction"] == prediction.label
         assert float(row["p_up"]) == pytest.approx(prediction.probabilities["up"], abs=1e-5)
 
 
+def read_back(path: Path) -> list[dict]:
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_predict_beside_columns_of_the_same_names(place, capsys, tmp_path, ending):
+    header = ["id", "prediction", "p_up", "note", "note", "", "text"]
+    source = write_csv(tmp_path / "in.csv", header, [[1, "OLD", "0.5", "x", "y", "z", "good"]])
+    target = tmp_path / f"out{ending}"
+    command = ["predict", place / "run", "--task", "mood", "--input", source, "--output", target]
+    assert run(capsys, *command)[0] == 0
+    (row,) = read_back(target)
+    own = {"id": "1", "prediction": "OLD", "p_up": "0.5", "note": "x", "note_": "y"}
+    assert row.items() >= (own | {"column 5": "z", "text": "good"}).items()
+    assert row["prediction_"] in ("up", "down")
+    assert float(row["p_down"]) + float(row["p_up_"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_from_parquet_keeps_its_types(place, capsys, tmp_path):
+    table = pyarrow.table({"n": [1, None], "tags": [["a"], []], "text": ["good", None]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    command = ["predict", place / "run", "--task", "mood", "--input", tmp_path / "in.parquet"]
+    assert run(capsys, *command, "--output", tmp_path / "out.parquet")[0] == 0
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found.select(["n", "tags", "text"]).equals(table)
+    assert found.column("prediction").type == pyarrow.string()
+
+
+def test_predict_never_writes_over_its_input(place, capsys, tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "good"}])
+    command = ["predict", place / "run", "--task", "mood", "--input", source, "--output", source]
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "is the input itself" in err
+    assert source.read_text() == '{"text": "good"}\n'
+
+
 def test_predict_in_the_classs_format(place, capsys, tmp_path):
-    rows = [(f"x{n}", a, b) for n, (a, b, _) in enumerate(alike_rows(7, 3))]
-    source = write_csv(tmp_path / "test.csv", ["id", "a", "b"], rows)
+    rows = [(f"x{n}", a, b, "OLD") for n, (a, b, _) in enumerate(alike_rows(7, 3))]
+    source = write_csv(tmp_path / "test.csv", ["id", "a", "b", "prediction"], rows)
     target = tmp_path / "sts.csv"
     command = ["predict", place / "run", "--task", "alike", "--input", source, "--output", target]
     assert run(capsys, *command, "--format", "cs224n")[0] == 0
     lines = target.read_text().splitlines()
     assert lines[0] == "id, Predicted_Similiary"
     assert [line.split(", ")[0] for line in lines[1:]] == ["x0", "x1", "x2"]
-    expected = [p.label for p in load(place / "run").predict("alike", [r[1:] for r in rows])]
+    expected = [p.label for p in load(place / "run").predict("alike", [r[1:3] for r in rows])]
     assert [float(line.split(", ")[1]) for line in lines[1:]] == pytest.approx(expected)
 
 
@@ -275,6 +316,27 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_names_with_brackets_and_colons_are_shown_as_they_are(tmp_path, capsys, tiny_checkpoint):
+    rows = [("good", "[/b]"), ("bad", ":smile:"), ("poor", "[red]")]
+    write_csv(tmp_path / "t.csv", ["text", "label"], rows)
+    task = {"kind": "classification", "train": "t.csv", "dev": "t.csv", "text": "text"}
+    recipe = {"encoder": {"name": str(tiny_checkpoint)}, "tasks": {"a": {**task, "label": "label"}}}
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(recipe))
+    code, out, _ = run(capsys, "check", tmp_path / "r.toml")
+    assert code == 0
+    assert ":smile:: 1, [/b]: 1, [red]: 1" in out
+
+
+def test_judging_dev_again_wants_the_same_file(place, tmp_path, tiny_checkpoint):
+    from comity import ComityError, train
+
+    write_two_tasks(tmp_path / "data")
+    run = train(two_tasks(tiny_checkpoint), tmp_path / "data", tmp_path / "run")
+    write_csv(tmp_path / "data" / "mood-dev.csv", ["text", "mood"], mood_rows(9, 5))
+    with pytest.raises(ComityError, match=r"mood-dev.csv: has changed"):
+        load(run.path).evaluate("mood")
+
+
 def test_python_doors_refuse_what_has_no_meaning(place):
     from comity import ComityError
 
@@ -289,6 +351,23 @@ def test_python_doors_refuse_what_has_no_meaning(place):
         model.encode(["x"])
     assert model.encode(["x", "a longer text"], raw=True).shape == (2, 32)
     assert model.predict("mood", []) == []
+
+
+def test_tasks_that_read_alike_share_an_encoding(place, tmp_path, tiny_checkpoint, monkeypatch):
+    from comity import train
+    from comity.model.bert import Bert
+
+    second = {"kind": "regression", "train": "alike.csv", "dev": 0.2, "texts": ["a", "b"]}
+    recipe = two_tasks(tiny_checkpoint, tasks__grade={**second, "label": "score"})
+    model = load(train(recipe, place / "data", tmp_path / "run").path)
+    pairs = [("a house", "a home"), ("good tea", "the old train is late"), ("x", "y")]
+    passes = []
+    forward = Bert.forward
+    monkeypatch.setattr(Bert, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    found = model.predict_all(pairs, ["alike", "grade"])
+    assert len(passes) == 1
+    for task, predictions in found.items():
+        assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
 
 
 def test_embeddings_of_a_cosine_task(place, tmp_path, tiny_checkpoint):

@@ -81,6 +81,13 @@ def test_defaults_are_the_papers_heads():
         ({"tasks__..": MOOD}, ["tasks...", "file name"]),
         ({"tasks__nul": MOOD}, ["tasks.nul", "file name"]),
         ({"tasks__Mood": MOOD}, ["tasks.Mood", "case"]),
+        ({"stages": [{"tasks": ["mood"]}]}, ["tasks.alike", "no stage"]),
+        ({"tasks__mood__label": "text"}, ["tasks.mood", "text and label at once"]),
+        ({"tasks__mood__accumulate": 64}, ["tasks.mood.accumulate", "32"]),
+        ({"tasks__alike__texts": ["left"]}, ["tasks.alike.texts", "2"]),
+        ({"tasks": ...}, ["tasks", "missing"]),
+        ({"tasks__int": {"kind": "odd"}}, ["tasks.int.kind"]),
+        ({"tasks__mood__kind": "multi-label", "tasks__mood__separator": ""}, ["separator"]),
         ({"train__schedule": "annealed", "train__steps": 9}, ["steps", "annealed"]),
         ({"train__freeze": "encoder", "tasks__alike__head": "cosine"}, ["tasks.alike.head"]),
         ({"tasks__alike__metric": "rmse", "tasks__mood": ...}, ["train.best", "rmse"]),
@@ -117,6 +124,21 @@ def test_faults_name_the_key(change, words):
         ({"tasks__mood__batch_size": 4, "tasks__mood__batch_tokens": 99}, "tasks.mood.batch_size"),
         ({"encoder__name": "minilm", "encoder__revision": "x"}, "encoder.revision"),
         ({"stages": [{"turns": 3}, {}]}, "stages.0.turns"),
+        ({"stages": [{"carry": True}, {}]}, "stages.0.carry"),
+        ({"train__epochs": 2, "stages": [{"steps": 3}, {"epochs": 1}]}, "train.epochs"),
+        ({"train__balancer": "pcgrad", "train__watch": 7}, "train.watch"),
+        (
+            {"train__head_lr": 1e-3, "tasks__mood__head_lr": 1e-3, "tasks__alike__head_lr": 1e-3},
+            "train.head_lr",
+        ),
+        (
+            {"tasks__mood__train": "a.jsonl", "tasks__mood__delimiter": ";"},
+            "tasks.mood.delimiter",
+        ),
+        (
+            {"tasks__mood__train": "a.parquet", "tasks__mood__encoding": "utf-8"},
+            "tasks.mood.encoding",
+        ),
     ],
 )
 def test_a_key_without_effect_is_an_error(change, key):
@@ -174,7 +196,9 @@ def test_overrides(tmp_path):
 
 
 def test_what_was_declared_comes_back(tmp_path):
-    recipe = Recipe.from_dict(changed(stages=[{"tasks": ["mood"]}], tasks__alike__scale=[0, 4]))
+    recipe = Recipe.from_dict(
+        changed(stages=[{"tasks": ["mood"]}, {"tasks": ["alike"]}], tasks__alike__scale=[0, 4])
+    )
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 

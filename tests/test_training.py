@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_run_however_often_it_is_judged(
 ):
     recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", train__steps=6, train__epochs=...)
     runs = [train(recipe, folder, tmp_path / f"run{n}") for n in range(2)]
-    changes = {"train__evaluate_every": 1, "train__train_sample": 3, "train__watch": 2}
+    changes = {"train__evaluate_every": 1, "train__train_sample": 3}
     often = two_tasks(
         tiny_checkpoint, train__balancer="pcgrad", train__steps=6, train__epochs=..., **changes
     )
@@ -264,6 +264,52 @@ def test_splitting_off_dev_keeps_duplicates_on_one_side(tmp_path, tiny_checkpoin
     assert len(data.dev) == 36
     other = prepare(two_tasks(tiny_checkpoint, train__seed=5, **write_two), tmp_path).tasks["mood"]
     assert set(other.dev.rows.tolist()) != set(data.dev.rows.tolist())
+
+
+def test_two_tasks_of_one_table_split_it_alike(tmp_path, tiny_checkpoint):
+    rows = [(f"text {n}", "up" if n % 2 else "down", n % 3 or "") for n in range(60)]
+    write_csv(tmp_path / "t.csv", ["text", "mood", "kind"], rows)
+    task = {"kind": "classification", "train": "t.csv", "dev": 0.25, "text": "text"}
+    kind = {**task, "label": "kind", "missing": "skip"}
+    tasks = {"mood": {**task, "label": "mood"}, "kind": kind}
+    recipe = Recipe.from_dict({"encoder": {"name": str(tiny_checkpoint)}, "tasks": tasks})
+    prepared = prepare(recipe, tmp_path)
+    assert prepared.leaks == []
+    assert len(prepared.tasks["mood"].dev) == 15
+    assert set(prepared.tasks["kind"].dev.rows) < set(prepared.tasks["mood"].dev.rows)
+
+
+def test_a_stages_own_file_is_looked_at_too(folder, tiny_checkpoint):
+    rows = [(mood_rows(1000, 1)[0][0], "up"), ("", "down"), ("nice tea", ""), ("sad tea", "down")]
+    write_csv(folder / "other.csv", ["text", "mood"], [*rows, ("good tea", "up")])
+    changes = {"tasks__mood__missing": "skip", "stages": [{"data": {"mood": "other.csv"}}]}
+    prepared = prepare(two_tasks(tiny_checkpoint, **changes), folder)
+    assert any("other.csv:2" in leak for leak in prepared.leaks)
+    assert any("1 rows of" in note and "other.csv" in note for note in prepared.notes)
+    assert any("empty text" in note and "other.csv:3" in note for note in prepared.notes)
+    dropped = prepare(two_tasks(tiny_checkpoint, **changes), folder, drop_leaks=True)
+    assert len(dropped.tasks["mood"].stage_train["other.csv"]) == 3
+
+
+@pytest.mark.parametrize("changes", [{"tasks__mood__dev": 0.5}, {"tasks__mood__empty": "drop"}])
+def test_one_class_that_is_left_is_an_error(tmp_path, tiny_checkpoint, changes):
+    write_csv(tmp_path / "mood.csv", ["text", "mood"], [("", "up"), ("bad", "down")])
+    write_csv(tmp_path / "mood-dev.csv", ["text", "mood"], [("bad", "down")])
+    with pytest.raises(ComityError, match="one class only"):
+        prepare(two_tasks(tiny_checkpoint, tasks__alike=..., **changes), tmp_path)
+
+
+def test_a_pairs_first_text_alone_can_leak(folder, tiny_checkpoint):
+    write_csv(folder / "alike.csv", ["a", "b", "score"], [("same", "x", 1), ("y", "z", 4)])
+    write_csv(folder / "alike-dev.csv", ["a", "b", "score"], [("same", "w", 1), ("v", "u", 2)])
+    assert not prepare(two_tasks(tiny_checkpoint), folder).leaks
+    recipe = two_tasks(tiny_checkpoint, tasks__alike__view="first")
+    assert len(prepare(recipe, folder).leaks) == 1
+
+
+def test_more_frozen_layers_than_there_are(folder, tiny_checkpoint):
+    with pytest.raises(ComityError, match="3 layers cannot be frozen"):
+        prepare(two_tasks(tiny_checkpoint, train__freeze=3), folder)
 
 
 def test_pairs_that_share_a_text_stay_together(tmp_path, tiny_checkpoint):

@@ -1,6 +1,7 @@
 """The terminal door: arguments in, sentences out; no logic of its own."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -23,6 +24,9 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 a fault the user can mend, 130 stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     if not hasattr(options, "run"):
         _parser().print_help()
@@ -34,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "; what was evaluated is kept, go on with --resume RUN" * (options.run is _train)
-        print(f"stopped{kept}", file=sys.stderr)
+        run = getattr(options, "out", None) or getattr(options, "resume", None)
+        kept = run is not None and any(run.glob("checkpoint-*"))
+        print(f"stopped{f'; go on with --resume {run}' if kept else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,7 +136,9 @@ def _load_recipe(options: argparse.Namespace) -> tuple[Any, Path]:
     from comity.recipe import Recipe
 
     if options.recipe is None:
-        raise ComityError("recipe: name a TOML file; README.md has one to start from")
+        raise ComityError(
+            "recipe: name a TOML file, before --set (README.md has one to start from)"
+        )
     recipe = Recipe.load(options.recipe, options.set)
     return recipe, options.data or options.recipe.parent
 
@@ -144,7 +151,7 @@ def _check(options: argparse.Namespace) -> int:
     recipe, folder = _load_recipe(options)
     summary = data_summary(prepare(recipe, folder, options.drop_leaks))
     if options.json:
-        print(json.dumps(summary))
+        print(json.dumps(summary, allow_nan=False))
     else:
         show_data(summary)
         print(f"{options.recipe}: no faults found")
@@ -170,6 +177,8 @@ def _train(options: argparse.Namespace) -> int:
         recipe, folder = _load_recipe(options)
         if options.out is None and not options.dry_run:
             raise ComityError("--out: name a directory for the run")
+        if options.out is not None:
+            RunDirectory.check_new(options.out)
     prepared = prepare(recipe, folder, options.drop_leaks)
     for sentence in (*prepared.notes, *prepared.leaks):
         tell(sentence)
@@ -191,7 +200,7 @@ def _show_dry_run(trainer: Any, as_json: bool) -> int:
 
     summary = plan_summary(trainer, trainer.time_left())
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(summary, allow_nan=False))
     else:
         show_plan(summary)
     return 0
@@ -203,7 +212,7 @@ def _show_run(directory: Any, as_json: bool) -> int:
 
     summary = run_summary(directory)
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(summary, allow_nan=False))
     else:
         show_run(summary)
     return 0
@@ -230,6 +239,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         return 0
     show_scores(f"{options.run_directory}", {"score": evaluations})
     for task, evaluation in evaluations.items():
+        for what, count in evaluation.rows.items():
+            if count:
+                print(f"{task}: {count} rows {what}")
         if evaluation.score.reason:
             print(f"{task}: {evaluation.score.name} has no value ({evaluation.score.reason})")
     return 0

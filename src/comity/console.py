@@ -25,7 +25,9 @@ PLAIN_EVERY = 15.0
 def console(stderr: bool = False) -> Console:
     """A console that never breaks a line where nobody looks at a terminal."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+    width = None if stream.isatty() else PLAIN_WIDTH
+    # Class names and texts are a user's: brackets and colons in them mean nothing.
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def tell(sentence: str) -> None:
@@ -48,8 +50,8 @@ def show_data(summary: Mapping[str, Any]) -> None:
     for column in ("task", "kind", "head", "split", "rows", "labels", "tokens 50/95/100 %", "cut"):
         table.add_column(column, justify="right" if column in ("rows", "cut") else "left")
     for name, task in summary["tasks"].items():
-        for number, which in enumerate(("train", "dev")):
-            split = task[which]
+        splits = {"train": task["train"], "dev": task["dev"], **task["stages"]}
+        for number, (which, split) in enumerate(splits.items()):
             first = (name, task["kind"], task["head"]) if number == 0 else ("", "", "")
             lengths = "/".join(str(v) for v in split["token_percentiles"].values())
             table.add_row(

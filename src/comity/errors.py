@@ -28,17 +28,22 @@ class Faults:
 
     def __init__(self, limit: int = 20):
         self.limit = limit
-        self.total = 0
         self._sentences: list[str] = []
+        self._seen: set[int] = set()  # hashes, so that hidden ones are not counted twice either
+
+    @property
+    def total(self) -> int:
+        """How many were added, the hidden ones too; what is said twice counts once."""
+        return len(self._seen)
 
     def __bool__(self) -> bool:
         return self.total > 0
 
     def add(self, sentence: str) -> None:
-        """Keep one sentence; past the limit it is only counted. A kept one is not said twice."""
-        if sentence in self._sentences:
+        """Keep one sentence; past the limit it is only counted."""
+        if hash(sentence) in self._seen:
             return
-        self.total += 1
+        self._seen.add(hash(sentence))
         if len(self._sentences) < self.limit:
             self._sentences.append(sentence)
 
@@ -51,7 +56,7 @@ class Faults:
         """Take over what another list gathered, its hidden ones counted."""
         for sentence in other._sentences:
             self.add(sentence)
-        self.total += other.total - len(other._sentences)
+        self._seen |= other._seen
 
     def stop(self) -> NoReturn:
         """Raise everything gathered so far as one `ComityError`."""

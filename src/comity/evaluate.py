@@ -1,8 +1,9 @@
 """A model against labelled rows: outputs in the rows' order, the metric, the loss."""
 
 import csv
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Evaluation:
     loss: float
     n: int
     confusion: list[list[int]] | None
+    rows: dict[str, int] = field(default_factory=dict)  # left out, empty, cut: where it was counted
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a metric without a value is null, with its reason."""
@@ -41,6 +43,7 @@ class Evaluation:
             "n": self.n,
             "loss": self.loss if np.isfinite(self.loss) else None,
             **{name: score.value for name, score in self.others.items()},
+            **self.rows,
         }
         if self.score.reason:
             values["reason"] = self.score.reason
@@ -109,7 +112,9 @@ def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
     return float(head_loss(target, torch.from_numpy(outputs), wanted))
 
 
-def write_predictions(path: Path, target: Target, split: Split, outputs: NDArray) -> None:
+def write_predictions(
+    path: Path, target: Target, split: Split, outputs: NDArray, separator: str | None = None
+) -> None:
     """Dev predictions as CSV: the row's line in its file, gold, prediction, probabilities."""
     predictions = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
@@ -119,12 +124,9 @@ def write_predictions(path: Path, target: Target, split: Split, outputs: NDArray
         writer = csv.writer(file)
         writer.writerow(["line", "gold", "prediction", *names])
         for place in range(len(split)):
-            gold = _cell(target.label(split.targets[place]))
-            row = [
-                split.table.lines[split.rows[place]],
-                gold,
-                _cell(target.label(predictions[place])),
-            ]
+            gold = cell(target.label(split.targets[place]), separator)
+            line = split.table.lines[split.rows[place]]
+            row = [line, gold, cell(target.label(predictions[place]), separator)]
             if probabilities is not None:
                 row.extend(f"{p:.6f}" for p in probabilities[place])
             writer.writerow(row)
@@ -137,10 +139,13 @@ def probability_names(target: Target) -> list[str]:
     return list(target.classes)
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return "|".join(value)
-    return f"{value:.6f}" if isinstance(value, float) else value
+def cell(label: Any, separator: str | None = None) -> Any:
+    """A label as one cell: several joined by the separator, or as JSON where a name holds it."""
+    if isinstance(label, list):
+        mark = separator or "|"
+        unclear = any(mark in name for name in label)
+        return json.dumps(label, ensure_ascii=False) if unclear else mark.join(label)
+    return f"{label:.6f}" if isinstance(label, float) else label
 
 
 def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:

@@ -1,7 +1,7 @@
 """A trained run put to use: labels and probabilities of new texts, and embeddings."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluate import Evaluation, by_length, judge, probability_names, task_outputs
 from comity.flat import FlatParameters
-from comity.model.multitask import MultiTaskModel, TaskInput, TaskModel, to_packed
+from comity.model.multitask import MultiTaskModel, TaskModel, to_packed
 from comity.model.weights import LoadedEncoder
 from comity.prepare import load_as_declared, template_of, text_encoder
 from comity.recipe import Recipe
@@ -85,19 +85,53 @@ class Model:
         outputs = self.outputs(task, texts)
         return predictions(self.target(task), outputs)
 
+    def predict_all(
+        self, texts: Sequence[Text], tasks: Sequence[str] | None = None
+    ) -> dict[str, list[Prediction]]:
+        """Predictions of several tasks (all, unless named) for the same rows.
+
+        Tasks whose heads read the same views share one encoding of each row.
+
+        Raises:
+            ComityError: an unknown task, or rows that have another number of texts than a task.
+        """
+        outputs = self._outputs(tasks or self.tasks, texts)
+        return {task: predictions(self.target(task), found) for task, found in outputs.items()}
+
     def outputs(self, task: str, texts: Sequence[Text]) -> NDArray[np.float64]:
         """The head's raw outputs `[n, outputs]`: logits, or one normalised number."""
-        spec = self._spec(task)
-        columns = self._columns(task, texts)
-        max_length = self._facts["tasks"][task]["max_length"]
-        results = np.zeros((len(texts), spec.target.outputs))
+        return self._outputs([task], texts)[task]
+
+    def _outputs(
+        self, tasks: Sequence[str], texts: Sequence[Text]
+    ) -> dict[str, NDArray[np.float64]]:
+        alike: dict[Any, list[str]] = {}
+        for task in tasks:
+            self.section(task)
+            limit = self._facts["tasks"][task]["max_length"]
+            key = (*self._model.reads(task), self.text_count(task), limit)
+            alike.setdefault(key, []).append(task)
+        results: dict[str, NDArray[np.float64]] = {}
+        for group in alike.values():
+            results |= self._outputs_alike(group, texts)
+        return {task: results[task] for task in tasks}
+
+    def _outputs_alike(
+        self, tasks: Sequence[str], texts: Sequence[Text]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Outputs of tasks that read the same views, each row encoded once."""
+        spec = self._spec(tasks[0])
+        columns = self._columns(tasks[0], texts)
+        limit = self._facts["tasks"][tasks[0]]["max_length"]
+        results = {t: np.zeros((len(texts), self._spec(t).target.outputs)) for t in tasks}
         for start in range(0, len(texts), CHUNK):
             tokens = [self._tokens(column[start : start + CHUNK]) for column in columns]
             views = [_view(tokens, view) for view in spec.views]
-            for places, packed in self._batches(views, max_length):
+            for places, packed in self._batches(views, limit):
                 with torch.inference_mode():
-                    (found,) = self._model([TaskInput(task, packed, len(places))])
-                results[start + places] = found.double().cpu().numpy()
+                    found = self._model.heads_together(tasks, packed, len(places))
+                for task, of_task in zip(tasks, found, strict=True):
+                    results[task][start + places] = of_task.double().cpu().numpy()
         return results
 
     def encode(
@@ -112,6 +146,8 @@ class Model:
         Raises:
             ComityError: no view was trained for embeddings (unless `raw`), or the task is unknown.
         """
+        if isinstance(texts, str):
+            raise ComityError("encode: give a list of texts, not one text; write [text]")
         pooling = self._pooling(task, raw)
         results = np.zeros((len(texts), self._model.encoder.width), dtype=np.float32)
         longest = self._model.encoder.max_length
@@ -131,8 +167,16 @@ class Model:
         section = self.section(task)
         split = self._split(task, path)
         limit = self._facts["tasks"][task]["max_length"]
+        spec = self._spec(task)
         outputs = task_outputs(self._model, task, split, self._template, limit)
-        return judge(task, self._spec(task), section.metric_name, split, outputs)
+        evaluation = judge(task, spec, section.metric_name, split, outputs)
+        counts = {
+            "unlabelled": split.unlabelled,
+            "empty": len(split.empty_lines) + split.dropped,
+            "dropped": split.dropped,
+            "truncated": split.cut(spec.views, limit),
+        }
+        return replace(evaluation, rows=counts)
 
     def _split(self, task: str, path: str | Path | None) -> Split:
         section, target = self.section(task), self.target(task)
@@ -141,9 +185,19 @@ class Model:
             return file_split(task, section, target, Path(path), encoder)
         folder = Path(self._facts["data"])
         if isinstance(section.dev, str):
-            return file_split(task, section, target, folder / section.dev, encoder)
+            split = file_split(task, section, target, folder / section.dev, encoder)
+            self._check_unchanged(task, "dev", split)
+            return split
         whole = file_split(task, section, target, folder / section.train, encoder)
-        return split_off(whole, section.dev, self._facts["seed"], task)[1]
+        self._check_unchanged(task, "train", whole)
+        return split_off(whole, section.dev, self._facts["seed"])[1]
+
+    def _check_unchanged(self, task: str, which: str, split: Split) -> None:
+        if self._facts["files"].get(f"{task} {which}") != split.table.digest:
+            raise ComityError(
+                f"{split.table.path}: has changed since the run, so its dev rows are others now; "
+                "name a file to judge with --file"
+            )
 
     def _spec(self, task: str) -> TaskModel:
         self.section(task)
@@ -178,6 +232,8 @@ class Model:
 
     def _columns(self, task: str, texts: Sequence[Text]) -> list[list[str]]:
         count = self.text_count(task)
+        if isinstance(texts, str):
+            raise ComityError(f"{task}: give a list of rows, not one text; write [text]")
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         for number, row in enumerate(rows):
             if len(row) != count or not all(isinstance(text, str) for text in row):

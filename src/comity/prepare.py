@@ -5,11 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from comity import machine
 from comity.data.batches import Template
-from comity.data.leaks import drop, find_leaks, sentences
+from comity.data.labels import check_trainable
+from comity.data.leaks import Reading, find_leaks, without
 from comity.data.splits import Split, TaskData, load_tasks
 from comity.data.tokens import TextEncoder
-from comity.errors import ComityError
+from comity.errors import ComityError, Faults
 from comity.model.bert import Bert
 from comity.model.multitask import MultiTaskModel, TaskModel
 from comity.model.tokenizer import Tokenizer
@@ -57,11 +62,10 @@ class Prepared:
 
     def facts(self, specs: Mapping[str, TaskModel]) -> dict[str, Any]:
         """What a run of this is made of, for run.json: encoder, tasks, digests of the files."""
-        splits = [
-            split
-            for data in self.tasks.values()
-            for split in (data.train, data.dev, *data.stage_train.values())
-        ]
+        splits: dict[str, Split] = {}
+        for name, data in self.tasks.items():
+            splits |= {f"{name} train": data.train, f"{name} dev": data.dev}
+            splits |= {f"{name} {path}": split for path, split in data.stage_train.items()}
         return {
             "data": str(self.folder.resolve()),
             "drop_leaks": self.drop_leaks,
@@ -77,7 +81,7 @@ class Prepared:
                 }
                 for name, spec in specs.items()
             },
-            "files": {str(split.table.path): split.table.digest for split in splits},
+            "files": {role: split.table.digest for role, split in splits.items()},
         }
 
 
@@ -111,36 +115,73 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
         ComityError: with everything that is wrong with the checkpoint or any file.
     """
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
+    machine.choose_device(recipe.train.device)
+    _check_freeze(recipe, loaded.encoder)
     encoder = text_encoder(loaded.tokenizer)
     tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, recipe.train.seed)
-    train = {name: data.train for name, data in tasks.items()}
-    dev = {name: data.dev for name, data in tasks.items()}
-    leaks, masks = find_leaks(train, dev)
-    leak_sentences = sentences(leaks, train, dev)
+    leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
-        train = drop(train, masks)
-        tasks = {name: replace(data, train=train[name]) for name, data in tasks.items()}
-        _check_left(tasks)
+        tasks = _without_leaks(tasks, masks)
     notes = [*loaded.notes]
     for data in tasks.values():
         notes.extend(_notes(data))
-    return Prepared(recipe, folder, loaded, tasks, notes, leak_sentences, drop_leaks)
+    return Prepared(
+        recipe, folder, loaded, tasks, notes, [leak.sentence for leak in leaks], drop_leaks
+    )
 
 
-def _check_left(tasks: dict[str, TaskData]) -> None:
-    empty = [name for name, data in tasks.items() if not len(data.train)]
-    if empty:
-        raise ComityError(
-            f"{tasks[empty[0]].train.table.path}: every training row of {empty[0]} stands in a dev "
-            "split, so --drop-leaks leaves none; use other dev rows"
-        )
+def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
+    layers = encoder.config.num_hidden_layers
+    for stage in recipe.stages:
+        if isinstance(stage.freeze, int) and stage.freeze > layers:
+            raise ComityError(
+                f"freeze: {stage.freeze} layers cannot be frozen, {recipe.encoder.name} has "
+                f'{layers}; lower it, or write "encoder" to freeze all'
+            )
+
+
+def _read_columns(data: TaskData) -> tuple[int, ...]:
+    """Which text columns the views of a task read."""
+    columns = {"first": (0,), "second": (1,), "pair": (0, 1)}
+    return tuple(sorted({column for view in data.task.views for column in columns[view]}))
+
+
+def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
+    """Every training split, a stage's own file under the task's name and the file's."""
+    rows: dict[str, Reading] = {}
+    for name, data in tasks.items():
+        rows[name] = (data.train, _read_columns(data))
+        for path, split in data.stage_train.items():
+            rows[f"{name} ({path})"] = (split, _read_columns(data))
+    return rows
+
+
+def _dev_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
+    return {name: (data.dev, _read_columns(data)) for name, data in tasks.items()}
+
+
+def _without_leaks(
+    tasks: Mapping[str, TaskData], masks: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, TaskData]:
+    faults = Faults()
+    kept = {}
+    for name, data in tasks.items():
+        own = {p: without(s, masks[f"{name} ({p})"]) for p, s in data.stage_train.items()}
+        kept[name] = replace(data, train=without(data.train, masks[name]), stage_train=own)
+        for split in (kept[name].train, *own.values()):
+            path = split.table.path
+            check_trainable(f"{name} without leaks", data.target, path, split.targets, faults)
+    faults.check()
+    return kept
 
 
 def _notes(data: TaskData) -> list[str]:
     """What was counted while reading, in sentences: nothing is dropped or cut in silence."""
     notes = []
     for split, name in ((data.train, "training"), (data.dev, "dev")):
-        notes.extend(_split_notes(data, split, name))
+        notes.extend(split_notes(data, split, name))
+    for split in data.stage_train.values():
+        notes.extend(split_notes(data, split, "training"))
     value = data.dev.targets
     if data.task.kind in ("similarity", "regression") and data.task.metric_name == "pearson":
         if len(value) == 1:
@@ -153,22 +194,29 @@ def _notes(data: TaskData) -> list[str]:
     return notes
 
 
-def _split_notes(data: TaskData, split: Split, name: str) -> list[str]:
+def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
+    """What was left out, kept although empty, or cut in one split."""
     path, notes = split.table.path, []
     if split.unlabelled:
         notes.append(
             f"{data.name}: {split.unlabelled} rows of {path} have no label and are left out"
         )
-    if split.empty:
-        what = "are left out" if split.dropped else "are kept"
+    if split.dropped:
         notes.append(
-            f"{data.name}: {split.empty} {name} rows have an empty text and {what} "
-            f"(the first is {path}:{split.first_empty_line})"
+            f"{data.name}: {split.dropped} {name} rows have an empty text and are left out "
+            f"(the first is {path}:{split.first_dropped_line})"
+        )
+    empty = split.empty_lines
+    if empty:
+        notes.append(
+            f"{data.name}: {len(empty)} {name} rows have an empty text and are kept "
+            f"(the first is {path}:{empty[0]})"
         )
     cut = split.cut(data.task.views, data.max_length)
     if cut:
         notes.append(
-            f"{data.name}: {cut} {name} rows are longer than {data.max_length} tokens and are cut"
+            f"{data.name}: {cut} {name} rows of {path} are longer than {data.max_length} tokens "
+            "and are cut"
         )
     if split.leaked:
         notes.append(

@@ -42,7 +42,9 @@ class Recipe(Section):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a TOML recipe; `overrides` are `key=value` strings such as `train.lr=3e-5`."""
         path = Path(path)
-        return cls.from_dict(_with_overrides(_read_toml(path), overrides, path), source=str(path))
+        values = _with_overrides(_read_toml(path), overrides, path)
+        _settle_encoder(values, path)
+        return cls.from_dict(values, source=str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Self:
@@ -75,7 +77,7 @@ class Recipe(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """What the user declared, as nested dictionaries that `from_dict` reads."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -84,9 +86,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ComityError(f"{path}: no such recipe; name a TOML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ComityError(f"{path}: cannot be read as a recipe ({_reason(error)})") from None
+        raise ComityError(
+            f"{path}: cannot be read as a recipe ({_reason(error)}); name a TOML file in UTF-8"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ComityError(_toml_fault(path, str(error))) from None
+
+
+def _settle_encoder(values: dict[str, Any], path: Path) -> None:
+    """An encoder's folder beside the recipe (or here) by its full path, so that a run finds it."""
+    encoder = values.get("encoder")
+    if not isinstance(encoder, dict):
+        return
+    name = encoder.get("name")
+    if not isinstance(name, str) or name == "minilm":
+        return
+    for folder in (path.parent / name, Path(name)):
+        if (folder / "config.json").is_file():
+            encoder["name"] = str(folder.resolve())
+            return
 
 
 def _reason(error: Exception) -> str:

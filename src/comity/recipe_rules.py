@@ -1,6 +1,7 @@
 """What makes a recipe wrong beyond one key's type: names, columns, keys that would do nothing."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -46,9 +47,16 @@ def type_faults(error: ValidationError, source: str) -> list[str]:
 
 
 def _key_path(location: tuple[int | str, ...]) -> str:
-    """The key as a user writes it, without the branch names of types that may be one of several."""
+    """The key as a user writes it, without the branch names of types that may be one of several.
+
+    A task may bear such a name: what stands right below `tasks` is a key always.
+    """
     branches = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
-    return ".".join(str(part) for part in location if not branches.match(str(part)))
+    return ".".join(
+        str(part)
+        for place, part in enumerate(location)
+        if not branches.match(str(part)) or location[place - 1 : place] == ("tasks",)
+    )
 
 
 def _sentence(key: str, faults: list[Any]) -> str:
@@ -60,8 +68,13 @@ def _sentence(key: str, faults: list[Any]) -> str:
         where = f"in [{parent}]" if parent else "at the top"
         hint = nearest(last, known) or f"; known there: {', '.join(known)}"
         return f'{key}: unknown key "{last}" {where}{hint}'
+    if "missing" in kinds and last.isdigit():
+        return f"{parent}: an entry is missing; this list has {int(last) + 1}"
     if "missing" in kinds:
-        return f'{key}: this key is missing; add "{last}" to [{parent}]'
+        where = (
+            f'add "{last}" to [{parent}]' if parent else f"add [{last}.NAME] with a kind and files"
+        )
+        return f"{key}: this key is missing; {where}"
     given = _shown(fault["input"])
     expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
     return f"{key}: expected {expected}, got {given}"
@@ -107,6 +120,7 @@ def check_rules(recipe: "Recipe", source: str, faults: Faults) -> None:
     _check_names(recipe, fault)
     for name, task in recipe.tasks.items():
         _check_columns(f"tasks.{name}", task, fault)
+        _check_format_keys(name, task, recipe, fault)
         _check_task_keys(f"tasks.{name}", task, recipe, fault)
     _check_train(recipe, fault)
     if not faults:
@@ -138,8 +152,28 @@ def _check_columns(place: str, task: TaskSection, fault: Any) -> None:
         fault(f"{place}.header", "without a header, columns are named by position, counted from 0")
     if task.header and any(isinstance(column, int) for column in columns):
         fault(place, "columns given by position need header = false")
+    both = set(task.text_columns) & set(task.label_columns) - {None}
+    if both:
+        fault(place, f"the column {both.pop()} is text and label at once; name two columns")
+    if task.labels is not None and len(set(task.labels)) < len(task.labels):
+        fault(f"{place}.labels", "names a column twice")
     if task.texts is not None and task.texts[0] == task.texts[1]:
         fault(f"{place}.texts", f"both texts are the column {task.texts[0]}; name two columns")
+
+
+def _check_format_keys(name: str, task: TaskSection, recipe: "Recipe", fault: Any) -> None:
+    """How text files are read has no effect where no file of the task is one."""
+    files = [task.train, task.dev, *(stage.data.get(name) for stage in recipe.stages_declared)]
+    endings = {Path(file).suffix.lower() for file in files if isinstance(file, str)}
+    json_lines, parquet = {".jsonl", ".ndjson", ".json"}, {".parquet"}
+    idle = []
+    if endings <= json_lines | parquet:
+        idle = ["delimiter", "quoting", "header"]
+    if endings <= parquet:
+        idle.append("encoding")
+    for key in idle:
+        if task.sets(key):
+            fault(f"tasks.{name}.{key}", "has no effect here (it is for delimited text); remove it")
 
 
 def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any) -> None:
@@ -177,6 +211,9 @@ def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any
     for key, reason in without_effect.items():
         if task.sets(key) and reason:
             fault(f"{place}.{key}", f"has no effect here ({reason}); remove it")
+    size = task.batch_size or (None if task.batch_tokens else recipe.train.batch_size)
+    if size is not None and task.accumulate > size:
+        fault(f"{place}.accumulate", f"cannot cut a batch of {size} into {task.accumulate} parts")
     if task.view in ("second", "pair") and not pairs:
         fault(f"{place}.view", f'the view "{task.view}" needs two text columns')
     if task.scale[0] >= task.scale[1]:
@@ -199,6 +236,13 @@ def _check_train(recipe: "Recipe", fault: Any) -> None:
         fault("train.steps", "set either epochs or steps, not both")
     if train.sets("batch_size") and train.batch_tokens is not None:
         fault("train.batch_size", "has no effect here (batch_tokens already says how much)")
+    for key in ("batch_size", "batch_tokens", "max_length", "head_lr"):
+        alike = ("batch_size", "batch_tokens") if key.startswith("batch") else (key,)
+        if train.sets(key) and all(any(t.sets(k) for k in alike) for t in recipe.tasks.values()):
+            fault(f"train.{key}", "has no effect here (every task sets its own); remove it")
+    surgery = [stage.balancer != "sum" for stage in recipe.stages]
+    if train.sets("watch") and train.watch and all(surgery):
+        fault("train.watch", "has no effect here (pcgrad sees every step); remove it")
     if train.sets("watch") and train.watch and len(recipe.tasks) < 2:
         fault("train.watch", "has no effect here (one task cannot conflict); remove it")
     if recipe.encoder.revision is not None and recipe.encoder.name == "minilm":
@@ -223,16 +267,25 @@ def _check_stages(recipe: "Recipe", fault: Any) -> None:
             if own.sets(key):
                 fault(f"{place}.{key}", f"has no effect here ({reason}); change or remove it")
         for key in Schedule.model_fields:
-            if recipe.train.sets(key) and not own.sets(key):
+            length = key in ("epochs", "steps")
+            if length and recipe.train.sets(key) and (own.sets("epochs") or own.sets("steps")):
+                inherited.setdefault(key, []).append("every stage sets its own length")
+            elif recipe.train.sets(key) and own.sets(key):
+                inherited.setdefault(key, []).append("every stage sets its own")
+            elif recipe.train.sets(key):
                 inherited.setdefault(key, []).append(idle.get(key))
     for key, reasons in inherited.items():
         if all(reasons):
             fault(f"train.{key}", f"has no effect here ({reasons[0]}); change or remove it")
-    if not any(stage.schedule in _DRAWN for stage in recipe.stages):
-        for name, task in recipe.tasks.items():
-            if task.sets("sampling_weight"):
-                reason = f"the schedule {recipe.stages[0].schedule} draws no tasks"
-                fault(f"tasks.{name}.sampling_weight", f"has no effect here ({reason}); remove it")
+    if recipe.stages_declared and recipe.stages_declared[0].carry:
+        fault("stages.0.carry", "has no effect here (nothing comes before the first stage)")
+    for name, task in recipe.tasks.items():
+        own_stages = [stage for stage in recipe.stages if name in stage.tasks]
+        if not own_stages:
+            fault(f"tasks.{name}", "no stage trains this task; name it in one, or remove it")
+        if task.sets("sampling_weight") and not any(s.schedule in _DRAWN for s in own_stages):
+            reason = f"the schedule {recipe.stages[0].schedule} draws no tasks"
+            fault(f"tasks.{name}.sampling_weight", f"has no effect here ({reason}); remove it")
 
 
 def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -> None:

@@ -43,16 +43,21 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
 
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Refuse a folder that holds another run's files: nothing is ever overwritten."""
+        if path.is_dir() and any(path.iterdir()):
+            raise ComityError(
+                f"{path}: the run directory is not empty; name another with --out, or go on "
+                f"with that run by --resume {path}"
+            )
+
     @classmethod
     def create(cls, path: Path) -> "RunDirectory":
-        """A new run; a folder that holds another run's files is refused, nothing is overwritten."""
+        """A new run, in a folder that is new or empty."""
+        cls.check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise ComityError(
-                    f"{path}: the run directory is not empty; name another with --out, or go on "
-                    f"with that run by --resume {path}"
-                )
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:

@@ -60,7 +60,7 @@ class TaskSection(Section):
     quoting: bool | None = None
     encoding: str | None = None
     decimal: Literal[".", ","] = "."
-    separator: str | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
     missing: Literal["error", "skip"] = "error"
     empty: Literal["keep", "drop", "error"] = "keep"
     # What is predicted, and how.

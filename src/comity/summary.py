@@ -34,18 +34,21 @@ def _task_summary(data: TaskData) -> dict[str, Any]:
         "max_length": data.max_length,
         "train": _split_summary(data, data.train),
         "dev": _split_summary(data, data.dev),
+        "stages": {path: _split_summary(data, s) for path, s in data.stage_train.items()},
     }
 
 
 def _split_summary(data: TaskData, split: Split) -> dict[str, Any]:
     lengths = token_counts(split.table, split.rows).sum(axis=1)
+    empty = split.empty_lines
+    first = [*empty[:1], *([split.first_dropped_line] if split.first_dropped_line else [])]
     summary: dict[str, Any] = {
         "file": str(split.table.path),
         "reading": split.table.reading,
         "rows": len(split),
         "unlabelled": split.unlabelled,
-        "empty": split.empty,
-        "first_empty_line": split.first_empty_line,
+        "empty": len(empty) + split.dropped,
+        "first_empty_line": min(first, default=None),
         "dropped": split.dropped,
         "truncated": split.cut(data.task.views, data.max_length),
         "leaked": split.leaked,

@@ -18,9 +18,13 @@ def spelling(label: str) -> str:
     ['1', '1', '-5', '2.5', '0']
     """
     number = Decimal(label.strip())
-    if number == number.to_integral_value():
-        return str(int(number))
-    return format(number.normalize(), "f")
+    plain = format(number, "f").lstrip("+")
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    sign, digits = ("-", plain[1:]) if plain.startswith("-") else ("", plain)
+    digits = digits.lstrip("0") or "0"
+    digits = f"0{digits}" if digits.startswith(".") else digits
+    return digits if digits == "0" else sign + digits
 
 
 def is_number(label: str) -> bool:

@@ -65,6 +65,8 @@ def train(
     run = RunDirectory.open(Path(out)) if resume else None
     if run is not None:
         drop_leaks = run.facts()["drop_leaks"]
+    else:
+        RunDirectory.check_new(Path(out))
     trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener)
     run = run or RunDirectory.create(Path(out))
     trainer.run(run, resume)
@@ -319,7 +321,9 @@ class Trainer:
         )
         for name, split in dev.items():
             path = self.directory.path / "predictions" / f"{step:06d}" / f"{name}.csv"
-            write_predictions(path, self.model.tasks[name].target, split, outputs[name])
+            separator = self.prepared.tasks[name].task.separator
+            target = self.model.tasks[name].target
+            write_predictions(path, target, split, outputs[name], separator)
         self._keep_best(scores, mean)
         self.directory.write_checkpoint(step, self.flat, self.optimizer, asdict(self.progress))
         self.listener.evaluated(self, evaluations)
@@ -383,16 +387,22 @@ class Trainer:
         """Go on where the last checkpoint stands, if the data is still what it was."""
         facts = self.directory.facts()
         now = self._facts()
-        for path, digest in now["files"].items():
-            if facts["files"].get(path, digest) != digest:
+        for role, digest in now["files"].items():
+            if facts["files"].get(role) != digest:
+                name, _, which = role.partition(" ")
                 raise ComityError(
-                    f"{path}: has changed since the run was started; put the old file back, or "
-                    "start a new run"
+                    f"{self._path_of(name, which)}: has changed since the run was started; put "
+                    "the old file back, or start a new run"
                 )
         state = self.directory.read_checkpoint(self.flat, self.optimizer)
         names = Progress.__dataclass_fields__
         self.progress = Progress(**{key: state[key] for key in names})
         self.directory.forget_after(self.progress.step)
+
+    def _path_of(self, task: str, which: str) -> Path:
+        data = self.prepared.tasks[task]
+        splits = {"train": data.train, "dev": data.dev, **data.stage_train}
+        return splits[which].table.path
 
 
 def _score(kept: dict[str, Any] | None) -> Score | None:

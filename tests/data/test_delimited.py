@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.data.delimited import delimited_rows
-from comity.data.rows import TableFormat
+from comity.data.rows import Position, TableFormat
 from comity.errors import ComityError, Faults
 
 Read = tuple[list[tuple[int, tuple[str, ...]]], list[str]]
@@ -316,6 +316,13 @@ def test_positions(path: Path):
     assert rows == [] and len(sentences) == 1
     assert "column 0 is a position" in sentences[0] and "header = false" in sentences[0]
     assert read(path, "0,1\na,b\n", [1])[0] == [(2, ("b",))]  # names that are numbers
+
+
+def test_a_position_whatever_the_header_says(path: Path):
+    content = "1,0,text\na,b,c\n"
+    assert read(path, content, [Position(0), 0, Position(2)])[0] == [(2, ("a", "b", "c"))]
+    rows, sentences = read(path, content, [Position(3)])
+    assert rows == [] and len(sentences) == 1
 
 
 def test_the_header_again(path: Path):

@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
         ("1e5", "1e5"),
         ("-12345678901234567890123456789", "-12345678901234567890123456789"),
         ("9" * 5000, "9" * 5000),
-        ("NaN", "NaN"),
+        ('"NaN"', "NaN"),
         ('"\\u00e9\\ud83d\\ude00"', "é😀"),
         ("[]", []),
         ('["a", 1.50, true]', ["a", "1.50", "true"]),
@@ -68,7 +68,9 @@ def test_values_keep_their_spelling(path: Path, text: str, want: Value):
     assert value_of(path, text) == want
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}', "{}", "[null]", '[["a"]]', '["a", {}]'])
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}', "{}", "[null]", '[["a"]]', '["a", {}]', "NaN", "-Infinity", "[NaN]"]
+)
 def test_what_is_no_text_has_no_value(path: Path, text: str):
     assert isinstance(value_of(path, text), NoValue)
 

@@ -67,6 +67,19 @@ def test_norm() -> None:
     assert_close(inputs.grad, torch.autograd.grad(layer(inputs), inputs, outer)[0])
 
 
+def test_norm_adds_its_gradients_up_in_float32() -> None:
+    layer = nn.LayerNorm(8).to(torch.bfloat16)
+    inputs = random(3000, 8).to(torch.bfloat16).requires_grad_()
+    outer = (random(3000, 8) + 0.5).to(torch.bfloat16)
+    rows = Rows()
+    norm(inputs, layer, Stretches([(0, 0, 3000)], rows)).backward(outer)
+    wide = nn.LayerNorm(8)
+    wide(inputs.detach().float()).backward(outer.float())
+    assert wide.bias.grad is not None and wide.weight.grad is not None
+    assert_close(rows.found[0, id(layer.bias)], wide.bias.grad, rtol=1e-4, atol=1e-3)
+    assert_close(rows.found[0, id(layer.weight)], wide.weight.grad, rtol=1e-2, atol=1.0)
+
+
 def test_look_up() -> None:
     table = nn.Parameter(random(3, 4))
     indices = torch.tensor([0, 2, 2, 1, 0, 2, 2, 1, 1, 1, 0, 0])

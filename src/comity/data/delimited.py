@@ -9,7 +9,7 @@ from pathlib import Path
 from comity.data.dialect import find_delimiter, finds_quoting
 from comity.data.files import find_encoding, text_lines
 from comity.data.records import QUOTE, Record, column_name, spelled, split_records, unquoted
-from comity.data.rows import TableFormat, quoted_list, shown
+from comity.data.rows import Position, TableFormat, quoted_list, shown
 from comity.errors import ComityError, Faults, nearest
 
 HEAD_LINES = 200
@@ -141,6 +141,9 @@ def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list
     positions: list[int] = []
     faults: list[str] = []
     for column in columns:
+        if isinstance(column, Position) and column < layout.width:
+            positions.append(int(column))
+            continue
         if layout.names is None:
             text = str(column)
             if text.isdecimal() and int(text) < layout.width:

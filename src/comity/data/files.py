@@ -151,7 +151,8 @@ def _undecodable(path: Path, encoding: str) -> str:
                     step = 1
                     continue
                 line += newlines.decode("", final=True).count("\n")
-                place = offset + len(chunk) - len(error.object) + error.start
+                # What failed is this byte and those before it that were still waiting for it.
+                place = offset + len(chunk) - len(error.object)
                 return f"{path}:{line}: the byte at offset {place:,} is not {name}; {advice}"
             except UnicodeError:
                 break

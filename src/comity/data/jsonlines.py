@@ -41,7 +41,7 @@ def json_names(path: Path, format: TableFormat, faults: Faults) -> list[str]:
 def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     # Numbers stay as they are spelled: 0012 is no JSON, but 1.0 and 1 are two texts.
     decode = json.JSONDecoder(
-        object_pairs_hook=_distinct, parse_int=str, parse_float=str, parse_constant=str
+        object_pairs_hook=_distinct, parse_int=str, parse_float=str, parse_constant=_no_number
     ).decode
     first = True
     for number, line in enumerate(text_lines(path, encoding), 1):
@@ -70,6 +70,11 @@ def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, d
                 faults.add(f"{path}:{number}: {_what(item)}, not an object; write {{...}}")
     if first:
         raise ComityError(f"{path}: the file is empty; give a file with rows")
+
+
+def _no_number(name: str) -> NoValue:
+    """NaN and Infinity are no JSON; other programs write them where they lack a value."""
+    return NoValue(f"{name} is no value")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

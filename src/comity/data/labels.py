@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,24 +39,36 @@ def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults)
         if weighed not in classes.names:
             hint = nearest(weighed, classes.names)
             faults.add(f'tasks.{name}.class_weights: "{weighed}" is no class of the task{hint}')
-    before = faults.total
-    counts = _counts(name, task, target, table, faults)
-    if faults.total > before:
-        return target
-    if task.kind == "classification" and (counts > 0).sum() < 2:
-        rows = int(counts.sum())
-        if rows == 0:
-            faults.add(f"{table.path}: the task {name} has no labelled row; add some")
-        else:
-            only = classes.names[int(counts.argmax())]
+    read_targets(name, task, target, table, faults)
+    return target
+
+
+def check_trainable(
+    name: str, target: Target, path: Path, targets: NDArray, faults: Faults
+) -> None:
+    """Whether the rows that are left for training can teach anything.
+
+    Held against the final rows, after splitting and dropping: a class may be gone with them.
+    """
+    rows = len(targets)
+    if rows == 0:
+        faults.add(f"{path}: no row is left to train the task {name} on; add rows")
+    elif target.kind == "classification":
+        counts = class_counts(target, targets)
+        if (counts > 0).sum() < 2:
+            only = target.classes[int(counts.argmax())]
             hint = f" ({GLUE_HINT})" if only == "-1" else ""
             faults.add(
-                f'{table.path}: the task {name} has one class only, "{only}", in its {rows} '
-                f"training rows{hint}; add rows of another class"
+                f'{path}: the task {name} has one class only, "{only}", in its {rows} training '
+                f"rows{hint}; add rows of another class"
             )
-    elif task.kind == "multi-label" and not counts.any():
-        faults.add(f"{table.path}: no row of the task {name} has a label; add some")
-    return target
+    elif target.kind == "multi-label" and not targets.any():
+        faults.add(f"{path}: no training row of the task {name} has a label; add some")
+    elif target.kind == "regression" and targets.min() == targets.max():
+        faults.add(
+            f"{path}: the task {name} needs training targets that differ, all {rows} are "
+            f"{targets[0]:g}; use a labelled file"
+        )
 
 
 def _listed(name: str, names: tuple[str, ...], faults: Faults) -> Classes:
@@ -75,15 +88,14 @@ def _find_regression(
     if faults.total > before:
         return None
     if len(values) == 0 or values.min() == values.max():
-        what = f"all {len(values)} are {values[0]:g}" if len(values) else "there are none"
-        faults.add(
-            f"{table.path}: the task {name} needs training targets that differ, {what}; "
-            "use a labelled file"
-        )
+        check_trainable(name, plain, table.path, values, faults)
         return None
-    return Target(
-        task.kind, task.head_name, mean=float(values.mean()), deviation=float(values.std())
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = float(values.mean()), float(values.std())
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        faults.add(f"{table.path}: the targets of {name} are too large to average; rescale them")
+        return None
+    return Target(task.kind, task.head_name, mean=mean, deviation=deviation)
 
 
 def _labels_in(task: TaskSection, table: TokenTable) -> set[str]:
@@ -96,14 +108,6 @@ def _labels_in(task: TaskSection, table: TokenTable) -> set[str]:
         elif isinstance(parts, str) and not isinstance(parts, _Wrong) and parts.strip():
             labels.add(parts)
     return labels
-
-
-def _counts(
-    name: str, task: TaskSection, target: Target, table: TokenTable, faults: Faults
-) -> NDArray[np.int64]:
-    """How many training rows each class has; this is where the training file's faults are found."""
-    targets, labelled = read_targets(name, task, target, table, faults)
-    return class_counts(target, targets[labelled])
 
 
 def class_counts(target: Target, targets: NDArray) -> NDArray[np.int64]:

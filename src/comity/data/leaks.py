@@ -1,6 +1,6 @@
 """Leakage: inputs that stand both in training and in an evaluation split, also across tasks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,20 +21,25 @@ class Leak:
     dev_task: str
     rows: int  # training rows
     dev_rows: int  # dev rows that they are
-    line: int  # of the first such training row
-    dev_line: int  # of the dev row that it is
+    place: str  # file and line of the first such training row
+    dev_place: str  # and of the dev row that it is
 
-    def sentence(self, train_path: object, dev_path: object) -> str:
+    @property
+    def sentence(self) -> str:
         """For the terminal: what stands where, and how to leave it out."""
         return (
             f"leak: {self.rows} training rows of {self.train_task} stand in the dev rows of "
-            f"{self.dev_task} ({self.dev_rows} there), such as {train_path}:{self.line} and "
-            f"{dev_path}:{self.dev_line}; --drop-leaks leaves them out of training"
+            f"{self.dev_task} ({self.dev_rows} there), such as {self.place} and "
+            f"{self.dev_place}; --drop-leaks leaves them out of training"
         )
 
 
+Reading = tuple[Split, tuple[int, ...]]
+"""A split and which of its text columns the task reads."""
+
+
 def find_leaks(
-    train: Mapping[str, Split], dev: Mapping[str, Split]
+    train: Mapping[str, Reading], dev: Mapping[str, Reading]
 ) -> tuple[list[Leak], dict[str, NDArray[np.bool_]]]:
     """All leaks, and for each task a mask `[n]` of the training rows that leak.
 
@@ -43,10 +48,11 @@ def find_leaks(
     is a single text that the other has in a pair. Two pairs that share one text are no leak.
     """
     leaks = []
-    masks = {task: np.zeros(len(split), dtype=bool) for task, split in train.items()}
-    for train_task, train_split in train.items():
-        for dev_task, dev_split in dev.items():
-            train_keys, dev_keys = _row_keys(train_split), _row_keys(dev_split)
+    masks = {task: np.zeros(len(split), dtype=bool) for task, (split, _) in train.items()}
+    for train_task, (train_split, train_columns) in train.items():
+        for dev_task, (dev_split, dev_columns) in dev.items():
+            train_keys = _row_keys(train_split, train_columns)
+            dev_keys = _row_keys(dev_split, dev_columns)
             leaking = _stand_in(train_keys, dev_keys)
             if not leaking.any():
                 continue
@@ -60,20 +66,20 @@ def find_leaks(
                     dev_task,
                     int(leaking.sum()),
                     int(reached.sum()),
-                    _line(train_split, first),
-                    _line(dev_split, partner),
+                    _place(train_split, first),
+                    _place(dev_split, partner),
                 )
             )
     return leaks, masks
 
 
-def _line(split: Split, place: int) -> int:
-    return int(split.table.lines[split.rows[place]])
+def _place(split: Split, place: int) -> str:
+    return f"{split.table.path}:{split.table.lines[split.rows[place]]}"
 
 
-def _row_keys(split: Split) -> Keys:
-    """Hashes `[n, texts]` of the rows' texts."""
-    return np.asarray(split.table.keys)[split.rows]
+def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:
+    """Hashes `[n, texts]` of the texts that the task reads."""
+    return np.asarray(split.table.keys)[split.rows][:, columns]
 
 
 def _stand_in(rows: Keys, others: Keys) -> NDArray[np.bool_]:
@@ -90,19 +96,6 @@ def _pair(keys: Keys) -> Keys:
         return low * np.uint64(0x9E3779B97F4A7C15) ^ high
 
 
-def drop(train: Mapping[str, Split], masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, Split]:
-    """The training splits without the rows that leak."""
-    return {
-        task: replace(split.take(~masks[task]), leaked=int(masks[task].sum()))
-        for task, split in train.items()
-    }
-
-
-def sentences(
-    leaks: Iterable[Leak], train: Mapping[str, Split], dev: Mapping[str, Split]
-) -> list[str]:
-    """One sentence for each leak."""
-    return [
-        leak.sentence(train[leak.train_task].table.path, dev[leak.dev_task].table.path)
-        for leak in leaks
-    ]
+def without(split: Split, mask: NDArray[np.bool_]) -> Split:
+    """A training split without the rows that leak."""
+    return replace(split.take(~mask), leaked=int(mask.sum()))

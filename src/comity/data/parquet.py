@@ -1,5 +1,6 @@
 """Parquet: every string type, number and list of Arrow as the text that other formats hold."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -108,8 +109,7 @@ def _column(batch: pa.RecordBatch, steps: list[str]) -> list[Value]:
                 known or (reason if null else None)
                 for known, null in zip(reasons, absent, strict=True)
             ]
-        # Flattened, a field is null wherever an object around it is.
-        array = array.flatten()[[field.name for field in array.type].index(inner)]
+        array = array.field(inner)
     values = _values(array)
     if len(steps) == 1:
         return values
@@ -132,7 +132,7 @@ def _values(array: Any) -> list[Value]:
     if types.is_floating(kind):
         # The shortest spelling of the width as stored: 0.1 for the float32 nearest to it.
         spell = {16: np.float16, 32: np.float32, 64: np.float64}[kind.bit_width]
-        return [None if value is None else str(spell(value)) for value in array.to_pylist()]
+        return [_number(value, spell) for value in array.to_pylist()]
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _lists(array)
     if types.is_nested(kind):
@@ -141,6 +141,18 @@ def _values(array: Any) -> list[Value]:
         return array.cast(pa.string()).to_pylist()
     except pa.ArrowException:
         return _refused(array, kind)
+
+
+def _number(value: float | None, spell: Any) -> Value:
+    """The shortest spelling, without an exponent where one can read it.
+
+    pandas and others write NaN where a value is missing.
+    """
+    if value is None or math.isnan(value):
+        return None
+    if 1e-9 < abs(value) < 1e18:
+        return np.format_float_positional(spell(value), trim="0")
+    return str(spell(value))
 
 
 def _refused(array: Any, kind: Any) -> list[Value]:

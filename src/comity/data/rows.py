@@ -22,6 +22,10 @@ class TableFormat:
     encoding: str | None = None
 
 
+class Position(int):
+    """A column of delimited text by its place, counted from 0, whatever the header calls it."""
+
+
 @dataclass(frozen=True)
 class NoValue:
     """Why a column has no value in a row, such as "no key 'label'"."""

@@ -15,13 +15,13 @@ from comity.data.batches import (
     packed_lengths,
     truncated,
 )
-from comity.data.labels import find_target, read_targets
+from comity.data.labels import check_trainable, find_target, read_targets
 from comity.data.rows import TableFormat
 from comity.data.tokens import TextEncoder, TokenTable, token_counts, token_table
 from comity.errors import ComityError, Faults
 from comity.recipe import Recipe
 from comity.sections import TaskSection
-from comity.seeds import SPLIT, generator, name_key
+from comity.seeds import SPLIT, generator
 from comity.targets import Target
 
 Rows = NDArray[np.int64]
@@ -36,13 +36,18 @@ class Split:
     rows: Rows  # [n], places in the table
     targets: NDArray  # [n] int64 classes, [n] float64 scores, or [n, L] int64 indicators
     unlabelled: int = 0  # rows left out because they have no label
-    empty: int = 0  # rows with a text that has no token
-    first_empty_line: int | None = None
-    dropped: int = 0  # rows left out because such a text is empty
+    dropped: int = 0  # rows left out because a text has no token
+    first_dropped_line: int | None = None
     leaked: int = 0  # rows left out because they stand in an evaluation split too
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def empty_lines(self) -> list[int]:
+        """Where the kept rows stand that have a text without any token."""
+        empty = (token_counts(self.table, self.rows) == 0).any(axis=1)
+        return self.table.lines[self.rows[empty]].tolist()
 
     def take(self, kept: NDArray) -> "Split":
         """The same split with only the rows at the places (or mask) `kept`."""
@@ -128,32 +133,39 @@ def _load_task(
             "encoder takes; lower it"
         )
         max_length = longest
+    before = faults.total
     train_table = read_file(folder / task.train, task, encoder, faults)
-    dev_table = None
+    paths = {stage.data[name] for stage in recipe.stages if name in stage.data}
     if isinstance(task.dev, str):
-        dev_table = read_file(folder / task.dev, task, encoder, faults)
-        if dev_table is None:
-            train_table = None
+        paths.add(task.dev)
+    tables = {path: read_file(folder / path, task, encoder, faults) for path in sorted(paths)}
     if train_table is None:
         return None
-    before = faults.total
     target = find_target(name, task, train_table, faults)
     if target is None or faults.total > before:
         return None
     train = make_split(name, task, target, train_table, faults)
-    if dev_table is not None:
-        dev = make_split(name, task, target, dev_table, faults)
+    others = {
+        path: make_split(name, task, target, table, faults)
+        for path, table in tables.items()
+        if table is not None
+    }
+    if faults.total > before:
+        return None
+    if isinstance(task.dev, str):
+        dev = others[task.dev]
     else:
-        assert isinstance(task.dev, float)
-        train, dev = split_off(train, task.dev, seed, name)
-    for split, path in ((train, task.train), (dev, task.dev)):
-        if not len(split) and faults.total == before:
-            faults.add(f"{folder / str(path)}: no row is left for the task {name}; add rows")
-    stage_train = {}
-    for path in {stage.data[name] for stage in recipe.stages if name in stage.data}:
-        table = read_file(folder / path, task, encoder, faults)
-        if table is not None:
-            stage_train[path] = make_split(name, task, target, table, faults)
+        train, dev = split_off(train, task.dev, seed)
+        if not len(dev):
+            faults.add(
+                f"{train.table.path}: dev = {task.dev} of {len(train)} rows leaves none to judge "
+                f"by; raise tasks.{name}.dev or name a file"
+            )
+    if isinstance(task.dev, str) and not len(dev):
+        faults.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
+    stage_train = {path: others[path] for path in paths if path != task.dev}
+    for split in (train, *stage_train.values()):
+        check_trainable(name, target, split.table.path, split.targets, faults)
     if faults.total > before:
         return None
     return TaskData(name, task, target, max_length, train, dev, stage_train)
@@ -174,42 +186,39 @@ def make_split(
     targets, labelled = read_targets(name, task, target, table, faults)
     rows = np.flatnonzero(labelled)
     empty = (token_counts(table, rows) == 0).any(axis=1)
-    first = int(table.lines[rows[empty][0]]) if empty.any() else None
-    if empty.any() and task.empty == "error":
-        for line in table.lines[rows[empty]]:
+    lines = table.lines[rows[empty]].tolist()
+    if task.empty == "error":
+        for line in lines:
             faults.add(
                 f"{table.path}:{line}: the text is empty; fill it in, or set empty = "
                 f'"keep" or "drop" in [tasks.{name}]'
             )
-    kept = rows[~empty] if task.empty == "drop" else rows
-    return Split(
-        table,
-        kept,
-        targets[kept],
-        unlabelled=len(table) - len(rows),
-        empty=int(empty.sum()),
-        first_empty_line=first,
-        dropped=len(rows) - len(kept),
-    )
+    unlabelled = len(table) - len(rows)
+    if task.empty != "drop" or not lines:
+        return Split(table, rows, targets[rows], unlabelled)
+    kept = rows[~empty]
+    return Split(table, kept, targets[kept], unlabelled, len(lines), lines[0])
 
 
-def split_off(split: Split, share: float, seed: int, name: str) -> tuple[Split, Split]:
-    """Divide a split into training and dev rows by the seed.
+def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Divide a split into training and dev rows by the seed; tasks of one table divide it alike.
 
     Rows that share a text (in any column, whatever its case and spacing) stay on one side: groups
     of such rows are drawn in random order until dev has its share, and a group that is larger
     than what dev still lacks stays in training.
     """
-    groups = _groups(np.asarray(split.table.keys)[split.rows])
+    table = split.table
+    groups = _groups(np.asarray(table.keys))
     sizes = np.bincount(groups)
-    wanted = round(share * len(split))
+    wanted = round(share * len(table))
     chosen = np.zeros(len(sizes), dtype=bool)
-    for group in generator(SPLIT, seed, name_key(name)).permutation(len(sizes)):
+    for group in generator(SPLIT, seed, int(table.digest[:12], 16)).permutation(len(sizes)):
         if sizes[group] <= wanted:
             chosen[group] = True
             wanted -= sizes[group]
-    dev = chosen[groups]
-    return split.take(~dev), split.take(dev)
+    dev = chosen[groups][split.rows]
+    # What was left out while reading is counted once, beside the training rows.
+    return split.take(~dev), replace(split.take(dev), unlabelled=0, dropped=0)
 
 
 def _groups(keys: NDArray[np.uint64]) -> Rows:

@@ -55,14 +55,15 @@ def _rows(
     return parquet_rows(path, columns)
 
 
-def column_names(path: Path, format: TableFormat) -> list[str]:
+def column_names(path: Path, format: TableFormat, columns: Sequence[str | int] = ()) -> list[str]:
     """The columns of a table: the header's names, the keys of all JSON lines, or positions.
 
-    Raises `ComityError` where the file cannot be read.
+    `columns`, the ones that will be asked for, help to tell the delimiter. Raises `ComityError`
+    where the file cannot be read.
     """
     kind = _kind(path)
     if kind in DELIMITED:
-        layout = find_layout(path, (), format)
+        layout = find_layout(path, columns, format)
         return layout.names or [str(position) for position in range(layout.width)]
     if kind in JSON_LINES:
         faults = Faults()

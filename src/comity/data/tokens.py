@@ -122,7 +122,7 @@ def _digest(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -139,12 +139,15 @@ def _new_folder(folder: Path) -> Path:
 
 def _publish(building: Path, folder: Path) -> Path:
     """Give a complete entry its name; it is used where it stands if that cannot be done."""
+    if _complete(folder):  # another process was quicker
+        shutil.rmtree(building, ignore_errors=True)
+        return folder
     shutil.rmtree(folder, ignore_errors=True)  # what stands there is damaged
     try:
         building.rename(folder)
         return folder
     except OSError:
-        return folder if _complete(folder) else building  # another process was quicker, or no room
+        return folder if _complete(folder) else building
 
 
 def _complete(folder: Path) -> bool:

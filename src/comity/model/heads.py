@@ -28,8 +28,9 @@ class LinearHead(nn.Module):
         nn.init.normal_(self.weight, std=0.02, generator=generator)
 
     def forward(self, pooled: list[Tensor], generator: torch.Generator | None) -> Tensor:
-        """pooled: one `[B, H]`. Gives outputs `[B, outputs]`."""
-        return F.linear(dropout(pooled[0], self.rate, generator), self.weight, self.bias)
+        """pooled: one `[B, H]`. Gives outputs `[B, outputs]`, float32 so that scores stay fine."""
+        vectors = dropout(pooled[0].float(), self.rate, generator)
+        return F.linear(vectors, self.weight.float(), self.bias.float())
 
 
 class CosineHead(nn.Module):

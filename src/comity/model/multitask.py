@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -97,6 +97,18 @@ class MultiTaskModel(nn.Module):
                 generator = torch.Generator(device).manual_seed(given.dropout_seed ^ 1)
             outputs.append(head(list(of_task.split(given.count)), generator))
         return outputs
+
+    def heads_together(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
+        """Outputs of several tasks that read the same views alike, the texts encoded once."""
+        heads = [self.head(task) for task in tasks]
+        group = Group(packed, cast(Read, heads[0].read))
+        (vectors,) = self._vectors([group], heads[:1], self.encoder([group]), None, None)
+        return [head(list(vectors.split(count)), None) for head in heads]
+
+    def reads(self, task: str) -> tuple[Any, ...]:
+        """What a task's head reads; tasks that agree in it can share one encoding."""
+        spec, head = self.tasks[task], self.head(task)
+        return spec.views, head.read, spec.pooling if spec.embeds else None
 
     def _vectors(
         self,

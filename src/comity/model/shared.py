@@ -79,30 +79,35 @@ def norm(inputs: Tensor, layer: nn.LayerNorm, stretches: Stretches | None) -> Te
 
 
 class _Norm(torch.autograd.Function):
+    """In bfloat16 torch's backward adds the weights' gradients up over tokens in bfloat16, where a
+    sum stops growing at a few hundred; hence float32 in between, which costs no more."""
+
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, layer: nn.LayerNorm, stretches: Stretches
     ) -> Tensor:
-        shape = list(layer.normalized_shape)
+        wide = inputs.float()
         output, mean, scale = torch.native_layer_norm(
-            inputs, shape, layer.weight, layer.bias, layer.eps
+            wide, list(layer.normalized_shape), layer.weight.float(), layer.bias.float(), layer.eps
         )
         ctx.save_for_backward(inputs, mean, scale)
         ctx.layer, ctx.stretches = layer, stretches
-        return output
+        return output.to(inputs.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         layer, stretches = ctx.layer, ctx.stretches
+        weight, bias = layer.weight.float(), layer.bias.float()
         wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
         inner = []
         for row, *tensors in stretches.each(gradients[0], *ctx.saved_tensors):
             outer, inputs, mean, scale = tensors
             of_inputs, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-                outer, inputs, list(layer.normalized_shape), mean, scale,
-                layer.weight, layer.bias, wanted,
+                outer.float(), inputs.float(), list(layer.normalized_shape), mean, scale,
+                weight, bias, wanted,
             )  # fmt: skip
-            inner.append(of_inputs)
+            if wanted[0]:
+                inner.append(of_inputs.to(inputs.dtype))
             if layer.weight.requires_grad:
                 stretches.sink(row, layer.weight, of_weight, 0)
                 stretches.sink(row, layer.bias, of_bias, 0)
