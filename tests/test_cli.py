@@ -108,6 +108,23 @@ def test_train_prints_what_was_reached(place, capsys, tmp_path):
     assert json.loads(out)["finished"]
 
 
+def test_resume_notices_changed_data_whatever_the_paths(
+    place, capsys, tmp_path, monkeypatch, tiny_checkpoint
+):
+    write_two_tasks(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    recipe = place / "recipe.toml"
+    assert run(capsys, "train", recipe, "--data", "data", "--out", "run", "--quiet")[0] == 0
+    write_two_tasks(tmp_path / "other", mood=35)
+    code, _, err = run(capsys, "train", "--resume", "run", "--data", "other")
+    assert code == 2
+    assert "has changed" in err
+    write_csv(tmp_path / "data" / "mood.csv", ["text", "mood"], mood_rows(1, 36))
+    code, _, err = run(capsys, "train", "--resume", "run")
+    assert code == 2
+    assert "mood.csv: has changed" in err
+
+
 def test_info(place, capsys):
     code, out, _ = run(capsys, "info", place / "run")
     assert code == 0

@@ -6,7 +6,7 @@ import torch
 
 from comity.backward import Batch
 from comity.data.schedule import Turn
-from comity.flat import SHARED, FlatParameters
+from comity.flat import SHARED, FlatParameters, Gradients
 from comity.model.multitask import TaskInput, to_packed
 from comity.objectives import head_loss
 from comity.optim import adamw, segment_rates
@@ -136,7 +136,10 @@ def test_a_huge_head_gradient_leaves_the_weights_as_they_were(trainer):
     batches = first_batches(trainer)
     trainer.backward.fill(trainer.gradients, batches, False, 0)
     plan = trainer.plans[0]
+    rows = trainer.gradients.rows
+    rows[1] -= 2 * (rows[0] @ rows[1]) / (rows[0] @ rows[0]) * rows[0]  # make them conflict
     weights, norm = trainer._weigh(plan, TASKS, trainer.gradients.gramian())
+    assert weights != pytest.approx([1.0, 1.0], abs=1e-3)
     trainer.gradients.heads.mul_(1e6)
     again, larger = trainer._weigh(plan, TASKS, trainer.gradients.gramian())
     assert again == weights
@@ -199,7 +202,9 @@ def test_bf16_rows_are_float32_and_close(tmp_path, tiny_checkpoint):
 def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze):
     """Three steps, the second without one task, against AdamW on each tensor by itself."""
     write_two_tasks(tmp_path)
-    trainer = make_trainer(tmp_path, tiny_checkpoint, encoder__dropout=0.0, train__freeze=freeze)
+    changes = {"encoder__dropout": 0.0, "train__freeze": freeze, "train__balancer": "sum"}
+    trainer = make_trainer(tmp_path, tiny_checkpoint, **changes)
+    trainer.gradients = Gradients(trainer.flat, 2, trainer.gradients.frozen_layers)
     flat, plan = trainer.flat, trainer.plans[0]
     expected = {name: master.clone() for name, master in flat.masters_by_name().items()}
     state = {name: [torch.zeros_like(v), torch.zeros_like(v), 0] for name, v in expected.items()}

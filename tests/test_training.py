@@ -27,13 +27,15 @@ class Recorder(Listener):
 
     def planned(self, trainer):
         self.counts = {c.name: c for plan in trainer.plans for c in plan.counts}
-        batch = trainer.backward.batch
+        batch = trainer._batch
 
-        def recorded(task, split, places):
-            self.rows.setdefault(task, []).append(places.tolist())
-            return batch(task, split, places)
+        def recorded(plan, turn):
+            found = batch(plan, turn)
+            places = [place for part in found.parts for place in part.places.tolist()]
+            self.rows.setdefault(found.task, []).append(places)
+            return found
 
-        trainer.backward.batch = recorded
+        trainer._batch = recorded
 
     def stepped(self, trainer):
         self.losses.append({t: v[-1] for t, v in trainer.tally.losses.items()})
@@ -147,8 +149,86 @@ def test_a_resumed_run_ends_where_the_whole_one_does(folder, tmp_path, tiny_chec
 def test_resuming_a_finished_run_does_nothing(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint)
     run = train(recipe, folder, tmp_path / "run")
-    before = weights(run)
+    before, lines = weights(run), run.metrics()
     assert same(before, weights(train(recipe, folder, tmp_path / "run", resume=True)))
+    assert run.metrics() == lines
+
+
+def test_a_resumed_run_wants_its_own_recipe(folder, tmp_path, tiny_checkpoint):
+    train(two_tasks(tiny_checkpoint), folder, tmp_path / "run")
+    with pytest.raises(ComityError, match="another recipe"):
+        train(two_tasks(tiny_checkpoint, train__lr=1e-5), folder, tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_wants_its_own_encoder(folder, tmp_path, write_checkpoint):
+    encoder = write_checkpoint(tmp_path / "encoder")
+    train(two_tasks(encoder), folder, tmp_path / "run")
+    tokens = (encoder / "vocab.txt").read_text().splitlines()
+    (encoder / "vocab.txt").write_text("\n".join([*tokens[:9], *tokens[:8:-1]]) + "\n")
+    with pytest.raises(ComityError, match="its tokenizer has changed"):
+        train(two_tasks(encoder), folder, tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_computes_in_the_dtype_it_recorded(
+    folder, tmp_path, tiny_checkpoint, monkeypatch
+):
+    recipe = two_tasks(tiny_checkpoint, train__precision="auto", train__epochs=2)
+    monkeypatch.setattr("comity.machine.processor_class", lambda: "AMX")
+    run = train(recipe, folder, tmp_path / "run")
+    monkeypatch.setattr("comity.machine.processor_class", lambda: "other")
+    trainer = Trainer(prepare(recipe, folder), None, run)
+    assert trainer.dtype == torch.bfloat16
+
+
+def test_a_task_may_be_named_shared(folder, tmp_path, tiny_checkpoint):
+    section = two_tasks(tiny_checkpoint).to_dict()["tasks"]["alike"]
+    changes = {"tasks__shared": section, "tasks__alike": ..., "train__schedule": "proportional"}
+    recipe = two_tasks(tiny_checkpoint, train__evaluate_every=2, **changes)
+    whole = train(recipe, folder, tmp_path / "whole")
+
+    class Stop(Listener):
+        def stepped(self, trainer):
+            if trainer.progress.step == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, tmp_path / "broken", listener=Stop())
+    resumed = train(recipe, folder, tmp_path / "broken", resume=True)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_every_run_says_how_often_tasks_conflicted(folder, tmp_path, tiny_checkpoint):
+    for balancer in ("sum", "pcgrad"):
+        recipe = two_tasks(tiny_checkpoint, train__balancer=balancer)
+        run = train(recipe, folder, tmp_path / balancer)
+        last = [entry for entry in run.metrics() if entry["type"] == "conflict"][-1]
+        end = run.metrics()[-1]
+        assert last["share_of_steps"] == end["conflicted"] / end["watched"]
+
+
+def test_outputs_that_are_not_finite_have_no_score(folder, tmp_path, tiny_checkpoint):
+    trainer = Trainer(prepare(two_tasks(tiny_checkpoint), folder))
+    with torch.no_grad():
+        next(trainer.model.head("mood").parameters()).fill_(math.nan)
+    dev = {name: data.dev for name, data in trainer.prepared.tasks.items()}
+    evaluations, _ = trainer.evaluate(dev)
+    assert evaluations["mood"].score.value is None
+    assert "not finite for 12 rows" in str(evaluations["mood"].score.reason)
+    assert evaluations["alike"].score.value is not None
+
+
+def test_judged_at_the_end_of_the_longest_tasks_passes(folder, tiny_checkpoint):
+    changes = {"train__epoch": "longest", "train__epochs": 3}
+    (plan,) = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
+    assert plan.evaluations == {5, 10, 15}  # 36 rows in batches of 8
+
+
+def test_what_a_killed_write_left_is_swept(folder, tmp_path, tiny_checkpoint):
+    recipe = two_tasks(tiny_checkpoint)
+    train(recipe, folder, tmp_path / "run")
+    (tmp_path / "run" / ".checkpoint-000009-x").mkdir()
+    train(recipe, folder, tmp_path / "run", resume=True)
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_resumed_run_wants_the_data_it_was_started_on(folder, tmp_path, tiny_checkpoint):

@@ -19,7 +19,7 @@ from comity.seeds import DROPOUT, integer, name_key
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """The rows of one backward pass: a batch is cut into `accumulate` of them."""
 
     places: NDArray[np.int64]  # in the split
@@ -32,7 +32,7 @@ class Batch:
 
     task: str
     split: Split
-    parts: list[Part]
+    parts: list[Chunk]
 
     @property
     def rows(self) -> int:
@@ -67,7 +67,7 @@ class Backward:
         self.template = template
         self.seed = seed
         self.device = device
-        self.class_weights = {name: _class_weights(data, device) for name, data in tasks.items()}
+        self._class_weights: dict[tuple[str, int], Tensor | None] = {}
 
     def batch(self, task: str, split: Split, places: NDArray[np.int64]) -> Batch:
         """The rows at `places`, packed, in `accumulate` parts of nearly equal size."""
@@ -76,7 +76,7 @@ class Backward:
         parts = []
         for of_part in np.array_split(places, count):
             packed = split.pack(of_part, views, self.template, data.max_length)
-            parts.append(Part(of_part, to_packed(packed, torch.device("cpu"))))
+            parts.append(Chunk(of_part, to_packed(packed, torch.device("cpu"))))
         return Batch(task, split, parts)
 
     def fill(
@@ -94,13 +94,15 @@ class Backward:
         words = np.unique(np.concatenate([p.inputs.ids.numpy() for b in batches for p in b.parts]))
         tasks = list(dict.fromkeys(batch.task for batch in batches))
         gradients.begin(words, 1 if together else len(tasks))
-        leaf = gradients.word_leaf()
         losses = torch.zeros(len(batches), device=self.device)
+        # A task's own turns are counted, so that its dropout does not depend on other tasks.
+        names = [batch.task for batch in batches]
+        nth = [names[:turn].count(name) for turn, name in enumerate(names)]
         for number in range(max(len(batch.parts) for batch in batches)):
             turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
-            inputs = [self._input(batches[turn], turn, number, words, *keys) for turn in turns]
+            inputs = [self._input(batches[turn], nth[turn], number, words, *keys) for turn in turns]
             rows = [0 if together else tasks.index(given.task) for given in inputs]
-            outputs = self.model(inputs, leaf, rows, gradients.add)
+            outputs = self.model(inputs, gradients.leaf, rows, gradients.add)
             total = torch.zeros((), device=self.device)
             for turn, of_turn in zip(turns, outputs, strict=True):
                 loss = self._loss(batches[turn], batches[turn].parts[number], of_turn)
@@ -125,22 +127,29 @@ class Backward:
         draw = integer(DROPOUT, self.seed, *keys, name_key(batch.task), turn, number)
         return TaskInput(batch.task, packed, len(part.places), draw)
 
-    def _loss(self, batch: Batch, part: Part, outputs: Tensor) -> Tensor:
+    def _loss(self, batch: Batch, part: Chunk, outputs: Tensor) -> Tensor:
         """The part's share of the batch's mean loss."""
         target = self.model.tasks[batch.task].target
         wanted = np.ascontiguousarray(target.trained_on(batch.split.targets[part.places]))
-        weights = self.class_weights[batch.task]
+        weights = self._weights_of(batch.task, batch.split)
         loss = head_loss(target, outputs, torch.from_numpy(wanted).to(self.device), weights)
         return loss * (len(part.places) / batch.rows)
 
+    def _weights_of(self, task: str, split: Split) -> Tensor | None:
+        """Class weights of the rows that a stage trains on, made once."""
+        key = (task, id(split))
+        if key not in self._class_weights:
+            self._class_weights[key] = _class_weights(self.tasks[task], split, self.device)
+        return self._class_weights[key]
 
-def _class_weights(data: TaskData, device: torch.device) -> Tensor | None:
+
+def _class_weights(data: TaskData, split: Split, device: torch.device) -> Tensor | None:
     """The weights `[C]` that the recipe gives or that the training counts call for."""
     chosen = data.task.class_weights
     if chosen is None:
         return None
     if chosen == "balanced":
-        counts = torch.from_numpy(class_counts(data.target, data.train.targets))
+        counts = torch.from_numpy(class_counts(data.target, split.targets))
         return balanced_weights(counts).float().to(device)
     weights = [chosen.get(name, 1.0) for name in data.target.classes]
     return torch.tensor(weights, dtype=torch.float32, device=device)

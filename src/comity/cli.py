@@ -159,6 +159,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from comity.machine import flushed_denormals
+
+    with flushed_denormals():
+        return _train_recipe(options)
+
+
+def _train_recipe(options: argparse.Namespace) -> int:
     from comity.console import Display, show_plan, tell
     from comity.prepare import prepare
     from comity.runs import RunDirectory
@@ -183,7 +190,7 @@ def _train(options: argparse.Namespace) -> int:
     for sentence in (*prepared.notes, *prepared.leaks):
         tell(sentence)
     with Display(quiet=options.quiet or options.json) as display:
-        trainer = Trainer(prepared, display)
+        trainer = Trainer(prepared, display, directory)
         if options.dry_run:
             return _show_dry_run(trainer, options.json)
         if directory is None:

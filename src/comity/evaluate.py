@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from comity.data.splits import Split
 from comity.metrics import METRICS, Score, confusion_matrix
 from comity.model.multitask import MultiTaskModel, TaskInput, TaskModel, to_packed
 from comity.objectives import head_loss
+from comity.sections import METRICS_OF
 from comity.targets import Target
 
 BATCH_TOKENS = 4096
@@ -69,7 +70,7 @@ def task_outputs(
     for places in by_length(lengths, batch_tokens):
         packed = to_packed(split.pack(places, spec.views, template, max_length), device)
         (found,) = model([TaskInput(task, packed, len(places))])
-        outputs[places] = found.double().cpu().numpy()
+        outputs[places] = found.cpu().double().numpy()
     return outputs
 
 
@@ -90,13 +91,13 @@ def by_length(
 def judge(task: str, spec: TaskModel, metric: str, split: Split, outputs: NDArray) -> Evaluation:
     """Score outputs against the split's targets."""
     predictions = spec.target.predictions(outputs)
-    names = {
-        "classification": ("accuracy", "macro_f1"),
-        "multi-label": ("micro_f1",),
-        "regression": ("pearson", "rmse"),
-        "similarity": ("pearson", "rmse"),
-    }[spec.target.kind]
-    scores = {name: METRICS[name](split.targets, predictions) for name in names}
+    wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
+    scores = {}
+    for name in METRICS_OF[spec.target.kind]:
+        scores[name] = METRICS[name](split.targets, predictions)
+        if wrong:
+            reason = f"the model's output is not finite for {wrong} rows"
+            scores[name] = replace(scores[name], value=None, reason=reason)
     confusion = None
     if spec.target.kind == "classification":
         count = len(spec.target.classes)

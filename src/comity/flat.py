@@ -40,12 +40,6 @@ class Segment:
     stop: int
     step: int = 0
 
-    @property
-    def name(self) -> str:
-        """A stable name, under which a checkpoint keeps the step count."""
-        table = ".words" if self.is_word_table else ""
-        return f"{self.owner or 'shared'}.{self.layer}.{'decay' if self.decays else 'plain'}{table}"
-
 
 class FlatParameters:
     """The masters, float32 `[P]`, and the compute buffer `[P]` that the modules' parameters view.
@@ -142,6 +136,7 @@ class Gradients:
     words: np.ndarray = field(init=False)  # [U] int64, sorted
     word_rows: Tensor = field(init=False)  # [K, U, H]
     used: int = field(init=False)  # the rows that this step fills, from the first
+    leaf: Tensor = field(init=False)  # [U, H] float32, the table rows that the step touches
 
     def __post_init__(self) -> None:
         flat = self.flat
@@ -152,7 +147,7 @@ class Gradients:
         self.used = self.count
         self.words = np.empty(0, dtype=np.int64)
         self.word_rows = torch.zeros(self.count, 0, flat.width, device=device)
-        self._leaf = torch.empty(0, flat.width, device=device)
+        self.leaf = torch.empty(0, flat.width, device=device)
         self._written: set[tuple[int, int]] = set()
         self._places: dict[int, int] = {}  # where a shared parameter stands in a row
         for piece in flat.pieces:
@@ -185,22 +180,18 @@ class Gradients:
             used, len(self.words), self.flat.width, device=self.rows.device
         )
         places = torch.from_numpy(words).to(self.rows.device)
-        self._leaf = self.flat.table[places].requires_grad_(self.trains_words)
+        self.leaf = self.flat.table[places].requires_grad_(self.trains_words)
         self._written.clear()
         self.heads.zero_()
         for parameter, gradient in self._head_views():
             parameter.grad = gradient
-
-    def word_leaf(self) -> Tensor:
-        """The rows of the word table that the step touches, `[U, H]` float32."""
-        return self._leaf
 
     def add(self, row: int, parameter: Tensor, gradient: Tensor, first: int = 0) -> None:
         """Add a gradient to a row: of a whole parameter, or of its rows from `first` on.
 
         The first gradient of a step is copied, not added, so that nothing need be cleared.
         """
-        if parameter is self._leaf:
+        if parameter is self.leaf:
             self.word_rows[row].add_(gradient)
             return
         width = parameter[0].numel()
@@ -228,7 +219,7 @@ class Gradients:
     def gramian(self) -> Tensor:
         """Inner products of the rows in use, `[K, K]` float64 on the CPU."""
         rows, words = self.rows[: self.used], self.word_rows.flatten(1)
-        return (rows @ rows.T + words @ words.T).double().cpu()
+        return (rows @ rows.T + words @ words.T).cpu().double()
 
     def squared_norm(self, owner: str) -> float:
         """The squared norm of a head's gradient (the head of the task `owner`)."""

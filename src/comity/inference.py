@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from comity import machine
-from comity.data.batches import PackedRows, TextColumn, pack
+from comity.data.batches import PackedRows, TextColumn, pack, packed_lengths
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluate import Evaluation, by_length, judge, probability_names, task_outputs
@@ -131,7 +131,7 @@ class Model:
                 with torch.inference_mode():
                     found = self._model.heads_together(tasks, packed, len(places))
                 for task, of_task in zip(tasks, found, strict=True):
-                    results[task][start + places] = of_task.double().cpu().numpy()
+                    results[task][start + places] = of_task.cpu().double().numpy()
         return results
 
     def encode(
@@ -151,6 +151,8 @@ class Model:
         pooling = self._pooling(task, raw)
         results = np.zeros((len(texts), self._model.encoder.width), dtype=np.float32)
         longest = self._model.encoder.max_length
+        if task is not None:
+            longest = self._facts["tasks"][task]["max_length"]
         for start in range(0, len(texts), CHUNK):
             tokens = self._tokens(list(texts[start : start + CHUNK]))
             for places, packed in self._batches([(tokens,)], longest):
@@ -251,10 +253,7 @@ class Model:
 
     def _batches(self, views: Sequence[tuple[TextColumn, ...]], max_length: int) -> Iterator[Any]:
         """Places and their packed views, rows of like lengths together."""
-        count = len(views[0][0].offsets) - 1
-        everything = np.arange(count)
-        whole = [pack(view, everything, self._template, max_length) for view in views]
-        lengths = np.sum([np.diff(rows.offsets) for rows in whole], axis=0)
+        lengths = np.sum([packed_lengths(view, max_length) for view in views], axis=0)
         for places in by_length(lengths):
             parts: list[PackedRows] = [
                 pack(view, places, self._template, max_length) for view in views

@@ -66,7 +66,9 @@ def _fast_bf16(device: torch.device) -> bool:
 def flushed_denormals() -> Iterator[None]:
     """Within, numbers too small for a normal float32 count as 0.
 
-    Moments of weights that have long had no gradient become such numbers, which are slow.
+    Moments of weights that have long had no gradient become such numbers, which are slow. The
+    setting belongs to a thread and is inherited by those that it starts; so a command enters this
+    first thing, before torch starts its own threads.
     """
     already = not bool(torch.tensor([1e-40]) * 1)
     torch.set_flush_denormal(True)

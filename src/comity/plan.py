@@ -31,6 +31,11 @@ class StagePlan:
             return 1
         return max(len({turn.task for turn in step}) for step in self.steps)
 
+    def rows_of_a_probe(self, watch: int) -> int:
+        """Rows that a probe for conflict fills: none where the balancer sees every step."""
+        watched = self.stage.balancer == "sum" and len(self.tasks) > 1 and watch > 0
+        return len(self.tasks) if watched else 0
+
 
 def plan_stage(
     number: int, stage: Stage, data: dict[str, TaskData], train: TrainSection
@@ -73,15 +78,20 @@ def plan_stage(
         splits,
         steps,
         count(steps, tasks),
-        _evaluations(steps, tasks, train.evaluate_every),
+        _evaluations(steps, tasks, train.evaluate_every, stage),
     )
 
 
 def _evaluations(
-    steps: Sequence[Sequence[Turn]], tasks: Sequence[ScheduledTask], every: int | str
+    steps: Sequence[Sequence[Turn]],
+    tasks: Sequence[ScheduledTask],
+    every: int | str,
+    stage: Stage,
 ) -> set[int]:
-    """After which steps dev is judged: every n, or each time an epoch's examples have been seen."""
+    """After which steps dev is judged: every n, or each time an epoch of the stage is over."""
     last = {len(steps)}
+    if stage.epoch == "longest" and stage.steps is None:
+        every = max(task.batches.per_pass(0) for task in tasks) if every == "epoch" else every
     if isinstance(every, int):
         return set(range(every, len(steps) + 1, every)) | last
     sizes = [sum(tasks[t.task].batches.size(t.number) for t in step) for step in steps]
@@ -90,12 +100,15 @@ def _evaluations(
     return {int(end) for end in ends} | last
 
 
-def memory(flat: FlatParameters, plans: Sequence[StagePlan]) -> dict[str, int]:
-    """Bytes for parameters (masters and compute buffer), task gradients and optimizer."""
+def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict[str, int]:
+    """Bytes for parameters (masters and compute buffer), task gradients and optimizer.
+
+    A stage that is watched for conflict needs a row for each task beside its own, now and then.
+    """
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
     dense = flat.shared_stop - flat.table_stop
-    rows = max(plan.rows_needed for plan in plans)
+    rows = max(plan.rows_needed + plan.rows_of_a_probe(watch) for plan in plans)
     heads = numbers - flat.shared_stop
     return {
         "parameters": 4 * numbers + buffer,

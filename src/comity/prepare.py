@@ -70,6 +70,7 @@ class Prepared:
             "data": str(self.folder.resolve()),
             "drop_leaks": self.drop_leaks,
             "encoder": self.loaded.source,
+            "tokenizer": self.loaded.tokenizer.fingerprint,
             "tasks": {
                 name: {
                     "target": spec.target.to_dict(),
@@ -133,6 +134,12 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
 def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
     layers = encoder.config.num_hidden_layers
     for stage in recipe.stages:
+        cosine = [name for name in stage.tasks if recipe.tasks[name].head_name == "cosine"]
+        if stage.freeze == layers and cosine:
+            raise ComityError(
+                f"freeze: with all {layers} layers frozen nothing is left to train for the cosine "
+                f"head of {cosine[0]}; lower it"
+            )
         if isinstance(stage.freeze, int) and stage.freeze > layers:
             raise ComityError(
                 f"freeze: {stage.freeze} layers cannot be frozen, {recipe.encoder.name} has "

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from comity.errors import Faults, nearest
 from comity.sections import (
+    METRICS_OF,
     EncoderSection,
     Schedule,
     Stage,
@@ -184,12 +185,7 @@ def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any
     pairs = task.texts is not None
     if task.kind == "similarity" and not pairs:
         fault(place, 'similarity compares two texts; set "texts" to a list of two columns')
-    metrics = {
-        "classification": ("accuracy", "macro_f1"),
-        "multi-label": ("micro_f1",),
-        "regression": ("pearson", "rmse"),
-        "similarity": ("pearson", "rmse"),
-    }[task.kind]
+    metrics = METRICS_OF[task.kind]
     if task.metric is not None and task.metric not in metrics:
         fault(f"{place}.metric", f"{task.kind} is judged by {' or '.join(metrics)}")
     labelled = task.kind in ("classification", "multi-label")
@@ -289,6 +285,8 @@ def _check_stages(recipe: "Recipe", fault: Any) -> None:
 
 
 def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -> None:
+    if stage.warmup > 1 and stage.warmup != int(stage.warmup):
+        fault(f"{place}.warmup", "above 1 it counts steps; write a whole number")
     for name in stage.tasks:
         if name not in recipe.tasks:
             hint = nearest(name, recipe.tasks)
@@ -323,4 +321,6 @@ def _idle_keys(stage: Stage) -> dict[str, str]:
         idle["balancer"] = "pcgrad needs two turns a step; raise turns or take round-robin"
     if stage.freeze == "encoder":
         idle["layer_decay"] = "the whole encoder is frozen"
+        if stage.balancer == "pcgrad":
+            idle["balancer"] = "the whole encoder is frozen, so nothing is shared"
     return idle

@@ -143,7 +143,7 @@ class RunDirectory:
             "first_moments": optimizer.first,
             "second_moments": optimizer.second,
         }
-        counts = {segment.name: segment.step for segment in flat.segments}
+        counts = [segment.step for segment in flat.segments]
 
         def save(folder: Path) -> None:
             save_file({k: v.cpu() for k, v in tensors.items()}, folder / "state.safetensors")
@@ -155,6 +155,12 @@ class RunDirectory:
         for old in self.path.glob("checkpoint-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed write left behind."""
+        for pattern in (".best-*", ".checkpoint-*"):
+            for left in self.path.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
     def read_checkpoint(self, flat: FlatParameters, optimizer: FlatAdamW) -> dict[str, Any]:
         """Restore the newest complete checkpoint into `flat` and `optimizer`; give its state."""
@@ -173,8 +179,8 @@ class RunDirectory:
             flat.refresh(0, len(flat.masters))
             optimizer.first.copy_(tensors["first_moments"])
             optimizer.second.copy_(tensors["second_moments"])
-            for segment in flat.segments:
-                segment.step = state["segment_steps"][segment.name]
+            for segment, step in zip(flat.segments, state["segment_steps"], strict=True):
+                segment.step = step
             return state
         raise ComityError(
             f"{self.path}: has no complete checkpoint (the first is written at the first "
@@ -241,9 +247,11 @@ def _write_folder(folder: Path, save: Any) -> None:
         (building / "manifest.json").write_text(json.dumps(manifest))
         _sync(building / "manifest.json")
         building.chmod(0o755)
+        old = building.with_name(building.name + "-old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         building.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
         _sync(folder.parent)
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -9,6 +9,14 @@ HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
 ScheduleName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
 
+METRICS_OF = {
+    "classification": ("accuracy", "macro_f1"),
+    "multi-label": ("micro_f1",),
+    "regression": ("pearson", "rmse"),
+    "similarity": ("pearson", "rmse"),
+}
+"""The metrics of each kind; the first judges unless the recipe names another."""
+
 Column = str | int
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -112,8 +120,7 @@ class TaskSection(Section):
     @property
     def metric_name(self) -> str:
         """The metric that the task is judged by."""
-        defaults = {"multi-label": "micro_f1", "classification": "accuracy"}
-        return self.metric or defaults.get(self.kind, "pearson")
+        return self.metric or METRICS_OF[self.kind][0]
 
 
 class Schedule(Section):

@@ -102,7 +102,7 @@ def plan_summary(trainer: Trainer, seconds: float | None) -> dict[str, Any]:
     """The plan before the spend, for its table and its JSON."""
     return {
         "stages": [_stage_summary(plan) for plan in trainer.plans],
-        "memory_bytes": memory(trainer.flat, trainer.plans),
+        "memory_bytes": memory(trainer.flat, trainer.plans, trainer.settings.watch),
         "precision": str(trainer.dtype).removeprefix("torch."),
         "device": str(trainer.device),
         "seconds": None if seconds is None else round(seconds, 1),

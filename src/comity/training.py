@@ -63,11 +63,13 @@ def train(
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
     run = RunDirectory.open(Path(out)) if resume else None
-    if run is not None:
-        drop_leaks = run.facts()["drop_leaks"]
-    else:
+    if run is None:
         RunDirectory.check_new(Path(out))
-    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener)
+    elif run.recipe() != recipe:
+        raise ComityError(f"{out}: was started with another recipe; resume with {run.path}'s own")
+    else:
+        drop_leaks = run.facts()["drop_leaks"]
+    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener, run)
     run = run or RunDirectory.create(Path(out))
     trainer.run(run, resume)
     return run
@@ -78,13 +80,21 @@ class Trainer:
 
     directory: RunDirectory  # set by `run`
 
-    def __init__(self, prepared: Prepared, listener: Listener | None = None):
+    def __init__(
+        self,
+        prepared: Prepared,
+        listener: Listener | None = None,
+        resumed: RunDirectory | None = None,
+    ):
+        """`resumed`: the run that is gone on with; it computes in the dtype that it recorded."""
         recipe = prepared.recipe
         self.prepared = prepared
         self.settings = recipe.train
         self.listener = listener or Listener()
         self.device = machine.choose_device(recipe.train.device)
         self.dtype = machine.choose_precision(recipe.train.precision, self.device)
+        if resumed is not None:
+            self.dtype = getattr(torch, resumed.facts()["precision"])
         self.model = prepared.model().to(self.device)
         self.flat = FlatParameters(self.model.pieces(), self.dtype, self.device)
         self.optimizer = FlatAdamW(
@@ -104,6 +114,7 @@ class Trainer:
         self.progress = Progress()
         self.tally = Tally()
         self.norm: float | None = None  # of the last step's gradient, before clipping
+        self.conflict: tuple[list[str], Tensor] | None = None  # the cosines seen last
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -119,7 +130,9 @@ class Trainer:
         with machine.flushed_denormals():
             while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
                 self.run_stage(self.plans[self.progress.stage])
-        directory.log("end", **asdict(self.progress))
+        entries = directory.metrics()
+        if not entries or entries[-1]["type"] != "end":
+            directory.log("end", **asdict(self.progress))
 
     def run_stage(self, plan: StagePlan) -> None:
         """Take the steps of one stage that are not done yet."""
@@ -144,6 +157,7 @@ class Trainer:
     def start_stage(self, plan: StagePlan) -> None:
         """Room for the stage's gradients; new moments unless it carries on."""
         frozen = frozen_layers(plan.stage.freeze, self.flat)
+        self.__dict__.pop("gradients", None)  # the old ones go before the new ones come
         self.gradients = Gradients(self.flat, plan.rows_needed, frozen)
         if self.progress.stage_step == 0 and not plan.stage.carry:
             self.optimizer.reset()
@@ -152,19 +166,25 @@ class Trainer:
         """One update of the weights from the batches of `turns`."""
         started = time.perf_counter()
         batches = [self._batch(plan, turn) for turn in turns]
-        together = plan.stage.balancer == "sum"
-        losses, tasks = self.backward.fill(self.gradients, batches, together, self.progress.step)
-        gramian = self.gradients.gramian()
-        weights, norm = self._weigh(plan, tasks, gramian)
-        if not together:
+        losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
+        if plan.stage.balancer != "sum":
             self._note_conflict(tasks, gramian)
+        weights, norm = self._weigh(plan, tasks, gramian)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
             self._update(plan, set(tasks), weights, norm)
         else:
-            self._skip(batches, losses)
+            self._skip(batches, losses, tasks, gramian)
         self.progress.examples += sum(batch.rows for batch in batches)
         self.tally.add(batches, losses, time.perf_counter() - started)
+
+    def _fill(
+        self, plan: StagePlan, batches: Sequence[Batch], *keys: int
+    ) -> tuple[list[float], list[str], Tensor]:
+        """Losses of the batches, the tasks of the gradient rows, and the rows' Gramian."""
+        together = plan.stage.balancer == "sum"
+        losses, tasks = self.backward.fill(self.gradients, batches, together, *keys)
+        return losses, tasks, self.gradients.gramian()
 
     def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
         scheduled = plan.tasks[turn.task]
@@ -175,6 +195,8 @@ class Trainer:
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
     ) -> tuple[list[float], float]:
         """The balancer's weight of each row, and the norm of what they and the heads come to."""
+        if not bool(torch.isfinite(gramian).all()):
+            return [], math.nan
         orders = draw_orders(self.settings.seed, self.progress.step, len(gramian))
         weights, _ = BALANCERS[plan.stage.balancer](gramian, orders, {})
         shared = float(weights @ gramian @ weights)
@@ -205,21 +227,30 @@ class Trainer:
         self.optimizer.update(self.gradients, weights, factor, rates)
         self.norm = norm
 
-    def _skip(self, batches: Sequence[Batch], losses: Sequence[float]) -> None:
+    def _skip(
+        self,
+        batches: Sequence[Batch],
+        losses: Sequence[float],
+        tasks: Sequence[str],
+        gramian: Tensor,
+    ) -> None:
         """Leave the weights as they are; give up after too many such steps in a row."""
         self.progress.skipped += 1
         self.progress.skipped_in_a_row += 1
-        bad = [b for b, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
-        batch = (bad or list(batches))[0]
+        finite = torch.isfinite(gramian.diagonal()).tolist()
+        bad = {b.task for b, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)}
+        if not bad and len(finite) == len(tasks):
+            bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
+        batch = next((b for b in batches if b.task in bad), batches[0])
         self.directory.log(
             "skipped", step=self.progress.step + 1, task=batch.task, lines=batch.lines
         )
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             lines = ", ".join(str(line) for line in batch.lines[:8])
             raise ComityError(
-                f"{batch.split.table.path}: lines {lines}: the loss of {batch.task} was not "
-                f"finite in {MOST_SKIPPED} steps in a row, so the run stops; lower the learning "
-                "rate or look at these rows"
+                f"{batch.split.table.path}: lines {lines}: the loss of {batch.task} or its "
+                f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
+                "lower the learning rate or look at these rows"
             )
 
     def time_left(self, steps: int = 4) -> float | None:
@@ -238,9 +269,8 @@ class Trainer:
             for number, turns in enumerate(chosen):
                 started = time.perf_counter()
                 batches = [self._batch(plan, turn) for turn in turns]
-                together = plan.stage.balancer == "sum"
-                _, tasks = self.backward.fill(self.gradients, batches, together, PROBE)
-                weights, norm = self._weigh(plan, tasks, self.gradients.gramian())
+                _, tasks, gramian = self._fill(plan, batches, PROBE)
+                weights, norm = self._weigh(plan, tasks, gramian)
                 self._update(plan, set(tasks), weights, norm)
                 if number:  # the first step also fills caches
                     tokens += sum(batch.tokens for batch in batches)
@@ -257,8 +287,9 @@ class Trainer:
     def _watch(self, plan: StagePlan) -> None:
         """Where a stage keeps no task gradients apart, probe for conflict every so often."""
         every = self.settings.watch
-        watched = plan.stage.balancer == "sum" and len(plan.tasks) > 1 and every > 0
-        if watched and self.progress.step % every == 0:
+        if plan.rows_of_a_probe(every) and (
+            self.progress.step == 1 or not self.progress.step % every
+        ):
             self.probe(plan)
 
     def probe(self, plan: StagePlan) -> None:
@@ -267,26 +298,30 @@ class Trainer:
         batches = []
         for task, split in zip(plan.tasks, plan.splits, strict=True):
             draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
-            size = min(len(split), self.settings.batch_size)
-            places = draws.choice(len(split), size, replace=False)
+            _, places = task.batches.turn(int(draws.integers(task.batches.per_pass(0))))
             batches.append(self.backward.batch(task.name, split, places))
         _, tasks = self.backward.fill(apart, batches, False, PROBE, self.progress.step)
         self._note_conflict(tasks, apart.gramian())
+        self._log_conflict()
 
     def _note_conflict(self, tasks: Sequence[str], gramian: Tensor) -> None:
-        if not bool(torch.isfinite(gramian).all()):
+        if len(tasks) > 1 and bool(torch.isfinite(gramian).all()):
+            self.progress.watched += 1
+            self.progress.conflicted += conflicts(gramian) > 0
+            self.conflict = (list(tasks), cosines(gramian))
+
+    def _log_conflict(self) -> None:
+        """The cosines that were seen last, and the share of watched steps with a conflict."""
+        if self.conflict is None:
             return
-        self.progress.watched += 1
-        self.progress.conflicted += conflicts(gramian) > 0
-        probed = self.gradients.count == 1
-        if probed or self.progress.step % LOG_EVERY == 0:
-            self.directory.log(
-                "conflict",
-                step=self.progress.step,
-                tasks=list(tasks),
-                cosines=[[round(float(c), 6) for c in row] for row in cosines(gramian)],
-                share_of_steps=self.progress.conflicted / self.progress.watched,
-            )
+        tasks, last = self.conflict
+        self.directory.log(
+            "conflict",
+            step=self.progress.step,
+            tasks=tasks,
+            cosines=[[round(float(cosine), 6) for cosine in row] for row in last],
+            share_of_steps=self.progress.conflicted / self.progress.watched,
+        )
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -361,6 +396,7 @@ class Trainer:
         tally, self.tally = self.tally, Tally()
         if tally.seconds == 0:
             return
+        self._log_conflict()
         self.directory.log(
             "train",
             step=self.progress.step,
@@ -387,6 +423,15 @@ class Trainer:
         """Go on where the last checkpoint stands, if the data is still what it was."""
         facts = self.directory.facts()
         now = self._facts()
+        self.directory.sweep()
+        if (facts["encoder"]["sha256"], facts["tokenizer"]) != (
+            now["encoder"]["sha256"],
+            now["tokenizer"],
+        ):
+            raise ComityError(
+                f"{self.prepared.recipe.encoder.name}: the encoder or its tokenizer has changed "
+                "since the run was started; put the old one back, or start a new run"
+            )
         for role, digest in now["files"].items():
             if facts["files"].get(role) != digest:
                 name, _, which = role.partition(" ")
