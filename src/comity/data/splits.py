@@ -210,7 +210,7 @@ def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     table = split.table
     groups = _groups(np.asarray(table.keys))
     sizes = np.bincount(groups)
-    wanted = round(share * len(table))
+    wanted = max(round(share * len(table)), 1)
     chosen = np.zeros(len(sizes), dtype=bool)
     for group in generator(SPLIT, seed, int(table.digest[:12], 16)).permutation(len(sizes)):
         if sizes[group] <= wanted:
