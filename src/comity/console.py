@@ -129,6 +129,7 @@ class Display(Listener):
         self.live: Live | None = None
         self.scores: dict[str, str] = {}
         self.losses: dict[str, float] = {}
+        self.speed = ""
         self.started = time.perf_counter()
         self.first_step = 0
         self.last_line = time.perf_counter()
@@ -185,11 +186,10 @@ class Display(Listener):
         done = trainer.progress.step
         left = self.elapsed / max(done - self.first_step, 1) * (total - done)
         tally = trainer.tally
-        seconds = max(tally.seconds, 1e-9)
-        speed = (
-            f"{tally.examples / seconds:,.0f} examples/s, {tally.tokens / seconds:,.0f} tokens/s"
-        )
-        return f"step {done:,} of {total:,}", speed, f"{clock(left)} left"
+        if tally.seconds:  # else just emptied into the metrics; the last pace stands
+            examples, tokens = tally.examples / tally.seconds, tally.tokens / tally.seconds
+            self.speed = f"{examples:,.0f} examples/s, {tokens:,.0f} tokens/s"
+        return f"step {done:,} of {total:,}", self.speed, f"{clock(left)} left"
 
     def _line(self, trainer: Trainer) -> str:
         losses = ", ".join(f"{task} {loss:.4f}" for task, loss in self.losses.items())
