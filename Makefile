@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench-surgery format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -18,6 +18,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Time on a quiet machine; DATA is where the class's files stand.
+DATA ?= ../shared/data
+
+bench-surgery: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/surgery.py --data $(DATA)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,80 @@
+"""What the benchmarks share: runs in turn in processes of their own, medians, tables, JSON."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from comity import machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def in_turn(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run each command `rounds` times, A B C A B C ..., so that a drift of the machine hits all.
+
+    Each command prints one JSON object as its last line.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for number in range(rounds):
+        for name, command in commands.items():
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(done.stderr[-2000:], file=sys.stderr)
+                raise SystemExit(f"{name} failed")
+            found[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
+    return found
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Smallest to largest."""
+    return f"{min(values):.4g} to {max(values):.4g}"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table, its numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console(width=150).print(table)
+
+
+def keep(name: str, values: Mapping[str, Any]) -> Path:
+    """Write what was measured, with the machine, to benchmarks/results."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = machine.describe(machine.choose_device("auto"))
+    path = RESULTS / f"{name}-{facts['processor_class']}.json"
+    content = {"machine": facts, "class": facts["processor_class"], **values}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    return path
+
+
+def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:
+    """FLOP/s of a product of the shapes that MiniLM's feed-forward has."""
+    import time
+
+    import torch
+
+    left = torch.randn(rows, 384).to(dtype)
+    right = torch.randn(1536, 384).to(dtype)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        times.append(time.perf_counter() - started)
+    return 2 * rows * 384 * 1536 / statistics.median(times[3:])
