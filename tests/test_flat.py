@@ -123,6 +123,15 @@ def test_rows_and_gramian_are_autograds(trainer):
     torch.testing.assert_close(heads, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_gramian_of_long_rows_is_fine_to_the_sixth_digit(trainer):
+    gradients = Gradients(trainer.flat, 3)
+    gradients.rows = torch.randn(3, 3_000_017, generator=torch.Generator().manual_seed(1))
+    rows = gradients.rows.double()
+    expected = rows @ rows.T
+    error = (gradients.gramian() - expected).abs().max() / expected.max()
+    assert error < 1e-6  # one float32 product over the whole rows errs by 1e-3 or 1e-4
+
+
 def test_one_row_for_all_is_the_sum(trainer):
     batches = first_batches(trainer)
     trainer.backward.fill(trainer.gradients, batches, True, 0)

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.flat import SHARED, Segment
-from comity.optim import adamw, schedule_factor, segment_rates
+from comity.optim import adamw, fused_adamw, schedule_factor, segment_rates
+
+UPDATES = [adamw, fused_adamw]
 
 
 def by_hand(theta, gradients, rate, betas, eps, weight_decay):
@@ -24,17 +26,18 @@ def by_hand(theta, gradients, rate, betas, eps, weight_decay):
     return theta
 
 
+@pytest.mark.parametrize("update", UPDATES)
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=8),
     st.floats(-2, 2, width=32),
     st.sampled_from([0.0, 0.01, 0.5]),
 )
-def test_the_papers_update_by_hand(gradients, theta, weight_decay):
+def test_the_papers_update_by_hand(update, gradients, theta, weight_decay):
     master = torch.tensor([theta], dtype=torch.float64)
     first, second = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for step, gradient in enumerate(gradients, start=1):
-        adamw(
+        update(
             master,
             torch.tensor([gradient], dtype=torch.float64),
             first,
@@ -53,7 +56,8 @@ def test_the_papers_update_by_hand(gradients, theta, weight_decay):
 COURSE_VALUES = [[0.55482787, 0.8666566, 0.07291982], [-0.44724506, -0.2951228, -0.2717272]]
 
 
-def test_the_courses_reference_values():
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_courses_reference_values(update):
     torch.manual_seed(0)
     weight = torch.nn.Linear(3, 2, bias=False).weight.detach().clone()
     first, second = torch.zeros(6), torch.zeros(6)
@@ -64,7 +68,7 @@ def test_the_courses_reference_values():
         wanted = torch.stack([x[0] + x[1], -x[2]])
         ((leaf @ x - wanted) ** 2).sum().backward()
         assert leaf.grad is not None
-        adamw(
+        update(
             weight.view(-1),
             leaf.grad.view(-1),
             first,

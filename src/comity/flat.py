@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+PIECE = 4096
+"""Numbers that an inner product adds up in float32."""
+
 SHARED = ""  # the owner of everything that all tasks share; a task's name cannot be empty
 
 
@@ -218,8 +221,7 @@ class Gradients:
 
     def gramian(self) -> Tensor:
         """Inner products of the rows in use, `[K, K]` float64 on the CPU."""
-        rows, words = self.rows[: self.used], self.word_rows.flatten(1)
-        return (rows @ rows.T + words @ words.T).cpu().double()
+        return _inner_products(self.rows[: self.used]) + _inner_products(self.word_rows.flatten(1))
 
     def squared_norm(self, owner: str) -> float:
         """The squared norm of a head's gradient (the head of the task `owner`)."""
@@ -257,3 +259,16 @@ class Gradients:
             places = torch.from_numpy(self.words[low:high] - start // width).to(dense.device)
             dense.index_copy_(0, places, self._weigh(self.word_rows[:, low:high], weights))
         return dense.flatten()
+
+
+def _inner_products(rows: Tensor) -> Tensor:
+    """All pairs of rows of `[K, S]`, as `[K, K]` float64 on the CPU.
+
+    Piece by piece, the pieces added up in float64: a product over millions of float32 numbers in
+    one go errs in the fourth digit, and takes three times as long.
+    """
+    whole = rows.shape[1] // PIECE * PIECE
+    pieces = rows[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1)
+    products = torch.bmm(pieces, pieces.transpose(1, 2)).cpu().double().sum(0)
+    rest = rows[:, whole:]
+    return products + (rest @ rest.T).cpu().double()

@@ -283,6 +283,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
     Raises:
         ComityError: not a run, or one that has kept no model yet, or damaged files.
     """
+    machine.keep_freed_memory()
     directory = RunDirectory.open(Path(run))
     facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
     folder = directory.path / best["folder"]

@@ -39,6 +39,38 @@ def adamw(
         master.mul_(1 - rate * weight_decay)
 
 
+def fused_adamw(
+    master: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    step: int,
+    rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+) -> None:
+    """`adamw` in one pass over memory, by torch's kernel.
+
+    torch adds eps to the *corrected* square root and takes the decay before the step. With
+    eps / sqrt(1 - beta2^t) for its eps, and r = rate * (1 - rate * weight_decay) for its rate and
+    rate * weight_decay / r for its decay, that is the same update.
+    """
+    shrunk = rate * (1 - rate * weight_decay)
+    torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+        [master], [gradient], [first], [second], [],
+        [torch.tensor(float(step), device=master.device)],
+        lr=shrunk,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=rate * weight_decay / shrunk if shrunk else 0.0,
+        eps=eps / math.sqrt(1 - betas[1] ** step),
+        amsgrad=False,
+        maximize=False,
+    )  # fmt: skip
+
+
 class FlatAdamW:
     """AdamW whose state is two flat vectors beside the masters."""
 
@@ -77,13 +109,14 @@ class FlatAdamW:
             weights: the balancer's `[K]`.
             factor: the clipping's, 1 where nothing is clipped.
         """
+        update = fused_adamw if hasattr(torch, "_fused_adamw_") else adamw
         for segment in self.flat.segments:
             rate = rate_of(segment)
             if rate is None:
                 continue
             segment.step += 1
             for start, stop in _blocks(segment, self.flat.width):
-                adamw(
+                update(
                     self.flat.masters[start:stop],
                     gradients.combined(start, stop, weights, factor),
                     self.first[start:stop],

@@ -62,15 +62,27 @@ def train(
     Example:
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
-    run = RunDirectory.open(Path(out)) if resume else None
+    with machine.flushed_denormals():  # before torch starts its threads, where it can be
+        return _train(recipe, Path(data), Path(out), resume, drop_leaks, listener)
+
+
+def _train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    resume: bool,
+    drop_leaks: bool,
+    listener: Listener | None,
+) -> RunDirectory:
+    run = RunDirectory.open(out) if resume else None
     if run is None:
-        RunDirectory.check_new(Path(out))
+        RunDirectory.check_new(out)
     elif run.recipe() != recipe:
         raise ComityError(f"{out}: was started with another recipe; resume with {run.path}'s own")
     else:
         drop_leaks = run.facts()["drop_leaks"]
-    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener, run)
-    run = run or RunDirectory.create(Path(out))
+    trainer = Trainer(prepare(recipe, data, drop_leaks), listener, run)
+    run = run or RunDirectory.create(out)
     trainer.run(run, resume)
     return run
 
@@ -87,6 +99,7 @@ class Trainer:
         resumed: RunDirectory | None = None,
     ):
         """`resumed`: the run that is gone on with; it computes in the dtype that it recorded."""
+        machine.keep_freed_memory()
         recipe = prepared.recipe
         self.prepared = prepared
         self.settings = recipe.train
@@ -127,9 +140,8 @@ class Trainer:
             directory.write_recipe(self.prepared.recipe)
             directory.write_facts(self._facts())
         self.listener.planned(self)
-        with machine.flushed_denormals():
-            while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
-                self.run_stage(self.plans[self.progress.stage])
+        while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
+            self.run_stage(self.plans[self.progress.stage])
         entries = directory.metrics()
         if not entries or entries[-1]["type"] != "end":
             directory.log("end", **asdict(self.progress))

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.activations import ACT2FN
 
-from comity.model.bert import ACTIVATIONS, Bert, BertConfig
-from comity.model.encoder import Group, Packed, Read, dropout
+from comity.model.bert import ACTIVATIONS, Bert, BertConfig, attention
+from comity.model.encoder import Group, Packed, Read, dropout, dropout_mask
 from comity.model.padded import padded_forward
 from comity.model.weights import load_encoder, save_encoder
 
@@ -51,17 +51,21 @@ def random_bert(write_checkpoint: Any, folder: Path, **config: Any) -> Bert:
 
 
 def assert_equals_transformers(folder: Path, batch: Packed) -> None:
-    """Hidden states, pooled vectors and the gradients of a random loss, to 1e-5."""
+    """Hidden states, pooled vectors and the gradients of a random loss, to 1e-5.
+
+    transformers computes in float64, so that the distance is our float32's error alone.
+    """
     loaded = load_encoder(str(folder))
     ours = loaded.encoder
-    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    theirs = transformers.BertModel.from_pretrained(folder, attn_implementation="eager")
+    theirs = theirs.double().eval()
     ids, segments, mask = padded(batch)
     expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask)
     expected_hidden = expected.last_hidden_state[mask.bool()]
     hidden = run(ours, batch)
     pooled = ours.pool(hidden[batch.offsets[:-1]])
-    assert_close(hidden, expected_hidden, atol=1e-5, rtol=0)
-    assert_close(pooled, expected.pooler_output, atol=1e-5, rtol=0)
+    assert_close(hidden.double(), expected_hidden, atol=1e-5, rtol=0)
+    assert_close(pooled.double(), expected.pooler_output, atol=1e-5, rtol=0)
 
     generator = torch.Generator().manual_seed(1)
     hidden_part = torch.randn(hidden.shape, generator=generator)
@@ -78,7 +82,8 @@ def assert_equals_transformers(folder: Path, batch: Packed) -> None:
     for name, parameter in theirs.named_parameters():
         assert parameter.grad is not None
         scale = max(1.0, parameter.grad.abs().max().item())
-        assert_close(gradients.pop(name) / scale, parameter.grad / scale, atol=1e-5, rtol=0)
+        found = gradients.pop(name).double()
+        assert_close(found / scale, parameter.grad / scale, atol=1e-5, rtol=0)
     assert not gradients
 
 
@@ -384,3 +389,28 @@ def test_groups_in_one_pass_are_what_each_is_alone(tiny_checkpoint: Path) -> Non
                 if seeds[0] is None or reads[0] == reads[1]:
                     (alone,) = bert([group])
                     assert_close(found, alone, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_attention_and_its_gradient_are_autograds(dropped):
+    draws = torch.Generator().manual_seed(5)
+    query, key, value, outer = (
+        torch.randn(6, length, 4, generator=draws, dtype=torch.float64) for length in (3, 7, 7, 3)
+    )
+    key_bias = torch.zeros(6, 1, 7, dtype=torch.float64)
+    key_bias[2, :, 5:] = -1e30
+    given = [tensor.float().requires_grad_() for tensor in (query, key, value)]
+    generator = torch.Generator().manual_seed(11) if dropped else None
+    found = attention(given[0], given[1], given[2], key_bias.float(), 0.25, generator)
+    found.backward(outer.float())
+
+    mask = 1.0
+    if dropped:
+        again = [(6, torch.Generator().manual_seed(11))]
+        mask = dropout_mask((6, 3, 7), 0.25, again, torch.float64) / 0.75
+    plain = [tensor.requires_grad_() for tensor in (query, key, value)]
+    scores = plain[0] @ plain[1].transpose(1, 2) / 2 + key_bias
+    (((scores.softmax(-1) * mask) @ plain[2]) * outer).sum().backward()
+    for ours, theirs in zip(given, plain, strict=True):
+        assert ours.grad is not None
+        assert_close(ours.grad.double(), theirs.grad, atol=1e-5, rtol=1e-5)

@@ -6,19 +6,18 @@ tokens; attention alone lays them out as [B, heads, longest, d] and takes them b
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.errors import ComityError, Faults, nearest
-from comity.model.encoder import LARGEST_RATE, Group, Read, add_dropped, dropout, dropout_mask
+from comity.model.encoder import LARGEST_RATE, Group, Read, add_dropped, dropout_mask, kept_scale
 from comity.model.files import read_json_object
 from comity.model.packing import Layout
 from comity.model.shared import Sink, Stretches, linear, look_up, norm
@@ -120,27 +119,57 @@ def _unfit(key: str, value: Any, kind: Any) -> str | None:
     return None if number and value > 0 else "a number above 0"
 
 
+ROUNDING = 32
+"""Tokens of a group are rounded up to a multiple of this, so that the shapes of products recur: a
+CPU's product library compiles a kernel for each shape that it meets, and keeps it in memory."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One group inside a pass: which packed rows are its own, and how attention lays them out."""
+    """One group inside a pass: which packed rows are its own, and how attention lays them out.
+
+    Rows from `stop` to `end` fill up to a round number. Attention leaves them out, so they have no
+    effect and no gradient.
+    """
 
     layout: Layout
     start: int
     stop: int
+    end: int
     read: Read
     generator: torch.Generator | None
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows with tokens and rows that fill up."""
+        return self.stop - self.start, self.end - self.stop
+
+    def of_read(self, start: int) -> "Part":
+        """The same for what the last layer is computed for, whose rows begin at `start`."""
+        if self.read == "all":
+            moved = start - self.start
+            return replace(self, start=start, stop=self.stop + moved, end=self.end + moved)
+        stop = start + len(self.layout.cls)
+        return replace(self, start=start, stop=stop, end=stop)
+
     def positions_read(self) -> Tensor:
         """The packed rows that the last layer is computed for."""
         if self.read == "cls":
             return self.layout.cls + self.start
-        return torch.arange(self.start, self.stop, device=self.layout.cls.device)
+        return torch.arange(self.start, self.end, device=self.layout.cls.device)
 
-    @property
-    def rows_read(self) -> int:
-        """How many they are."""
-        return len(self.layout.cls) if self.read == "cls" else self.stop - self.start
+
+def apart(rows: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+    """Each part's rows, without those that fill up: `[N, W]` to one tensor a part."""
+    return rows.split([size for part in parts for size in part.sizes])[::2]
+
+
+def together(pieces: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+    """The inverse of `apart`, zeros filling up."""
+    filled = []
+    for piece, part in zip(pieces, parts, strict=True):
+        filled += [piece, piece.new_zeros(part.sizes[1], piece.shape[1])]
+    return torch.cat(filled)
 
 
 class Bert(nn.Module):
@@ -189,8 +218,7 @@ class Bert(nn.Module):
         parts = self._parts(groups)
         stretches = None
         if rows is not None and sink is not None:
-            bounds = [(r, p.start, p.stop) for r, p in zip(rows, parts, strict=True)]
-            stretches = Stretches(_joined(bounds), sink)
+            stretches = _stretches(rows, parts, sink)
         hidden = self.embed(groups, parts, words, stretches)
         hidden = norm(hidden, self.embedding_norm, stretches)
         hidden = drop_and_add(None, hidden, self.embedding_dropout, parts)
@@ -212,10 +240,11 @@ class Bert(nn.Module):
             if group.dropout_seed is not None:
                 generator = torch.Generator(device=packed.ids.device)
                 generator.manual_seed(group.dropout_seed)
-            stop = start + len(packed.ids)
-            layout = Layout.of(packed.offsets, len(packed.ids), packed.longest, heads, dtype)
-            parts.append(Part(layout, start, stop, group.read, generator))
-            start = stop
+            tokens = len(packed.ids)
+            stop, end = start + tokens, start + -(-tokens // ROUNDING) * ROUNDING
+            layout = Layout.of(packed.offsets, tokens, packed.longest, heads, dtype)
+            parts.append(Part(layout, start, stop, end, group.read, generator))
+            start = end
         return parts
 
     def embed(
@@ -226,11 +255,16 @@ class Bert(nn.Module):
         stretches: Stretches | None,
     ) -> Tensor:
         """The sum [N, H] of word, position and segment embeddings, added up in float32."""
-        ids = torch.cat([group.packed.ids for group in groups])
-        segments = torch.cat([group.packed.segments for group in groups])
+        fill = [(0, part.sizes[1]) for part in parts]
+
+        def joined(pieces: Iterable[Tensor]) -> Tensor:
+            return torch.cat([F.pad(p, f) for p, f in zip(pieces, fill, strict=True)])
+
+        ids = joined(group.packed.ids for group in groups)
+        segments = joined(group.packed.segments for group in groups)
         if self.segment_types == 1:
             segments = torch.zeros_like(segments)
-        positions = torch.cat([part.layout.positions for part in parts])
+        positions = joined(part.layout.positions for part in parts)
         table = self.word_embeddings if words is None else words
         hidden = look_up(ids, table, stretches).float()
         hidden = hidden + look_up(positions, self.position_embeddings, stretches)
@@ -247,21 +281,16 @@ class Bert(nn.Module):
         """The last layer, for the positions alone that are read."""
         layer = cast(BertLayer, self.layers[-1])
         if all(part.read == "all" for part in parts):
-            hidden = layer(hidden, parts, stretches)
-            return list(hidden.split([part.stop - part.start for part in parts]))
-        read = torch.cat([part.positions_read for part in parts])
-        counts = [part.rows_read for part in parts]
-        ends = np.cumsum([0, *counts]).tolist()
-        read_parts = [
-            replace(part, start=start, stop=stop)
-            for part, start, stop in zip(parts, ends, ends[1:], strict=False)
-        ]
+            return list(apart(layer(hidden, parts, stretches), parts))
+        read = torch.cat([part.positions_read() for part in parts])
+        read_parts = []
+        for part in parts:
+            read_parts.append(part.of_read(read_parts[-1].end if read_parts else 0))
         read_stretches = None
         if stretches is not None and rows is not None:
-            bounds = [(r, p.start, p.stop) for r, p in zip(rows, read_parts, strict=True)]
-            read_stretches = Stretches(_joined(bounds), stretches.sink)
+            read_stretches = _stretches(rows, read_parts, stretches.sink)
         hidden = layer.of_read(hidden, parts, stretches, read, read_parts, read_stretches)
-        return list(hidden.split(counts))
+        return list(apart(hidden, read_parts))
 
     def pool(self, cls: Tensor, stretches: Stretches | None = None) -> Tensor:
         """BERT's pooler, dense and tanh: [B, H] -> [B, H]."""
@@ -295,10 +324,10 @@ class BertLayer(nn.Module):
         """[N, H] -> [N, H]."""
         qkv = linear(hidden, self.qkv, stretches)
         context = []
-        for part in parts:
-            query, key, value = part.layout.pad(qkv[part.start : part.stop], 3)
+        for part, own in zip(parts, apart(qkv, parts), strict=True):
+            query, key, value = part.layout.pad(own, 3)
             context.append(part.layout.unpad(self._attend(part, query, key, value)))
-        return self._after_attention(torch.cat(context), hidden, parts, stretches)
+        return self._after_attention(together(context, parts), hidden, parts, stretches)
 
     def of_read(
         self,
@@ -318,17 +347,18 @@ class BertLayer(nn.Module):
         query = linear(asking, self.qkv, read_stretches, slice(0, width))
         key_value = linear(hidden, self.qkv, stretches, slice(width, 3 * width))
         context = []
-        for part, of_read in zip(parts, read_parts, strict=True):
+        pieces = zip(parts, apart(query, read_parts), apart(key_value, parts), strict=True)
+        for part, asking_own, own in pieces:
             layout = part.layout
-            key, value = layout.pad(key_value[part.start : part.stop], 2)
-            own = query[of_read.start : of_read.stop]
+            key, value = layout.pad(own, 2)
             if part.read == "all":
-                (own,) = layout.pad(own, 1)
-                context.append(layout.unpad(self._attend(part, own, key, value)))
+                (asked,) = layout.pad(asking_own, 1)
+                context.append(layout.unpad(self._attend(part, asked, key, value)))
             else:
-                own = own.reshape(-1, 1, width // layout.heads)
-                context.append(self._attend(part, own, key, value).view(-1, width))
-        return self._after_attention(torch.cat(context), asking, read_parts, read_stretches)
+                asked = asking_own.reshape(-1, 1, width // layout.heads)
+                context.append(self._attend(part, asked, key, value).view(-1, width))
+        context = together(context, read_parts)
+        return self._after_attention(context, asking, read_parts, read_stretches)
 
     def _attend(self, part: Part, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rate = self.attention_dropout
@@ -353,25 +383,22 @@ def drop_and_add(
     residual: Tensor | None, values: Tensor, rate: float, parts: Sequence[Part]
 ) -> Tensor:
     """`residual + dropout(values)`, both `[N, H]`; each part's masks from its own generator."""
-    masks = [
-        dropout_mask(values[part.start : part.stop], rate, part.generator)
-        for part in parts
-        if part.generator is not None and round(256 * rate)
-    ]
-    if masks:
-        return add_dropped(residual, values, rate, masks)
+    draws = [(p.end - p.start, p.generator) for p in parts if p.generator is not None]
+    if draws and round(256 * rate):
+        mask = dropout_mask(values.shape, rate, draws, values.dtype)
+        return add_dropped(residual, values, rate, mask)
     return values if residual is None else values + residual
 
 
-def _joined(bounds: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring stretches that add to the same row as one: one larger product."""
+def _stretches(rows: Sequence[int], parts: Sequence[Part], sink: Sink) -> Stretches:
+    """The stretch of each part; neighbours that add to the same row as one larger product."""
     joined: list[tuple[int, int, int]] = []
-    for row, start, stop in bounds:
+    for row, part in zip(rows, parts, strict=True):
         if joined and joined[-1][0] == row:
-            joined[-1] = (row, joined[-1][1], stop)
+            joined[-1] = (row, joined[-1][1], part.end)
         else:
-            joined.append((row, start, stop))
-    return joined
+            joined.append((row, part.start, part.end))
+    return Stretches(joined, sink)
 
 
 def attention(
@@ -387,7 +414,50 @@ def attention(
     Two batched products, and not torch's fused attention, whose bfloat16 backward on a CPU runs
     many small products one after the other.
     """
-    scale = 1 / math.sqrt(query.shape[-1])
-    scores = torch.baddbmm(key_bias, query, key.transpose(1, 2), alpha=scale)
-    weights = dropout(scores.softmax(dim=-1), rate, generator)
-    return torch.bmm(weights, value)
+    mask = None
+    if generator is not None and round(256 * rate):
+        shape = (*query.shape[:2], key.shape[1])
+        mask = dropout_mask(shape, rate, [(len(query), generator)], query.dtype)
+    return _Attention.apply(query, key, value, key_bias, mask, kept_scale(rate))  # type: ignore[return-value]
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax and its gradient in float32: finer, and quicker than torch's in bfloat16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_bias: Tensor,
+        mask: Tensor | None,
+        kept: float,
+    ) -> Tensor:
+        ctx.scale = 1 / math.sqrt(query.shape[-1])
+        ctx.kept = 1.0 if mask is None else kept
+        scores = torch.baddbmm(key_bias, query, key.transpose(1, 2), alpha=ctx.scale)
+        weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+        ctx.save_for_backward(query, key, value, weights, mask)
+        return _bmm(weights if mask is None else weights * mask, value, ctx.kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        query, key, value, weights, mask = ctx.saved_tensors
+        (outer,) = gradients
+        dropped = weights if mask is None else weights * mask
+        of_value = _bmm(dropped.transpose(1, 2), outer, ctx.kept)
+        of_weights = _bmm(outer, value.transpose(1, 2), ctx.kept)
+        if mask is not None:
+            of_weights.mul_(mask)
+        of_scores = torch.ops.aten._softmax_backward_data(
+            of_weights.float(), weights.float(), -1, torch.float32
+        ).to(weights.dtype)
+        of_query = _bmm(of_scores, key, ctx.scale)
+        of_key = _bmm(of_scores.transpose(1, 2), query, ctx.scale)
+        return of_query, of_key, of_value, None, None, None
+
+
+def _bmm(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    """`factor * left @ right`, the factor taken into the product."""
+    return torch.baddbmm(left.new_empty(1, 1, 1), left, right, beta=0, alpha=factor)

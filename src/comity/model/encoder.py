@@ -6,6 +6,7 @@ Sequences travel packed, end to end without padding, with the offsets of their f
     offsets  0                     4                          10
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -89,33 +90,48 @@ def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> T
     """
     if generator is None or round(256 * rate) == 0:
         return values
-    return add_dropped(None, values, rate, [dropout_mask(values, rate, generator)])
+    mask = dropout_mask(values.shape, rate, [(len(values), generator)], values.dtype)
+    return add_dropped(None, values, rate, mask)
 
 
-def dropout_mask(values: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """1 where a value is kept and 0 where it is dropped, in the shape and dtype of `values`.
+def dropout_mask(
+    shape: Sequence[int],
+    rate: float,
+    draws: Sequence[tuple[int, torch.Generator]],
+    dtype: torch.dtype,
+) -> Tensor:
+    """1 where a value is kept and 0 where it is dropped.
+
+    draws: for each stretch of rows how many they are, and what draws them; together `shape[0]`.
 
     Eight bits decide on each value: torch's generator is asked for 64-bit words, which is several
     times quicker than one draw per value, and a value is kept where its byte is at least
     t = round(256 rate). A rate is therefore rounded to a multiple of 1/256 (0.1 to 0.1016), and
-    kept values are multiplied by 256 / (256 - t), so that the mean stays exact.
+    kept values are multiplied by 256 / (256 - t) (`kept_scale`), so that the mean stays exact.
     """
     threshold = round(256 * rate)
     if not 0 < threshold < 256:
         raise ValueError(f"a dropout rate lies between 0 and {LARGEST_RATE}, {rate} does not")
-    count = values.numel()
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=values.device)
-    words.random_(-(2**63), None, generator=generator)
-    return (words.view(torch.uint8)[:count].view(values.shape) >= threshold).to(values.dtype)
+    each = math.prod(shape[1:])
+    pieces = [_random_bytes(rows * each, generator) for rows, generator in draws]
+    drawn = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    # In place, since a comparison that makes booleans is many times slower, and so is their cast.
+    return drawn.view(*shape).ge_(threshold).to(dtype)
 
 
-def add_dropped(
-    residual: Tensor | None, values: Tensor, rate: float, masks: Sequence[Tensor]
-) -> Tensor:
-    """`residual + dropout(values)`, or without a residual; `masks` stand one below the other."""
-    mask = masks[0] if len(masks) == 1 else torch.cat(list(masks))
-    scale = 256 / (256 - round(256 * rate))
-    return _AddDropped.apply(residual, values, mask, scale)  # type: ignore[return-value]
+def _random_bytes(count: int, generator: torch.Generator) -> Tensor:
+    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=generator.device)
+    return words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count]
+
+
+def kept_scale(rate: float) -> float:
+    """What kept values are multiplied by, the rate rounded as `dropout_mask` rounds it."""
+    return 256 / (256 - round(256 * rate))
+
+
+def add_dropped(residual: Tensor | None, values: Tensor, rate: float, mask: Tensor) -> Tensor:
+    """`residual + dropout(values)`, or without a residual; `mask` as `dropout_mask` makes it."""
+    return _AddDropped.apply(residual, values, mask, kept_scale(rate))  # type: ignore[return-value]
 
 
 class _AddDropped(torch.autograd.Function):

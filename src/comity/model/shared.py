@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comity.model.products import product
+
 Sink = Callable[[int, Tensor, Tensor, int], None]
 """Takes the gradient of one task: (row of J, parameter, gradient, first row of the parameter)."""
 
@@ -40,7 +42,8 @@ def linear(
     """
     weight, bias = layer.weight[outputs], layer.bias[outputs]
     if stretches is None:
-        return F.linear(inputs, weight, bias)
+        multiply = F.linear if torch.is_grad_enabled() else product
+        return multiply(inputs, weight, bias)
     return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, stretches)  # type: ignore[return-value]
 
 
@@ -57,7 +60,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.layer, ctx.first, ctx.stretches = layer, first, stretches
-        return F.linear(inputs, weight, bias)
+        return product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -66,9 +69,11 @@ class _Linear(torch.autograd.Function):
         (outer,) = gradients
         if layer.weight.requires_grad:
             for row, of_task, inputs_of_task in stretches.each(outer, inputs):
-                stretches.sink(row, layer.weight, of_task.t() @ inputs_of_task, first)
+                of_weight = product(of_task.t(), inputs_of_task.t())
+                stretches.sink(row, layer.weight, of_weight, first)
                 stretches.sink(row, layer.bias, of_task.sum(0), first)
-        return outer @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
+        inner = product(outer, weight.t()) if ctx.needs_input_grad[0] else None
+        return inner, None, None, None, None, None
 
 
 def norm(inputs: Tensor, layer: nn.LayerNorm, stretches: Stretches | None) -> Tensor:
@@ -96,22 +101,23 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        layer, stretches = ctx.layer, ctx.stretches
+        layer = ctx.layer
+        inputs, mean, scale = ctx.saved_tensors
         weight, bias = layer.weight.float(), layer.bias.float()
         wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
-        inner = []
-        for row, *tensors in stretches.each(gradients[0], *ctx.saved_tensors):
-            outer, inputs, mean, scale = tensors
-            of_inputs, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-                outer.float(), inputs.float(), list(layer.normalized_shape), mean, scale,
-                weight, bias, wanted,
-            )  # fmt: skip
-            if wanted[0]:
-                inner.append(of_inputs.to(inputs.dtype))
+        of_inputs = torch.empty_like(inputs) if wanted[0] else None
+        tensors = (gradients[0].float(), inputs.float(), mean, scale)
+        for row, start, stop in ctx.stretches.bounds:
+            outer, *saved = (tensor[start:stop] for tensor in tensors)
+            of_task, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+                outer, saved[0], list(layer.normalized_shape), *saved[1:], weight, bias, wanted
+            )
+            if of_inputs is not None:
+                of_inputs[start:stop] = of_task
             if layer.weight.requires_grad:
-                stretches.sink(row, layer.weight, of_weight, 0)
-                stretches.sink(row, layer.bias, of_bias, 0)
-        return torch.cat(inner) if wanted[0] else None, None, None, None
+                ctx.stretches.sink(row, layer.weight, of_weight, 0)
+                ctx.stretches.sink(row, layer.bias, of_bias, 0)
+        return of_inputs, None, None, None
 
 
 def look_up(indices: Tensor, table: Tensor, stretches: Stretches | None) -> Tensor:
