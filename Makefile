@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench-surgery format clean
+.PHONY: demo test check bench-train bench-surgery bench-encode bench-scale format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -22,8 +22,17 @@ check: $(VENV)/.installed-dev
 # Time on a quiet machine; DATA is where the class's files stand.
 DATA ?= ../shared/data
 
-bench-surgery: $(VENV)/.installed-dev
+bench-train: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/train.py --data $(DATA)
+
+bench-surgery: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/surgery.py --data $(DATA)
+
+bench-encode: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/encode.py --data $(DATA)
+
+bench-scale: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/scale.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -39,6 +48,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ from comity.balance import draw_orders
 from comity.data.schedule import Turn
 from comity.flat import SHARED
 from comity.model.multitask import TaskInput, to_packed
+from comity.model.padded import padded_forward
 from comity.objectives import head_loss
 from comity.plan import StagePlan
 from comity.prepare import prepare
@@ -165,6 +166,46 @@ def test_two_stages_equal_the_plain_reference(tmp_path, tiny_checkpoint, carry):
             )
     assert reference.clipped > 0
     assert reference.projected > 0  # else the test would say nothing of surgery
+
+
+def padded(bert):
+    """An encoder call that takes what `Bert`'s takes, by the padded, unfused forward."""
+
+    def forward(groups, words=None, rows=None, sink=None):
+        found = []
+        for group in groups:
+            lengths = group.packed.offsets.diff()
+            ids, segments = (
+                torch.nn.utils.rnn.pad_sequence(list(v.split(lengths.tolist())), batch_first=True)
+                for v in (group.packed.ids, group.packed.segments)
+            )
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            hidden, _ = padded_forward(bert, ids, segments, mask)
+            found.append(hidden[:, 0] if group.read == "cls" else hidden[mask])
+        return found
+
+    return forward
+
+
+def test_twenty_steps_equal_the_padded_unfused_reference(tmp_path, tiny_checkpoint, monkeypatch):
+    write_two_tasks(tmp_path)
+    stages = [{"steps": 20, "lr": 1e-4, "warmup": 2}]
+    recipe = make_recipe(tiny_checkpoint, False, stages=stages, train__precision="float32")
+    ours, theirs = (Trainer(prepare(recipe, tmp_path)) for _ in range(2))
+    monkeypatch.setattr(theirs.model.encoder, "forward", padded(theirs.model.encoder))
+    ours.directory = RunDirectory.create(tmp_path / "run")
+    reference = Reference(theirs)
+    (plan,) = ours.plans
+    ours.start_stage(plan)
+    for step, turns in enumerate(plan.steps):
+        ours.progress.stage_step = ours.progress.step = step
+        ours.step(plan, turns)
+        reference.take(theirs.plans[0], step, 0)
+        for name, master in ours.flat.masters_by_name().items():
+            torch.testing.assert_close(
+                master, reference.values[name], atol=1e-5, rtol=0, msg=f"step {step}: {name}"
+            )
+    assert reference.projected > 0
 
 
 def test_the_compute_buffer_follows_the_masters(tmp_path, tiny_checkpoint):

@@ -1,0 +1,95 @@
+"""Start-up time and memory at ten thousand, a hundred thousand and a million rows (generated).
+
+    python benchmarks/scale.py [--rows 10000 100000 1000000]
+
+The first start reads and tokenises, the second finds everything in the cache. Memory is the peak
+of a process of its own that prepares the recipe a second time.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__)
+WORDS = "the river was cold and a train left early while nobody at home heard it go"
+
+
+def main() -> None:
+    """Measure, show a table, keep it."""
+    options = _options()
+    if options.one is not None:
+        print(json.dumps(_start(options.one)))
+        return
+    from common import keep, show
+
+    rows, details = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["COMITY_CACHE"] = str(Path(folder) / "cache")
+        for count in options.rows:
+            place = Path(folder) / str(count)
+            _write(place, count)
+            command = [sys.executable, str(HERE), "--one", str(place)]
+            starts = [
+                json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+                for _ in range(2)
+            ]
+            rows.append((f"{count:,} rows", *(s["seconds"] for s in starts), starts[1]["peak_mb"]))
+            details[str(count)] = {
+                "first_start_seconds": round(starts[0]["seconds"], 2),
+                "second_start_seconds": round(starts[1]["seconds"], 2),
+                "second_start_peak_mb": round(starts[1]["peak_mb"], 1),
+            }
+    small, large = details[str(options.rows[0])], details[str(options.rows[-1])]
+    grown = large["second_start_peak_mb"] - small["second_start_peak_mb"]
+    per_row = 1e6 * grown / (options.rows[-1] - options.rows[0])
+    show("Start-up", ["", "first start s", "second start s", "peak MB"], rows)
+    print(f"memory grows by {per_row:.1f} bytes a row")
+    keep("scale", {"rows": details, "bytes_per_row": round(per_row, 1)})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _write(folder: Path, count: int) -> None:
+    """Sentences of random common words with two labels."""
+    folder.mkdir()
+    draws = random.Random(0)
+    words = WORDS.split()
+    with (folder / "rows.csv").open("w") as file:
+        file.write("text,label\n")
+        for number in range(count):
+            text = " ".join(draws.choices(words, k=draws.randint(5, 30)))
+            file.write(f"{text} {number},{'yes' if number % 3 else 'no'}\n")
+
+
+def _start(folder: Path) -> dict[str, float]:
+    from comity import Recipe
+    from comity.plan import plan_stage
+    from comity.prepare import prepare
+
+    task = {"kind": "classification", "train": "rows.csv", "dev": 0.01}
+    task |= {"text": "text", "label": "label"}
+    recipe = Recipe.from_dict({"train": {"steps": 10}, "tasks": {"task": task}})
+    started = time.perf_counter()
+    prepared = prepare(recipe, folder)
+    plan_stage(0, recipe.stages[0], prepared.tasks, recipe.train)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()
