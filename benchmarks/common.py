@@ -54,11 +54,17 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 def keep(name: str, values: Mapping[str, Any]) -> Path:
-    """Write what was measured, with the machine, to benchmarks/results."""
+    """Write what was measured, with the machine, to benchmarks/results.
+
+    What an earlier run measured and this one did not is kept.
+    """
     RESULTS.mkdir(exist_ok=True)
     facts = machine.describe(machine.choose_device("auto"))
     path = RESULTS / f"{name}-{facts['processor_class']}.json"
-    content = {"machine": facts, "class": facts["processor_class"], **values}
+    content = json.loads(path.read_text()) if path.exists() else {}
+    for key, value in values.items():
+        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
+    content = {**content, "machine": facts, "class": facts["processor_class"]}
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path

@@ -1,4 +1,4 @@
-"""Training speed and dev score: Comity, transformers' Trainer, sentence-transformers' trainer.
+"""Training speed: Comity, transformers' Trainer, sentence-transformers' trainer.
 
     python benchmarks/train.py --data DIR [--rounds 3] [--steps 50] [--batch 32]
 
