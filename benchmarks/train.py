@@ -25,6 +25,9 @@ BEST = {"attention": "eager", "group": True}
 def main() -> None:
     """Measure, show a table, keep the ratios."""
     options = _options()
+    if options.profile:
+        profile(options)
+        return
     if options.one is not None:
         print(json.dumps(ONE[options.one](options)))
         return
@@ -74,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precisions", nargs="+", default=["bf16", "float32"])
     parser.add_argument("--only", nargs="+", choices=list(ONE))
+    parser.add_argument("--profile", action="store_true", help="where a step's time goes, ours")
     parser.add_argument("--one", choices=list(ONE), help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -112,6 +116,20 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     }
 
 
+def profile(options: argparse.Namespace) -> None:
+    """Print the operations that take most of our steps' time, for one task and for three."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    for precision in options.precisions:
+        options.precision = precision
+        for name in ("comity-sst", "comity-three"):
+            with profiler(activities=[ProfilerActivity.CPU]) as seen:
+                ONE[name](options)
+            print(f"{name} {options.precision}, {options.steps} steps, preparation included")
+            print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
+
+
 def trainer(options: argparse.Namespace, attention: str, group: bool) -> dict[str, Any]:
     """transformers' Trainer on the sentiment task."""
     import transformers
@@ -136,15 +154,9 @@ def trainer(options: argparse.Namespace, attention: str, group: bool) -> dict[st
     with tempfile.TemporaryDirectory() as out:
         arguments = transformers.TrainingArguments(
             output_dir=out,
-            per_device_train_batch_size=options.batch,
             max_steps=options.steps,
             learning_rate=5e-5,
-            bf16=options.precision == "bf16",
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
+            **_settings(options),
             **({"train_sampling_strategy": "group_by_length"} if group else {}),
         )
         collator = transformers.DataCollatorWithPadding(tokenizer)
@@ -155,6 +167,19 @@ def trainer(options: argparse.Namespace, attention: str, group: bool) -> dict[st
         runner.train()
         seconds = time.perf_counter() - started
     return {"examples_per_second": options.steps * options.batch / seconds}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What both peers' trainers are told alike: the work, and nothing beside it."""
+    return {
+        "per_device_train_batch_size": options.batch,
+        "bf16": options.precision == "bf16",
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
 
 
 def sentence_transformers(options: argparse.Namespace) -> dict[str, Any]:
@@ -185,15 +210,9 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         arguments = Arguments(
             output_dir=out,
-            per_device_train_batch_size=options.batch,
             max_steps=options.steps * 3,  # one task a step
             multi_dataset_batch_sampler="round_robin",
-            bf16=options.precision == "bf16",
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
+            **_settings(options),
         )
         runner = SentenceTransformerTrainer(
             model=model, args=arguments, train_dataset=data, loss=objectives

@@ -83,7 +83,7 @@ def keep_freed_memory() -> None:
     """Tell glibc's allocator to keep what is freed; elsewhere nothing happens.
 
     It otherwise hands large pieces back to the system, step after step, and each page that comes
-    again costs a fault and is cleared: up to a tenth of a step's time.
+    again costs a fault and is cleared.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     try:

@@ -39,6 +39,7 @@ LOG_EVERY = 50
 """Steps between two lines of training loss (or of cosines) in the metrics."""
 
 
+@machine.flushed_denormals()  # before torch starts its threads, where it can be
 def train(
     recipe: Recipe,
     data: str | Path,
@@ -62,27 +63,15 @@ def train(
     Example:
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
-    with machine.flushed_denormals():  # before torch starts its threads, where it can be
-        return _train(recipe, Path(data), Path(out), resume, drop_leaks, listener)
-
-
-def _train(
-    recipe: Recipe,
-    data: Path,
-    out: Path,
-    resume: bool,
-    drop_leaks: bool,
-    listener: Listener | None,
-) -> RunDirectory:
-    run = RunDirectory.open(out) if resume else None
+    run = RunDirectory.open(Path(out)) if resume else None
     if run is None:
-        RunDirectory.check_new(out)
+        RunDirectory.check_new(Path(out))
     elif run.recipe() != recipe:
         raise ComityError(f"{out}: was started with another recipe; resume with {run.path}'s own")
     else:
         drop_leaks = run.facts()["drop_leaks"]
-    trainer = Trainer(prepare(recipe, data, drop_leaks), listener, run)
-    run = run or RunDirectory.create(out)
+    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener, run)
+    run = run or RunDirectory.create(Path(out))
     trainer.run(run, resume)
     return run
 

@@ -67,12 +67,9 @@ def _rows_per_batch(lengths: Integers, batch_size: int | None, batch_tokens: int
 
 def _sort_in_groups(order: Integers, lengths: Integers, group_rows: int) -> Integers:
     """Sort every `group_rows` rows by length, up and down in turn: no jump from group to group."""
-    order = order.copy()
-    for number, start in enumerate(range(0, len(order), group_rows)):
-        group = order[start : start + group_rows]
-        sign = -1 if number % 2 else 1
-        group[:] = group[np.argsort(sign * lengths[group], kind="stable")]
-    return order
+    group = np.arange(len(order)) // group_rows
+    signed = np.where(group % 2, -lengths[order], lengths[order])
+    return order[np.lexsort((signed, group))]
 
 
 def _cut(
