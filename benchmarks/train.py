@@ -1,10 +1,12 @@
 """Training speed: Comity, transformers' Trainer, sentence-transformers' trainer.
 
     python benchmarks/train.py --data DIR [--rounds 3] [--steps 50] [--batch 32]
+        [--tasks sentiment paraphrase similarity] [--dev] [--peers trainer-compiled]
 
 Same data, same encoder (MiniLM), same batch, dropout as in the checkpoint on both sides. Each run
 is a process of its own and times all its steps; the peers run as their documentation starts them
-and at their best (rows grouped by length, eager attention).
+and at their best (rows grouped by length where they can, eager attention). With `--dev` each run is
+judged on dev after its steps, outside the time.
 """
 
 import argparse
@@ -18,8 +20,19 @@ from typing import Any
 from comity.model.weights import find_checkpoint
 
 HERE = Path(__file__)
-DOCUMENTED = {"attention": "sdpa", "group": False}
-BEST = {"attention": "eager", "group": True}
+TASKS = ("sentiment", "paraphrase", "similarity")
+TRAINERS = {
+    "trainer-documented": {"attention": "sdpa", "group": False},
+    "trainer-best": {"attention": "eager", "group": True},
+    "trainer-compiled": {"attention": "sdpa", "group": False, "compiled": True},
+}
+SENTENCE_TRANSFORMERS = {
+    "sentence-transformers": "sdpa",
+    "sentence-transformers-eager": "eager",
+}
+PEERS = ("trainer-documented", "trainer-best", "sentence-transformers")
+FILES = {"sentiment": "ids-sst", "paraphrase": "quora", "similarity": "sts"}
+LABELS = {"sentiment": "sentiment", "paraphrase": "is_duplicate", "similarity": "similarity"}
 
 
 def main() -> None:
@@ -29,44 +42,53 @@ def main() -> None:
         profile(options)
         return
     if options.one is not None:
-        print(json.dumps(ONE[options.one](options)))
+        print(json.dumps(run_one(options.one, options)))
         return
     import torch
     from common import in_turn, keep, median, product_rate, show, spread
 
     commands = {}
     for precision in options.precisions:
-        for name in options.only or ONE:
+        for name in options.only or names(options):
             commands[f"{name} {precision}"] = [
                 sys.executable, str(HERE), "--one", name, "--precision", precision,
                 "--data", str(options.data), "--steps", str(options.steps),
-                "--batch", str(options.batch),
+                "--batch", str(options.batch), *(["--dev"] if options.dev else []),
             ]  # fmt: skip
     found = in_turn(commands, options.rounds)
     speeds = {name: [run["examples_per_second"] for run in runs] for name, runs in found.items()}
-    rows = [(name, median(values), spread(values)) for name, values in speeds.items()]
+    scores = {name: runs[0]["dev"] for name, runs in found.items() if options.dev}
+    rows = [
+        (name, median(values), spread(values), scores.get(name, "-"))
+        for name, values in speeds.items()
+    ]
     show(
         f"Training, batch {options.batch}, {options.steps} steps",
-        ["who", "examples/s", "spread"],
+        ["who", "examples/s", "spread", "dev"],
         rows,
     )
     ratios = {}
     for precision in options.precisions:
         short = {"bf16": "bf16", "float32": "fp32"}[precision]
-        for key, ours, theirs in (
-            (f"train_{short}_documented", "comity-sst", "trainer-documented"),
-            (f"train_{short}_best", "comity-sst", "trainer-best"),
-            (f"st_{short}", "comity-three", "sentence-transformers"),
-        ):
+        compared = [(f"st_{short}", "comity-three", "sentence-transformers")]
+        for task in TASKS:
+            of_task = "" if task == "sentiment" else f"_{task}"
+            for setting in ("documented", "best"):
+                key, peer = f"train_{short}_{setting}{of_task}", f"trainer-{setting}-{task}"
+                compared.append((key, f"comity-{task}", peer))
+        for key, ours, theirs in compared:
             pair = [speeds.get(f"{name} {precision}") for name in (ours, theirs)]
             if all(pair):
                 ratios[key] = round(median(pair[0] or []) / median(pair[1] or []), 3)
         rate = product_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-        flops = found.get(f"comity-sst {precision}", [{}])[0].get("flop_per_second")
+        flops = found.get(f"comity-sentiment {precision}", [{}])[0].get("flop_per_second")
         if flops:
             ratios[f"share_of_limit_{short}"] = round(flops / rate, 3)
     show("Ratios", ["key", "ratio"], list(ratios.items()))
-    keep(f"train-batch{options.batch}", {**ratios, "examples_per_second": speeds})
+    measured = {**ratios, "examples_per_second": speeds}
+    if options.dev:
+        measured[f"dev_after_{options.steps}_steps"] = scores
+    keep(f"train-batch{options.batch}", measured)
 
 
 def _options() -> argparse.Namespace:
@@ -76,11 +98,36 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precisions", nargs="+", default=["bf16", "float32"])
-    parser.add_argument("--only", nargs="+", choices=list(ONE))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sentiment"])
+    peers = [*TRAINERS, *SENTENCE_TRANSFORMERS]
+    parser.add_argument("--peers", nargs="+", choices=peers, default=PEERS)
+    parser.add_argument("--only", nargs="+", help="these rows of the table only")
+    parser.add_argument("--dev", action="store_true", help="judge each run on dev")
     parser.add_argument("--profile", action="store_true", help="where a step's time goes, ours")
-    parser.add_argument("--one", choices=list(ONE), help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def names(options: argparse.Namespace) -> list[str]:
+    """The rows of the table: ours and the peers' for each task, then three tasks at once."""
+    found = []
+    for task in options.tasks:
+        found.append(f"comity-{task}")
+        found.extend(f"{peer}-{task}" for peer in options.peers if peer in TRAINERS)
+    return [*found, "comity-three", *(p for p in options.peers if p in SENTENCE_TRANSFORMERS)]
+
+
+def run_one(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Take the steps of one row of the table."""
+    if name in SENTENCE_TRANSFORMERS:
+        return sentence_transformers(options, SENTENCE_TRANSFORMERS[name])
+    who, _, task = name.rpartition("-")
+    if who == "comity":
+        return comity(options, list(TASKS) if task == "three" else [task])
+    if who not in TRAINERS or task not in TASKS:
+        raise SystemExit(f"{name}: no such row; rows are called like comity-sentiment")
+    return trainer(options, task, **TRAINERS[who])
 
 
 def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
@@ -110,7 +157,12 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     examples = sum(count.examples for count in plan.counts)
     tokens = sum(count.tokens for count in plan.counts)
     dense = len(trainer.flat.masters) - trainer.flat.table_stop
+    dev = {}
+    if options.dev:
+        judged, _ = trainer.evaluate({n: d.dev for n, d in trainer.prepared.tasks.items()})
+        dev = {"dev": {name: found.score.value for name, found in judged.items()}}
     return {
+        **dev,
         "examples_per_second": examples / seconds,
         "flop_per_second": 6 * dense * tokens / seconds,
     }
@@ -123,50 +175,75 @@ def profile(options: argparse.Namespace) -> None:
 
     for precision in options.precisions:
         options.precision = precision
-        for name in ("comity-sst", "comity-three"):
+        for name in ("comity-sentiment", "comity-three"):
             with profiler(activities=[ProfilerActivity.CPU]) as seen:
-                ONE[name](options)
+                run_one(name, options)
             print(f"{name} {options.precision}, {options.steps} steps, preparation included")
             print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=12))
 
 
-def trainer(options: argparse.Namespace, attention: str, group: bool) -> dict[str, Any]:
-    """transformers' Trainer on the sentiment task."""
+def trainer(
+    options: argparse.Namespace, task: str, attention: str, group: bool, compiled: bool = False
+) -> dict[str, Any]:
+    """transformers' Trainer on one task, both texts of a pair in one sequence."""
     import transformers
     from torch.utils.data import Dataset
 
     folder = find_checkpoint("minilm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    rows = _rows(options.data / "ids-sst-train.csv")
-    encoded = tokenizer([row["sentence"] for row in rows], truncation=True)
 
     class Rows(Dataset):
+        def __init__(self, split: str):
+            rows = _rows(options.data / f"{FILES[task]}-{split}.csv")
+            columns = ["sentence"] if task == "sentiment" else ["sentence1", "sentence2"]
+            texts = [[row[column] for row in rows] for column in columns]
+            self.encoded = tokenizer(*texts, truncation=True)
+            labels = [float(row[LABELS[task]]) for row in rows]
+            self.labels = (
+                [label / 5 for label in labels]
+                if task == "similarity"
+                else [int(label) for label in labels]
+            )
+
         def __len__(self) -> int:
-            return len(rows)
+            return len(self.labels)
 
         def __getitem__(self, place: int) -> dict[str, Any]:
-            values = {key: encoded[key][place] for key in ("input_ids", "attention_mask")}
-            return {**values, "labels": int(rows[place]["sentiment"])}
+            values = {key: self.encoded[key][place] for key in self.encoded}
+            return {**values, "labels": self.labels[place]}
 
+    outputs = {"sentiment": 5, "paraphrase": 2, "similarity": 1}[task]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=5, attn_implementation=attention
+        folder, num_labels=outputs, attn_implementation=attention
     )
     with tempfile.TemporaryDirectory() as out:
         arguments = transformers.TrainingArguments(
             output_dir=out,
             max_steps=options.steps,
             learning_rate=5e-5,
+            torch_compile=compiled,
             **_settings(options),
             **({"train_sampling_strategy": "group_by_length"} if group else {}),
         )
         collator = transformers.DataCollatorWithPadding(tokenizer)
         runner = transformers.Trainer(
-            model, arguments, train_dataset=Rows(), data_collator=collator
+            model, arguments, train_dataset=Rows("train"), data_collator=collator
         )
         started = time.perf_counter()
         runner.train()
         seconds = time.perf_counter() - started
-    return {"examples_per_second": options.steps * options.batch / seconds}
+        dev = {"dev": {task: _score(runner, Rows("dev"), task)}} if options.dev else {}
+    return {"examples_per_second": options.steps * options.batch / seconds, **dev}
+
+
+def _score(runner: Any, rows: Any, task: str) -> float:
+    """The task's metric of the Trainer's predictions."""
+    from comity.metrics import METRICS
+
+    outputs = runner.predict(rows).predictions
+    found = outputs[:, 0] if task == "similarity" else outputs.argmax(axis=1)
+    name = "pearson" if task == "similarity" else "accuracy"
+    return float(METRICS[name](rows.labels, found).value or 0.0)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,13 +259,17 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def sentence_transformers(options: argparse.Namespace) -> dict[str, Any]:
+def sentence_transformers(options: argparse.Namespace, attention: str) -> dict[str, Any]:
     """sentence-transformers' trainer, round-robin over the three tasks."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 
-    model = SentenceTransformer(str(find_checkpoint("minilm")), device="cpu")
+    model = SentenceTransformer(
+        str(find_checkpoint("minilm")),
+        device="cpu",
+        model_kwargs={"attn_implementation": attention},
+    )
     sst = _rows(options.data / "ids-sst-train.csv")
     quora = _rows(options.data / "quora-train.csv")
     sts = _rows(options.data / "sts-train.csv")
@@ -220,7 +301,19 @@ def sentence_transformers(options: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         runner.train()
         seconds = time.perf_counter() - started
-    return {"examples_per_second": options.steps * 3 * options.batch / seconds}
+    dev = {"dev": {"similarity": _cosine_score(model, options)}} if options.dev else {}
+    return {"examples_per_second": options.steps * 3 * options.batch / seconds, **dev}
+
+
+def _cosine_score(model: Any, options: argparse.Namespace) -> float:
+    """Pearson of the embeddings' cosines on the similarity task's dev rows."""
+    from comity.metrics import METRICS
+
+    rows = _rows(options.data / "sts-dev.csv")
+    texts = [[row[column] for row in rows] for column in ("sentence1", "sentence2")]
+    first, second = (model.encode(column, normalize_embeddings=True) for column in texts)
+    gold = [float(row["similarity"]) for row in rows]
+    return float(METRICS["pearson"](gold, (first * second).sum(axis=1)).value or 0.0)
 
 
 def _pairs(rows: list[dict[str, str]], label: str, scale: float) -> Any:
@@ -241,14 +334,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
-
-ONE = {
-    "comity-sst": lambda options: comity(options, ["sentiment"]),
-    "comity-three": lambda options: comity(options, ["sentiment", "paraphrase", "similarity"]),
-    "trainer-documented": lambda options: trainer(options, **DOCUMENTED),
-    "trainer-best": lambda options: trainer(options, **BEST),
-    "sentence-transformers": sentence_transformers,
-}
 
 if __name__ == "__main__":
     main()

@@ -399,3 +399,13 @@ def test_embeddings_of_a_cosine_task(place, tmp_path, tiny_checkpoint):
     cosines /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     found = [p.label for p in model.predict("alike", pairs)]
     np.testing.assert_allclose(found, cosines * 5, rtol=1e-4)
+
+
+def test_augment_refuses_a_checkpoint_that_does_not_translate(capsys, tmp_path, tiny_checkpoint):
+    source = write_csv(tmp_path / "in.csv", ["text"], [["good film"]])
+    command = ["augment", source, "--column", "text", "--output", tmp_path / "out.csv"]
+    code, out, err = run(capsys, *command, "--to", tiny_checkpoint, "--back", tiny_checkpoint)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "not a sequence-to-sequence model" in err
+    assert not (tmp_path / "out.csv").exists()

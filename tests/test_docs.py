@@ -5,12 +5,21 @@ from pathlib import Path
 import pytest
 
 from comity import Recipe
-from comity.sections import EncoderSection, StageSection, TaskSection, TrainSection
+from comity.sections import (
+    EncoderSection,
+    ObjectiveSection,
+    StageFile,
+    StageSection,
+    TaskSection,
+    TrainSection,
+)
+
+SECTIONS = [EncoderSection, TrainSection, TaskSection, ObjectiveSection, StageSection, StageFile]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("section", [EncoderSection, TrainSection, TaskSection, StageSection])
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_is_documented(section):
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     missing = [key for key in section.model_fields if f"`{key}`" not in text]

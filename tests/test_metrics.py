@@ -14,19 +14,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from comity.data.splits import Split
+from comity.data.tokens import TokenTable
+from comity.evaluate import judge
 from comity.metrics import (
     METRICS,
     Score,
     accuracy,
     better,
+    calibration_error,
     confusion_matrix,
     f1_per_class,
     macro_f1,
     mean_score,
     micro_f1,
     pearson,
+    ranks,
     rmse,
+    spearman,
 )
+from comity.model.heads import TaskModel
+from comity.targets import Target
 
 CASES = Path(__file__).resolve().parents[1] / ".." / "shared" / "cases" / "files"
 needs_cases = pytest.mark.skipif(
@@ -158,6 +166,103 @@ def test_rmse_by_hand_and_where_it_has_no_value():
     assert rmse([1.0], [1.5]) == Score("rmse", 0.5, None, False)
     assert rmse([1.0, 2.0], [math.nan, 2.0]).reason == "1 of 2 predictions are not finite"
     assert rmse([1e300], [-1e300]).reason == "the errors are too large to square"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40))
+@quick
+def test_spearman_and_ranks_equal_scipy_with_many_ties(pairs):
+    gold, predicted = np.array(pairs).T
+    assert ranks(gold).tolist() == scipy.stats.rankdata(gold).tolist()
+    assume(np.ptp(gold) and np.ptp(predicted))
+    expected = scipy.stats.spearmanr(gold, predicted)[0]
+    assert value(spearman(gold, predicted)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_spearman_sees_the_order_alone():
+    # Ranks 1, 2, 3, 4 and 2, 1, 3, 4: 1 - 6 (1 + 1) / (4 (16 - 1)) = 0.8.
+    gold = np.array([0.0, 1.0, 2.5, 5.0])
+    assert value(spearman(gold, [2.0, 1.0, 3.0, 400.0])) == pytest.approx(0.8)
+    assert value(spearman(gold, np.exp(gold))) == 1.0
+    assert value(spearman(gold, -(gold**3))) == -1.0
+    assert spearman([3.0, 3.0], [1.0, 2.0]).reason == "all 2 gold scores are 3.0"
+    assert spearman([1.0, 2.0], [math.nan, 1.0]).reason == "1 of 2 predictions are not finite"
+
+
+def test_calibration_error_by_hand():
+    # Two rows at 0.95, one of them right: |0.5 - 0.95| = 0.45. One at 0.55, right: 0.45.
+    probabilities = [[0.95, 0.05], [0.05, 0.95], [0.55, 0.45]]
+    error = calibration_error([0, 0, 0], probabilities)
+    assert error.value == pytest.approx(0.45)
+    assert (error.name, error.higher_is_better) == ("calibration_error", False)
+    # 0.95 and 0.45 of three classes, both right: (0.05 + 0.55) / 2. Certain and right: nothing.
+    assert calibration_error([2, 0], [[0, 0.05, 0.95], [0.45, 0.3, 0.25]]).value == pytest.approx(
+        0.3
+    )
+    assert calibration_error([0, 1], np.eye(2)).value == 0
+    assert calibration_error([1, 0], np.eye(2)).value == 1
+
+
+@given(st.integers(0, 1000), st.integers(1, 60), st.integers(2, 5))
+@quick
+def test_calibration_error_is_the_published_sum_over_bins(seed, rows, classes):
+    draws = np.random.default_rng(seed)
+    probabilities = draws.dirichlet(np.ones(classes), size=rows)
+    gold = draws.integers(classes, size=rows)
+    total = 0.0
+    for m in range(1, 16):  # Guo et al. 2017: the interval ((m - 1) / M, m / M]
+        in_bin = [i for i in range(rows) if (m - 1) / 15 < probabilities[i].max() <= m / 15]
+        if in_bin:
+            right = np.mean([probabilities[i].argmax() == gold[i] for i in in_bin])
+            confidence = np.mean([probabilities[i].max() for i in in_bin])
+            total += len(in_bin) / rows * abs(right - confidence)
+    assert value(calibration_error(gold, probabilities)) == pytest.approx(total, abs=1e-12)
+
+
+def test_calibration_error_without_a_value_says_why():
+    assert calibration_error([], np.zeros((0, 2))).reason == "no rows"
+    error = calibration_error([0, 1], [[math.nan, 0.5], [0.5, 0.5]])
+    assert error.reason == "the probabilities of 1 of 2 rows are not finite"
+    with pytest.raises(ValueError, match="one class number for each row"):
+        calibration_error([0], np.eye(2))
+
+
+def judged(target: Target, metric: str, targets: list, outputs: list, **how):
+    count = len(targets)
+    table = TokenTable(
+        Path("dev.csv"), (), (), np.arange(count), np.zeros((count, 0), np.uint64), {}, ""
+    )
+    split = Split(table, np.arange(count), np.array(targets))
+    spec = TaskModel(target, ("first",))
+    return judge("task", spec, metric, split, np.array(outputs, dtype=np.float64), **how)
+
+
+def test_one_logit_is_as_sure_as_its_predicted_class():
+    # Logits ln 3 and -ln 3: probabilities 0.75 and 0.25, so both rows are 0.75 sure; one is right.
+    target = Target("classification", "linear", classes=("no", "yes"))
+    evaluation = judged(target, "accuracy", [1, 1], [[math.log(3)], [-math.log(3)]])
+    assert evaluation.others["calibration_error"].value == pytest.approx(0.25)
+    assert evaluation.to_dict()["calibration_error"] == pytest.approx(0.25)
+    assert evaluation.confusion == [[0, 0], [1, 1]]
+    assert "interval" not in evaluation.to_dict()
+
+
+def test_scores_of_the_bins_head_are_matched_with_the_nearest_level():
+    # Scale 1 to 3; the softmax of (0, 0, 20) expects 3, of zeros 2; gold 2.5 is nearest to 3.
+    target = Target("similarity", "bins", scale=(1.0, 3.0), rounding="down")
+    outputs = [[0, 0, 20], [0, 0, 0], [20, 0, 0]]
+    evaluation = judged(target, "pearson", [2.5, 2.4, 1.0], outputs, intervals=True)
+    assert evaluation.confusion == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert evaluation.others["spearman"].value == pytest.approx(1)
+    low, high = evaluation.to_dict()["interval"]
+    assert -1 <= low <= value(evaluation.score) + 1e-9 <= high <= 1
+
+
+def test_numbers_that_are_not_finite_have_no_level_and_no_interval():
+    target = Target("similarity", "bins", scale=(0.0, 1.0))
+    outputs = [[math.nan, 0], [0, 0], [0, 1]]
+    evaluation = judged(target, "pearson", [0.0, 1.0, 0.5], outputs, intervals=True)
+    assert (evaluation.confusion, evaluation.interval) == (None, None)
+    assert evaluation.score.reason == "the model's output is not finite for 1 rows"
 
 
 def test_confusion_matrix_has_a_row_for_each_class_of_the_run():

@@ -518,8 +518,9 @@ def test_tr_08_two_tasks_with_the_same_classes(shared, tmp_path, minilm):
     for name in ("weather", "kitchen"):
         assert model.evaluate(name).score.value == 1.0
     heads = load_file(run.path / run.best()["folder"] / "heads.safetensors")
-    assert heads["weather.weight"].shape == heads["kitchen.weight"].shape
-    assert not torch.equal(heads["weather.weight"], heads["kitchen.weight"])
+    weather, kitchen = (heads[f"{name}.output.weight"] for name in ("weather", "kitchen"))
+    assert weather.shape == kitchen.shape
+    assert not torch.equal(weather, kitchen)
 
 
 def test_tr_02_a_metric_without_a_value_never_wins(shared, tmp_path, tiny_checkpoint):

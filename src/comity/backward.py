@@ -1,7 +1,7 @@
 """From the batches of a step to its task gradients: forward and backward passes, nothing else."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,12 +10,20 @@ from torch import Tensor
 
 from comity.data.batches import Template
 from comity.data.labels import class_counts
-from comity.data.splits import Split, TaskData
+from comity.data.splits import PAIR, Split, TaskData
 from comity.flat import Gradients
 from comity.model.encoder import Packed
-from comity.model.multitask import MultiTaskModel, TaskInput, to_packed
-from comity.objectives import balanced_weights, head_loss
-from comity.seeds import DROPOUT, integer, name_key
+from comity.model.masked import mask_words
+from comity.model.multitask import MASKED, MultiTaskModel, TaskInput, to_packed
+from comity.objectives import (
+    TextPairs,
+    balanced_weights,
+    cross_entropy,
+    head_loss,
+    objective_loss,
+    uncertainty_weighted,
+)
+from comity.seeds import DROPOUT, MASKING, generator, integer, name_key
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,13 @@ class Chunk:
     """The rows of one backward pass: a batch is cut into `accumulate` of them."""
 
     places: NDArray[np.int64]  # in the split
-    inputs: Packed  # on the CPU
+    inputs: Packed  # on the CPU, as the next
+    texts: Packed | None  # the two texts apart, for objectives where the head reads a pair
+
+    @property
+    def packs(self) -> list[Packed]:
+        """All that is encoded."""
+        return [self.inputs] if self.texts is None else [self.inputs, self.texts]
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens in the batch, over all views."""
-        return sum(len(part.inputs.ids) for part in self.parts)
+        return sum(len(pack.ids) for part in self.parts for pack in part.packs)
 
     @property
     def lines(self) -> list[int]:
@@ -61,23 +75,33 @@ class Backward:
         template: Template,
         seed: int,
         device: torch.device,
+        mask_id: int | None = None,
     ):
         self.model = model
         self.tasks = tasks
         self.template = template
         self.seed = seed
         self.device = device
+        self.mask_id = mask_id or 0  # of [MASK]; `prepare` sees to it where a stage needs it
         self._class_weights: dict[tuple[str, int], Tensor | None] = {}
 
     def batch(self, task: str, split: Split, places: NDArray[np.int64]) -> Batch:
         """The rows at `places`, packed, in `accumulate` parts of nearly equal size."""
         data, views = self.tasks[task], self.model.tasks[task].views
         count = min(data.task.accumulate, len(places))
+        apart = data.task.objectives and not data.task.apart
         parts = []
         for of_part in np.array_split(places, count):
-            packed = split.pack(of_part, views, self.template, data.max_length)
-            parts.append(Chunk(of_part, to_packed(packed, torch.device("cpu"))))
+            inputs = self._packed(split, of_part, views, data.max_length)
+            texts = self._packed(split, of_part, PAIR, data.max_length) if apart else None
+            parts.append(Chunk(of_part, inputs, texts))
         return Batch(task, split, parts)
+
+    def _packed(
+        self, split: Split, places: NDArray[np.int64], views: tuple[str, ...], max_length: int
+    ) -> Packed:
+        packed = split.pack(places, views, self.template, max_length)
+        return to_packed(packed, torch.device("cpu"))
 
     def fill(
         self, gradients: Gradients, batches: Sequence[Batch], together: bool, *keys: int
@@ -86,12 +110,14 @@ class Backward:
 
         A row is the gradient of the task's loss, times the task's weight, averaged over the
         examples of its batch. All tasks go forward and backward in one pass; where batches are cut
-        into parts, there is a pass for each part. Dropout is drawn for `keys`, the task and the
-        part.
+        into parts, there is a pass for each part. (An objective that compares rows with each other
+        compares those of one part: accumulation adds no negatives.) Dropout is drawn for `keys`,
+        the task and the part.
 
         Returns the loss of each batch, before the weight, and the tasks of the rows in order.
         """
-        words = np.unique(np.concatenate([p.inputs.ids.numpy() for b in batches for p in b.parts]))
+        packs = [pack for batch in batches for part in batch.parts for pack in part.packs]
+        words = np.unique(np.concatenate([pack.ids.numpy() for pack in packs]))
         tasks = list(dict.fromkeys(batch.task for batch in batches))
         gradients.begin(words, 1 if together else len(tasks))
         losses = torch.zeros(len(batches), device=self.device)
@@ -102,38 +128,98 @@ class Backward:
             turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
             inputs = [self._input(batches[turn], nth[turn], number, words, *keys) for turn in turns]
             rows = [0 if together else tasks.index(given.task) for given in inputs]
-            outputs = self.model(inputs, gradients.leaf, rows, gradients.add)
+            encoded = self.model.encode(inputs, gradients.leaf, rows, gradients.add)
+            outputs = self.model.outputs(inputs, encoded)
             total = torch.zeros((), device=self.device)
-            for turn, of_turn in zip(turns, outputs, strict=True):
-                loss = self._loss(batches[turn], batches[turn].parts[number], of_turn)
-                losses[turn] += loss.detach()
-                total = total + loss * self.tasks[batches[turn].task].task.weight
+            for turn, of_turn, vectors in zip(turns, outputs, encoded, strict=True):
+                batch, part = batches[turn], batches[turn].parts[number]
+                loss = self._loss(batch, part, of_turn, vectors.texts)
+                share = len(part.places) / batch.rows
+                losses[turn] += loss.detach() * share
+                total = total + self._weighed(batch.task, loss) * share
             total.backward()
         gradients.finish()
         return losses.tolist(), tasks
+
+    def fill_masked(
+        self, gradients: Gradients, batches: Sequence[Batch], *keys: int
+    ) -> tuple[list[float], list[str]]:
+        """Fill one row with the gradient of guessing masked words in the batches' texts.
+
+        Labels play no part. The tied decoder reaches every word, so the step touches the whole word
+        table. Returns as `fill` does.
+        """
+        vocabulary = len(self.model.encoder.word_embeddings)
+        words = np.arange(vocabulary)
+        gradients.begin(words)
+        losses = torch.zeros(len(batches), device=self.device)
+        for number in range(max(len(batch.parts) for batch in batches)):
+            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
+            inputs, places, wanted = [], [], []
+            for turn in turns:
+                given = self._input(batches[turn], turn, number, words, *keys)
+                ids = batches[turn].parts[number].inputs.ids.numpy()
+                special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
+                draws = generator(MASKING, self.seed, *keys, turn, number)
+                hidden, chosen = mask_words(ids, special, self.mask_id, vocabulary, draws)
+                packed = replace(given.packed, ids=torch.from_numpy(hidden).to(self.device))
+                inputs.append(replace(given, packed=packed))
+                places.append(torch.from_numpy(chosen).to(self.device))
+                wanted.append(torch.from_numpy(ids[chosen]).to(self.device))
+            rows = [0] * len(turns)
+            logits = self.model.masked_logits(inputs, places, gradients.leaf, rows, gradients.add)
+            total = torch.zeros((), device=self.device)
+            for turn, of_turn, correct in zip(turns, logits, wanted, strict=True):
+                share = len(batches[turn].parts[number].places) / batches[turn].rows
+                # A batch of texts without any token has nothing to guess.
+                loss = cross_entropy(of_turn, correct) if len(correct) else of_turn.sum()
+                losses[turn] += loss.detach() * share
+                total = total + loss * share
+            total.backward()
+        if gradients.leaf.grad is not None:  # the decoder's; the embedding's went to the sink
+            gradients.add(0, gradients.leaf, gradients.leaf.grad)
+        gradients.finish()
+        return losses.tolist(), [MASKED]
 
     def _input(
         self, batch: Batch, turn: int, number: int, words: NDArray[np.int64], *keys: int
     ) -> TaskInput:
         """A part of a batch on the device, its ids counted among the step's words."""
         part = batch.parts[number]
-        local = torch.from_numpy(np.searchsorted(words, part.inputs.ids.numpy()))
-        packed = Packed(
-            local.to(self.device),
-            part.inputs.segments.to(self.device),
-            part.inputs.offsets.to(self.device),
-            part.inputs.longest,
-        )
+        inputs, *texts = [self._on_device(pack, words) for pack in part.packs]
         draw = integer(DROPOUT, self.seed, *keys, name_key(batch.task), turn, number)
-        return TaskInput(batch.task, packed, len(part.places), draw)
+        return TaskInput(batch.task, inputs, len(part.places), draw, texts[0] if texts else None)
 
-    def _loss(self, batch: Batch, part: Chunk, outputs: Tensor) -> Tensor:
-        """The part's share of the batch's mean loss."""
+    def _on_device(self, pack: Packed, words: NDArray[np.int64]) -> Packed:
+        local = torch.from_numpy(np.searchsorted(words, pack.ids.numpy()))
+        return Packed(
+            local.to(self.device),
+            pack.segments.to(self.device),
+            pack.offsets.to(self.device),
+            pack.longest,
+        )
+
+    def _loss(self, batch: Batch, part: Chunk, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
+        """The mean loss of the part's rows: the head's, and those of the task's objectives."""
         target = self.model.tasks[batch.task].target
-        wanted = np.ascontiguousarray(target.trained_on(batch.split.targets[part.places]))
+        targets = batch.split.targets[part.places]
+        wanted = np.ascontiguousarray(target.trained_on(targets))
         weights = self._weights_of(batch.task, batch.split)
         loss = head_loss(target, outputs, torch.from_numpy(wanted).to(self.device), weights)
-        return loss * (len(part.places) / batch.rows)
+        objectives = self.tasks[batch.task].task.objectives
+        if objectives:
+            keys = batch.split.table.keys[batch.split.rows[part.places]]
+            pairs = TextPairs(texts[0], texts[1], target.closeness(targets), keys)
+            for objective in objectives:
+                loss = loss + objective.weight * objective_loss(objective, target, pairs)
+        return loss
+
+    def _weighed(self, task: str, loss: Tensor) -> Tensor:
+        """The loss times the task's weight, the recipe's or the learned one."""
+        log_variance = self.model.log_variance(task)
+        if log_variance is None:
+            return loss * self.tasks[task].task.weight
+        return uncertainty_weighted(loss, log_variance, self.model.tasks[task].target)
 
     def _weights_of(self, task: str, split: Split) -> Tensor | None:
         """Class weights of the rows that a stage trains on, made once."""

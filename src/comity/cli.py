@@ -19,6 +19,7 @@ examples:
   comity train recipe.toml --data data --out runs/first
   comity evaluate runs/first --task mood --file unseen.csv --json
   comity predict runs/first --task mood --input new.csv --output labelled.csv
+  comity compare runs/mood-only runs/first       what sharing gained or cost, with intervals
 """
 
 
@@ -97,6 +98,50 @@ def _parser() -> argparse.ArgumentParser:
         default="table",
         help="cs224n: the class's leaderboard format",
     )
+
+    compare = _command(commands, "compare", _compare, "set runs side by side, with intervals")
+    compare.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="the first is the measure"
+    )
+    compare.add_argument(
+        "--group-seeds", action="store_true", help="runs that differ in the seed alone count as one"
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
+    analyse = _command(commands, "analyse", _analyse, "draw and list what a graded task predicts")
+    analyse.add_argument("run_directory", type=Path, metavar="RUN")
+    analyse.add_argument("--task", required=True, help="a similarity or regression task")
+    analyse.add_argument("--out", type=Path, required=True, help="a folder for pictures and page")
+    analyse.add_argument("--json", action="store_true", help="print JSON")
+
+    augment = _command(
+        commands, "augment", _augment, "add training rows: texts translated there and back"
+    )
+    augment.add_argument("file", type=Path, metavar="FILE", help="CSV, TSV, JSON lines, Parquet")
+    augment.add_argument(
+        "--column",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="a text column to translate; give it twice for a pair",
+    )
+    for name, way in (("--to", "to the other language"), ("--back", "back")):
+        augment.add_argument(
+            name, required=True, metavar="CHECKPOINT", help=f"translates {way}: a folder or hub id"
+        )
+    augment.add_argument("--output", type=Path, required=True, help="written; its ending decides")
+    augment.add_argument("--batch-size", type=int, default=32, help="texts translated together")
+    augment.add_argument("--beams", type=int, default=1, help="of the search (default: 1, greedy)")
+    augment.add_argument(
+        "--drop-similar",
+        type=float,
+        metavar="SHARE",
+        help="drop rows that share this much of their characters with their source, such as 0.95",
+    )
+    augment.add_argument(
+        "--with-source", action="store_true", help="write the file's own rows first"
+    )
+    augment.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     info = _command(commands, "info", _info, "say what a run is and how well it did")
     info.add_argument("run_directory", type=Path, metavar="RUN")
@@ -262,6 +307,66 @@ def _predict(options: argparse.Namespace) -> int:
         load(options.run_directory), options.task, options.input, options.output, options.format
     )
     print(f"{options.output}: {rows:,} rows")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from comity.compare import compare, comparison_table
+    from comity.console import console
+
+    comparison = compare(options.runs, options.group_seeds)
+    if options.json:
+        print(json.dumps(comparison.to_dict(), allow_nan=False))
+    else:
+        console().print(comparison_table(comparison))
+    return 0
+
+
+def _analyse(options: argparse.Namespace) -> int:
+    from comity.report.analysis import analyse
+
+    analysis = analyse(options.run_directory, options.task, options.out)
+    if options.json:
+        print(json.dumps(analysis.to_dict(), allow_nan=False))
+        return 0
+    print(
+        f"{options.task}: {analysis.rows:,} predictions from {analysis.smallest:.3f} to "
+        f"{analysis.largest:.3f}"
+    )
+    for path in analysis.written:
+        print(path)
+    return 0
+
+
+def _augment(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from comity.console import Advance, show_augmented, tell
+    from comity.data.augment import augment
+    from comity.model.translate import Translator
+
+    forward = Translator(options.to, beams=options.beams)
+    back = Translator(options.back, beams=options.beams)
+    try:
+        with Advance() as progress:
+            report = augment(
+                options.file,
+                options.column,
+                options.output,
+                forward,
+                back,
+                batch_size=options.batch_size,
+                drop_similar=options.drop_similar,
+                with_source=options.with_source,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        tell("what is translated so far is kept; the same command goes on from there")
+        raise
+    if options.json:
+        print(json.dumps(asdict(report)))
+    else:
+        show_augmented(options.output, report)
     return 0
 
 

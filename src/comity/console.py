@@ -6,7 +6,8 @@ Live on a terminal, plain lines elsewhere; everything but results goes to standa
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +17,9 @@ from comity.evaluate import Evaluation
 from comity.metrics import mean_score
 from comity.progress import Listener
 from comity.training import Trainer
+
+if TYPE_CHECKING:
+    from comity.data.augment import AugmentReport
 
 PLAIN_WIDTH = 160
 PLAIN_EVERY = 15.0
@@ -222,9 +226,13 @@ def show_scores(title: str, columns: Mapping[str, Mapping[str, Evaluation]]) -> 
         table.add_column(column, justify="right")
     for task in next(iter(columns.values())):
         rows: Sequence[Evaluation] = [evaluations[task] for evaluations in columns.values()]
-        cells = ["-" if e.score.value is None else f"{e.score.value:.4f}" for e in rows]
-        table.add_row(task, rows[0].score.name, *cells)
+        table.add_row(task, rows[0].score.name, *(_with_interval(e) for e in rows))
     console().print(table)
+
+
+def _with_interval(evaluation: Evaluation) -> str:
+    shown, found = _number(evaluation.score.value), evaluation.interval
+    return shown if found is None else f"{shown} ({found.low:.4f} to {found.high:.4f})"
 
 
 def show_run(summary: Mapping[str, Any]) -> None:
@@ -258,3 +266,45 @@ def show_run(summary: Mapping[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+class Advance:
+    """How far a long job is: one line on a terminal, from the third second on; else nothing."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.job = ""
+        self.job_started = self.started
+        self.shown = False
+
+    def __enter__(self) -> "Advance":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+    def __call__(self, job: str, done: int, total: int) -> None:
+        """Show that `done` of `total` texts are through the job."""
+        now = time.perf_counter()
+        if job != self.job:
+            self.job, self.job_started = job, now if self.job else self.started
+        if now - self.started < 2 or not sys.stderr.isatty():
+            return
+        self.shown = True
+        left = clock((now - self.job_started) / done * (total - done))
+        line = f"{job}: {done:,} of {total:,}, {left} left"
+        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def show_augmented(output: Path, report: "AugmentReport") -> None:
+    """What was read, dropped and written."""
+    dropped = {
+        "identical": report.identical,
+        "near-identical": report.near_identical,
+        "without a result": report.without_result,
+    }
+    lost = ", ".join(f"{count:,} {what}" for what, count in dropped.items())
+    print(f"{report.rows:,} rows read, {report.translated:,} translated; dropped: {lost}")
+    print(f"{report.empty_texts:,} empty texts left alone, {report.cut_texts:,} long texts cut")
+    print(f"{output}: {report.written:,} rows, {report.augmented:,} of them new")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from comity.data.batches import Template
 from comity.data.splits import Split
-from comity.metrics import METRICS, Score, confusion_matrix
-from comity.model.multitask import MultiTaskModel, TaskInput, TaskModel, to_packed
+from comity.intervals import Interval, interval
+from comity.metrics import METRICS, Score, calibration_error, confusion_matrix
+from comity.model.heads import TaskModel
+from comity.model.multitask import MultiTaskModel, TaskInput, to_packed
 from comity.objectives import head_loss
 from comity.sections import METRICS_OF
 from comity.targets import Target
@@ -34,6 +36,7 @@ class Evaluation:
     n: int
     confusion: list[list[int]] | None
     rows: dict[str, int] = field(default_factory=dict)  # left out, empty, cut: where it was counted
+    interval: Interval | None = None  # of the score, where it was asked for
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a metric without a value is null, with its reason."""
@@ -48,6 +51,8 @@ class Evaluation:
         }
         if self.score.reason:
             values["reason"] = self.score.reason
+        if self.interval is not None:
+            values["interval"] = [self.interval.low, self.interval.high]
         if self.confusion is not None:
             values["confusion_matrix"] = self.confusion
         return values
@@ -88,23 +93,55 @@ def by_length(
     return batches
 
 
-def judge(task: str, spec: TaskModel, metric: str, split: Split, outputs: NDArray) -> Evaluation:
-    """Score outputs against the split's targets."""
-    predictions = spec.target.predictions(outputs)
+def judge(
+    task: str,
+    spec: TaskModel,
+    metric: str,
+    split: Split,
+    outputs: NDArray,
+    intervals: bool = False,
+) -> Evaluation:
+    """Score outputs against the split's targets; `intervals` adds that of the score at 95 %.
+
+    It costs a thousand scores more, so no evaluation during training asks for it.
+    """
+    target = spec.target
+    predictions = target.predictions(outputs)
+    scores = {name: METRICS[name](split.targets, predictions) for name in METRICS_OF[target.kind]}
+    if target.kind == "classification":
+        probabilities = target.probabilities(outputs)
+        assert probabilities is not None
+        error = calibration_error(split.targets, probabilities)
+        scores[error.name] = error
     wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
-    scores = {}
-    for name in METRICS_OF[spec.target.kind]:
-        scores[name] = METRICS[name](split.targets, predictions)
-        if wrong:
-            reason = f"the model's output is not finite for {wrong} rows"
-            scores[name] = replace(scores[name], value=None, reason=reason)
-    confusion = None
-    if spec.target.kind == "classification":
-        count = len(spec.target.classes)
-        confusion = confusion_matrix(split.targets, predictions, count).tolist()
-    others = {name: score for name, score in scores.items() if name != metric}
-    loss = mean_loss(spec.target, outputs, split.targets)
-    return Evaluation(task, scores[metric], others, loss, len(split), confusion)
+    if wrong:
+        reason = f"the model's output is not finite for {wrong} rows"
+        scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
+    found = None
+    if intervals and scores[metric].value is not None:
+        found = interval(metric, split.targets, predictions)
+    return Evaluation(
+        task,
+        scores[metric],
+        {name: score for name, score in scores.items() if name != metric},
+        mean_loss(target, outputs, split.targets),
+        len(split),
+        _confusion(target, split.targets, predictions),
+        interval=found,
+    )
+
+
+def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[int]] | None:
+    """Which class was taken for which; of the `bins` head, which level of the scale.
+
+    Scores are matched with the nearest level, halves up, whatever the head was trained on.
+    """
+    if target.kind == "classification":
+        return confusion_matrix(gold, predicted, len(target.classes)).tolist()
+    if target.head != "bins" or not np.isfinite(predicted).all():
+        return None
+    true, said = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
+    return confusion_matrix(true, said, len(target.levels)).tolist()
 
 
 def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:

@@ -16,7 +16,8 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluate import Evaluation, by_length, judge, probability_names, task_outputs
 from comity.flat import FlatParameters
-from comity.model.multitask import MultiTaskModel, TaskModel, to_packed
+from comity.model.heads import TaskModel
+from comity.model.multitask import MultiTaskModel, to_packed
 from comity.model.weights import LoadedEncoder
 from comity.prepare import load_as_declared, template_of, text_encoder
 from comity.recipe import Recipe
@@ -171,7 +172,7 @@ class Model:
         limit = self._facts["tasks"][task]["max_length"]
         spec = self._spec(task)
         outputs = task_outputs(self._model, task, split, self._template, limit)
-        evaluation = judge(task, spec, section.metric_name, split, outputs)
+        evaluation = judge(task, spec, section.metric_name, split, outputs, intervals=True)
         counts = {
             "unlabelled": split.unlabelled,
             "empty": len(split.empty_lines) + split.dropped,
@@ -228,8 +229,8 @@ class Model:
         what = "no task of this run" if task is None else f"the task {task} does not train any"
         raise ComityError(
             f"embeddings: {what + ' trains any' if task is None else what}, since its heads read "
-            "texts in one sequence or through the pooler; train a task with the cosine head, or "
-            "insist with raw=True"
+            "texts in one sequence; train a task with the cosine head, an interaction or an "
+            "objective, or insist with raw=True"
         )
 
     def _columns(self, task: str, texts: Sequence[Text]) -> list[list[str]]:
@@ -288,15 +289,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
     facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
     folder = directory.path / best["folder"]
     loaded = load_as_declared(recipe, str(folder / "encoder"))
-    tasks = {
-        name: TaskModel(
-            Target.from_dict(of_task["target"]),
-            tuple(of_task["views"]),
-            of_task["pooling"],
-            of_task["dropout"],
-        )
-        for name, of_task in facts["tasks"].items()
-    }
+    tasks = {name: TaskModel.from_dict(of_task) for name, of_task in facts["tasks"].items()}
     model = MultiTaskModel(loaded.encoder, tasks)
     heads = folder / "heads.safetensors"
     try:

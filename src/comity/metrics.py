@@ -76,19 +76,43 @@ def pearson(gold: ArrayLike, predicted: ArrayLike) -> Score:
     It has no value for fewer than two rows, nor where one side is constant. Values that differ only
     by the rounding of float64 count as constant: what they would give is noise.
     """
-    gold, predicted = _numbers(gold, predicted)
+    return _correlation("pearson", *_numbers(gold, predicted), lambda numbers: numbers)
+
+
+def spearman(gold: ArrayLike, predicted: ArrayLike) -> Score:
+    """Spearman's correlation: Pearson's of the ranks. `gold, predicted: [n]`.
+
+    It has a value where Pearson's has one.
+    """
+    return _correlation("spearman", *_numbers(gold, predicted), ranks)
+
+
+def ranks(numbers: ArrayLike) -> NDArray[np.float64]:
+    """The place `[n]` of each number in order of size, from 1; equal numbers share their mean.
+
+    >>> ranks([0.5, 2.0, 0.5, 1.0]).tolist()
+    [1.5, 4.0, 1.5, 3.0]
+    """
+    _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def _correlation(
+    name: str, gold: NDArray, predicted: NDArray, of: Callable[[NDArray], NDArray]
+) -> Score:
+    """Pearson's correlation of what `of` makes of either column."""
     if len(gold) < 2:
-        return _none("pearson", "one row" if len(gold) else "no rows")
+        return _none(name, "one row" if len(gold) else "no rows")
     if reason := _not_finite(gold, predicted):
-        return _none("pearson", reason)
+        return _none(name, reason)
     if _constant(gold):
-        return _none("pearson", f"all {len(gold)} gold scores are {gold[0]}")
+        return _none(name, f"all {len(gold)} gold scores are {gold[0]}")
     if _constant(predicted):
-        return _none("pearson", f"all {len(predicted)} predictions are equal")
-    x, y = _centred(gold), _centred(predicted)
+        return _none(name, f"all {len(predicted)} predictions are equal")
+    x, y = _centred(of(gold)), _centred(of(predicted))
     # One root of the product, so that equal columns give exactly 1.
     correlation = float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
-    return _score("pearson", min(max(correlation, -1.0), 1.0))
+    return _score(name, min(max(correlation, -1.0), 1.0))
 
 
 def rmse(gold: ArrayLike, predicted: ArrayLike) -> Score:
@@ -110,8 +134,41 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], Score]] = {
     "macro_f1": macro_f1,
     "micro_f1": micro_f1,
     "pearson": pearson,
+    "spearman": spearman,
     "rmse": rmse,
 }
+
+
+CALIBRATION_BINS = 15
+"""As Guo et al. 2017 have it."""
+
+
+def calibration_error(gold: ArrayLike, probabilities: ArrayLike) -> Score:
+    """Expected calibration error (Guo et al. 2017, equation 3); lower is better.
+
+    Rows fall into 15 bins of equal width by their confidence, the probability of the class that is
+    predicted; the error is the mean over rows of how far their bin's share of right predictions is
+    from its mean confidence. `gold: [n]` class numbers, `probabilities: [n, C]`.
+    """
+    gold, probabilities = np.asarray(gold), np.asarray(probabilities, dtype=np.float64)
+    name = "calibration_error"
+    if probabilities.ndim != 2 or gold.shape != probabilities.shape[:1]:
+        raise ValueError(
+            f"gold {list(gold.shape)} must be one class number for each row of probabilities "
+            f"{list(probabilities.shape)}"
+        )
+    if not len(gold):
+        return _none(name, "no rows", higher_is_better=False)
+    if bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+        reason = f"the probabilities of {bad} of {len(gold)} rows are not finite"
+        return _none(name, reason, higher_is_better=False)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == gold
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bins = np.searchsorted(edges[1:-1], confidence)  # a bin holds its upper edge, as published
+    # |B| / n times |accuracy - confidence| is |the sum of the differences| / n.
+    gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    return _score(name, np.abs(gaps).sum() / len(gold), higher_is_better=False)
 
 
 def confusion_matrix(gold: ArrayLike, predicted: ArrayLike, count: int) -> NDArray[np.int64]:

@@ -3,10 +3,16 @@
 A mean over rows makes accumulation exact: parts weighted by their examples add up to the whole.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from comity.embedding_objectives import contrastive, cosent, ranking, same_texts
+from comity.sections import ObjectiveSection
 from comity.targets import Target
 
 
@@ -56,6 +62,41 @@ def head_loss(
     if target.head in ("linear", "bins"):
         return cross_entropy(outputs, wanted, class_weights)
     return squared_error(outputs, wanted)
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """The two texts of each row of a batch: embeddings `[B, H]`, how alike they are, their keys."""
+
+    first: Tensor
+    second: Tensor
+    closeness: NDArray[np.float64]  # [B], 0 to 1
+    keys: NDArray[np.uint64]  # [B, 2], equal where texts are
+
+
+def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs) -> Tensor:
+    """The loss of one of a task's objectives beside its head."""
+    closeness = torch.from_numpy(pairs.closeness).float().to(pairs.first.device)
+    if objective.loss == "contrastive":
+        return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
+    if objective.loss == "cosent":
+        return cosent(pairs.first, pairs.second, closeness, objective.scale)
+    least = objective.positive if target.kind == "similarity" else 0.5
+    same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
+    return ranking(
+        pairs.first, pairs.second, closeness >= least, same, objective.scale, objective.symmetric
+    )
+
+
+def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> Tensor:
+    """A loss weighed by a learned variance (Kendall et al. 2018, equations 7 and 10).
+
+    With s = log of the variance: exp(-s) loss + s / 2 for a likelihood over classes, and
+    exp(-s) loss / 2 + s / 2 for a squared error. `log_variance: [1]`.
+    """
+    log_variance = log_variance.float().sum()
+    squared = target.head in ("regression", "cosine")
+    return torch.exp(-log_variance) * loss * (0.5 if squared else 1.0) + log_variance / 2
 
 
 def balanced_weights(counts: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class StagePlan:
 
     def rows_of_a_probe(self, watch: int) -> int:
         """Rows that a probe for conflict fills: none where the balancer sees every step."""
-        watched = self.stage.balancer == "sum" and len(self.tasks) > 1 and watch > 0
+        summed = self.stage.balancer == "sum" and self.stage.objective == "tasks"
+        watched = summed and len(self.tasks) > 1 and watch > 0
         return len(self.tasks) if watched else 0
 
 
@@ -44,14 +45,15 @@ def plan_stage(
     tasks, splits = [], []
     for name in stage.tasks:
         of_task = data[name]
-        split = of_task.train_split(stage.data.get(name))
+        of_stage = stage.data.get(name)
+        split = of_task.train if of_stage is None else of_task.stage_train[of_stage.file]
         section = of_task.task
         tokens = section.batch_tokens
         if tokens is None and section.batch_size is None:
             tokens = train.batch_tokens
         batches = TaskBatches(
             name,
-            split.lengths(section.views, of_task.max_length),
+            split.lengths(section.trained_views, of_task.max_length),
             seed=train.seed,
             stage=number,
             batch_size=None if tokens else section.batch_size or train.batch_size,
@@ -110,8 +112,10 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict
     dense = flat.shared_stop - flat.table_stop
     rows = max(plan.rows_needed + plan.rows_of_a_probe(watch) for plan in plans)
     heads = numbers - flat.shared_stop
+    masked = any(plan.stage.objective != "tasks" for plan in plans)
+    whole_table = 2 * flat.table_stop if masked else 0  # gathered, and its gradient
     return {
         "parameters": 4 * numbers + buffer,
-        "task gradients": 4 * (rows * dense + heads),
+        "task gradients": 4 * (rows * dense + heads + whole_table),
         "optimizer": 8 * numbers,
     }

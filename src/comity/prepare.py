@@ -16,10 +16,13 @@ from comity.data.splits import Split, TaskData, load_tasks
 from comity.data.tokens import TextEncoder
 from comity.errors import ComityError, Faults
 from comity.model.bert import Bert
-from comity.model.multitask import MultiTaskModel, TaskModel
+from comity.model.heads import TaskModel
+from comity.model.masked import MaskedLanguageHead, load_predictions
+from comity.model.multitask import MultiTaskModel
 from comity.model.tokenizer import Tokenizer
-from comity.model.weights import LoadedEncoder, load_encoder
+from comity.model.weights import LoadedEncoder, load_encoder, stored_predictions
 from comity.recipe import Recipe
+from comity.seeds import INITIALISATION, MASKING, torch_generator
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,29 @@ class Prepared:
                 data.task.views,
                 data.task.pooling,
                 default if data.task.dropout is None else data.task.dropout,
+                data.task.interaction,
+                data.task.layers,
+                data.task.add_norm,
+                embeds=data.task.apart or bool(data.task.objectives),
             )
             for name, data in self.tasks.items()
         }
-        return MultiTaskModel(self.encoder, tasks, self.recipe.train.seed)
+        train = self.recipe.train
+        learned = train.weighting == "uncertainty"
+        return MultiTaskModel(self.encoder, tasks, train.seed, learned, self._masked_head())
+
+    def _masked_head(self) -> MaskedLanguageHead | None:
+        """The head over words, the checkpoint's where it has one, if any stage masks words."""
+        if all(stage.objective == "tasks" for stage in self.recipe.stages):
+            return None
+        head = MaskedLanguageHead(self.encoder.config)
+        head.initialise(torch_generator(INITIALISATION, self.recipe.train.seed, MASKING))
+        name, revision = self.recipe.encoder.name, self.recipe.encoder.revision
+        try:
+            load_predictions(head, stored_predictions(name, revision))
+        except ValueError as error:
+            raise ComityError(f"{name}: {error}; use the weights and config of one model") from None
+        return head
 
     def facts(self, specs: Mapping[str, TaskModel]) -> dict[str, Any]:
         """What a run of this is made of, for run.json: encoder, tasks, digests of the files."""
@@ -73,10 +95,7 @@ class Prepared:
             "tokenizer": self.loaded.tokenizer.fingerprint,
             "tasks": {
                 name: {
-                    "target": spec.target.to_dict(),
-                    "views": list(spec.views),
-                    "pooling": spec.pooling,
-                    "dropout": spec.dropout,
+                    **spec.to_dict(),
                     "metric": self.tasks[name].task.metric_name,
                     "max_length": self.tasks[name].max_length,
                 }
@@ -118,6 +137,12 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     machine.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
+    masks = any(stage.objective != "tasks" for stage in recipe.stages)
+    if masks and loaded.tokenizer.mask_id is None:
+        raise ComityError(
+            f"{recipe.encoder.name}: the tokenizer has no token [MASK], which a stage with masked "
+            "words needs; take another encoder or drop that stage"
+        )
     encoder = text_encoder(loaded.tokenizer)
     tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, recipe.train.seed)
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
@@ -150,13 +175,16 @@ def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
 def _read_columns(data: TaskData) -> tuple[int, ...]:
     """Which text columns the views of a task read."""
     columns = {"first": (0,), "second": (1,), "pair": (0, 1)}
-    return tuple(sorted({column for view in data.task.views for column in columns[view]}))
+    views = data.task.trained_views
+    return tuple(sorted({column for view in views for column in columns[view]}))
 
 
 def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
     """Every training split, a stage's own file under the task's name and the file's."""
     rows: dict[str, Reading] = {}
     for name, data in tasks.items():
+        if data.task.judge_only:
+            continue
         rows[name] = (data.train, _read_columns(data))
         for path, split in data.stage_train.items():
             rows[f"{name} ({path})"] = (split, _read_columns(data))
@@ -173,6 +201,9 @@ def _without_leaks(
     faults = Faults()
     kept = {}
     for name, data in tasks.items():
+        if data.task.judge_only:
+            kept[name] = data
+            continue
         own = {p: without(s, masks[f"{name} ({p})"]) for p, s in data.stage_train.items()}
         kept[name] = replace(data, train=without(data.train, masks[name]), stage_train=own)
         for split in (kept[name].train, *own.values()):
@@ -219,7 +250,7 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
             f"{data.name}: {len(empty)} {name} rows have an empty text and are kept "
             f"(the first is {path}:{empty[0]})"
         )
-    cut = split.cut(data.task.views, data.max_length)
+    cut = split.cut(data.task.trained_views, data.max_length)
     if cut:
         notes.append(
             f"{data.name}: {cut} {name} rows of {path} are longer than {data.max_length} tokens "

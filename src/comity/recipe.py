@@ -69,7 +69,8 @@ class Recipe(Section):
                 shared_here = {k: v for k, v in shared.items() if k not in ("epochs", "steps")}
             else:
                 shared_here = shared
-            values = {"name": f"stage {number}", "tasks": tuple(self.tasks), **shared_here, **own}
+            trained = tuple(name for name, task in self.tasks.items() if not task.judge_only)
+            values = {"name": f"stage {number}", "tasks": trained, **shared_here, **own}
             if values.get("epochs") is None and values.get("steps") is None:
                 values["epochs"] = 3.0
             resolved.append(Stage(**values))

@@ -10,8 +10,10 @@ from comity.errors import Faults, nearest
 from comity.sections import (
     METRICS_OF,
     EncoderSection,
+    ObjectiveSection,
     Schedule,
     Stage,
+    StageFile,
     StageSection,
     TaskSection,
     TrainSection,
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 _RESERVED = {"con", "prn", "aux", "nul"} | _PORTS
+_TRAINING_KEYS = (
+    "batch_size", "batch_tokens", "accumulate", "head_lr", "weight", "sampling_weight",
+    "class_weights", "objectives",
+)  # fmt: skip
+_WEIGHED_KEYS = ("dropout", "head_lr", "interaction", "layers", "add_norm")
 _DRAWN = ("proportional", "temperature", "annealed")
 
 
@@ -50,13 +57,13 @@ def type_faults(error: ValidationError, source: str) -> list[str]:
 def _key_path(location: tuple[int | str, ...]) -> str:
     """The key as a user writes it, without the branch names of types that may be one of several.
 
-    A task may bear such a name: what stands right below `tasks` is a key always.
+    A task may bear such a name: what stands right below `tasks` (or `data`) is a key always.
     """
     branches = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
     return ".".join(
         str(part)
         for place, part in enumerate(location)
-        if not branches.match(str(part)) or location[place - 1 : place] == ("tasks",)
+        if not branches.match(str(part)) or location[place - 1 : place] in (("tasks",), ("data",))
     )
 
 
@@ -108,8 +115,11 @@ def _shown(value: Any) -> str:
 def _known_keys(parent: str) -> set[str]:
     if parent == "":
         return {"encoder", "train", "tasks", "stages"}
+    first, *rest = parent.split(".")
+    if "data" in rest[1:2] or "objectives" in rest[1:2]:
+        return set((StageFile if first == "stages" else ObjectiveSection).model_fields)
     section = {"encoder": EncoderSection, "train": TrainSection, "stages": StageSection}
-    return set(section.get(parent.split(".")[0], TaskSection).model_fields)
+    return set(section.get(first, TaskSection).model_fields)
 
 
 def check_rules(recipe: "Recipe", source: str, faults: Faults) -> None:
@@ -164,8 +174,9 @@ def _check_columns(place: str, task: TaskSection, fault: Any) -> None:
 
 def _check_format_keys(name: str, task: TaskSection, recipe: "Recipe", fault: Any) -> None:
     """How text files are read has no effect where no file of the task is one."""
-    files = [task.train, task.dev, *(stage.data.get(name) for stage in recipe.stages_declared)]
-    endings = {Path(file).suffix.lower() for file in files if isinstance(file, str)}
+    of_stages = [s.data[name].file for s in recipe.stages_declared if name in s.data]
+    files = [file for file in (task.train, task.dev, *of_stages) if isinstance(file, str)]
+    endings = {Path(file).suffix.lower() for file in files}
     json_lines, parquet = {".jsonl", ".ndjson", ".json"}, {".parquet"}
     idle = []
     if endings <= json_lines | parquet:
@@ -198,18 +209,26 @@ def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any
         "decimal": not numeric and "only scores and numbers have a decimal mark",
         "classes": not labelled and "only classification and multi-label have classes",
         "class_weights": task.kind != "classification" and "only classification has class weights",
-        "pooling": task.head_name != "cosine" and "only the cosine head pools",
-        "dropout": task.head_name == "cosine" and "the cosine head has no dropout of its own",
-        "head_lr": task.head_name == "cosine" and "the cosine head has no weights",
-        "view": task.head_name == "cosine" and "the cosine head reads both texts apart",
+        "rounding": task.head_name != "bins" and "only the bins head rounds scores",
+        "pooling": not (task.apart or task.objectives) and "it is for texts that are read apart",
+        "view": task.apart and "the head reads both texts apart",
+        "add_norm": task.layers == 0 and "there are no layers to add and norm; set layers",
         "batch_size": task.batch_tokens is not None and "batch_tokens already says how much",
     }
+    if task.head_name == "cosine":
+        without_effect |= dict.fromkeys(_WEIGHED_KEYS, "the cosine head has no weights")
+    if task.judge_only:
+        without_effect |= dict.fromkeys(_TRAINING_KEYS, "the task is judged only")
     for key, reason in without_effect.items():
         if task.sets(key) and reason:
             fault(f"{place}.{key}", f"has no effect here ({reason}); remove it")
     size = task.batch_size or (None if task.batch_tokens else recipe.train.batch_size)
     if size is not None and task.accumulate > size:
         fault(f"{place}.accumulate", f"cannot cut a batch of {size} into {task.accumulate} parts")
+    for key in ("interaction", "objectives"):
+        if getattr(task, key) and not pairs:
+            fault(f"{place}.{key}", 'needs two text columns; set "texts"')
+    _check_objectives(place, task, fault)
     if task.view in ("second", "pair") and not pairs:
         fault(f"{place}.view", f'the view "{task.view}" needs two text columns')
     if task.scale[0] >= task.scale[1]:
@@ -218,6 +237,24 @@ def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any
         fault(f"{place}.scale", "the bins head counts whole numbers; take another head or scale")
     if task.classes is not None and task.labels is not None:
         fault(f"{place}.classes", "has no effect here (the label columns name them); remove it")
+
+
+def _check_objectives(place: str, task: TaskSection, fault: Any) -> None:
+    if task.objectives and task.kind not in ("similarity", "classification"):
+        fault(f"{place}.objectives", f"are for similarity or two classes, not for {task.kind}")
+    for number, objective in enumerate(task.objectives):
+        where = f"{place}.objectives.{number}"
+        ranking = objective.loss == "ranking"
+        without_effect = {
+            "scale": objective.loss == "contrastive" and "contrastive compares plain cosines",
+            "symmetric": not ranking and "only ranking has two directions",
+            "denominator": objective.loss != "contrastive" and "only contrastive has that choice",
+            "positive": not (ranking and task.kind == "similarity")
+            and "it says from which score on a pair is positive for ranking",
+        }
+        for key, reason in without_effect.items():
+            if objective.sets(key) and reason:
+                fault(f"{where}.{key}", f"has no effect here ({reason}); remove it")
 
 
 def _check_train(recipe: "Recipe", fault: Any) -> None:
@@ -238,11 +275,16 @@ def _check_train(recipe: "Recipe", fault: Any) -> None:
             fault(f"train.{key}", "has no effect here (every task sets its own); remove it")
     surgery = [stage.balancer != "sum" for stage in recipe.stages]
     if train.sets("watch") and train.watch and all(surgery):
-        fault("train.watch", "has no effect here (pcgrad sees every step); remove it")
+        fault("train.watch", "has no effect here (the balancer sees every step); remove it")
     if train.sets("watch") and train.watch and len(recipe.tasks) < 2:
         fault("train.watch", "has no effect here (one task cannot conflict); remove it")
     if recipe.encoder.revision is not None and recipe.encoder.name == "minilm":
         fault("encoder.revision", 'has no effect here ("minilm" is one fixed set of weights)')
+    if train.weighting == "uncertainty":
+        for name, task in recipe.tasks.items():
+            if task.sets("weight"):
+                reason = "train.weighting learns the weights"
+                fault(f"tasks.{name}.weight", f"has no effect here ({reason}); remove it")
     rates = ("embedding_dropout", "hidden_dropout", "attention_dropout")
     if recipe.encoder.sets("dropout") and all(recipe.encoder.sets(rate) for rate in rates):
         fault("encoder.dropout", "has no effect here (all three rates are set apart); remove it")
@@ -277,7 +319,7 @@ def _check_stages(recipe: "Recipe", fault: Any) -> None:
         fault("stages.0.carry", "has no effect here (nothing comes before the first stage)")
     for name, task in recipe.tasks.items():
         own_stages = [stage for stage in recipe.stages if name in stage.tasks]
-        if not own_stages:
+        if not own_stages and not task.judge_only:
             fault(f"tasks.{name}", "no stage trains this task; name it in one, or remove it")
         if task.sets("sampling_weight") and not any(s.schedule in _DRAWN for s in own_stages):
             reason = f"the schedule {recipe.stages[0].schedule} draws no tasks"
@@ -291,17 +333,37 @@ def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -
         if name not in recipe.tasks:
             hint = nearest(name, recipe.tasks)
             fault(f"{place}.tasks", f'"{name}" is no task of this recipe{hint}')
+        elif recipe.tasks[name].judge_only:
+            fault(f"{place}.tasks", f'"{name}" is judged only; leave it out, or its judge_only')
+    if not stage.tasks:
+        fault(f"{place}.tasks", "every task is judged only, so nothing is trained; train one")
     if len(set(stage.tasks)) < len(stage.tasks):
         fault(f"{place}.tasks", "names a task twice")
     if stage.schedule == "annealed" and stage.steps is not None:
         fault(f"{place}.steps", "the schedule annealed goes by epochs; set those instead")
+    if stage.objective != "tasks" and stage.freeze == "encoder":
+        fault(f"{place}.freeze", "masked words train the encoder, and it is frozen; change one")
     for name in stage.tasks if stage.freeze == "encoder" else ():
         if name in recipe.tasks and recipe.tasks[name].head_name == "cosine":
             fault(f"tasks.{name}.head", "cosine has no weights, and the encoder is frozen")
-    for name in stage.data:
+    for name, file in stage.data.items():
         if name not in stage.tasks:
             hint = nearest(name, stage.tasks)
             fault(f"{place}.data.{name}", f"no task of this stage has that name{hint}")
+        elif name in recipe.tasks:
+            _check_stage_file(f"{place}.data.{name}", name, file, recipe, fault)
+
+
+def _check_stage_file(place: str, name: str, file: StageFile, recipe: "Recipe", fault: Any) -> None:
+    task = recipe.tasks[name]
+    other = "text" if task.texts is not None else "texts"
+    if getattr(file, other) is not None:
+        fault(f"{place}.{other}", f"the task {name} has another number of texts; name as many")
+    if task.kind == "multi-label" and (file.label is not None or file.map):
+        fault(place, "a multi-label task reads the label columns of its own files only")
+    readings = [s.data[name] for s in recipe.stages if name in s.data and s.data[name] != file]
+    if any(other.file == file.file for other in readings):
+        fault(f"{place}.file", f"two stages read {file.file} in two ways; give one a copy")
 
 
 def _idle_keys(stage: Stage) -> dict[str, str]:
@@ -315,12 +377,16 @@ def _idle_keys(stage: Stage) -> dict[str, str]:
         idle["epoch"] = "the length is given in steps"
     elif stage.epoch == "longest" and stage.schedule != "round-robin":
         idle["epoch"] = "only round-robin knows a longest task"
-    if stage.balancer == "pcgrad" and len(stage.tasks) < 2:
-        idle["balancer"] = "pcgrad needs two tasks or more"
-    elif stage.balancer == "pcgrad" and stage.schedule != "round-robin" and stage.turns < 2:
-        idle["balancer"] = "pcgrad needs two turns a step; raise turns or take round-robin"
+    surgery = stage.balancer != "sum"
+    if surgery and stage.objective != "tasks":
+        idle["balancer"] = "masked words are one objective, whatever task the texts are of"
+    elif surgery and len(stage.tasks) < 2:
+        idle["balancer"] = f"{stage.balancer} needs two tasks or more"
+    elif surgery and stage.schedule != "round-robin" and stage.turns < 2:
+        reason = "needs two turns a step; raise turns or take round-robin"
+        idle["balancer"] = f"{stage.balancer} {reason}"
     if stage.freeze == "encoder":
         idle["layer_decay"] = "the whole encoder is frozen"
-        if stage.balancer == "pcgrad":
+        if surgery:
             idle["balancer"] = "the whole encoder is frozen, so nothing is shared"
     return idle

@@ -135,10 +135,16 @@ class RunDirectory:
         return _read_json(path)
 
     def write_checkpoint(
-        self, step: int, flat: FlatParameters, optimizer: FlatAdamW, state: dict[str, Any]
+        self,
+        step: int,
+        flat: FlatParameters,
+        optimizer: FlatAdamW,
+        balancer: Mapping[str, Tensor],
+        state: dict[str, Any],
     ) -> None:
         """Keep all that a resumed run needs; the checkpoint before it goes when this one stands."""
         tensors = {
+            **{f"balancer.{name}": tensor for name, tensor in balancer.items()},
             "masters": flat.masters,
             "first_moments": optimizer.first,
             "second_moments": optimizer.second,
@@ -162,8 +168,13 @@ class RunDirectory:
             for left in self.path.glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def read_checkpoint(self, flat: FlatParameters, optimizer: FlatAdamW) -> dict[str, Any]:
-        """Restore the newest complete checkpoint into `flat` and `optimizer`; give its state."""
+    def read_checkpoint(
+        self, flat: FlatParameters, optimizer: FlatAdamW
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Restore the newest complete checkpoint into `flat` and `optimizer`.
+
+        Gives its state and the balancer's tensors.
+        """
         found = sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True)
         for folder in found:
             if not _is_complete(folder):
@@ -181,7 +192,9 @@ class RunDirectory:
             optimizer.second.copy_(tensors["second_moments"])
             for segment, step in zip(flat.segments, state["segment_steps"], strict=True):
                 segment.step = step
-            return state
+            mark = "balancer."
+            kept = {k.removeprefix(mark): v for k, v in tensors.items() if k.startswith(mark)}
+            return state, kept
         raise ComityError(
             f"{self.path}: has no complete checkpoint (the first is written at the first "
             "evaluation); start the run anew in another directory"
@@ -208,7 +221,8 @@ def save_model(
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "heads": {}}
     for name, tensor in masters.items():
         part, _, rest = name.partition(".")
-        parts[part][rest] = tensor.detach().cpu().clone()
+        if part in parts:  # the head over masked words has served
+            parts[part][rest] = tensor.detach().cpu().clone()
     save_encoder(folder / "encoder", encoder, tokenizer, parts["encoder"])
     save_file(parts["heads"], folder / "heads.safetensors")
 

@@ -1,19 +1,22 @@
 """The tables that a recipe is made of: every key, its type, and what it means if left out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Kind = Literal["classification", "multi-label", "regression", "similarity"]
 HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
+Pooling = Literal["mean", "cls", "pooler"]
+LossName = Literal["ranking", "contrastive", "cosent"]
+BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 ScheduleName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
 
 METRICS_OF = {
     "classification": ("accuracy", "macro_f1"),
     "multi-label": ("micro_f1",),
-    "regression": ("pearson", "rmse"),
-    "similarity": ("pearson", "rmse"),
+    "regression": ("pearson", "spearman", "rmse"),
+    "similarity": ("pearson", "spearman", "rmse"),
 }
 """The metrics of each kind; the first judges unless the recipe names another."""
 
@@ -50,6 +53,17 @@ class EncoderSection(Section):
         return {n: self.dropout if getattr(self, n) is None else getattr(self, n) for n in names}
 
 
+class ObjectiveSection(Section):
+    """A loss beside the head's, on the embeddings of the two texts of a pair."""
+
+    loss: LossName
+    weight: Positive = 1.0
+    scale: Positive = 20.0
+    symmetric: bool = False
+    positive: Annotated[float, Field(gt=0, le=1)] = 0.8
+    denominator: Literal["norms", "printed"] = "norms"
+
+
 class TaskSection(Section):
     """One task: its files and columns, its kind and head, and how it is trained."""
 
@@ -77,11 +91,17 @@ class TaskSection(Section):
     )
     scale: tuple[float, float] = Field(default=(0.0, 5.0), strict=False)
     head: HeadName | None = None
+    rounding: Literal["nearest", "down"] = "nearest"
     view: View | None = None
-    pooling: Literal["mean", "cls"] = "mean"
+    interaction: bool = False
+    layers: Annotated[int, Field(ge=0, le=4)] = 0
+    add_norm: bool = False
+    pooling: Pooling = "mean"
     dropout: Share | None = None
-    metric: Literal["accuracy", "macro_f1", "micro_f1", "pearson", "rmse"] | None = None
+    metric: Literal["accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse"] | None = None
     # How it is trained.
+    judge_only: bool = False
+    objectives: tuple[ObjectiveSection, ...] = Field(default=(), strict=False)
     batch_size: Count | None = None
     batch_tokens: Count | None = None
     accumulate: Count = 1
@@ -109,13 +129,25 @@ class TaskSection(Section):
         return {"similarity": "bins", "regression": "regression"}.get(self.kind, "linear")  # type: ignore[return-value]
 
     @property
+    def apart(self) -> bool:
+        """Whether the head reads the two texts of a pair apart."""
+        return self.head_name == "cosine" or self.interaction
+
+    @property
     def views(self) -> tuple[View, ...]:
-        """The readings that the head takes: two texts apart for `cosine`, else one sequence."""
-        if self.head_name == "cosine":
+        """The readings that the head takes: two texts apart, or one sequence."""
+        if self.apart:
             return ("first", "second")
         if self.view is not None:
             return (self.view,)
         return ("pair",) if self.texts is not None else ("first",)
+
+    @property
+    def trained_views(self) -> tuple[View, ...]:
+        """The readings that training takes: the head's, and both texts apart for objectives."""
+        if self.objectives and not self.apart:
+            return (*self.views, *(v for v in ("first", "second") if v not in self.views))
+        return self.views
 
     @property
     def metric_name(self) -> str:
@@ -129,7 +161,7 @@ class Schedule(Section):
     schedule: ScheduleName = "round-robin"
     turns: Count = 1
     temperature: Positive = 2.0
-    balancer: Literal["sum", "pcgrad"] = "sum"
+    balancer: BalancerName = "sum"
     epochs: Positive | None = None
     steps: Count | None = None
     epoch: Literal["examples", "longest"] = "examples"
@@ -151,6 +183,7 @@ class TrainSection(Schedule):
     group_lengths: bool = True
     max_length: Annotated[int, Field(ge=4)] | None = None
     head_lr: Positive | None = None
+    weighting: Literal["fixed", "uncertainty"] = "fixed"
     weight_decay: NotNegative = 0.01
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
     eps: Positive = 1e-6
@@ -162,6 +195,26 @@ class TrainSection(Schedule):
     patience: Annotated[int, Field(ge=0)] = 0
 
 
+class StageFile(Section):
+    """The rows that a stage trains a task on instead of the task's own.
+
+    What it leaves out is as the task has it; `map` sends the file's labels to the task's.
+    """
+
+    file: str
+    text: Column | None = None
+    texts: tuple[Column, Column] | None = Field(default=None, strict=False)
+    label: Column | None = None
+    map: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+def _as_table(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+StageData = dict[str, Annotated[StageFile, BeforeValidator(_as_table)]]
+
+
 class StageSection(Schedule):
     """A span of training. What it leaves out it takes from `[train]`."""
 
@@ -169,7 +222,8 @@ class StageSection(Schedule):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         default=None, strict=False
     )
-    data: dict[str, str] = Field(default_factory=dict)
+    objective: Literal["tasks", "masked-language-model"] = "tasks"
+    data: StageData = Field(default_factory=dict)
     carry: bool = False
 
 
@@ -178,5 +232,6 @@ class Stage(Schedule):
 
     name: str
     tasks: tuple[str, ...]
-    data: dict[str, str] = Field(default_factory=dict)
+    objective: Literal["tasks", "masked-language-model"] = "tasks"
+    data: StageData = Field(default_factory=dict)
     carry: bool = False

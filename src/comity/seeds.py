@@ -18,6 +18,7 @@ SPLIT = 5
 INITIALISATION = 6
 PROBE = 7
 SAMPLE = 8
+MASKING = 9
 
 
 def name_key(name: str) -> int:

@@ -50,7 +50,7 @@ def _split_summary(data: TaskData, split: Split) -> dict[str, Any]:
         "empty": len(empty) + split.dropped,
         "first_empty_line": min(first, default=None),
         "dropped": split.dropped,
-        "truncated": split.cut(data.task.views, data.max_length),
+        "truncated": split.cut(data.task.trained_views, data.max_length),
         "leaked": split.leaked,
         "token_percentiles": _percentiles(lengths),
     }

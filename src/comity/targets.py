@@ -87,6 +87,7 @@ class Target:
     scale: tuple[float, float] = (0.0, 1.0)  # similarity: the ends of the scale
     mean: float = 0.0  # regression: of the training targets
     deviation: float = 1.0
+    rounding: str = "nearest"  # bins: "down" truncates, as a cast to whole numbers does
 
     @property
     def outputs(self) -> int:
@@ -110,13 +111,19 @@ class Target:
     def trained_on(self, values: np.ndarray) -> np.ndarray:
         """What the head's loss compares with: classes, indicators, levels or normalised scores.
 
-        The `bins` head is trained on the score rounded to a whole number, halves up.
+        The `bins` head is trained on the score rounded to a whole number, halves up (or down to
+        the next, where `rounding` says so).
         """
         if self.head == "linear":
             return values
         if self.head == "bins":
-            return np.floor(values + 0.5).astype(np.int64) - int(self.scale[0])
+            half = 0.5 if self.rounding == "nearest" else 0.0
+            return np.floor(values + half).astype(np.int64) - int(self.scale[0])
         return self.normalise(values).astype(np.float32)
+
+    def closeness(self, values: np.ndarray) -> np.ndarray:
+        """How alike the two texts of a row are, from 0 to 1: the score, or the positive class."""
+        return self.normalise(values) if self.kind == "similarity" else values.astype(np.float64)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """The reverse of `normalise`."""

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from comity import machine
 from comity.backward import Backward, Batch
-from comity.balance import BALANCERS, conflicts, cosines, draw_orders
+from comity.balance import BALANCERS, Orders, conflicts, cosines, draw_orders
 from comity.data.schedule import Turn
 from comity.data.splits import Split
 from comity.errors import ComityError
 from comity.evaluate import Evaluation, judge, scores_of, task_outputs, write_predictions
 from comity.flat import SHARED, FlatParameters, Gradients
 from comity.metrics import Score, better, mean_score
+from comity.model.multitask import MASKED
 from comity.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.plan import StagePlan, plan_stage
 from comity.prepare import Prepared, prepare
@@ -103,7 +104,12 @@ class Trainer:
             self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
         )
         self.backward = Backward(
-            self.model, prepared.tasks, prepared.template, recipe.train.seed, self.device
+            self.model,
+            prepared.tasks,
+            prepared.template,
+            recipe.train.seed,
+            self.device,
+            prepared.loaded.tokenizer.mask_id,
         )
         self.plans = [
             plan_stage(number, stage, prepared.tasks, recipe.train)
@@ -115,6 +121,7 @@ class Trainer:
         }
         self.progress = Progress()
         self.tally = Tally()
+        self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, K tasks of the stage
         self.norm: float | None = None  # of the last step's gradient, before clipping
         self.conflict: tuple[list[str], Tensor] | None = None  # the cosines seen last
 
@@ -160,8 +167,10 @@ class Trainer:
         frozen = frozen_layers(plan.stage.freeze, self.flat)
         self.__dict__.pop("gradients", None)  # the old ones go before the new ones come
         self.gradients = Gradients(self.flat, plan.rows_needed, frozen)
-        if self.progress.stage_step == 0 and not plan.stage.carry:
-            self.optimizer.reset()
+        if self.progress.stage_step == 0:
+            self.balancer_state = {}
+            if not plan.stage.carry:
+                self.optimizer.reset()
 
     def step(self, plan: StagePlan, turns: Sequence[Turn]) -> None:
         """One update of the weights from the batches of `turns`."""
@@ -183,8 +192,11 @@ class Trainer:
         self, plan: StagePlan, batches: Sequence[Batch], *keys: int
     ) -> tuple[list[float], list[str], Tensor]:
         """Losses of the batches, the tasks of the gradient rows, and the rows' Gramian."""
-        together = plan.stage.balancer == "sum"
-        losses, tasks = self.backward.fill(self.gradients, batches, together, *keys)
+        if plan.stage.objective == "tasks":
+            together = plan.stage.balancer == "sum"
+            losses, tasks = self.backward.fill(self.gradients, batches, together, *keys)
+        else:
+            losses, tasks = self.backward.fill_masked(self.gradients, batches, *keys)
         return losses, tasks, self.gradients.gramian()
 
     def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
@@ -199,11 +211,25 @@ class Trainer:
         if not bool(torch.isfinite(gramian).all()):
             return [], math.nan
         orders = draw_orders(self.settings.seed, self.progress.step, len(gramian))
-        weights, _ = BALANCERS[plan.stage.balancer](gramian, orders, {})
+        weights = self._balance(plan, tasks, gramian, orders)
         shared = float(weights @ gramian @ weights)
         heads = sum(self.gradients.squared_norm(task) for task in tasks)
         norm = math.sqrt(max(shared, 0) + heads) if math.isfinite(shared + heads) else math.nan
         return weights.tolist(), norm
+
+    def _balance(
+        self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor, orders: Orders
+    ) -> Tensor:
+        """The balancer's weights; of its state it sees the part of the tasks that are present."""
+        names = [task.name for task in plan.tasks]
+        places = [names.index(task) for task in tasks if task in names]
+        rows, columns = np.ix_(places, places)
+        present = {name: whole[rows, columns] for name, whole in self.balancer_state.items()}
+        weights, new = BALANCERS[plan.stage.balancer](gramian, orders, present)
+        for name, part in new.items():
+            empty = torch.zeros(len(names), len(names), dtype=part.dtype)
+            self.balancer_state.setdefault(name, empty)[rows, columns] = part
+        return weights
 
     def _update(
         self, plan: StagePlan, present: set[str], weights: list[float], norm: float
@@ -218,7 +244,8 @@ class Trainer:
             head_lr={
                 name: shape * (data.task.head_lr or self.settings.head_lr or stage.lr)
                 for name, data in self.prepared.tasks.items()
-            },
+            }
+            | {MASKED: shape * stage.lr},
             present=present,
             frozen_layers=self.gradients.frozen_layers,
             top_layer=top_layer(self.flat),
@@ -361,7 +388,9 @@ class Trainer:
             target = self.model.tasks[name].target
             write_predictions(path, target, split, outputs[name], separator)
         self._keep_best(scores, mean)
-        self.directory.write_checkpoint(step, self.flat, self.optimizer, asdict(self.progress))
+        self.directory.write_checkpoint(
+            step, self.flat, self.optimizer, self.balancer_state, asdict(self.progress)
+        )
         self.listener.evaluated(self, evaluations)
 
     def _keep_best(self, scores: dict[str, Score], mean: Score) -> None:
@@ -440,7 +469,7 @@ class Trainer:
                     f"{self._path_of(name, which)}: has changed since the run was started; put "
                     "the old file back, or start a new run"
                 )
-        state = self.directory.read_checkpoint(self.flat, self.optimizer)
+        state, self.balancer_state = self.directory.read_checkpoint(self.flat, self.optimizer)
         names = Progress.__dataclass_fields__
         self.progress = Progress(**{key: state[key] for key in names})
         self.directory.forget_after(self.progress.step)

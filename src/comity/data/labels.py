@@ -1,7 +1,8 @@
 """Label columns to targets: classes, indicators or scores, and a sentence for each that is none."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class _Wrong(str):
 def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults) -> Target | None:
     """What a task predicts, from its training file (and the classes that the recipe lists)."""
     if task.kind == "similarity":
-        return Target(task.kind, task.head_name, scale=task.scale)
+        return Target(task.kind, task.head_name, scale=task.scale, rounding=task.rounding)
     if task.kind == "regression":
         return _find_regression(name, task, table, faults)
     if task.labels is not None:
@@ -39,6 +40,11 @@ def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults)
         if weighed not in classes.names:
             hint = nearest(weighed, classes.names)
             faults.add(f'tasks.{name}.class_weights: "{weighed}" is no class of the task{hint}')
+    if task.objectives and len(classes.names) != 2:
+        faults.add(
+            f"tasks.{name}.objectives: compare pairs that are alike or not, and {table.path} has "
+            f"{len(classes.names)} classes; remove them"
+        )
     read_targets(name, task, target, table, faults)
     return target
 
@@ -147,6 +153,29 @@ def read_targets(
         return targets.reshape(len(table), width).astype(np.int64), labelled
     kind = np.int64 if task.kind == "classification" else np.float64
     return targets.astype(kind), labelled
+
+
+def mapped_labels(
+    table: TokenTable, mapping: Mapping[str, str | int | float], faults: Faults
+) -> TokenTable:
+    """A table whose labels are what a recipe's `map` makes of them, numbers in any spelling.
+
+    A label that the map does not name is a fault; a row without one stays without.
+    """
+    places = Classes(tuple(mapping))
+    wanted = [str(label) for label in mapping.values()]
+    (column,) = table.labels
+    values: list[Value] = []
+    for code, value in enumerate(column.values):
+        place = places.index(value) if isinstance(value, str) and value.strip() else None
+        if place is None and isinstance(value, str) and value.strip():
+            line = table.lines[int(np.flatnonzero(np.asarray(column.codes) == code)[0])]
+            faults.add(
+                f'{table.path}:{line}: the label "{value.strip()}" is not in the map of the stage '
+                f"({', '.join(mapping)}); add it there"
+            )
+        values.append(value if place is None else wanted[place])
+    return replace(table, labels=(replace(column, values=values),))
 
 
 def _as_written(task: TaskSection, name: str) -> str:

@@ -15,12 +15,12 @@ from comity.data.batches import (
     packed_lengths,
     truncated,
 )
-from comity.data.labels import check_trainable, find_target, read_targets
+from comity.data.labels import check_trainable, find_target, mapped_labels, read_targets
 from comity.data.rows import TableFormat
 from comity.data.tokens import TextEncoder, TokenTable, token_counts, token_table
 from comity.errors import ComityError, Faults
 from comity.recipe import Recipe
-from comity.sections import TaskSection
+from comity.sections import StageFile, TaskSection
 from comity.seeds import SPLIT, generator
 from comity.targets import Target
 
@@ -89,10 +89,6 @@ class TaskData:
     dev: Split
     stage_train: Mapping[str, Split] = field(default_factory=dict)  # by the path in the recipe
 
-    def train_split(self, path: str | None) -> Split:
-        """The training rows of a stage: those of the file it names, else the task's own."""
-        return self.train if path is None else self.stage_train[path]
-
 
 def load_tasks(
     recipe: Recipe, folder: Path, encoder: TextEncoder, max_length: int, seed: int
@@ -135,25 +131,30 @@ def _load_task(
         max_length = longest
     before = faults.total
     train_table = read_file(folder / task.train, task, encoder, faults)
-    paths = {stage.data[name] for stage in recipe.stages if name in stage.data}
+    dev_table = None
     if isinstance(task.dev, str):
-        paths.add(task.dev)
-    tables = {path: read_file(folder / path, task, encoder, faults) for path in sorted(paths)}
+        dev_table = read_file(folder / task.dev, task, encoder, faults)
+    files = {
+        stage.data[name].file: stage.data[name] for stage in recipe.stages if name in stage.data
+    }
+    stage_tables = {
+        path: _read_stage_file(folder, task, file, encoder, faults) for path, file in files.items()
+    }
     if train_table is None:
         return None
     target = find_target(name, task, train_table, faults)
     if target is None or faults.total > before:
         return None
     train = make_split(name, task, target, train_table, faults)
-    others = {
+    stage_train = {
         path: make_split(name, task, target, table, faults)
-        for path, table in tables.items()
+        for path, table in stage_tables.items()
         if table is not None
     }
-    if faults.total > before:
-        return None
     if isinstance(task.dev, str):
-        dev = others[task.dev]
+        dev = None if dev_table is None else make_split(name, task, target, dev_table, faults)
+        if dev is not None and not len(dev):
+            faults.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
     else:
         train, dev = split_off(train, task.dev, seed)
         if not len(dev):
@@ -161,9 +162,8 @@ def _load_task(
                 f"{train.table.path}: dev = {task.dev} of {len(train)} rows leaves none to judge "
                 f"by; raise tasks.{name}.dev or name a file"
             )
-    if isinstance(task.dev, str) and not len(dev):
-        faults.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
-    stage_train = {path: others[path] for path in paths if path != task.dev}
+    if dev is None or faults.total > before:
+        return None
     for split in (train, *stage_train.values()):
         check_trainable(name, target, split.table.path, split.targets, faults)
     if faults.total > before:
@@ -177,6 +177,15 @@ def read_file(
     """One file of a task as token ids; None where it has faults."""
     format = TableFormat(task.delimiter, task.header, task.quoting, task.encoding)
     return token_table(path, task.text_columns, task.label_columns, format, encoder, faults)
+
+
+def _read_stage_file(
+    folder: Path, task: TaskSection, file: StageFile, encoder: TextEncoder, faults: Faults
+) -> TokenTable | None:
+    """A stage's own file, read as the task's but for what the stage says of it."""
+    own = {key: getattr(file, key) for key in ("text", "texts", "label") if file.sets(key)}
+    table = read_file(folder / file.file, task.model_copy(update=own), encoder, faults)
+    return table if table is None or not file.map else mapped_labels(table, file.map, faults)
 
 
 def make_split(

@@ -1,45 +1,137 @@
 """Heads: small modules that turn what the encoder says of a row into a task's outputs."""
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.model.encoder import Read, dropout
+from comity.model.encoder import dropout
+from comity.targets import Target
 
 COSINE_EPS = 1e-8
+NORM_EPS = 1e-12
 
 
-class LinearHead(nn.Module):
-    """Pooler output, dropout, one dense layer: the paper's heads (section 3.3).
+@dataclass(frozen=True)
+class TaskModel:
+    """What the model knows of one task: what it predicts, and how its head is built."""
 
-    Serves `linear`, `bins` and `regression`; they differ in the number of outputs and the loss.
-    """
+    target: Target
+    views: tuple[str, ...]  # that the head reads: "first", "second" or "pair"
+    pooling: str = "mean"  # of texts that are read apart: "mean", "cls" or "pooler"
+    dropout: float = 0.1  # of the head
+    interaction: bool = False
+    layers: int = 0  # dense layers of the head before its output
+    add_norm: bool = False
+    embeds: bool = False  # whether training shapes the embedding of a text alone
 
-    read: Read = "cls"
+    @property
+    def apart(self) -> bool:
+        """Whether the head reads two texts apart, as embeddings."""
+        return self.interaction or self.target.head == "cosine"
 
-    def __init__(self, width: int, outputs: int, rate: float):
+    @property
+    def head_pooling(self) -> str:
+        """How the sequences that the head reads become vectors; one sequence by the pooler."""
+        return self.pooling if self.apart else "pooler"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the run's JSON."""
+        return {**asdict(self), "target": self.target.to_dict(), "views": list(self.views)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TaskModel":
+        """From the run's JSON, which holds other facts beside."""
+        own = {key: values[key] for key in cls.__dataclass_fields__}
+        target = Target.from_dict(values["target"])
+        return cls(**{**own, "target": target, "views": tuple(values["views"])})
+
+
+class Dense(nn.Module):
+    """Weights `[outputs, inputs]` and a bias, computed in float32 whatever the run's dtype."""
+
+    def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.rate = rate
-        self.weight = nn.Parameter(torch.empty(outputs, width))
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Normal weights with deviation 0.02 (Devlin et al. 2019), zero bias."""
         nn.init.normal_(self.weight, std=0.02, generator=generator)
 
-    def forward(self, pooled: list[Tensor], generator: torch.Generator | None) -> Tensor:
-        """pooled: one `[B, H]`. Gives outputs `[B, outputs]`, float32 so that scores stay fine."""
-        vectors = dropout(pooled[0].float(), self.rate, generator)
-        return F.linear(vectors, self.weight.float(), self.bias.float())
+    def forward(self, values: Tensor) -> Tensor:
+        """values: `[B, inputs]`. Gives `[B, outputs]` float32."""
+        return F.linear(values.float(), self.weight.float(), self.bias.float())
+
+
+class HeadLayer(Dense):
+    """One more layer of a head (the paper's section 4.3, part 5): dense, GELU, dropout.
+
+    With `add_norm` the layer normalises the sum of that and its input, as the paper's section 3.1
+    has it: LayerNorm(Dropout(GELU(dense(x))) + x). Where the widths differ (the first layer of an
+    interaction head) there is no sum, and what the layer gives is normalised alone.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rate: float, add_norm: bool):
+        super().__init__(inputs, outputs)
+        self.rate = rate
+        self.residual = add_norm and inputs == outputs
+        self.norm_weight = nn.Parameter(torch.ones(outputs)) if add_norm else None
+        self.norm_bias = nn.Parameter(torch.zeros(outputs)) if add_norm else None
+
+    def apply_to(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
+        """values: `[B, inputs]` float32. Gives `[B, outputs]` float32."""
+        found = dropout(F.gelu(self(values)), self.rate, generator)
+        if self.norm_weight is None or self.norm_bias is None:
+            return found
+        total = found + values if self.residual else found
+        width = (total.shape[1],)
+        return F.layer_norm(
+            total, width, self.norm_weight.float(), self.norm_bias.float(), NORM_EPS
+        )
+
+
+class LinearHead(nn.Module):
+    """Dropout and one dense layer (the paper's section 3.3), after up to four layers (section 5).
+
+    Serves `linear`, `bins` and `regression`; they differ in the number of outputs and the loss. An
+    interaction head reads both texts apart: u, v, |u - v| and u * v side by side, as Conneau et al.
+    2017 join two sentences.
+    """
+
+    def __init__(self, width: int, task: TaskModel):
+        super().__init__()
+        self.rate = task.dropout
+        self.interaction = task.interaction
+        inputs = [4 * width if task.interaction else width, *[width] * 3][: task.layers]
+        self.layers = nn.ModuleList(
+            HeadLayer(size, width, task.dropout, task.add_norm) for size in inputs
+        )
+        last = 4 * width if task.interaction and not task.layers else width
+        self.output = Dense(last, task.target.outputs)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights of all layers."""
+        for layer in (*self.layers, self.output):
+            layer.initialise(generator)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, vectors: list[Tensor], generator: torch.Generator | None) -> Tensor:
+        """vectors: one `[B, H]` a view. Gives `[B, outputs]`, float32 so that scores stay fine."""
+        values = vectors[0].float()
+        if self.interaction:
+            first, second = values, vectors[1].float()
+            values = torch.cat([first, second, (first - second).abs(), first * second], dim=1)
+        for layer in self.layers:
+            values = layer.apply_to(values, generator)  # pyright: ignore[reportCallIssue]
+        # A layer has dropped already.
+        values = values if self.layers else dropout(values, self.rate, generator)
+        return self.output(values)
 
 
 class CosineHead(nn.Module):
     """The cosine of two texts' embeddings (Reimers & Gurevych 2019); no weights of its own."""
-
-    def __init__(self, pooling: str):
-        super().__init__()
-        self.pooling = pooling
-        self.read: Read = "all" if pooling == "mean" else "cls"
 
     def forward(self, embeddings: list[Tensor], generator: torch.Generator | None) -> Tensor:
         """embeddings: two `[B, H]`. Gives the cosine `[B, 1]`, trained on scores from 0 to 1."""
@@ -60,6 +152,6 @@ def mean_pool(hidden: Tensor, offsets: Tensor) -> Tensor:
     return sums.index_add(0, rows, hidden.float()) / lengths.clamp(min=1)[:, None]
 
 
-def make_head(name: str, width: int, outputs: int, rate: float, pooling: str) -> nn.Module:
-    """The head that a recipe names."""
-    return CosineHead(pooling) if name == "cosine" else LinearHead(width, outputs, rate)
+def make_head(width: int, task: TaskModel) -> nn.Module:
+    """The head that a task's recipe names."""
+    return CosineHead() if task.target.head == "cosine" else LinearHead(width, task)

@@ -2,33 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from comity.flat import SHARED, Piece
-from comity.model.encoder import Encoder, Group, Packed, Read
-from comity.model.heads import CosineHead, LinearHead, make_head, mean_pool
+from comity.model.encoder import Encoder, Group, Packed
+from comity.model.heads import LinearHead, TaskModel, make_head, mean_pool
+from comity.model.masked import MaskedLanguageHead
 from comity.model.shared import Sink, Stretches
 from comity.seeds import INITIALISATION, name_key, torch_generator
-from comity.targets import Target
 
-
-@dataclass(frozen=True)
-class TaskModel:
-    """What the model knows of one task: what it predicts, and which views its head reads."""
-
-    target: Target
-    views: tuple[str, ...]  # "first", "second" or "pair"
-    pooling: str = "mean"  # of the cosine head
-    dropout: float = 0.1  # of the head
-
-    @property
-    def embeds(self) -> bool:
-        """Whether training shapes the embedding of a text alone."""
-        return self.target.head == "cosine"
+MASKED = "*masked words"  # owns the head over words; no task can have that name
 
 
 @dataclass(frozen=True)
@@ -39,29 +26,42 @@ class TaskInput:
     packed: Packed
     count: int
     dropout_seed: int | None = None  # None: no dropout (evaluation)
+    texts: Packed | None = None  # first and second text, for objectives where the head reads a pair
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the rows of one input came to."""
+
+    views: list[Tensor]  # one [B, H] for each view that the head reads
+    texts: list[Tensor]  # embeddings [B, H] of the first and second texts, where they were read
 
 
 class MultiTaskModel(nn.Module):
     """The encoder, shared, and `heads[task]`.
 
+    `log_variances` has one number a task where loss weights are learned (Kendall et al. 2018), and
+    `masked` is the head over words where a stage trains on masked words.
+
     Example:
         (outputs,) = model([TaskInput("sentiment", packed, count=32)])
     """
 
-    def __init__(self, encoder: nn.Module, tasks: Mapping[str, TaskModel], seed: int = 0):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tasks: Mapping[str, TaskModel],
+        seed: int = 0,
+        learned_weights: bool = False,
+        masked: MaskedLanguageHead | None = None,
+    ):
         super().__init__()
         self.encoder: Encoder = encoder  # type: ignore[assignment]
         self.tasks = dict(tasks)
-        self.heads = nn.ModuleList(
-            make_head(
-                task.target.head,
-                self.encoder.width,
-                task.target.outputs,
-                task.dropout,
-                task.pooling,
-            )
-            for task in tasks.values()
-        )
+        self.heads = nn.ModuleList(make_head(self.encoder.width, task) for task in tasks.values())
+        self.masked = masked
+        numbers = len(tasks) if learned_weights else 0
+        self.log_variances = nn.ParameterList(torch.zeros(1) for _ in range(numbers))
         for name, head in zip(tasks, self.heads, strict=True):
             if isinstance(head, LinearHead):
                 head.initialise(torch_generator(INITIALISATION, seed, name_key(name)))
@@ -70,59 +70,103 @@ class MultiTaskModel(nn.Module):
         """The head of a task. (A ModuleDict would forbid names with dots.)"""
         return self.heads[list(self.tasks).index(task)]
 
-    def forward(
+    def log_variance(self, task: str) -> Tensor | None:
+        """The task's learned number, if loss weights are learned."""
+        place = list(self.tasks).index(task)
+        return self.log_variances[place] if len(self.log_variances) else None
+
+    def forward(self, inputs: Sequence[TaskInput]) -> list[Tensor]:
+        """Outputs `[count, outputs]` of each input's head, all encoded in one pass."""
+        return self.outputs(inputs, self.encode(inputs))
+
+    def encode(
         self,
         inputs: Sequence[TaskInput],
         words: Tensor | None = None,
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
-    ) -> list[Tensor]:
-        """Outputs `[count, outputs]` of each input's head, all encoded in one pass.
+    ) -> list[Encoded]:
+        """Vectors of each input's rows, all encoded in one pass.
 
         words: the gathered rows of the word table that the inputs' ids index, if any.
         rows, sink: where the gradients of the shared parameters go; see `Encoder`.
         """
-        heads = [self.head(given.task) for given in inputs]
-        groups = [
-            Group(given.packed, cast(Read, head.read), given.dropout_seed)
-            for given, head in zip(inputs, heads, strict=True)
-        ]
+        groups, poolings, of_inputs = [], [], []
+        for number, given in enumerate(inputs):
+            spec = self.tasks[given.task]
+            groups.append(_group(given.packed, spec.head_pooling, given.dropout_seed))
+            poolings.append(spec.head_pooling)
+            of_inputs.append(number)
+            if given.texts is not None:
+                seed = None if given.dropout_seed is None else given.dropout_seed ^ 2
+                groups.append(_group(given.texts, spec.pooling, seed))
+                poolings.append(spec.pooling)
+                of_inputs.append(number)
+        of_groups = None if rows is None else [rows[number] for number in of_inputs]
+        hidden = self.encoder(groups, words, of_groups, sink)
+        vectors = iter(self._vectors(groups, poolings, hidden, of_groups, sink))
+        encoded = []
+        for given in inputs:
+            views = list(next(vectors).split(given.count))
+            texts = views if self.tasks[given.task].apart else []
+            if given.texts is not None:
+                texts = list(next(vectors).split(given.count))
+            encoded.append(Encoded(views, texts))
+        return encoded
+
+    def masked_logits(
+        self,
+        inputs: Sequence[TaskInput],
+        places: Sequence[Tensor],
+        words: Tensor,
+        rows: Sequence[int],
+        sink: Sink,
+    ) -> list[Tensor]:
+        """Logits over all words `[M, V]` at the `places [M]` of each input's tokens.
+
+        words: the whole word table `[V, H]`, which also is the decoder.
+        """
+        assert self.masked is not None
+        groups = [Group(given.packed, "all", given.dropout_seed) for given in inputs]
         hidden = self.encoder(groups, words, rows, sink)
-        vectors = self._vectors(groups, heads, hidden, rows, sink)
+        at = [states[of_input] for states, of_input in zip(hidden, places, strict=True)]
+        logits = self.masked(torch.cat(at), words)
+        return list(logits.split([len(states) for states in at]))
+
+    def outputs(self, inputs: Sequence[TaskInput], encoded: Sequence[Encoded]) -> list[Tensor]:
+        """Outputs `[count, outputs]` of each input's head."""
         outputs = []
-        for given, head, of_task in zip(inputs, heads, vectors, strict=True):
+        for given, of_input in zip(inputs, encoded, strict=True):
             generator = None
             if given.dropout_seed is not None:
                 device = given.packed.ids.device
                 generator = torch.Generator(device).manual_seed(given.dropout_seed ^ 1)
-            outputs.append(head(list(of_task.split(given.count)), generator))
+            outputs.append(self.head(given.task)(of_input.views, generator))
         return outputs
 
     def heads_together(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
         """Outputs of several tasks that read the same views alike, the texts encoded once."""
-        heads = [self.head(task) for task in tasks]
-        group = Group(packed, cast(Read, heads[0].read))
-        (vectors,) = self._vectors([group], heads[:1], self.encoder([group]), None, None)
-        return [head(list(vectors.split(count)), None) for head in heads]
+        (encoded,) = self.encode([TaskInput(tasks[0], packed, count)])
+        return [self.head(task)(encoded.views, None) for task in tasks]
 
     def reads(self, task: str) -> tuple[Any, ...]:
         """What a task's head reads; tasks that agree in it can share one encoding."""
-        spec, head = self.tasks[task], self.head(task)
-        return spec.views, head.read, spec.pooling if spec.embeds else None
+        spec = self.tasks[task]
+        return spec.views, spec.head_pooling
 
     def _vectors(
         self,
         groups: Sequence[Group],
-        heads: Sequence[nn.Module],
+        poolings: Sequence[str],
         hidden: list[Tensor],
         rows: Sequence[int] | None,
         sink: Sink | None,
     ) -> list[Tensor]:
         """One vector `[B, H]` a sequence: pooled by the encoder (all in one go), or embedded."""
         vectors = list(hidden)
-        pooled = [n for n, head in enumerate(heads) if not isinstance(head, CosineHead)]
-        for number, (group, head) in enumerate(zip(groups, heads, strict=True)):
-            if isinstance(head, CosineHead) and group.read == "all":
+        pooled = [n for n, pooling in enumerate(poolings) if pooling == "pooler"]
+        for number, (group, pooling) in enumerate(zip(groups, poolings, strict=True)):
+            if pooling == "mean":
                 vectors[number] = mean_pool(hidden[number], group.packed.offsets)
         if pooled:
             counts = [len(hidden[number]) for number in pooled]
@@ -137,10 +181,10 @@ class MultiTaskModel(nn.Module):
         return vectors
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
-        """Embeddings `[B, H]` float32 of packed texts, by mean pooling or the [CLS] state."""
-        read: Read = "all" if pooling == "mean" else "cls"
-        (hidden,) = self.encoder([Group(packed, read)])
-        return mean_pool(hidden, packed.offsets) if read == "all" else hidden.float()
+        """Embeddings `[B, H]` float32 of packed texts, pooled as `TaskModel.pooling` says."""
+        group = _group(packed, pooling, None)
+        (vectors,) = self._vectors([group], [pooling], self.encoder([group]), None, None)
+        return vectors.float()
 
     def pieces(self) -> list[Piece]:
         """Every parameter with its owner and layer, for the flat vector."""
@@ -157,7 +201,17 @@ class MultiTaskModel(nn.Module):
             for name, parameter in head.named_parameters():
                 decays = parameter.dim() > 1
                 pieces.append(Piece(f"heads.{task}.{name}", parameter, task, top, decays))
+            learned = self.log_variance(task)
+            if isinstance(learned, nn.Parameter):
+                pieces.append(Piece(f"heads.{task}.log_variance", learned, task, top, False))
+        for name, parameter in self.masked.named_parameters() if self.masked else ():
+            pieces.append(Piece(f"masked.{name}", parameter, MASKED, top, parameter.dim() > 1))
         return pieces
+
+
+def _group(packed: Packed, pooling: str, dropout_seed: int | None) -> Group:
+    """The sequences of one input with what of them is read: all tokens for a mean, else [CLS]."""
+    return Group(packed, "all" if pooling == "mean" else "cls", dropout_seed)
 
 
 def to_packed(parts: Sequence, device: torch.device) -> Packed:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from comity import seeds
 from comity.errors import ComityError, Faults
+from comity.model import masked
 from comity.model.bert import Bert, BertConfig
 from comity.model.files import INDEX, WEIGHTS, Stored, TensorFiles, sha256_of
 from comity.model.tokenizer import Tokenizer
@@ -113,6 +114,16 @@ def load_encoder(
         notes.append(f"{name} knows one segment: both texts of a pair get segment 0.")
     encoder.load_state_dict(tensors, assign=True)
     return LoadedEncoder(encoder, tokenizer, config, notes, source)
+
+
+def stored_predictions(name: str, revision: str | None = None) -> dict[str, Tensor]:
+    """The float32 tensors `cls.predictions.*` of a checkpoint, by their names of today.
+
+    They are the head over words that BERT was pre-trained with; many checkpoints have none.
+    """
+    with TensorFiles(find_checkpoint(name, revision)) as files:
+        found = {plain: _stored_name(plain, "", files) for plain in masked.NAMES.values()}
+        return {plain: files.read(at).float().clone() for plain, at in found.items() if at}
 
 
 def save_encoder(
@@ -291,7 +302,7 @@ def _locate(encoder: Bert, files: TensorFiles, where: Path, faults: Faults) -> d
     for ours, theirs in _names(encoder.config).items():
         rows, *rest = shapes[ours]
         for plain in theirs:
-            name = _stored_name(plain, prefix, files, encoder.config)
+            name = _stored_name(plain, prefix, files, encoder.config.tie_word_embeddings)
             if name is None:
                 missing.append(plain)
             else:
@@ -328,13 +339,13 @@ def _prefix(files: TensorFiles, where: Path) -> str:
     return prefixes[0]
 
 
-def _stored_name(plain: str, prefix: str, files: TensorFiles, config: BertConfig) -> str | None:
+def _stored_name(plain: str, prefix: str, files: TensorFiles, tied: bool = False) -> str | None:
     """The name under which a tensor stands in the files, or None where it does not."""
     candidates = [prefix + plain]
     for new, old in OLD_NAMES.items():
         if plain.endswith(new):
             candidates.append(prefix + plain.removesuffix(new) + old)
-    if plain == WORDS and config.tie_word_embeddings:
+    if plain == WORDS and tied:
         candidates.append(prefix.removesuffix("bert.") + DECODER)
     return next((name for name in candidates if name in files.stored), None)
 

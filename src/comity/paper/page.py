@@ -1,0 +1,317 @@
+"""The paper's tables again: its figures and ours side by side, as paper.json and paper.md."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comity.compare import MEAN
+from comity.errors import ComityError
+from comity.model.files import sha256_of
+from comity.model.weights import WEIGHTS
+from comity.paper.claims import judge_claims
+from comity.paper.reported import Reported, read_reported
+from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, Row
+from comity.paper.run import Paper, run_name
+from comity.report.analysis import analyse
+from comity.runs import RunDirectory
+from comity.sweep import is_finished, reached
+
+PRETRAINED = {
+    MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of texts that belong together, "
+    "Quora's duplicate questions among them (its model card); so the contrastive rows cannot show "
+    "here what they showed for BERT-base.",
+    "bert-base-uncased": "BERT-base was pre-trained on BooksCorpus and English Wikipedia "
+    "(Devlin et al. 2019).",
+}
+TITLES = {
+    "1": "Table 1: single-task and multi-task baselines",
+    "2": "Table 2: learning rates, one epoch of the last row of Table 3",
+    "3": "Table 3: each row adds to the one before",
+    "figure": "Beside the tables",
+    OTHER_READING: 'The other reading of "one dataset at a time"',
+}
+METRIC_OF = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "Pearson", MEAN: ""}
+ON_PAGE = (*TASKS, MEAN)
+
+
+def write_results(paper: Paper) -> dict[str, Any]:
+    """Write paper.json, paper.md and the figures from the runs that are finished; give the facts.
+
+    Rows that were trained into the same folder before are shown too.
+    """
+    results = _results(paper)
+    out = paper.options.out
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    (out / "paper.json").write_text(text, encoding="utf-8")
+    (out / "paper.md").write_text(page(results), encoding="utf-8")
+    return results
+
+
+def show_paper(results: Mapping[str, Any]) -> None:
+    """Print the page."""
+    print(page(results), end="")
+
+
+# --- the facts ------------------------------------------------------------------------------------
+
+
+def _results(paper: Paper) -> dict[str, Any]:
+    runs = {row.name: _finished(paper, row) for row in paper.rows}
+    reported = read_reported()
+    facts = [RunDirectory.open(path).facts() for found in runs.values() for path in found.values()]
+    encoder = facts[0]["encoder"]
+    return {
+        "command": _command(paper),
+        "encoder": {**encoder, "pretrained_on": pretrained_on(encoder["name"])},
+        "data": paper.data_rows,
+        "machines": _distinct([fact["machine"] for fact in facts]),
+        "precision": sorted({fact["precision"] for fact in facts}),
+        "versions": _distinct([fact["versions"] for fact in facts]),
+        "rows": [
+            _row(row, runs[row.name], reported.get((row.table, row.reported or "")), paper.runs)
+            for row in paper.rows
+            if runs[row.name] or row.reported
+        ],
+        "claims": judge_claims(paper.rows, runs, reported),
+        "figures": _figures(runs, paper.options.out),
+    }
+
+
+def _finished(paper: Paper, row: Row) -> dict[int, Path]:
+    """The finished runs of a row by seed, in the order of the seeds."""
+    found = {}
+    for path in paper.runs.glob(f"{row.name}-seed*"):
+        seed = path.name.removeprefix(f"{row.name}-seed")
+        if seed.isdigit() and path.name == run_name(row, int(seed)) and is_finished(path):
+            found[int(seed)] = path
+    return dict(sorted(found.items()))
+
+
+def _row(
+    row: Row, runs: Mapping[int, Path], printed: Reported | None, folder: Path
+) -> dict[str, Any]:
+    of_runs = [_of_run(seed, path, folder) for seed, path in runs.items()]
+    return {
+        "table": row.table,
+        "row": row.label,
+        "name": row.name,
+        "paper": _printed(printed),
+        "ours": {task: _spread([run["scores"][task] for run in of_runs]) for task in ON_PAGE},
+        "runs": of_runs,
+    }
+
+
+def _printed(printed: Reported | None) -> dict[str, Any] | None:
+    """The paper's figures as text, so that each keeps its digits."""
+    if printed is None:
+        return None
+    return {
+        **{task: str(score) for task, score in printed.scores.items()},
+        MEAN: str(printed.mean),
+        "mean_recomputed": str(printed.recomputed),
+        "mean_follows": printed.follows,
+        "mean_within_rounding": printed.within_rounding,
+    }
+
+
+def _of_run(seed: int, path: Path, folder: Path) -> dict[str, Any]:
+    directory = RunDirectory.open(path)
+    found = reached(directory)
+    kept = path / directory.best()["folder"]
+    weights = [kept / "encoder" / WEIGHTS, kept / "heads.safetensors"]
+    return {
+        "run": str(path.relative_to(folder.parent)),
+        "seed": seed,
+        "step": found["step"],
+        "scores": {**{task: found["tasks"][task] for task in TASKS}, MEAN: found["mean"]},
+        "weights_sha256": {str(file.relative_to(kept)): sha256_of(file) for file in weights},
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and sample standard deviation over seeds; none where a seed has no value."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return {"mean": None, "spread": None, "seeds": len(values)}
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "spread": spread, "seeds": len(known)}
+
+
+def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str, Any]]:
+    """The last row's similarity by its first seed: what it predicts, without any row's text."""
+    found = []
+    for name in (INTERACTION, ON_PAIR):
+        for path in list(runs[name].values())[:1]:
+            try:
+                analysis = analyse(path, "similarity", out / "figures" / name).to_dict()
+            except ComityError as error:
+                found.append({"row": name, "note": str(error)})
+                continue
+            kept = ("scores", "rows", "smallest", "largest", "bands")
+            found.append({"row": name, **{key: analysis[key] for key in kept}})
+    return found
+
+
+def _command(paper: Paper) -> str:
+    options = paper.options
+    shown = f" --set {' '.join(options.overrides)}" if options.overrides else ""
+    return (
+        f"comity paper --data DIR --encoder {options.encoder} --epochs {options.epochs:g} "
+        f"--seeds {options.seeds} --out DIR{shown}"
+    )
+
+
+def pretrained_on(encoder: str) -> str:
+    """What an encoder has seen before, as far as it is known by its name."""
+    if "all-minilm" in encoder.lower():
+        encoder = MINILM
+    known = PRETRAINED.get(encoder.rstrip("/").rpartition("/")[2])
+    return known or f"What {encoder} was pre-trained on stands in its model card, not here."
+
+
+def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for place, entry in enumerate(entries) if entry not in entries[:place]]
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """paper.md."""
+    lines = ["# The paper's tables again", "", *_about(results), ""]
+    for table in (*TABLES, OTHER_READING):
+        rows = [row for row in results["rows"] if row["table"] == table]
+        if rows:
+            lines += [f"## {TITLES[table]}", "", *_table(rows), ""]
+    lines += ["## Does the order hold?", "", *_claims(results["claims"]), ""]
+    if results["figures"]:
+        lines += ["## Predicted against true similarity", "", *_figure_lines(results), ""]
+    lines += ["## Runs", "", *_runs(results["rows"])]
+    return "\n".join(lines) + "\n"
+
+
+def _about(results: Mapping[str, Any]) -> list[str]:
+    sizes = ", ".join(
+        f"{task} {rows['train']:,} to train and {rows['dev']:,} to judge"
+        for task, rows in results["data"].items()
+    )
+    machines = "; ".join(
+        f"{m.get('card') or m['processor']} ({m['processor_class']}), {m['threads']} threads"
+        for m in results["machines"]
+    )
+    versions = "; ".join(
+        f"comity {v['comity']}, torch {v['torch']}, Python {v['python']}"
+        for v in results["versions"]
+    )
+    return [
+        f"    {results['command']}",
+        "",
+        f"Encoder: {results['encoder']['name']}. {results['encoder']['pretrained_on']}",
+        "",
+        f"Data, in rows: {sizes}.",
+        "",
+        f"Machine: {machines}; {', '.join(results['precision'])}. {versions}.",
+        "",
+        "Scores are those of each run's kept model on dev (the evaluation with the best mean; of a "
+        "single-task row the best on its own task): accuracy, accuracy, Pearson and their mean. "
+        "Ours: mean over seeds ± sample standard deviation (how many seeds).",
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    heads = [f"{task}, {who}" for task in ON_PAGE for who in ("paper", "ours")]
+    lines = [f"| | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+    notes = []
+    for row in rows:
+        cells = []
+        for task in ON_PAGE:
+            printed = row["paper"][task] if row["paper"] else "-"
+            if task == MEAN and row["paper"] and not row["paper"]["mean_follows"]:
+                printed += " (!)"
+                notes.append(_mean_note(row))
+            cells += [printed, _ours(row["ours"][task])]
+        lines.append(f"| {row['row']} | {' | '.join(cells)} |")
+    return [*lines, *(["", *dict.fromkeys(notes)] if notes else [])]
+
+
+def _mean_note(row: Mapping[str, Any]) -> str:
+    printed = row["paper"]
+    why = (
+        "which the rounding of its figures may explain"
+        if printed["mean_within_rounding"]
+        else "which no rounding of its figures explains"
+    )
+    name = row["row"].partition(" (")[0]
+    return (
+        f'(!) "{name}": the paper prints the mean {printed[MEAN]}, its row gives '
+        f"{printed['mean_recomputed']}, {why}."
+    )
+
+
+def _ours(found: Mapping[str, Any]) -> str:
+    if not found["seeds"]:
+        return "not run"
+    if found["mean"] is None:
+        return "no value"
+    spread = "" if found["spread"] is None else f" ± {found['spread']:.3f}"
+    return f"{found['mean']:.3f}{spread} ({found['seeds']})"
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        '"holds" and "reversed": the 95 % interval of a paired bootstrap over dev rows, of '
+        "predictions averaged over seeds, leaves out zero, and all seeds agree in sign; else "
+        '"undecided".',
+        "",
+        "| claim | judged by | paper's difference | ours | 95 % | seeds | |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for claim in claims:
+        interval = "-" if claim["low"] is None else f"{claim['low']:+.3f} to {claim['high']:+.3f}"
+        by = f"{claim['task']} {METRIC_OF[claim['task']]}".strip()
+        lines.append(
+            f"| {claim['claim']} | {by} | {_signed(claim['paper'])} | {_signed(claim['ours'])} "
+            f"| {interval} | {len(claim['seeds'])} | {claim['word']} |"
+        )
+    return lines
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def _figure_lines(results: Mapping[str, Any]) -> list[str]:
+    labels = {row["name"]: row["row"] for row in results["rows"]}
+    lines = []
+    for figure in results["figures"]:
+        label = labels[figure["row"]]
+        if "note" in figure:
+            lines += [f"{label}: no figure ({figure['note']}).", ""]
+            continue
+        shares = [band["below"] for band in figure["bands"] if band["high"] == 2]
+        share = ""
+        if shares and shares[0] is not None:
+            share = f" Of the rows truly below 2, {shares[0]:.0%} are predicted below 2."
+        folder = f"figures/{figure['row']}"
+        lines += [
+            f"{label}: predictions run from {figure['smallest']:.2f} to {figure['largest']:.2f} "
+            f"(the paper's: none below 2).{share}",
+            "",
+            f"![{label}: predicted against true similarity]({folder}/similarity-scatter.png)",
+            f"![{label}: predictions by true band]({folder}/similarity-histogram.png)",
+            "",
+        ]
+    return lines[:-1]
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["| run | seed | kept step | encoder's weights | heads' |", "|---|--:|--:|---|---|"]
+    for row in rows:
+        for run in row["runs"]:
+            encoder, heads = (digest[:12] for digest in run["weights_sha256"].values())
+            lines.append(
+                f"| {run['run']} | {run['seed']} | {run['step']:,} | `{encoder}` | `{heads}` |"
+            )
+    return lines

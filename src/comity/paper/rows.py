@@ -1,0 +1,192 @@
+"""The rows of the paper's tables: each is the setting's recipe and the keys that make the row."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comity.errors import ComityError, nearest
+from comity.recipe import Recipe
+
+HERE = Path(__file__).parent
+TABLES = ("1", "2", "3", "figure")
+OTHER_READING = "other-reading"
+"""The other reading of "one dataset at a time"; trained where it is asked for."""
+
+MINILM = "minilm"
+RATES = ("8e-6", "1e-5", "2e-5")
+"""The learning rates of the paper's Table 2."""
+MINILM_RATES = ("5e-5", "1e-4")
+"""Further rates for MiniLM, whose best lies above the paper's."""
+
+TASKS = ("sentiment", "paraphrase", "similarity")
+PAIRS = ("paraphrase", "similarity")
+SINGLE = {"SST only": "sentiment", "Paraphrase only": "paraphrase", "STS only": "similarity"}
+INTERACTION = "table3-contrastive-interaction"
+ON_PAIR = "table3-contrastive-pair"
+STS_ONLY = "table1-sts-only"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one table.
+
+    `name` and the seed name the run's folder. `keys` are settings over the setting's recipe, as
+    `comity train --set` takes them. `reported` is what the row is called in reported.toml, None
+    where the paper has no such row.
+    """
+
+    table: str
+    name: str
+    label: str
+    keys: tuple[str, ...]
+    reported: str | None = None
+
+
+def setting(encoder: str) -> Path:
+    """The recipe that the rows start from: MiniLM's, or the paper's own for any other encoder."""
+    return HERE / ("minilm.toml" if encoder == MINILM else "bert-base.toml")
+
+
+def default_epochs(encoder: str) -> float:
+    """Passes over all tasks' rows where the user names none."""
+    return 2.0 if encoder == MINILM else 3.0
+
+
+def check_tables(tables: Sequence[str]) -> tuple[str, ...]:
+    """The tables asked for, in the paper's order; all of the paper's where none is named.
+
+    Raises:
+        ComityError: for a table that the paper does not have.
+    """
+    known = (*TABLES, OTHER_READING)
+    for table in tables:
+        if table not in known:
+            raise ComityError(
+                f'--table: "{table}" is no table of the paper{nearest(table, known)}; '
+                f"take {', '.join(known)}"
+            )
+    return tuple(table for table in known if table in (tables or TABLES))
+
+
+def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row]:
+    """Every row, for training tables of `counts` rows and `epochs` passes over all of them.
+
+    All rows of several tasks see equally many examples: `epochs` times the rows of the three tasks
+    (Table 2: one time). Where a stage of in-domain training comes first, the last one has what it
+    leaves.
+    """
+    minilm = base.encoder.name == MINILM
+    with_surgery = 'schedule = "round-robin", balancer = "pcgrad", '
+    sequential = _stages(base, counts, epochs, "")
+    surgery = _stages(base, counts, epochs, with_surgery)
+    one_epoch = _stages(base, counts, 1.0, with_surgery)
+    on_pair = _contrastive("mean" if minilm else "pooler")
+    apart = (*on_pair, *(f"tasks.{task}.interaction=true" for task in PAIRS))
+    lost = "Multiple Negative Loss"
+    return [
+        *(
+            Row("1", f"table1-{_slug(label)}", label, _only(task, epochs), label)
+            for label, task in SINGLE.items()
+        ),
+        Row("1", "table1-base", "Base all data", (f"train.epochs={epochs}",), "Base all data"),
+        *(
+            Row(
+                "2",
+                f"table2-lr-{rate}",
+                f"LR={rate}",
+                (one_epoch, *apart, f"train.lr={rate}"),
+                f"LR={rate}" if rate in RATES else None,
+            )
+            for rate in (*RATES, *(MINILM_RATES if minilm else ()))
+        ),
+        Row("3", "table3-in-domain", "In-domain Training", (sequential,), "In-domain Training"),
+        Row("3", "table3-surgery", "Gradient Surgery", (surgery,), "Gradient Surgery"),
+        Row("3", INTERACTION, f"{lost} (interaction heads)", (surgery, *apart), lost),
+        Row("3", ON_PAIR, f"{lost} (heads on the pair)", (surgery, *on_pair), lost),
+        Row(
+            "figure",
+            "figure-sts-truncated",
+            "STS only, scores truncated",
+            (*_only("similarity", epochs), "tasks.similarity.rounding=down"),
+        ),
+        Row(OTHER_READING, OTHER_READING, "All data, one task after the other", (_turns(epochs),)),
+    ]
+
+
+def _slug(label: str) -> str:
+    return label.lower().replace(" ", "-")
+
+
+def _only(task: str, epochs: float) -> tuple[str, ...]:
+    """One task is trained and chooses the kept model; all three are judged, as in Table 1."""
+    others = tuple(f"tasks.{other}.judge_only=true" for other in TASKS if other != task)
+    return (*others, f"train.best={task}", f"train.epochs={epochs}")
+
+
+def _contrastive(pooling: str) -> tuple[str, ...]:
+    """The paper's contrastive objective on both tasks of pairs."""
+    losses = [f"tasks.{task}.objectives=[{{loss = 'contrastive'}}]" for task in PAIRS]
+    return (*losses, *(f"tasks.{task}.pooling={pooling}" for task in PAIRS))
+
+
+def _stages(base: Recipe, counts: Mapping[str, int], epochs: float, then: str) -> str:
+    """In-domain training of similarity on the paraphrase rows, then `then` on all three tasks."""
+    passes = min(1.0, epochs / 2)
+    left = epochs - passes * counts["paraphrase"] / sum(counts.values())
+    source = base.tasks["paraphrase"]
+    low, high = base.tasks["similarity"].scale
+    data = (
+        f"{{file = {json.dumps(source.train)}, label = {json.dumps(source.label)}, "
+        f'map = {{"0" = {low:g}, "1" = {high:g}}}}}'
+    )
+    return (
+        f'stages=[{{name = "in-domain", tasks = ["similarity"], epochs = {passes}, '
+        f"data = {{similarity = {data}}}}}, "
+        f'{{name = "all tasks", {then}epochs = {math.floor(left * 1e6) / 1e6}}}]'
+    )
+
+
+def _turns(epochs: float) -> str:
+    stages = [f'{{name = "{task}", tasks = ["{task}"], epochs = {epochs}}}' for task in TASKS]
+    return f"stages=[{', '.join(stages)}]"
+
+
+def runs_of(rows: Sequence[Row], tables: Sequence[str], seeds: int) -> list[tuple[Row, int]]:
+    """Which rows are trained with which seed: Table 2 with one, the others with `seeds`.
+
+    The figure shows the last row of Table 3 (its first seed) and compares truncated scores with the
+    row STS only.
+    """
+    wanted = []
+    for row in rows:
+        count = 1 if row.table == "2" else seeds
+        if row.table not in tables:
+            of_figure = {INTERACTION: 1, ON_PAIR: 1, STS_ONLY: seeds}
+            count = of_figure.get(row.name, 0) if "figure" in tables else 0
+        wanted.extend((row, seed) for seed in range(count))
+    return wanted
+
+
+def row_recipe(encoder: str, row: Row, seed: int, overrides: Sequence[str]) -> Recipe:
+    """The recipe of one run.
+
+    Raises:
+        ComityError: an override that is wrong, or of a key that the row decides itself.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        for own in (*row.keys, "encoder.name", "train.seed", "train.epochs", "train.steps"):
+            if _same_place(key, own.partition("=")[0]):
+                raise ComityError(
+                    f'--set "{override}": the row "{row.label}" decides {key} itself (or an option '
+                    "of comity paper does); leave it out, or name other tables"
+                )
+    name = f"encoder.name={json.dumps(encoder)}"
+    return Recipe.load(setting(encoder), [*overrides, name, f"train.seed={seed}", *row.keys])
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether one key is the other, or a table that holds it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
