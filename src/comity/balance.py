@@ -36,7 +36,7 @@ MGDA_SMALLEST_MOVE = 1e-4
 MGDA_MOVES = 1000
 
 # UPGrad: what is added to the diagonal of the Gramian (of trace 1), so that it has an inverse.
-UPGRAD_DIAGONAL = 1e-8
+UPGRAD_DIAGONAL = 1e-10
 
 
 def sum_gradients(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:

@@ -223,6 +223,14 @@ def test_sequential_runs_every_batch_of_each_task_in_recipe_order():
     assert [turn.task for turn in turns_of(backwards)] == [0] + [1] * 3 + [2] * 10
 
 
+def test_a_last_partial_epoch_of_a_sequential_stage_leaves_no_task_out():
+    tasks = make({"one": 40, "two": 20, "three": 8})
+    plan = plan_of("sequential", tasks, epochs=1.5)
+    # Ten, five and two batches of four; then half of each, 2.5 rounded up.
+    expected = [0] * 10 + [1] * 5 + [2] * 2 + [0] * 5 + [1] * 3 + [2]
+    assert [turn.task for turn in turns_of(plan)] == expected
+
+
 def test_a_step_of_several_turns_may_span_tasks():
     tasks = make(THREE)
     plan = plan_of("sequential", tasks, epochs=1, turns=4)

@@ -73,7 +73,8 @@ def plan_steps(
     The schedules:
 
     - round-robin: a step is one turn of every task.
-    - sequential: each epoch runs every batch of each task, in the order of `tasks`.
+    - sequential: each epoch runs every batch of each task, in the order of `tasks`. Of a last epoch
+      that is a part of one, each task runs that part, so that none goes short for its place.
     - proportional: each epoch runs every batch of every task, in random order. Where sampling
       weights differ, each turn's task is drawn instead, with probability ~ weight x rows.
     - temperature: drawn with probability ~ weight x rows ^ (1 / temperature).
@@ -188,7 +189,7 @@ def _stream(
     if schedule == "round-robin":
         return (Turn(k, number) for number in itertools.count() for k in range(len(tasks)))
     if schedule == "sequential":
-        return _passes(tasks, lambda epoch, owners: owners)
+        return _passes(tasks, lambda epoch, owners: owners, epochs)
     if schedule == "proportional" and len({task.sampling_weight for task in tasks}) == 1:
         return _passes(
             tasks,
@@ -203,12 +204,18 @@ def _stream(
 
 
 def _passes(
-    tasks: Sequence[ScheduledTask], arrange: Callable[[int, np.ndarray], np.ndarray]
+    tasks: Sequence[ScheduledTask],
+    arrange: Callable[[int, np.ndarray], np.ndarray],
+    epochs: float | None = None,
 ) -> Iterator[Turn]:
-    """Epochs in each of which every task makes one pass, its turns where `arrange` puts them."""
+    """Epochs in each of which every task makes one pass, its turns where `arrange` puts them.
+
+    With `epochs` the last of them is as much of a pass as is left.
+    """
     numbers = [itertools.count() for _ in tasks]
     for epoch in itertools.count():
-        batches = [task.batches.per_pass(epoch) for task in tasks]
+        part = 1.0 if epochs is None or epochs <= epoch else min(epochs - epoch, 1.0)
+        batches = [_share(part, task.batches.per_pass(epoch)) for task in tasks]
         owners = np.repeat(np.arange(len(tasks)), batches)
         for k in arrange(epoch, owners).tolist():
             yield Turn(k, next(numbers[k]))

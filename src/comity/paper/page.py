@@ -61,7 +61,7 @@ def _results(paper: Paper) -> dict[str, Any]:
     runs = {row.name: _finished(paper, row) for row in paper.rows}
     reported = read_reported()
     facts = [RunDirectory.open(path).facts() for found in runs.values() for path in found.values()]
-    encoder = facts[0]["encoder"]
+    encoder = {key: value for key, value in facts[0]["encoder"].items() if key != "folder"}
     return {
         "command": _command(paper),
         "encoder": {**encoder, "pretrained_on": pretrained_on(encoder["name"])},
@@ -198,7 +198,7 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         for task, rows in results["data"].items()
     )
     machines = "; ".join(
-        f"{m.get('card') or m['processor']} ({m['processor_class']}), {m['threads']} threads"
+        f"{m.get('card') or m['processor']} ({m['processor_class']}), threads: {m['threads']}"
         for m in results["machines"]
     )
     versions = "; ".join(
@@ -245,7 +245,7 @@ def _mean_note(row: Mapping[str, Any]) -> str:
     )
     name = row["row"].partition(" (")[0]
     return (
-        f'(!) "{name}": the paper prints the mean {printed[MEAN]}, its row gives '
+        f'- (!) "{name}": the paper prints the mean {printed[MEAN]}, its row gives '
         f"{printed['mean_recomputed']}, {why}."
     )
 
