@@ -27,7 +27,18 @@ def test_every_key_is_documented(section):
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*ROOT.glob("recipes/*.toml"), *ROOT.glob("src/comity/demo/*.toml")]), ids=str
+    "path",
+    sorted(
+        [
+            *ROOT.glob("recipes/*.toml"),
+            *ROOT.glob("src/comity/demo/*.toml"),
+            *(
+                ROOT / "src" / "comity" / "paper" / name
+                for name in ("minilm.toml", "bert-base.toml")
+            ),
+        ]
+    ),
+    ids=str,
 )
 def test_the_projects_recipes_are_valid(path):
     assert Recipe.load(path).tasks

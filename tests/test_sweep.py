@@ -12,17 +12,8 @@ from torch import equal
 from comity import ComityError, Recipe, train
 from comity.progress import Listener
 from comity.runs import RunDirectory
-from comity.sweep import (
-    PlannedRun,
-    Series,
-    SeriesDisplay,
-    Sweep,
-    first_difference,
-    grid,
-    is_finished,
-    split_values,
-    write_sweep,
-)
+from comity.series import PlannedRun, Series, SeriesDisplay, first_difference, is_finished
+from comity.sweep import Sweep, grid, split_values, write_sweep
 from tests.helpers import two_tasks, write_two_tasks
 
 RATES = "train.lr=1e-3,3e-3"
@@ -219,7 +210,7 @@ def test_the_time_left_is_that_of_all_runs(monkeypatch):
     recipe = Recipe.from_dict({"tasks": {"a": task}})
     runs = [PlannedRun("one", recipe, 10, 0, 100, {}), PlannedRun("two", recipe, 5, 0, 300, {})]
     now = [0.0]
-    monkeypatch.setattr("comity.sweep.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("comity.series.time.perf_counter", lambda: now[0])
     display = SeriesDisplay(runs, quiet=True)
     display.begins(runs[0])
     now[0] = 5.0

@@ -19,6 +19,8 @@ examples:
   comity train recipe.toml --data data --out runs/first
   comity evaluate runs/first --task mood --file unseen.csv --json
   comity predict runs/first --task mood --input new.csv --output labelled.csv
+  comity sweep recipe.toml --data data --out runs/rates --set train.lr=1e-5,2e-5,5e-5
+  comity paper --data data --out runs/paper      the paper's tables again
   comity compare runs/mood-only runs/first       what sharing gained or cost, with intervals
 """
 
@@ -114,6 +116,37 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument("--out", type=Path, required=True, help="a folder for pictures and page")
     analyse.add_argument("--json", action="store_true", help="print JSON")
 
+    sweep = _command(commands, "sweep", _sweep, "train a grid over any keys of a recipe")
+    sweep.add_argument("recipe", type=Path, help="a TOML recipe")
+    sweep.add_argument(
+        "--data", type=Path, help="where the recipe's files stand (default: beside the recipe)"
+    )
+    sweep.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="KEY=VALUE,VALUE",
+        help="keys of the recipe; those with several values are swept (a list in brackets)",
+    )
+    _add_series(sweep)
+
+    paper = _command(commands, "paper", _paper, "train the rows of the paper's tables again")
+    paper.add_argument(
+        "--table",
+        nargs="+",
+        default=[],
+        help="1, 2, 3, figure or other-reading (default: all but the last)",
+    )
+    paper.add_argument("--data", type=Path, required=True, help="where the class's files stand")
+    paper.add_argument("--encoder", default="minilm", help="minilm, a folder or a hub id")
+    paper.add_argument(
+        "--epochs", type=float, help="passes over all rows (default: minilm 2, else 3)"
+    )
+    paper.add_argument("--seeds", type=int, default=2, help="runs of each row (default: 2)")
+    _add_set(paper)
+    _add_series(paper)
+
     augment = _command(
         commands, "augment", _augment, "add training rows: texts translated there and back"
     )
@@ -164,6 +197,15 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         "--drop-leaks", action="store_true", help="leave out training rows that stand in dev"
     )
     _add_set(command)
+
+
+def _add_series(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out", type=Path, required=True, help="a folder; the same command goes on there"
+    )
+    command.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    command.add_argument("--json", action="store_true", help="print results as one JSON object")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:
@@ -335,6 +377,72 @@ def _analyse(options: argparse.Namespace) -> int:
     )
     for path in analysis.written:
         print(path)
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from comity.console import tell
+    from comity.machine import flushed_denormals
+    from comity.series import show_series
+    from comity.sweep import Sweep, show_sweep, write_sweep
+
+    with flushed_denormals():
+        sweep = Sweep(
+            options.recipe, options.set, options.data or options.recipe.parent, options.out
+        )
+        for sentence in sweep.series.notes:
+            tell(sentence)
+        if options.dry_run:
+            return _show(sweep.plan(), show_series, options.json)
+        _train_series(sweep, options)
+    results = sweep.results()
+    write_sweep(results, options.out)
+    return _show(results, show_sweep, options.json)
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from comity.console import tell
+    from comity.machine import flushed_denormals
+    from comity.paper.page import show_paper, write_results
+    from comity.paper.run import Paper, check_options
+    from comity.series import show_series
+
+    checked = check_options(
+        options.data,
+        options.out,
+        options.encoder,
+        options.table,
+        options.epochs,
+        options.seeds,
+        options.set,
+    )
+    if not options.quiet and not options.json:
+        tell("reading the data and checking every run")
+    with flushed_denormals():
+        paper = Paper(checked)
+        for sentence in paper.series.notes:
+            tell(sentence)
+        if options.dry_run:
+            return _show(paper.plan(), show_series, options.json)
+        _train_series(paper, options)
+    return _show(write_results(paper), show_paper, options.json)
+
+
+def _train_series(series: Any, options: argparse.Namespace) -> None:
+    from comity.console import tell
+
+    try:
+        series.train(options.quiet or options.json)
+    except KeyboardInterrupt:
+        tell(f"what is finished is kept in {options.out}; the same command goes on from there")
+        raise
+
+
+def _show(values: Any, show: Any, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(values, allow_nan=False))
+    else:
+        show(values)
     return 0
 
 

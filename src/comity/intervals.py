@@ -38,14 +38,6 @@ class Interval:
         return int(self.low > 0) - int(self.high < 0)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How much higher the second of two scores of the same rows is, and where that may lie."""
-
-    value: float
-    interval: Interval
-
-
 def interval(
     metric: str, gold: ArrayLike, predicted: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
@@ -54,27 +46,6 @@ def interval(
     None where the metric has no value. `gold, predicted` as the metric takes them.
     """
     return percentile(resampled(metric, gold, [predicted], resamples, seed)[0])
-
-
-def paired(
-    metric: str,
-    gold: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Difference | None:
-    """The metric of `second` less that of `first`, with its interval over the same resamples.
-
-    What both find hard or easy moves both scores alike and so drops out of the difference. None
-    where the metric has no value for one of them.
-    """
-    values = resampled(metric, gold, [first, second], resamples, seed)
-    found = percentile(values[1] - values[0])
-    before, after = (METRICS[metric](gold, predicted).value for predicted in (first, second))
-    if found is None or before is None or after is None:
-        return None
-    return Difference(after - before, found)
 
 
 def percentile(values: NDArray[np.float64]) -> Interval | None:

@@ -18,7 +18,7 @@ from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setti
 from comity.paper.run import Paper, check_options
 from comity.prepare import prepare
 from comity.runs import RunDirectory
-from comity.sweep import SeriesDisplay, is_finished
+from comity.series import SeriesDisplay, is_finished
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"ids-sst": 40, "quora": 48, "sts": 24}
@@ -289,7 +289,7 @@ def test_no_text_of_the_data_stands_in_the_results(finished, data):
 def test_a_second_call_trains_nothing_and_writes_the_same(finished, monkeypatch):
     paper, _ = finished
     before = (paper.options.out / "paper.md").read_text()
-    monkeypatch.setattr("comity.sweep.train", None)  # calling it would fail
+    monkeypatch.setattr("comity.series.train", None)  # calling it would fail
     again = Paper(paper.options)
     again.train(quiet=True)
     write_results(again)

@@ -16,7 +16,7 @@ from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLE
 from comity.paper.run import Paper, run_name
 from comity.report.analysis import analyse
 from comity.runs import RunDirectory
-from comity.sweep import is_finished, reached
+from comity.series import is_finished, reached
 
 PRETRAINED = {
     MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of texts that belong together, "

@@ -25,7 +25,7 @@ from comity.paper.rows import (
 )
 from comity.prepare import prepare
 from comity.recipe import Recipe
-from comity.sweep import Series, first_difference
+from comity.series import Series, first_difference
 
 
 @dataclass(frozen=True)
