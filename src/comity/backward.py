@@ -75,14 +75,15 @@ class Backward:
         template: Template,
         seed: int,
         device: torch.device,
-        mask_id: int | None = None,
+        masking: tuple[int, int] | None = None,
     ):
+        """`masking`: the id of [MASK] and the number of tokens, where a stage masks words."""
         self.model = model
         self.tasks = tasks
         self.template = template
         self.seed = seed
         self.device = device
-        self.mask_id = mask_id or 0  # of [MASK]; `prepare` sees to it where a stage needs it
+        self.masking = masking
         self._class_weights: dict[tuple[str, int], Tensor | None] = {}
 
     def batch(self, task: str, split: Split, places: NDArray[np.int64]) -> Batch:
@@ -149,8 +150,9 @@ class Backward:
         Labels play no part. The tied decoder reaches every word, so the step touches the whole word
         table. Returns as `fill` does.
         """
-        vocabulary = len(self.model.encoder.word_embeddings)
-        words = np.arange(vocabulary)
+        words = np.arange(len(self.model.encoder.word_embeddings))
+        assert self.masking is not None  # `prepare` sees to it
+        mask_id, vocabulary = self.masking
         gradients.begin(words)
         losses = torch.zeros(len(batches), device=self.device)
         for number in range(max(len(batch.parts) for batch in batches)):
@@ -161,7 +163,7 @@ class Backward:
                 ids = batches[turn].parts[number].inputs.ids.numpy()
                 special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
                 draws = generator(MASKING, self.seed, *keys, turn, number)
-                hidden, chosen = mask_words(ids, special, self.mask_id, vocabulary, draws)
+                hidden, chosen = mask_words(ids, special, mask_id, vocabulary, draws)
                 packed = replace(given.packed, ids=torch.from_numpy(hidden).to(self.device))
                 inputs.append(replace(given, packed=packed))
                 places.append(torch.from_numpy(chosen).to(self.device))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity import machine
+from comity.balance import check_installed
 from comity.data.batches import Template
 from comity.data.labels import check_trainable
 from comity.data.leaks import Reading, find_leaks, without
@@ -46,6 +47,12 @@ class Prepared:
     def template(self) -> Template:
         """How the encoder wants its texts."""
         return template_of(self.loaded.tokenizer, self.encoder)
+
+    @property
+    def masking(self) -> tuple[int, int] | None:
+        """The id of [MASK] and the number of tokens, for stages that mask words."""
+        tokenizer = self.loaded.tokenizer
+        return None if tokenizer.mask_id is None else (tokenizer.mask_id, tokenizer.size)
 
     def model(self) -> MultiTaskModel:
         """The encoder with a new head for each task."""
@@ -134,6 +141,8 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     Raises:
         ComityError: with everything that is wrong with the checkpoint or any file.
     """
+    for stage in recipe.stages:
+        check_installed(stage.balancer)
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     machine.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)

@@ -109,7 +109,7 @@ class Trainer:
             prepared.template,
             recipe.train.seed,
             self.device,
-            prepared.loaded.tokenizer.mask_id,
+            prepared.masking,
         )
         self.plans = [
             plan_stage(number, stage, prepared.tasks, recipe.train)

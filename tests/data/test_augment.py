@@ -150,6 +150,15 @@ def test_near_identical_rows_are_dropped_by_option(tmp_path, share, dropped):
     assert report.augmented == 2 - dropped
 
 
+def test_near_identical_is_told_of_long_texts_of_few_letters_too(tmp_path):
+    # difflib would take letters this frequent for junk; but one, all of 400 letters are shared.
+    long = "ab" * 200
+    source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, long), (2, "other")])
+    back = again(**{long: "c" + long[1:], "other": "new"})
+    report = augment(source, ["text"], tmp_path / "out.csv", there(), back, drop_similar=0.99)
+    assert (report.near_identical, report.augmented) == (1, 1)
+
+
 @given(st.text("ab ", min_size=1), st.text("ab ", min_size=1), st.floats(0.1, 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_the_share_is_difflibs_ratio_of_the_texts_without_their_spaces(tmp_path, text, result, cut):
@@ -380,6 +389,19 @@ def test_a_stopped_call_goes_on_with_the_rest_alone(tmp_path, way):
     left = {"forward": (4, 10), "back": (0, 4)}[way]  # of 10, two batches of 3 were done
     assert (len(forward.asked), len(back.asked)) == left
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_each_batch_is_on_disk_before_the_next_begins(tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["n", "text"], words(6))
+    output = tmp_path / "out.csv"
+    lines: list[int] = []
+
+    def forward(texts: list[str]) -> list[str]:
+        lines.append(len(cache_path(output).read_text().splitlines()))
+        return texts
+
+    augment(source, ["text"], output, forward, Fake(to_pivot), batch_size=2)
+    assert lines == [0, 2, 4]
 
 
 def test_a_line_of_the_cache_that_was_cut_is_translated_again(tmp_path):

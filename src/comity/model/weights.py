@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,18 @@ def stored_predictions(name: str, revision: str | None = None) -> dict[str, Tens
     """The float32 tensors `cls.predictions.*` of a checkpoint, by their names of today.
 
     They are the head over words that BERT was pre-trained with; many checkpoints have none.
+
+    Raises:
+        ComityError: numbers among them that are not finite.
     """
+    faults = Faults()
     with TensorFiles(find_checkpoint(name, revision)) as files:
         found = {plain: _stored_name(plain, "", files) for plain in masked.NAMES.values()}
-        return {plain: files.read(at).float().clone() for plain, at in found.items() if at}
+        tensors = {
+            plain: _finite(files, stored, faults) for plain, stored in found.items() if stored
+        }
+    faults.check()
+    return tensors
 
 
 def save_encoder(
@@ -150,14 +158,18 @@ def save_encoder(
     tokenizer.save(folder, encoder.max_length)
 
 
-def find_checkpoint(name: str, revision: str | None = None) -> Path:
+def find_checkpoint(
+    name: str, revision: str | None = None, files: Sequence[str] = DOWNLOADED
+) -> Path:
     """The folder of a checkpoint, downloaded into the hub's cache where it is not local.
+
+    `files` are the patterns of what is downloaded.
 
     Raises ComityError where there is none; each reason is one sentence.
     """
     if name == "minilm":
         package = None if revision else _minilm_package()
-        return package or _download(MINILM, revision)
+        return package or _download(MINILM, revision, files)
     local = Path(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
@@ -169,7 +181,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         raise ComityError(f'"{name}" is a file; name the folder that holds config.json')
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
-    return _download(name, revision)
+    return _download(name, revision, files)
 
 
 def _minilm_package() -> Path | None:
@@ -182,7 +194,7 @@ def _minilm_package() -> Path | None:
     return None
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
     import huggingface_hub  # slow to import, and not needed for a local checkpoint
     from huggingface_hub import errors
 
@@ -190,7 +202,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     model = f'the model "{hub_id}"{at}'
     try:
         return Path(
-            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=DOWNLOADED)
+            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(files))
         )
     except errors.GatedRepoError:
         reason = (
@@ -271,14 +283,8 @@ def _read(
     for ours, theirs in _names(encoder.config).items():
         if not set(theirs) <= set(found):
             continue  # the pooler, the one that may be missing
-        parts = [files.read(found[name]).to(torch.float32) for name in theirs]
-        for name, part in zip(theirs, parts, strict=True):
-            if not part.isfinite().all():
-                faults.add(
-                    f"{files.stored[found[name]].file}: the tensor {found[name]} holds numbers "
-                    "that are not finite; download or copy the file again"
-                )
-        tensors[ours] = torch.cat(parts)  # a copy, free of the file
+        # Joined they are a copy, free of the file.
+        tensors[ours] = torch.cat([_finite(files, found[name], faults) for name in theirs])
     faults.check()
     notes = []
     if POOLER[0] not in found:
@@ -289,8 +295,21 @@ def _read(
         )
     unused = sorted(set(files.stored) - set(found.values()))
     if any(not name.endswith(BUFFERS) for name in unused):
-        notes.append(f"{where}: {len(unused)} tensors are not read ({_some(unused)}).")
+        notes.append(
+            f"{where}: {len(unused)} tensors are no part of the encoder ({_some(unused)})."
+        )
     return tensors, notes
+
+
+def _finite(files: TensorFiles, stored: str, faults: Faults) -> Tensor:
+    """A tensor in float32; a fault where a number of it is not finite."""
+    values = files.read(stored).to(torch.float32, copy=True)
+    if not values.isfinite().all():
+        faults.add(
+            f"{files.stored[stored].file}: the tensor {stored} holds numbers that are not finite; "
+            "download or copy the file again"
+        )
+    return values
 
 
 def _locate(encoder: Bert, files: TensorFiles, where: Path, faults: Faults) -> dict[str, str]:
