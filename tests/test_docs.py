@@ -1,10 +1,13 @@
 """The documentation names every key of a recipe, and every recipe in the project is a valid one."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from comity import Recipe
+from comity.cli import _parser
 from comity.sections import (
     EncoderSection,
     ObjectiveSection,
@@ -13,6 +16,7 @@ from comity.sections import (
     TaskSection,
     TrainSection,
 )
+from comity.sweep import grid
 
 SECTIONS = [EncoderSection, TrainSection, TaskSection, ObjectiveSection, StageSection, StageFile]
 
@@ -42,6 +46,28 @@ def test_every_key_is_documented(section):
 )
 def test_the_projects_recipes_are_valid(path):
     assert Recipe.load(path).tasks
+
+
+def printed_commands() -> list[list[str]]:
+    """The commands of README and docs/paper.md that train a recipe of the project."""
+    text = "".join((ROOT / p).read_text(encoding="utf-8") for p in ("README.md", "docs/paper.md"))
+    whole = text.replace("\\\n", " ")
+    lines = re.findall(r"^comity (?:train|sweep) recipes/.*$", whole, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("command", printed_commands(), ids=" ".join)
+def test_a_printed_command_names_a_valid_recipe(command):
+    options = _parser().parse_args(command)
+    settings = options.set
+    if command[0] == "sweep":
+        assert grid(ROOT / options.recipe, settings)
+    else:
+        assert Recipe.load(ROOT / options.recipe, settings).tasks
+
+
+def test_enough_commands_are_printed():
+    assert len(printed_commands()) > 5  # else the test above would test nothing
 
 
 def test_the_papers_heads_to_the_letter():

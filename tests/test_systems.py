@@ -318,6 +318,14 @@ def test_masked_words_are_learned_and_the_run_resumes(folder, tmp_path, tiny_che
     assert load(whole.path).evaluate("mood").score.value is not None
 
 
+def test_a_masked_stage_has_nothing_to_balance(tiny_checkpoint):
+    recipe = masked_recipe(tiny_checkpoint, train__balancer="gradvac")
+    assert [stage.balancer for stage in recipe.stages] == ["sum", "gradvac"]
+    stages = [{"objective": "masked-language-model", "balancer": "gradvac"}, {}]
+    with pytest.raises(ComityError, match=r"stages.0.balancer: has no effect here \(masked words"):
+        two_tasks(tiny_checkpoint, stages=stages)
+
+
 def test_masked_words_need_a_mask_token(folder, tmp_path, write_checkpoint):
     from tests.conftest import vocabulary
 

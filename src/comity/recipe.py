@@ -71,6 +71,8 @@ class Recipe(Section):
                 shared_here = shared
             trained = tuple(name for name, task in self.tasks.items() if not task.judge_only)
             values = {"name": f"stage {number}", "tasks": trained, **shared_here, **own}
+            if stage.objective != "tasks" and not stage.sets("balancer"):
+                values["balancer"] = "sum"  # one objective has nothing to balance
             if values.get("epochs") is None and values.get("steps") is None:
                 values["epochs"] = 3.0
             resolved.append(Stage(**values))
