@@ -279,6 +279,7 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
         tiny_checkpoint, attn_implementation="eager"
     ).eval()
     head, own = theirs.cls.predictions, trainer.model.masked
+    assert own is not None
     with torch.no_grad():
         head.transform.dense.load_state_dict(own.dense.state_dict())
         head.transform.LayerNorm.load_state_dict(own.norm.state_dict())
