@@ -11,10 +11,12 @@ from torch import Tensor
 
 from comity import ComityError, Recipe, load, train
 from comity.balance import BALANCERS
+from comity.console import show_plan
 from comity.model.heads import HeadLayer
 from comity.model.multitask import MASKED
 from comity.prepare import prepare
 from comity.runs import RunDirectory
+from comity.summary import plan_summary
 from comity.training import Trainer
 from tests.helpers import alike_rows, two_tasks, write_csv, write_two_tasks
 from tests.test_training import same, weights
@@ -84,6 +86,18 @@ def test_the_contrastive_objective_stands_beside_the_head(
     wanted = torch.diag(torch.tensor([row[2] / 5 for row in rows]))
     loss = float((first @ second.T - wanted).square().mean())
     assert losses[1] - losses[0] == pytest.approx(2.0 * loss, rel=1e-4)
+
+
+def test_the_plan_says_that_accumulation_adds_no_negatives(folder, tiny_checkpoint, capsys):
+    changes = {"tasks__alike__objectives": CONTRASTIVE}
+    for parts in (1, 2):
+        recipe = two_tasks(tiny_checkpoint, tasks__alike__accumulate=parts, **changes)
+        show_plan(plan_summary(Trainer(prepare(recipe, folder)), None))
+        said = (
+            "alike: its objectives compare the rows of one of the 2 parts"
+            in capsys.readouterr().out
+        )
+        assert said == (parts == 2)
 
 
 def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):

@@ -84,8 +84,9 @@ def show_plan(summary: Mapping[str, Any], stderr: bool = False) -> None:
     """The plan as a table for each stage."""
     out = console(stderr)
     for stage in summary["stages"]:
+        what = "" if stage["objective"] == "tasks" else f"{stage['objective']}, "
         title = (
-            f"Plan, {stage['name']}: {stage['schedule']}, {stage['balancer']}, "
+            f"Plan, {stage['name']}: {what}{stage['schedule']}, {stage['balancer']}, "
             f"{stage['steps']:,} steps, {stage['evaluations']} evaluations"
         )
         table = Table(title=title, title_justify="left")
@@ -103,6 +104,8 @@ def show_plan(summary: Mapping[str, Any], stderr: bool = False) -> None:
                 f"{task['rows_never_seen']:,}",
             )
         out.print(table)
+    for sentence in summary["notes"]:
+        out.print(sentence)
     sizes = ", ".join(f"{k} {v / 1e6:,.0f} MB" for k, v in summary["memory_bytes"].items())
     time_needed = "" if summary["seconds"] is None else f"; about {clock(summary['seconds'])}"
     out.print(f"Memory: {sizes}; {summary['precision']} on {summary['device']}{time_needed}")

@@ -105,13 +105,25 @@ def plan_summary(trainer: Trainer, seconds: float | None) -> dict[str, Any]:
         "memory_bytes": memory(trainer.flat, trainer.plans, trainer.settings.watch),
         "precision": str(trainer.dtype).removeprefix("torch."),
         "device": str(trainer.device),
+        "notes": _accumulation_notes(trainer.prepared.tasks),
         "seconds": None if seconds is None else round(seconds, 1),
     }
+
+
+def _accumulation_notes(tasks: Mapping[str, TaskData]) -> list[str]:
+    """What a user may expect of accumulation that it does not do."""
+    return [
+        f"{name}: its objectives compare the rows of one of the {data.task.accumulate} parts of a "
+        "batch; accumulation adds no negatives, a larger batch does"
+        for name, data in tasks.items()
+        if data.task.objectives and data.task.accumulate > 1
+    ]
 
 
 def _stage_summary(plan: StagePlan) -> dict[str, Any]:
     return {
         "name": plan.stage.name,
+        "objective": plan.stage.objective,
         "schedule": plan.stage.schedule,
         "balancer": plan.stage.balancer,
         "steps": len(plan.steps),
