@@ -14,9 +14,12 @@ from comity.balance import BALANCERS
 from comity.console import show_plan
 from comity.model.heads import HeadLayer
 from comity.model.multitask import MASKED
+from comity.objectives import uncertainty_weighted
 from comity.prepare import prepare
+from comity.progress import Listener
 from comity.runs import RunDirectory
 from comity.summary import plan_summary
+from comity.targets import Target
 from comity.training import Trainer
 from tests.helpers import alike_rows, two_tasks, write_csv, write_two_tasks
 from tests.test_training import same, weights
@@ -30,6 +33,21 @@ def folder(tmp_path):
     pairs = [(a, b, int(score > 2)) for a, b, score in alike_rows(500, 20)]
     write_csv(tmp_path / "data" / "twins.csv", ["a", "b", "twin"], pairs)
     return tmp_path / "data"
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(trainer: Trainer) -> Trainer:
+    """The trainer, which stops at its first evaluation, when its checkpoint is written."""
+
+    class Stopper(Listener):
+        def evaluated(self, trainer, evaluations):
+            raise Stopped
+
+    trainer.listener = Stopper()
+    return trainer
 
 
 def hidden_states(trainer: Trainer, columns: list[list[str]]) -> tuple[Tensor, Tensor]:
@@ -209,6 +227,14 @@ def test_learned_weights_move_and_are_not_part_of_the_encoders_row(folder, tiny_
     assert shared == trainer.flat.shared_stop - trainer.flat.table_stop
 
 
+def test_uncertainty_by_hand():
+    # s = log 4, a loss of 3: over classes 3 / 4 + log 2, of squares 3 / 8 + log 2.
+    log_variance, loss = torch.tensor([math.log(4)]), torch.tensor(3.0)
+    for head, expected in (("bins", 0.75), ("linear", 0.75), ("regression", 0.375)):
+        found = uncertainty_weighted(loss, log_variance, Target("similarity", head))
+        assert found.item() == pytest.approx(expected + math.log(2))
+
+
 # --- stages ---------------------------------------------------------------------------------------
 
 
@@ -250,6 +276,40 @@ def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkp
     assert any(name.startswith("heads.alike") for name in moved)
     evaluation = next(e for e in trainer.directory.metrics() if e["type"] == "evaluation")
     assert set(evaluation["tasks"]) == {"mood", "alike"}
+
+
+def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, tiny_checkpoint):
+    changes = {"tasks__mood__judge_only": True, "train__epochs": 3}
+    run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
+    evaluations = [e for e in run.metrics() if e["type"] == "evaluation"]
+    alike = [e["tasks"]["alike"]["value"] for e in evaluations]
+    assert run.best()["score"]["value"] == max(alike)
+    assert run.best()["step"] == evaluations[alike.index(max(alike))]["step"]
+
+
+def test_what_no_stage_trained_gives_no_embeddings(folder, tmp_path, tiny_checkpoint):
+    changes = {"tasks__alike__judge_only": True, "tasks__alike__interaction": True}
+    run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
+    with pytest.raises(ComityError, match="embeddings: no task of this run trains any"):
+        load(run.path).encode(["a house"])
+
+
+def test_numbers_of_a_map_are_read_whatever_the_tasks_decimal_mark(folder, tiny_checkpoint):
+    rows = [(a, b, str(score).replace(".", ",")) for a, b, score in alike_rows(0, 10)]
+    write_csv(folder / "alike.csv", ["a", "b", "score"], rows)
+    write_csv(folder / "alike-dev.csv", ["a", "b", "score"], rows)
+    own = {"file": "twins.csv", "label": "twin", "map": {"0": 0.5, "1": 5}}
+    stages = [{"tasks": ["alike"], "data": {"alike": own}}, {}]
+    recipe = two_tasks(tiny_checkpoint, stages=stages, tasks__alike__decimal=",")
+    mapped = prepare(recipe, folder).tasks["alike"].stage_train["twins.csv"]
+    assert set(mapped.targets.tolist()) == {0.5, 5.0}
+
+
+def test_sampling_weights_count_where_turns_are_drawn(folder, tiny_checkpoint):
+    stages = [{"epochs": 1}, {"epochs": 1, "schedule": "proportional"}]
+    changes = {"stages": stages, "train__epochs": ..., "tasks__mood__sampling_weight": 2.0}
+    plans = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
+    assert [plan.tasks[0].sampling_weight for plan in plans] == [1.0, 2.0]
 
 
 def test_truncated_scores_are_learned_as_the_whole_number_below(folder, tiny_checkpoint):
@@ -316,11 +376,22 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
     torch.testing.assert_close(trainer.gradients.word_rows[0], table, atol=1e-5, rtol=1e-4)
 
 
-def test_masked_words_are_learned_and_the_run_resumes(folder, tmp_path, tiny_checkpoint):
-    recipe = masked_recipe(tiny_checkpoint)
+def test_masked_words_are_learned(folder, tmp_path, tiny_checkpoint):
+    stage = {"objective": "masked-language-model", "epochs": 20, "lr": 5e-3}
+    recipe = two_tasks(tiny_checkpoint, stages=[stage, {"steps": 1}], train__epochs=...)
+    run = train(recipe, folder, tmp_path / "run")
+    losses = [e["loss"] for e in run.metrics() if e["type"] == "train"]
+    # The texts are the same few words: guessing becomes far easier than one in all of them.
+    assert losses[-2]["alike"] < losses[0]["alike"] / 2
+
+
+def test_a_masked_run_resumes_within_the_stage_and_at_its_end(folder, tmp_path, tiny_checkpoint):
+    recipe = masked_recipe(tiny_checkpoint, train__evaluate_every=3)
     whole = train(recipe, folder, tmp_path / "whole")
-    losses = [e["loss"] for e in whole.metrics() if e["type"] == "train"]
-    assert set(losses[0]) == {"mood", "alike"}
+    run = RunDirectory.create(tmp_path / "within")
+    with pytest.raises(Stopped):
+        stopping(Trainer(prepare(recipe, folder))).run(run)
+    assert same(weights(whole), weights(train(recipe, folder, run.path, resume=True)))
     trainer = Trainer(prepare(recipe, folder))
     trainer.directory = run = RunDirectory.create(tmp_path / "cut")
     plans, trainer.plans = trainer.plans, trainer.plans[:1]
@@ -331,6 +402,49 @@ def test_masked_words_are_learned_and_the_run_resumes(folder, tmp_path, tiny_che
     resumed = train(recipe, folder, tmp_path / "cut", resume=True)
     assert same(weights(whole), weights(resumed))
     assert load(whole.path).evaluate("mood").score.value is not None
+
+
+def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoint):
+    stages = [{"objective": "masked-language-model", "epochs": 6}, {"epochs": 2}]
+    changes = {"stages": stages, "train__epochs": ..., "train__patience": 1}
+    run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
+    end = run.metrics()[-1]
+    assert end["stage"] >= 1
+    assert end["step"] > 21  # 6 epochs of 56 rows, 16 a step
+
+
+def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpoint):
+    judged = {"tasks__mood__judge_only": True, "tasks__alike__judge_only": True}
+    stages = [{"objective": "masked-language-model", "epochs": 2}]
+    recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **judged)
+    run = train(recipe, folder, tmp_path / "run")
+    last = [e for e in run.metrics() if e["type"] == "evaluation"][-1]
+    assert run.best()["step"] == last["step"]
+
+
+def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
+    recipe = masked_recipe(tiny_checkpoint, tasks__alike__objectives=CONTRASTIVE)
+    masked, tasks = Trainer(prepare(recipe, folder)).plans
+    tokens = [next(c.tokens for c in p.counts if c.name == "alike") for p in (masked, tasks)]
+    assert tokens[1] > 1.5 * tokens[0]
+
+
+def test_a_head_over_words_at_random_is_said(folder, tiny_checkpoint):
+    notes = prepare(masked_recipe(tiny_checkpoint), folder).notes
+    assert any("has no head over words; it starts at random" in note for note in notes)
+
+
+def test_freezing_every_layer_leaves_masked_words_nothing(folder, tiny_checkpoint):
+    stages = [{"objective": "masked-language-model", "freeze": 2}, {}]
+    with pytest.raises(ComityError, match="with all 2 layers frozen masked words train nothing"):
+        prepare(two_tasks(tiny_checkpoint, stages=stages), folder)
+
+
+def test_a_task_of_masked_words_alone_is_trained_by_no_stage(tiny_checkpoint):
+    stages = [{"objective": "masked-language-model"}, {"tasks": ["mood"]}]
+    with pytest.raises(ComityError, match=r"tasks.alike: no stage trains this task"):
+        two_tasks(tiny_checkpoint, stages=stages)
+    assert two_tasks(tiny_checkpoint, stages=stages, tasks__alike__judge_only=True)
 
 
 def test_a_masked_stage_has_nothing_to_balance(tiny_checkpoint):
@@ -369,18 +483,21 @@ def test_a_balancers_state_survives_a_resume(folder, tmp_path, tiny_checkpoint):
     trainer = Trainer(prepare(recipe, folder))
     run = RunDirectory.create(tmp_path / "cut")
 
-    class Stop(Exception):
-        pass
-
-    class Stopper(type(trainer.listener)):
-        def evaluated(self, trainer, evaluations):
-            raise Stop
-
-    trainer.listener = Stopper()
-    with pytest.raises(Stop):
-        trainer.run(run)
+    with pytest.raises(Stopped):
+        stopping(trainer).run(run)
     resumed = train(recipe, folder, run.path, resume=True)
     assert same(state, weights(resumed))
+
+
+def test_a_skipped_step_leaves_the_balancers_state(folder, tiny_checkpoint):
+    trainer = Trainer(prepare(two_tasks(tiny_checkpoint, train__balancer="gradvac"), folder))
+    plan = trainer.plans[0]
+    trainer.start_stage(plan)
+    gramian = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
+    trainer.gradients.heads.fill_(math.nan)
+    weights, norm = trainer._weigh(plan, ["mood", "alike"], gramian)
+    assert (weights, math.isnan(norm)) == ([], True)
+    assert trainer.balancer_state == {}
 
 
 # --- what a recipe may not say --------------------------------------------------------------------
@@ -401,13 +518,34 @@ FAULTS = {
         'stages.0.data.alike.colour: unknown key "colour" in [stages.0.data.alike]',
     ),
     "train__weighting": ("uncertainty", "tasks.alike.weight: has no effect here"),
+    "train__freeze": ("encoder", "tasks.alike.objectives: embeddings cannot move"),
+    "tasks__alike__view": ("first", "tasks.alike.view: objectives read both texts apart"),
 }
+ALSO = {
+    "train__weighting": {"tasks__alike__weight": 2.0},
+    "train__freeze": {"tasks__alike__objectives": CONTRASTIVE},
+    "tasks__alike__view": {"tasks__alike__objectives": CONTRASTIVE},
+}
+OWN_FILES = [
+    ({"map": {"0": 0, "0.0": 5}}, "stages.0.data.alike.map: names each"),
+    ({"map": {}}, "stages.0.data.alike.map: names each"),
+    ({"texts": ["a", "a"]}, "stages.0.data.alike.texts: both texts are the column a"),
+    ({"text": "a"}, "stages.0.data.alike.text: the task alike has another number of texts"),
+]
+
+
+@pytest.mark.parametrize(("own", "sentence"), OWN_FILES, ids=str)
+def test_a_stages_own_file_is_checked_as_the_tasks(tiny_checkpoint, own, sentence):
+    stages = [{"data": {"alike": {"file": "x.csv", **own}}}]
+    with pytest.raises(ComityError) as caught:
+        two_tasks(tiny_checkpoint, stages=stages)
+    assert any(sentence in fault for fault in caught.value.faults), caught.value.faults
 
 
 @pytest.mark.parametrize("key", FAULTS)
 def test_a_key_without_effect_is_named(tiny_checkpoint, key):
     value, sentence = FAULTS[key]
-    changes = {key: value} | ({"tasks__alike__weight": 2.0} if key == "train__weighting" else {})
+    changes = {key: value} | ALSO.get(key, {})
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, **changes)
     assert any(sentence in fault for fault in caught.value.faults), caught.value.faults
@@ -425,6 +563,21 @@ def test_a_recipe_that_trains_nothing_is_refused(tiny_checkpoint):
         two_tasks(tiny_checkpoint, **nothing)
 
 
+def test_objectives_do_not_guess_which_name_means_alike(folder, tiny_checkpoint):
+    rows = [(f"a {n}", "b", name) for n in range(8) for name in ("duplicate", "not_duplicate")]
+    write_csv(folder / "twins.csv", ["a", "b", "twin"], rows)
+    task = {
+        "kind": "classification", "train": "twins.csv", "dev": "twins.csv", "texts": ["a", "b"],
+        "label": "twin", "objectives": CONTRASTIVE,
+    }  # fmt: skip
+    given = {"encoder": {"name": str(tiny_checkpoint)}, "tasks": {"twin": task}}
+    with pytest.raises(ComityError, match=r'classes = \["not_duplicate", "duplicate"\]'):
+        prepare(Recipe.from_dict(given), folder)
+    task["classes"] = ["not_duplicate", "duplicate"]
+    target = prepare(Recipe.from_dict(given), folder).tasks["twin"].target
+    assert target.closeness(np.array([0, 1])).tolist() == [0.0, 1.0]
+
+
 def test_objectives_need_two_classes(folder, tiny_checkpoint):
     write_csv(folder / "twins.csv", ["a", "b", "twin"], [("a", "b", i % 3) for i in range(9)])
     recipe = Recipe.from_dict(
@@ -440,3 +593,10 @@ def test_objectives_need_two_classes(folder, tiny_checkpoint):
     )  # fmt: skip
     with pytest.raises(ComityError, match="has 3 classes; remove them"):
         prepare(recipe, folder)
+
+
+def test_a_run_of_another_format_is_refused(folder, tmp_path, tiny_checkpoint):
+    run = train(two_tasks(tiny_checkpoint), folder, tmp_path / "run")
+    run.write_facts(run.facts() | {"format": 1})
+    with pytest.raises(ComityError, match="written by another version of comity"):
+        load(run.path)

@@ -86,11 +86,16 @@ class Backward:
         self.masking = masking
         self._class_weights: dict[tuple[str, int], Tensor | None] = {}
 
-    def batch(self, task: str, split: Split, places: NDArray[np.int64]) -> Batch:
-        """The rows at `places`, packed, in `accumulate` parts of nearly equal size."""
+    def batch(
+        self, task: str, split: Split, places: NDArray[np.int64], masked: bool = False
+    ) -> Batch:
+        """The rows at `places`, packed, in `accumulate` parts of nearly equal size.
+
+        `masked`: for guessing words, where objectives play no part.
+        """
         data, views = self.tasks[task], self.model.tasks[task].views
         count = min(data.task.accumulate, len(places))
-        apart = data.task.objectives and not data.task.apart
+        apart = data.task.trained_views != views and not masked
         parts = []
         for of_part in np.array_split(places, count):
             inputs = self._packed(split, of_part, views, data.max_length)

@@ -158,6 +158,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a text column to translate; give it twice for a pair",
     )
+    augment.add_argument("--delimiter", help='of FILE: one character or "tab" (default: found out)')
+    augment.add_argument("--encoding", help="of FILE, such as cp1252 (default: found out)")
+    augment.add_argument(
+        "--no-header", action="store_true", help="FILE has none; columns are numbers from 0"
+    )
+    augment.add_argument(
+        "--no-quoting", action="store_true", help="quote characters of FILE are ordinary text"
+    )
     for name, way in (("--to", "to the other language"), ("--back", "back")):
         augment.add_argument(
             name, required=True, metavar="CHECKPOINT", help=f"translates {way}: a folder or hub id"
@@ -202,6 +210,9 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 def _add_series(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, required=True, help="a folder; the same command goes on there"
+    )
+    command.add_argument(
+        "--drop-leaks", action="store_true", help="leave out training rows that stand in dev"
     )
     command.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
     command.add_argument("--json", action="store_true", help="print results as one JSON object")
@@ -372,8 +383,8 @@ def _analyse(options: argparse.Namespace) -> int:
         print(json.dumps(analysis.to_dict(), allow_nan=False))
         return 0
     print(
-        f"{options.task}: {analysis.rows:,} predictions from {analysis.smallest:.3f} to "
-        f"{analysis.largest:.3f}"
+        f"{options.task}: {analysis.rows:,} predictions from {analysis.smallest:.4g} to "
+        f"{analysis.largest:.4g}"
     )
     for path in analysis.written:
         print(path)
@@ -386,18 +397,25 @@ def _sweep(options: argparse.Namespace) -> int:
     from comity.series import show_series
     from comity.sweep import Sweep, show_sweep, write_sweep
 
+    def write() -> dict[str, Any]:
+        results = sweep.results()
+        write_sweep(results, options.out)
+        return results
+
     with flushed_denormals():
         sweep = Sweep(
-            options.recipe, options.set, options.data or options.recipe.parent, options.out
+            options.recipe,
+            options.set,
+            options.data or options.recipe.parent,
+            options.out,
+            options.drop_leaks,
         )
         for sentence in sweep.series.notes:
             tell(sentence)
         if options.dry_run:
             return _show(sweep.plan(), show_series, options.json)
-        _train_series(sweep, options)
-    results = sweep.results()
-    write_sweep(results, options.out)
-    return _show(results, show_sweep, options.json)
+        _train_series(sweep, options, write)
+    return _show(write(), show_sweep, options.json)
 
 
 def _paper(options: argparse.Namespace) -> int:
@@ -415,6 +433,7 @@ def _paper(options: argparse.Namespace) -> int:
         options.epochs,
         options.seeds,
         options.set,
+        options.drop_leaks,
     )
     if not options.quiet and not options.json:
         tell("reading the data and checking every run")
@@ -424,17 +443,21 @@ def _paper(options: argparse.Namespace) -> int:
             tell(sentence)
         if options.dry_run:
             return _show(paper.plan(), show_series, options.json)
-        _train_series(paper, options)
+        _train_series(paper, options, lambda: write_results(paper))
     return _show(write_results(paper), show_paper, options.json)
 
 
-def _train_series(series: Any, options: argparse.Namespace) -> None:
+def _train_series(sweep_or_paper: Any, options: argparse.Namespace, write: Any) -> None:
+    """Train; where that stops before its end, `write` what is finished all the same."""
     from comity.console import tell
 
+    sweep_or_paper.check()
     try:
-        series.train(options.quiet or options.json)
-    except KeyboardInterrupt:
+        sweep_or_paper.train(options.quiet or options.json)
+    except (KeyboardInterrupt, ComityError):
         tell(f"what is finished is kept in {options.out}; the same command goes on from there")
+        if sweep_or_paper.series.finished():
+            write()
         raise
 
 
@@ -450,9 +473,18 @@ def _augment(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from comity.console import Advance, show_augmented, tell
-    from comity.data.augment import augment
+    from comity.data.augment import augment, check_augment
+    from comity.data.rows import TableFormat
     from comity.model.translate import Translator
 
+    quoting = False if options.no_quoting else None
+    about: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "drop_similar": options.drop_similar,
+        "format": TableFormat(options.delimiter, not options.no_header, quoting, options.encoding),
+    }
+    # Before the translators, which may have to be downloaded.
+    check_augment(options.file, options.column, options.output, **about)
     forward = Translator(options.to, beams=options.beams)
     back = Translator(options.back, beams=options.beams)
     try:
@@ -463,10 +495,9 @@ def _augment(options: argparse.Namespace) -> int:
                 options.output,
                 forward,
                 back,
-                batch_size=options.batch_size,
-                drop_similar=options.drop_similar,
                 with_source=options.with_source,
                 progress=progress,
+                **about,
             )
     except KeyboardInterrupt:
         tell("what is translated so far is kept; the same command goes on from there")

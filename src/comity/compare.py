@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from comity.console import or_dash
 from comity.errors import ComityError, nearest
 from comity.evaluate import probability_names
 from comity.intervals import RESAMPLES, Interval, percentile, resampled
@@ -101,17 +102,31 @@ def compare(runs: Sequence[Path], group_seeds: bool = False) -> Comparison:
 
 
 def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
-    """Runs whose recipes differ in the seed alone, together and by seed; groups as they come."""
-    groups: dict[str, list[tuple[int, Path]]] = {}
+    """Runs that differ in the seed alone, together and by seed; groups as they come.
+
+    Encoder, tokenizer and files must be the same too, wherever they stood.
+
+    Raises:
+        ComityError: not a run, or a seed that stands twice in a group.
+    """
+    groups: dict[str, dict[int, Path]] = {}
     for run in runs:
         directory = RunDirectory.open(run)
         values = directory.recipe().to_dict()
         values.get("train", {}).pop("seed", None)
         if not values.get("train"):
             values.pop("train", None)
-        key = json.dumps(values, sort_keys=True)
-        groups.setdefault(key, []).append((directory.facts()["seed"], run))
-    return [[run for _, run in sorted(group)] for group in groups.values()]
+        facts = directory.facts()
+        made_of = [facts["encoder"]["sha256"], facts["tokenizer"], facts["files"]]
+        group = groups.setdefault(json.dumps([values, made_of], sort_keys=True), {})
+        seed = facts["seed"]
+        if seed in group:
+            raise ComityError(
+                f"{run}: has the seed {seed}, as {group[seed]} of the same recipe has; leave one "
+                "out, or leave out --group-seeds"
+            )
+        group[seed] = run
+    return [[group[seed] for seed in sorted(group)] for group in groups.values()]
 
 
 def holds(better: Sequence[Path], worse: Sequence[Path], task: str) -> Verdict:
@@ -225,11 +240,23 @@ def _check_same_rows(task: str, first: tuple[Path, Judged], other: tuple[Path, J
     (run, one), (other_run, two) = first, other
     same_file = (one.file, one.lines) == (two.file, two.lines)
     same_task = (one.target.kind, one.target.classes) == (two.target.kind, two.target.classes)
-    if not (same_file and same_task and np.array_equal(one.gold, two.gold)):
+    if not (same_file and same_task and _same_gold(one.gold, two.gold)):
         raise ComityError(
             f"{other_run}: its dev rows of {task} are not those of {run} (another file, another "
             "share of it or other labels); compare runs that were judged on the same rows"
         )
+
+
+def _same_gold(one: NDArray, two: NDArray) -> bool:
+    """Whether labels are equal; scores also where one run kept six decimals, as runs once did."""
+    if np.array_equal(one, two):
+        return True
+    if one.dtype != np.float64 or one.shape != two.shape:
+        return False
+    return any(
+        all(float(f"{exact:.6f}") == kept for exact, kept in zip(*pair, strict=True))
+        for pair in ((one, two), (two, one))
+    )
 
 
 def _averaged(runs: Sequence[Judged]) -> NDArray:
@@ -376,7 +403,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def _cells(entry: Entry) -> tuple[str, ...]:
     interval, verdict = entry.interval, entry.verdict
-    score = "-" if entry.value is None else f"{entry.value:.4f}"
+    score = or_dash(entry.value)
     shown = "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
     if verdict is None:
         return score, shown, "", "", ""

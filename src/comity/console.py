@@ -5,7 +5,7 @@ Live on a terminal, plain lines elsewhere; everything but results goes to standa
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,9 @@ def tell(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def report_faults(faults: Iterable[str]) -> None:
-    """Each fault on its line."""
-    for fault in faults:
-        tell(f"error: {fault}")
+def or_dash(value: float | None, form: str = ".4f") -> str:
+    """A number as `form` has it, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
 
 
 # --- data and plan --------------------------------------------------------------------------------
@@ -180,8 +179,7 @@ class Display(Listener):
             self.live.update(self._table(trainer))
         shown = ", ".join(f"{task} {score}" for task, score in self.scores.items())
         mean = mean_score({task: e.score for task, e in evaluations.items()})
-        value = "-" if mean.value is None else f"{mean.value:.4f}"
-        line = f"step {trainer.progress.step:,}: dev {shown}; mean {value}"
+        line = f"step {trainer.progress.step:,}: dev {shown}; mean {or_dash(mean.value)}"
         if self.live is not None:
             self.live.console.print(line)
         else:
@@ -234,7 +232,7 @@ def show_scores(title: str, columns: Mapping[str, Mapping[str, Evaluation]]) -> 
 
 
 def _with_interval(evaluation: Evaluation) -> str:
-    shown, found = _number(evaluation.score.value), evaluation.interval
+    shown, found = or_dash(evaluation.score.value), evaluation.interval
     return shown if found is None else f"{shown} ({found.low:.4f} to {found.high:.4f})"
 
 
@@ -252,23 +250,19 @@ def show_run(summary: Mapping[str, Any]) -> None:
         table.add_row(
             task,
             score["name"],
-            _number(score["value"]),
-            _number(own["value"] if own else None),
+            or_dash(score["value"]),
+            or_dash(own["value"] if own else None),
             f"{own['step']:,}" if own else "-",
-            _number(on_train),
+            or_dash(on_train),
         )
     mean = kept["mean"] if kept else None
-    table.add_row("mean", "", _number(mean))
+    table.add_row("mean", "", or_dash(mean))
     out = console()
     out.print(table)
     conflict = summary["conflict"]
     if conflict:
         share = f"{conflict['share_of_steps']:.0%}"
         out.print(f"Task gradients conflicted in {share} of the steps that were watched.")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 class Advance:

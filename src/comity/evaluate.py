@@ -178,12 +178,15 @@ def probability_names(target: Target) -> list[str]:
 
 
 def cell(label: Any, separator: str | None = None) -> Any:
-    """A label as one cell: several joined by the separator, or as JSON where a name holds it."""
+    """A label as one cell: several joined by the separator, or as JSON where a name holds it.
+
+    A number has all its digits: a label's unit may be of any size.
+    """
     if isinstance(label, list):
         mark = separator or "|"
         unclear = any(mark in name for name in label)
         return json.dumps(label, ensure_ascii=False) if unclear else mark.join(label)
-    return f"{label:.6f}" if isinstance(label, float) else label
+    return repr(float(label)) if isinstance(label, float) else label
 
 
 def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:

@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from comity.metrics import METRICS
-from comity.seeds import generator
-
-BOOTSTRAP = 100
-"""The purpose of these draws, beside those of `seeds`."""
+from comity.seeds import BOOTSTRAP, generator
 
 RESAMPLES = 1000
 LEVEL = 0.95

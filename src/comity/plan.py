@@ -9,7 +9,7 @@ from comity.data.batches import TaskBatches
 from comity.data.schedule import ScheduledTask, TaskPlan, Turn, count, plan_steps
 from comity.data.splits import Split, TaskData
 from comity.flat import FlatParameters
-from comity.sections import Stage, TrainSection
+from comity.sections import DRAWN, Stage, TrainSection
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,18 @@ def plan_stage(
         tokens = section.batch_tokens
         if tokens is None and section.batch_size is None:
             tokens = train.batch_tokens
+        views = section.trained_views if stage.objective == "tasks" else section.views
         batches = TaskBatches(
             name,
-            split.lengths(section.trained_views, of_task.max_length),
+            split.lengths(views, of_task.max_length),
             seed=train.seed,
             stage=number,
             batch_size=None if tokens else section.batch_size or train.batch_size,
             batch_tokens=tokens,
             group_lengths=train.group_lengths,
         )
-        tasks.append(ScheduledTask(name, batches, len(split), section.sampling_weight))
+        weight = section.sampling_weight if stage.schedule in DRAWN else 1.0
+        tasks.append(ScheduledTask(name, batches, len(split), weight))
         splits.append(split)
     steps = plan_steps(
         stage.schedule,
@@ -113,7 +115,8 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict
     rows = max(plan.rows_needed + plan.rows_of_a_probe(watch) for plan in plans)
     heads = numbers - flat.shared_stop
     masked = any(plan.stage.objective != "tasks" for plan in plans)
-    whole_table = 2 * flat.table_stop if masked else 0  # gathered, and its gradient
+    # Gathered as the decoder, the decoder's gradient, and the row that takes it.
+    whole_table = 3 * flat.table_stop if masked else 0
     return {
         "parameters": 4 * numbers + buffer,
         "task gradients": 4 * (rows * dense + heads + whole_table),

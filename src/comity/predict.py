@@ -5,10 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from comity.data.rows import TableFormat
+from comity.data.rows import Row
 from comity.data.tables import DELIMITED, PARQUET
 from comity.data.whole import (
     CHUNK,
+    Own,
     Writer,
     check_output,
     free_name,
@@ -46,7 +47,7 @@ def predict_file(
         ComityError: with everything that is wrong with the input; nothing is then left behind.
     """
     section = model.section(task)
-    read_as = _table_format(section)
+    read_as = section.table_format
     leaderboard = _leaderboard_name(model, task) if format == "cs224n" else None
     check_output(source, destination, any_ending=leaderboard is not None)
     names = own_names(source, read_as, section.text_columns)
@@ -67,6 +68,8 @@ def predict_file(
             rows = whole_rows(source, section.text_columns, names, read_as, faults)
             while chunk := list(islice(rows, CHUNK)):
                 texts = [row_texts(source, row, faults) for row, _ in chunk]
+                if leaderboard is not None:
+                    _check_ids(source, chunk, faults)
                 if faults:
                     continue  # read on, so that all faults are listed
                 pairs = zip(chunk, model.predict(task, texts), strict=True)
@@ -85,10 +88,6 @@ def predict_file(
     return total
 
 
-def _table_format(section: TaskSection) -> TableFormat:
-    return TableFormat(section.delimiter, section.header, section.quoting, section.encoding)
-
-
 def _leaderboard_name(model: Model, task: str) -> str:
     kind, texts = model.target(task).kind, model.text_count(task)
     if (kind, texts) not in LEADERBOARD:
@@ -97,6 +96,12 @@ def _leaderboard_name(model: Model, task: str) -> str:
             "use --format table"
         )
     return LEADERBOARD[kind, texts]
+
+
+def _check_ids(source: Path, rows: Sequence[tuple[Row, Own]], faults: Faults) -> None:
+    for row, own in rows:
+        if own.get("id") is None:
+            faults.add(f"{source}:{row.line}: has no id for the cs224n format; give the row one")
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from comity import machine
 from comity.balance import check_installed
@@ -37,6 +38,7 @@ class Prepared:
     notes: list[str]  # sentences that a user should see
     leaks: list[str]  # a sentence for each leak
     drop_leaks: bool = False
+    predictions: dict[str, Tensor] | None = None  # the checkpoint's head over words, where needed
 
     @property
     def encoder(self) -> Bert:
@@ -68,7 +70,7 @@ class Prepared:
                 data.task.interaction,
                 data.task.layers,
                 data.task.add_norm,
-                embeds=data.task.apart or bool(data.task.objectives),
+                embeds=not data.task.judge_only and data.task.embeds,
             )
             for name, data in self.tasks.items()
         }
@@ -78,15 +80,16 @@ class Prepared:
 
     def _masked_head(self) -> MaskedLanguageHead | None:
         """The head over words, the checkpoint's where it has one, if any stage masks words."""
-        if all(stage.objective == "tasks" for stage in self.recipe.stages):
+        if self.predictions is None:
             return None
         head = MaskedLanguageHead(self.encoder.config)
         head.initialise(torch_generator(INITIALISATION, self.recipe.train.seed, MASKING))
-        name, revision = self.recipe.encoder.name, self.recipe.encoder.revision
         try:
-            load_predictions(head, stored_predictions(name, revision))
+            load_predictions(head, self.predictions)
         except ValueError as error:
-            raise ComityError(f"{name}: {error}; use the weights and config of one model") from None
+            raise ComityError(
+                f"{self.recipe.encoder.name}: {error}; use the weights and config of one model"
+            ) from None
         return head
 
     def facts(self, specs: Mapping[str, TaskModel]) -> dict[str, Any]:
@@ -146,8 +149,8 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     machine.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
-    masks = any(stage.objective != "tasks" for stage in recipe.stages)
-    if masks and loaded.tokenizer.mask_id is None:
+    masked = any(stage.objective != "tasks" for stage in recipe.stages)
+    if masked and loaded.tokenizer.mask_id is None:
         raise ComityError(
             f"{recipe.encoder.name}: the tokenizer has no token [MASK], which a stage with masked "
             "words needs; take another encoder or drop that stage"
@@ -158,16 +161,32 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
     notes = [*loaded.notes]
+    predictions = None
+    if masked:
+        predictions = stored_predictions(recipe.encoder.name, recipe.encoder.revision)
+    if masked and not predictions:
+        notes.append(f"{recipe.encoder.name} has no head over words; it starts at random")
     for data in tasks.values():
         notes.extend(_notes(data))
     return Prepared(
-        recipe, folder, loaded, tasks, notes, [leak.sentence for leak in leaks], drop_leaks
+        recipe,
+        folder,
+        loaded,
+        tasks,
+        notes,
+        [leak.sentence for leak in leaks],
+        drop_leaks,
+        predictions,
     )
 
 
 def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
     layers = encoder.config.num_hidden_layers
     for stage in recipe.stages:
+        if stage.freeze == layers and stage.objective != "tasks":
+            raise ComityError(
+                f"freeze: with all {layers} layers frozen masked words train nothing; lower it"
+            )
         cosine = [name for name in stage.tasks if recipe.tasks[name].head_name == "cosine"]
         if stage.freeze == layers and cosine:
             raise ComityError(

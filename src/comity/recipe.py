@@ -69,9 +69,10 @@ class Recipe(Section):
                 shared_here = {k: v for k, v in shared.items() if k not in ("epochs", "steps")}
             else:
                 shared_here = shared
-            trained = tuple(name for name, task in self.tasks.items() if not task.judge_only)
-            values = {"name": f"stage {number}", "tasks": trained, **shared_here, **own}
-            if stage.objective != "tasks" and not stage.sets("balancer"):
+            masked = stage.objective != "tasks"  # reads texts alone, also of tasks that are judged
+            tasks = tuple(n for n, task in self.tasks.items() if masked or not task.judge_only)
+            values = {"name": f"stage {number}", "tasks": tasks, **shared_here, **own}
+            if masked and not stage.sets("balancer"):
                 values["balancer"] = "sum"  # one objective has nothing to balance
             if values.get("epochs") is None and values.get("steps") is None:
                 values["epochs"] = 3.0

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from comity.errors import Faults, nearest
 from comity.sections import (
+    DRAWN,
     METRICS_OF,
     EncoderSection,
     ObjectiveSection,
@@ -18,6 +19,7 @@ from comity.sections import (
     TaskSection,
     TrainSection,
 )
+from comity.targets import Classes
 
 if TYPE_CHECKING:
     from comity.recipe import Recipe
@@ -27,10 +29,9 @@ _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 _RESERVED = {"con", "prn", "aux", "nul"} | _PORTS
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "accumulate", "head_lr", "weight", "sampling_weight",
-    "class_weights", "objectives",
+    "class_weights", "objectives", "rounding",
 )  # fmt: skip
 _WEIGHED_KEYS = ("dropout", "head_lr", "interaction", "layers", "add_norm")
-_DRAWN = ("proportional", "temperature", "annealed")
 
 
 _EXPECTED = {
@@ -228,6 +229,10 @@ def _check_task_keys(place: str, task: TaskSection, recipe: "Recipe", fault: Any
     for key in ("interaction", "objectives"):
         if getattr(task, key) and not pairs:
             fault(f"{place}.{key}", 'needs two text columns; set "texts"')
+    if task.objectives and task.view in ("first", "second"):
+        fault(
+            f"{place}.view", "objectives read both texts apart; take the view pair or interaction"
+        )
     _check_objectives(place, task, fault)
     if task.view in ("second", "pair") and not pairs:
         fault(f"{place}.view", f'the view "{task.view}" needs two text columns')
@@ -273,10 +278,11 @@ def _check_train(recipe: "Recipe", fault: Any) -> None:
         alike = ("batch_size", "batch_tokens") if key.startswith("batch") else (key,)
         if train.sets(key) and all(any(t.sets(k) for k in alike) for t in recipe.tasks.values()):
             fault(f"train.{key}", "has no effect here (every task sets its own); remove it")
-    surgery = [stage.balancer != "sum" for stage in recipe.stages]
+    surgery = [stage.balancer != "sum" or stage.objective != "tasks" for stage in recipe.stages]
     if train.sets("watch") and train.watch and all(surgery):
-        fault("train.watch", "has no effect here (the balancer sees every step); remove it")
-    if train.sets("watch") and train.watch and len(recipe.tasks) < 2:
+        fault("train.watch", "has no effect here (no stage sums its tasks' gradients); remove it")
+    trained = [name for name, task in recipe.tasks.items() if not task.judge_only]
+    if train.sets("watch") and train.watch and len(trained) < 2:
         fault("train.watch", "has no effect here (one task cannot conflict); remove it")
     if recipe.encoder.revision is not None and recipe.encoder.name == "minilm":
         fault("encoder.revision", 'has no effect here ("minilm" is one fixed set of weights)')
@@ -318,10 +324,10 @@ def _check_stages(recipe: "Recipe", fault: Any) -> None:
     if recipe.stages_declared and recipe.stages_declared[0].carry:
         fault("stages.0.carry", "has no effect here (nothing comes before the first stage)")
     for name, task in recipe.tasks.items():
-        own_stages = [stage for stage in recipe.stages if name in stage.tasks]
+        own_stages = [s for s in recipe.stages if name in s.tasks and s.objective == "tasks"]
         if not own_stages and not task.judge_only:
             fault(f"tasks.{name}", "no stage trains this task; name it in one, or remove it")
-        if task.sets("sampling_weight") and not any(s.schedule in _DRAWN for s in own_stages):
+        if task.sets("sampling_weight") and not any(s.schedule in DRAWN for s in own_stages):
             reason = f"the schedule {recipe.stages[0].schedule} draws no tasks"
             fault(f"tasks.{name}.sampling_weight", f"has no effect here ({reason}); remove it")
 
@@ -333,7 +339,7 @@ def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -
         if name not in recipe.tasks:
             hint = nearest(name, recipe.tasks)
             fault(f"{place}.tasks", f'"{name}" is no task of this recipe{hint}')
-        elif recipe.tasks[name].judge_only:
+        elif recipe.tasks[name].judge_only and stage.objective == "tasks":
             fault(f"{place}.tasks", f'"{name}" is judged only; leave it out, or its judge_only')
     if not stage.tasks:
         fault(f"{place}.tasks", "every task is judged only, so nothing is trained; train one")
@@ -346,6 +352,10 @@ def _check_stage_tasks(place: str, stage: Stage, recipe: "Recipe", fault: Any) -
     for name in stage.tasks if stage.freeze == "encoder" else ():
         if name in recipe.tasks and recipe.tasks[name].head_name == "cosine":
             fault(f"tasks.{name}.head", "cosine has no weights, and the encoder is frozen")
+    if all(s.freeze == "encoder" for s in recipe.stages):
+        for name in stage.tasks:
+            if name in recipe.tasks and recipe.tasks[name].objectives:
+                fault(f"tasks.{name}.objectives", "embeddings cannot move, the encoder is frozen")
     for name, file in stage.data.items():
         if name not in stage.tasks:
             hint = nearest(name, stage.tasks)
@@ -361,6 +371,12 @@ def _check_stage_file(place: str, name: str, file: StageFile, recipe: "Recipe", 
         fault(f"{place}.{other}", f"the task {name} has another number of texts; name as many")
     if task.kind == "multi-label" and (file.label is not None or file.map):
         fault(place, "a multi-label task reads the label columns of its own files only")
+    if file.sets("map") and len(Classes.found(tuple(file.map)).names) < max(len(file.map), 1):
+        fault(
+            f"{place}.map", "names each of the file's labels once; it is empty or names one twice"
+        )
+    own = {key: getattr(file, key) for key in ("text", "texts", "label") if file.sets(key)}
+    _check_columns(place, task.model_copy(update=own), fault)
     readings = [s.data[name] for s in recipe.stages if name in s.data and s.data[name] != file]
     if any(other.file == file.file for other in readings):
         fault(f"{place}.file", f"two stages read {file.file} in two ways; give one a copy")

@@ -36,6 +36,9 @@ from comity.model.weights import save_encoder
 from comity.optim import FlatAdamW
 from comity.recipe import Recipe
 
+FORMAT = 2
+"""Of run.json and the model's files; a run of another one is not read."""
+
 
 class RunDirectory:
     """Paths and files of one run."""
@@ -72,11 +75,14 @@ class RunDirectory:
         if not (path / "run.json").is_file():
             what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
             raise ComityError(f"{path}: {what}; name a directory that comity train wrote")
-        return cls(path)
+        found = cls(path)
+        if found.facts().get("format") != FORMAT:
+            raise ComityError(f"{path}: was written by another version of comity; train it anew")
+        return found
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Keep what the user declared."""
-        _write_atomically(self.path / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+        write_atomically(self.path / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
 
     def recipe(self) -> Recipe:
         """The run's recipe."""
@@ -84,7 +90,7 @@ class RunDirectory:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Keep what the run is made of."""
-        _write_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+        write_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
 
     def facts(self) -> dict[str, Any]:
         """What the run is made of."""
@@ -112,13 +118,13 @@ class RunDirectory:
         """Take back the metrics of steps that a resumed run will do again."""
         kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
-        _write_atomically(self.path / "metrics.jsonl", text)
+        write_atomically(self.path / "metrics.jsonl", text)
 
     def write_best(self, step: int, save: Any, about: dict[str, Any]) -> None:
         """Keep a model as the best: its folder first, then the pointer, then the old one goes."""
         name = f"best-{step:06d}"
         _write_folder(self.path / name, save)
-        _write_atomically(
+        write_atomically(
             self.path / "best.json", json.dumps({"folder": name, "step": step, **about}) + "\n"
         )
         for old in self.path.glob("best-*"):
@@ -239,7 +245,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ComityError(f"{path}: cannot be read; the run is damaged, train it anew") from None
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file beside its place, then give it its name: a crash leaves the old one."""
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from comity.data.rows import TableFormat
+
 Kind = Literal["classification", "multi-label", "regression", "similarity"]
 HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
@@ -11,6 +13,9 @@ Pooling = Literal["mean", "cls", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 ScheduleName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
+
+DRAWN = ("proportional", "temperature", "annealed")
+"""The schedules that weigh tasks by `sampling_weight`."""
 
 METRICS_OF = {
     "classification": ("accuracy", "macro_f1"),
@@ -112,6 +117,11 @@ class TaskSection(Section):
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None
 
     @property
+    def table_format(self) -> TableFormat:
+        """How the task's files are read."""
+        return TableFormat(self.delimiter, self.header, self.quoting, self.encoding)
+
+    @property
     def text_columns(self) -> tuple[Column, ...]:
         """The text columns, one or two."""
         return self.texts if self.texts is not None else (self.text,)  # type: ignore[return-value]
@@ -143,10 +153,15 @@ class TaskSection(Section):
         return ("pair",) if self.texts is not None else ("first",)
 
     @property
+    def embeds(self) -> bool:
+        """Whether training the task shapes the embedding of a text alone."""
+        return self.apart or bool(self.objectives)
+
+    @property
     def trained_views(self) -> tuple[View, ...]:
         """The readings that training takes: the head's, and both texts apart for objectives."""
         if self.objectives and not self.apart:
-            return (*self.views, *(v for v in ("first", "second") if v not in self.views))
+            return (*self.views, "first", "second")
         return self.views
 
     @property

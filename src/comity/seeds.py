@@ -19,6 +19,7 @@ INITIALISATION = 6
 PROBE = 7
 SAMPLE = 8
 MASKING = 9
+BOOTSTRAP = 10
 
 
 def name_key(name: str) -> int:

@@ -44,10 +44,14 @@ class Series:
         ComityError: with everything that is wrong with any recipe, the encoder or any file.
     """
 
-    def __init__(self, recipes: Mapping[str, Recipe], data: Path, out: Path):
+    def __init__(
+        self, recipes: Mapping[str, Recipe], data: Path, out: Path, drop_leaks: bool = False
+    ):
         """`recipes` by the name of the run's folder in `out`; their paths start at `data`."""
+        check_folder(out)
         self.data = data
         self.out = out
+        self.drop_leaks = drop_leaks
         self.notes: list[str] = []  # what a user should see about the data, each sentence once
         self.runs: list[PlannedRun] = []
         planned: dict[str, PlannedRun] = {}
@@ -67,7 +71,7 @@ class Series:
         faults.check()
 
     def _plan(self, name: str, recipe: Recipe) -> PlannedRun:
-        prepared = prepare(recipe, self.data)
+        prepared = prepare(recipe, self.data, self.drop_leaks)
         new = (s for s in (*prepared.notes, *prepared.leaks) if s not in self.notes)
         self.notes.extend(dict.fromkeys(new))
         plans = [
@@ -87,7 +91,11 @@ class Series:
     def check(self) -> None:
         """Refuse a folder whose runs of these names have another recipe, encoder or data."""
         for run in self.runs:
-            _check_same(self.out / run.name, run)
+            _check_same(self.out / run.name, run, self.drop_leaks)
+
+    def finished(self) -> list[PlannedRun]:
+        """The runs that came to their end."""
+        return [run for run in self.runs if is_finished(self.out / run.name)]
 
     def unfinished(self) -> list[PlannedRun]:
         """The runs that are still to be trained, or to be gone on with."""
@@ -119,7 +127,7 @@ class Series:
         if not left:
             return 0.0
         sample = max(left, key=lambda run: run.steps)
-        seconds = Trainer(prepare(sample.recipe, self.data)).time_left()
+        seconds = Trainer(prepare(sample.recipe, self.data, self.drop_leaks)).time_left()
         if seconds is None:
             return None
         return seconds * sum(run.tokens for run in left) / sample.tokens
@@ -128,22 +136,42 @@ class Series:
         """Train what is not finished; an interrupted run goes on from its last checkpoint.
 
         A finished run keeps its best model; its checkpoint, of no more use, is deleted.
+
+        Raises:
+            ComityError: after the last run, with what stopped any of them; each says its run.
         """
         self.check()
         left = self.unfinished()
+        faults = Faults()
         display = SeriesDisplay(left, quiet)
         with display:
             for run in left:
-                directory = self.out / run.name
-                resume = (directory / "run.json").is_file() and has_checkpoint(directory)
-                if not resume:
-                    _clear(directory)
                 display.begins(run)
-                train(run.recipe, self.data, directory, resume=resume, listener=display)
+                try:
+                    self._train(run, display)
+                except ComityError as error:  # a learning rate may fail where the next does not
+                    for sentence in error.faults:
+                        faults.add(f"{run.name}: {sentence}")
+                    continue
                 display.ends(run)
-                _drop_checkpoints(directory)
-        for run in self.runs:  # one may have been stopped between its end and the line above
+        for run in self.finished():  # one may have been stopped just after its end
             _drop_checkpoints(self.out / run.name)
+        faults.check()
+
+    def _train(self, run: PlannedRun, display: "SeriesDisplay") -> None:
+        directory = self.out / run.name
+        resume = (directory / "run.json").is_file() and has_checkpoint(directory)
+        if not resume:
+            _clear(directory)
+        train(
+            run.recipe,
+            self.data,
+            directory,
+            resume=resume,
+            drop_leaks=self.drop_leaks,
+            listener=display,
+        )
+        _drop_checkpoints(directory)
 
 
 class SeriesDisplay(Display):
@@ -158,6 +186,7 @@ class SeriesDisplay(Display):
 
     def begins(self, run: PlannedRun) -> None:
         """Before a run is prepared."""
+        self._close()  # the one before may have failed
         self.current = self.runs.index(run)
         self.first_step = 0
         if not self.quiet:
@@ -166,6 +195,9 @@ class SeriesDisplay(Display):
     def ends(self, run: PlannedRun) -> None:
         """After a run; it counts with the steps that this process took."""
         self.seen += run.tokens * (1 - self.first_step / max(run.steps, 1))
+        self._close()
+
+    def _close(self) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -190,6 +222,12 @@ class SeriesDisplay(Display):
         return (time.perf_counter() - self.began) / max(seen, 1.0) * left
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a file where the folder of the runs is to stand."""
+    if out.exists() and not out.is_dir():
+        raise ComityError(f"--out: {out} is a file; name a folder, new or of the same command")
+
+
 def is_finished(directory: Path) -> bool:
     """Whether a run directory holds a run that came to its end."""
     return any(entry["type"] == "end" for entry in RunDirectory(directory).metrics())
@@ -212,12 +250,16 @@ def has_checkpoint(directory: Path) -> bool:
 
 
 def reached(directory: RunDirectory) -> dict[str, Any]:
-    """What a run's kept model scored on dev: its step, the mean, and each task's value."""
+    """What a run's kept model scored on dev: its step, the mean, and each task's value.
+
+    The mean is None where any task has no value: without the worst one it would look the best.
+    """
     summary = run_summary(directory)
     step = summary["best"]["step"]
     kept = next(entry for entry in summary["evaluations"] if entry["step"] == step)
     tasks = {name: score["value"] for name, score in summary["best"]["tasks"].items()}
-    return {"step": step, "mean": kept["mean"], "tasks": tasks}
+    mean = None if None in tasks.values() else kept["mean"]
+    return {"step": step, "mean": mean, "tasks": tasks}
 
 
 def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
@@ -251,6 +293,8 @@ def _flat(values: Any, place: str = "") -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -268,7 +312,7 @@ def _made_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"encoder": facts["encoder"]["sha256"], "tokenizer": facts["tokenizer"], **files}
 
 
-def _check_same(directory: Path, run: PlannedRun) -> None:
+def _check_same(directory: Path, run: PlannedRun, drop_leaks: bool) -> None:
     kept = RunDirectory(directory)
     if not (directory / "recipe.toml").is_file():
         return
@@ -277,11 +321,21 @@ def _check_same(directory: Path, run: PlannedRun) -> None:
         raise ComityError(
             f"{directory}: holds a run of another recipe ({difference}); name another --out"
         )
-    if not (directory / "run.json").is_file():
-        return
-    before = _made_of(kept.facts())
-    for what, digest in run.made_of.items():
-        if before.get(what) != digest:
+    if (directory / "run.json").is_file():
+        check_made_of(directory, run.made_of, drop_leaks)
+
+
+def check_made_of(directory: Path, made_of: Mapping[str, Any], drop_leaks: bool) -> None:
+    """Refuse a run whose encoder, files (those of `made_of` that it has) or rows are others."""
+    facts = RunDirectory(directory).facts()
+    if facts["drop_leaks"] != drop_leaks:
+        how = "with" if facts["drop_leaks"] else "without"
+        raise ComityError(
+            f"{directory}: was trained {how} --drop-leaks; do the same here, or name another --out"
+        )
+    before = _made_of(facts)
+    for what, digest in made_of.items():
+        if before.get(what, digest) != digest:
             raise ComityError(
                 f"{directory}: the {what} has changed since this run; put the old one back, or "
                 "name another --out"

@@ -22,7 +22,7 @@ from comity.console import console, tell
 from comity.errors import ComityError, Faults
 from comity.recipe import Recipe
 from comity.runs import RunDirectory
-from comity.series import Series, reached
+from comity.series import Series, is_finished, reached
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,10 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
     for chosen in itertools.product(*values.values()):
         overrides = [f"{key}={text}" for key, text in zip(values, chosen, strict=True)]
         try:
-            loaded = Recipe.load(recipe, overrides)
+            point = _point(Recipe.load(recipe, overrides), swept)
         except ComityError as error:
             faults.extend(error)
             continue
-        point = _point(loaded, swept)
         if point.name in points:
             faults.add(f"--set: {point.name.replace(',', ' ')} stands there twice; leave one out")
         points[point.name] = point
@@ -101,7 +100,16 @@ def split_values(text: str) -> list[str]:
 
 
 def _point(recipe: Recipe, swept: Sequence[str]) -> Point:
-    values = {key: _value_at(recipe.to_dict(), key) for key in swept}
+    """Raises a ComityError for a key whose value another one has taken away."""
+    values = {}
+    for key in swept:
+        try:
+            values[key] = _value_at(recipe.to_dict(), key)
+        except (KeyError, IndexError):
+            raise ComityError(
+                f"--set: {key} gives way to another key that is set (steps and epochs, for one, "
+                "exclude each other); leave one of the two out"
+            ) from None
     name = ",".join(f"{key}={_file_name(value)}" for key, value in values.items())
     return Point(name, values, recipe)
 
@@ -125,46 +133,69 @@ def _file_name(value: Any) -> str:
 class Sweep:
     """A grid over a recipe's keys: validated when made, then planned, trained and read."""
 
-    def __init__(self, recipe: Path, settings: Sequence[str], data: Path, out: Path):
+    def __init__(
+        self,
+        recipe: Path,
+        settings: Sequence[str],
+        data: Path,
+        out: Path,
+        drop_leaks: bool = False,
+    ):
         self.recipe = recipe
         self.out = out
         self.points = grid(recipe, settings)
-        self.series = Series({point.name: point.recipe for point in self.points}, data, out)
+        recipes = {point.name: point.recipe for point in self.points}
+        self.series = Series(recipes, data, out, drop_leaks)
 
     def plan(self) -> dict[str, Any]:
         """What is to be trained, for its table and its JSON."""
-        self._check()
+        self.check()
         return self.series.plan()
 
     def train(self, quiet: bool = False) -> None:
         """Train the points that are not finished."""
-        self._check()
+        self.check()
         self.series.train(quiet)
 
-    def _check(self) -> None:
-        """Refuse a folder that holds a run which is no point here: results would leave it out."""
+    def check(self) -> None:
+        """Refuse a folder with runs of another recipe, encoder or data.
+
+        So is one with a finished run which is no point here: results would leave it out.
+        """
         known = {point.name for point in self.points}
         for found in sorted(self.out.glob("*/recipe.toml")):
-            if found.parent.name not in known:
+            if found.parent.name not in known and is_finished(found.parent):
                 raise ComityError(
                     f"{found.parent}: holds a run that is no point of this sweep; add its value "
-                    "to --set, or name another --out"
+                    "to --set, name another --out, or move that folder away"
                 )
+        self.series.check()
 
     def results(self) -> dict[str, Any]:
-        """What each point reached, in the order of the grid."""
-        runs = [RunDirectory.open(self.out / point.name) for point in self.points]
+        """What each finished point reached, in the order of the grid; at least one is finished."""
+        finished = {run.name for run in self.series.finished()}
+        points = [point for point in self.points if point.name in finished]
+        runs = [RunDirectory.open(self.out / point.name) for point in points]
         facts = runs[0].facts()
         return {
             "recipe": str(self.recipe),
-            "swept": list(self.points[0].values),
+            "swept": list(points[0].values),
+            **_judged_by([point.recipe for point in points]),
             "machine": facts["machine"],
             "versions": facts["versions"],
             "points": [
                 {"run": str(run.path), "values": point.values, **reached(run)}
-                for point, run in zip(self.points, runs, strict=True)
+                for point, run in zip(points, runs, strict=True)
             ],
         }
+
+
+def _judged_by(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """Which score tells the best point: the task that train.best names in all, else the mean."""
+    names = {recipe.train.best for recipe in recipes}
+    best = names.pop() if len(names) == 1 else "mean"
+    lower = best != "mean" and recipes[0].tasks[best].metric_name == "rmse"
+    return {"judged_by": best, "lower_is_better": lower}
 
 
 def write_sweep(results: Mapping[str, Any], out: Path) -> None:
@@ -186,11 +217,19 @@ def write_sweep(results: Mapping[str, Any], out: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    """Numbers and words as they are, all else (true and false too) as JSON writes it."""
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return value if plain else json.dumps(value)
+
+
+def _judged(results: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
+    """The score that tells the best point."""
+    best = results["judged_by"]
+    return point["mean"] if best == "mean" else point["tasks"][best]
 
 
 def _plot(results: Mapping[str, Any], path: Path) -> None:
-    """One key: a line for each task and the mean. Several: means, a line for each other choice."""
+    """One key: a line for each task and the mean. Several: a line for each other choice."""
     from comity.report.plots import line_plot
 
     key, *others = results["swept"]
@@ -199,36 +238,42 @@ def _plot(results: Mapping[str, Any], path: Path) -> None:
     numeric = all(isinstance(value, int | float) for value in values)
     lines: dict[str, list[float | None]] = {}
     for point in points:
+        scores = {**point["tasks"], "mean": point["mean"]}
         if others:
             choice = ", ".join(f"{other} {_cell(point['values'][other])}" for other in others)
-            lines.setdefault(choice, []).append(point["mean"])
-            continue
-        for name, value in {**point["tasks"], "mean": point["mean"]}.items():
-            lines.setdefault(name, []).append(value)
+            scores = {choice: _judged(results, point)}
+        place = values.index(_cell(point["values"][key]))
+        for name, value in scores.items():  # a point that is not finished stays a gap
+            lines.setdefault(name, [None] * len(values))[place] = value
+    best = results["judged_by"]
+    judged = "mean of the tasks' scores on dev" if best == "mean" else f"score of {best} on dev"
     line_plot(
         path,
         values if numeric else range(1, len(values) + 1),
         lines,
         key if numeric else f"{key}: {', '.join(f'{n} {v}' for n, v in enumerate(values, 1))}",
-        "mean of the tasks' scores on dev" if others else "score on dev",
+        judged if others else "score on dev",
         f"Sweep of {key}",
         log_x=key.rpartition(".")[2] in ("lr", "head_lr"),
     )
 
 
 def show_sweep(results: Mapping[str, Any]) -> None:
-    """The table of a sweep; the best mean is marked."""
+    """The table of a sweep; the best score is marked: the mean, or the task that decides."""
     points = results["points"]
     tasks = list(points[0]["tasks"])
-    known = [point["mean"] for point in points if point["mean"] is not None]
+    known = [v for v in (_judged(results, point) for point in points) if v is not None]
+    best = (min if results["lower_is_better"] else max)(known, default=None)
     table = Table(title=f"Sweep of {results['recipe']}", title_justify="left")
     for column in (*results["swept"], *tasks, "mean", "at step"):
         table.add_column(column, justify="right")
     for point in points:
         values = [str(_cell(value)) for value in point["values"].values()]
-        scores = [_four(point["tasks"][task]) for task in tasks]
-        mark = " *" if known and point["mean"] == max(known) else ""
-        table.add_row(*values, *scores, _four(point["mean"]) + mark, f"{point['step']:,}")
+        scores = {**point["tasks"], "mean": point["mean"]}
+        shown = {name: _four(score) for name, score in scores.items()}
+        if best is not None and _judged(results, point) == best:
+            shown[results["judged_by"]] += " *"
+        table.add_row(*values, *shown.values(), f"{point['step']:,}")
     console().print(table)
 
 

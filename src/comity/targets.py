@@ -87,7 +87,7 @@ class Target:
     scale: tuple[float, float] = (0.0, 1.0)  # similarity: the ends of the scale
     mean: float = 0.0  # regression: of the training targets
     deviation: float = 1.0
-    rounding: str = "nearest"  # bins: "down" truncates, as a cast to whole numbers does
+    rounding: str = "nearest"  # bins; or "down", to the whole number below
 
     @property
     def outputs(self) -> int:

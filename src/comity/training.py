@@ -30,7 +30,7 @@ from comity.plan import StagePlan, plan_stage
 from comity.prepare import Prepared, prepare
 from comity.progress import Listener, Progress, Tally
 from comity.recipe import Recipe
-from comity.runs import RunDirectory, save_model, versions
+from comity.runs import FORMAT, RunDirectory, save_model, versions
 from comity.seeds import PROBE, SAMPLE, generator, name_key
 
 MOST_SKIPPED = 10
@@ -158,7 +158,7 @@ class Trainer:
                 self.progress.stage += 1  # before the checkpoint, which then starts the next one
                 self.progress.stage_step = 0
             if judged:
-                self._judge_and_keep()
+                self._judge_and_keep(plan)
             if self.progress.stopped_early or self.progress.stage_step == 0:
                 return
 
@@ -169,6 +169,7 @@ class Trainer:
         self.gradients = Gradients(self.flat, plan.rows_needed, frozen)
         if self.progress.stage_step == 0:
             self.balancer_state = {}
+            self.progress.without_gain = 0
             if not plan.stage.carry:
                 self.optimizer.reset()
 
@@ -202,7 +203,8 @@ class Trainer:
     def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
         scheduled = plan.tasks[turn.task]
         _, places = scheduled.batches.turn(turn.number)
-        return self.backward.batch(scheduled.name, plan.splits[turn.task], places)
+        masked = plan.stage.objective != "tasks"
+        return self.backward.batch(scheduled.name, plan.splits[turn.task], places, masked)
 
     def _weigh(
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
@@ -210,10 +212,12 @@ class Trainer:
         """The balancer's weight of each row, and the norm of what they and the heads come to."""
         if not bool(torch.isfinite(gramian).all()):
             return [], math.nan
+        heads = sum(self.gradients.squared_norm(task) for task in tasks)
+        if not math.isfinite(heads):
+            return [], math.nan
         orders = draw_orders(self.settings.seed, self.progress.step, len(gramian))
         weights = self._balance(plan, tasks, gramian, orders)
         shared = float(weights @ gramian @ weights)
-        heads = sum(self.gradients.squared_norm(task) for task in tasks)
         norm = math.sqrt(max(shared, 0) + heads) if math.isfinite(shared + heads) else math.nan
         return weights.tolist(), norm
 
@@ -365,7 +369,7 @@ class Trainer:
             evaluations[name] = judge(name, spec, metric, split, outputs[name])
         return evaluations, outputs
 
-    def _judge_and_keep(self) -> None:
+    def _judge_and_keep(self, plan: StagePlan) -> None:
         """Judge dev and a sample of training, keep the best model, write a checkpoint."""
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
@@ -387,21 +391,29 @@ class Trainer:
             separator = self.prepared.tasks[name].task.separator
             target = self.model.tasks[name].target
             write_predictions(path, target, split, outputs[name], separator)
-        self._keep_best(scores, mean)
+        self._keep_best(scores, plan.stage.objective == "tasks")
         self.directory.write_checkpoint(
             step, self.flat, self.optimizer, self.balancer_state, asdict(self.progress)
         )
         self.listener.evaluated(self, evaluations)
 
-    def _keep_best(self, scores: dict[str, Score], mean: Score) -> None:
+    def _keep_best(self, scores: dict[str, Score], trains_tasks: bool) -> None:
+        """Keep the model if it is the best so far; else count towards `patience`.
+
+        A head that is judged only says nothing of how good the model is, and a stage that trains
+        no task may well gain nothing.
+        """
         progress = self.progress
+        tasks = self.prepared.tasks
+        trained = {n: s for n, s in scores.items() if not tasks[n].task.judge_only}
+        mean = mean_score(trained)
         for name, score in scores.items():
             known = progress.best_of_task.get(name)
             if better(score, _score(known)):
                 progress.best_of_task[name] = {**asdict(score), "step": progress.step}
         chosen = mean if self.settings.best == "mean" else scores[self.settings.best]
-        first = progress.best is None
-        if better(chosen, _score(progress.best)) or first:
+        newest = progress.best is None or not trained
+        if better(chosen, _score(progress.best)) or newest:
             progress.best = {**asdict(chosen), "step": progress.step}
             progress.without_gain = 0
             about = {
@@ -411,7 +423,7 @@ class Trainer:
             }
             self.directory.write_best(progress.step, self._save_model, about)
         else:
-            progress.without_gain += 1
+            progress.without_gain += trains_tasks
             patience = self.settings.patience
             progress.stopped_early = 0 < patience <= progress.without_gain
 
@@ -441,7 +453,7 @@ class Trainer:
     def _facts(self) -> dict[str, Any]:
         """What the run is made of, for run.json."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "seed": self.settings.seed,
             "precision": str(self.dtype).removeprefix("torch."),
             **self.prepared.facts(self.model.tasks),

@@ -231,6 +231,12 @@ def test_a_last_partial_epoch_of_a_sequential_stage_leaves_no_task_out():
     assert [turn.task for turn in turns_of(plan)] == expected
 
 
+def test_every_task_of_a_partial_epoch_has_its_share_however_small():
+    tasks = make({"one": 24, "two": 24, "three": 8}, batch_size=8)
+    plan = plan_of("sequential", tasks, epochs=0.5)
+    assert [turn.task for turn in turns_of(plan)] == [0, 0, 1, 1, 2]
+
+
 def test_a_step_of_several_turns_may_span_tasks():
     tasks = make(THREE)
     plan = plan_of("sequential", tasks, epochs=1, turns=4)
@@ -338,7 +344,7 @@ def test_the_last_step_of_round_robin_is_whole():
     # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has its turn.
     tasks = make(THREE, group_lengths=False)
     assert [len(step) for step in plan_of("round-robin", tasks, epochs=0.5)] == [3, 3, 3]
-    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, turns=3)] == [3, 3, 1]
+    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, turns=3)] == [3, 3, 2]
 
 
 def test_rounding_adds_no_step():

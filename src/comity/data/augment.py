@@ -34,6 +34,9 @@ Two attributes are used where a translator has them: `fingerprint: str`, which t
 translators whose results differ, and `count_cut(texts) -> int`, how many texts are too long for it.
 """
 
+Rows = list[tuple[tuple[str, ...], Own]]
+"""The texts to translate of each row, and the row as it came."""
+
 Progress = Callable[[str, int, int], None]
 """Told after each batch: the direction, how many texts are done, of how many."""
 
@@ -91,9 +94,7 @@ def augment(
         ComityError: a fault of the arguments or the table, and where no new row is left.
     """
     read_as = format or TableFormat()
-    _check_arguments(path, columns, output, batch_size, drop_similar)
-    names = own_names(path, read_as, columns)
-    rows = _read(path, columns, names, read_as)
+    names, rows = _checked(path, columns, output, batch_size, drop_similar, read_as)
     texts = {text for texts, _ in rows for text in texts if text.strip()}
     with TranslationCache(cache_path(output)) as cache:
         there = _translate("forward", texts, forward, cache, batch_size, progress)
@@ -133,14 +134,49 @@ def augment(
     )
 
 
-def _check_arguments(
+# --- checking and reading -------------------------------------------------------------------------
+
+
+def check_augment(
+    path: Path,
+    columns: Sequence[str | int],
+    output: Path,
+    *,
+    batch_size: int = 32,
+    drop_similar: float | None = None,
+    format: TableFormat | None = None,
+) -> None:
+    """All that `augment` checks before it translates; so no translator is needed yet.
+
+    Raises:
+        ComityError: with everything that is wrong with the arguments and the table.
+    """
+    _checked(path, columns, output, batch_size, drop_similar, format or TableFormat())
+
+
+def _checked(
     path: Path,
     columns: Sequence[str | int],
     output: Path,
     batch_size: int,
     drop_similar: float | None,
-) -> None:
+    format: TableFormat,
+) -> tuple[list[str], Rows]:
+    """The table's column names and rows, once nothing is wrong with them or the arguments."""
     faults = Faults()
+    _check_arguments(columns, batch_size, drop_similar, faults)
+    try:
+        _check_new(path, output)
+    except ComityError as error:
+        faults.extend(error)
+    names, rows = _read(path, columns, format, faults)
+    faults.check()
+    return names, rows
+
+
+def _check_arguments(
+    columns: Sequence[str | int], batch_size: int, drop_similar: float | None, faults: Faults
+) -> None:
     if not columns:
         faults.add("--column: name at least one column to translate")
     for column, times in Counter(str(column).strip() for column in columns).items():
@@ -150,7 +186,9 @@ def _check_arguments(
         faults.add(f"--batch-size: {batch_size} is no number of texts; give 1 or more")
     if drop_similar is not None and not 0 < drop_similar <= 1:
         faults.add(f"--drop-similar: {drop_similar} is no share; give more than 0 and at most 1")
-    faults.check()
+
+
+def _check_new(path: Path, output: Path) -> None:
     check_output(path, output)
     if output.exists():
         raise ComityError(
@@ -158,18 +196,17 @@ def _check_arguments(
         )
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
 def _read(
-    path: Path, columns: Sequence[str | int], names: Sequence[str], format: TableFormat
-) -> list[tuple[tuple[str, ...], Own]]:
-    """The texts of each row, and the row as it came."""
-    faults = Faults()
+    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+) -> tuple[list[str], Rows]:
+    """The table's column names and rows; none where it cannot be read."""
+    try:
+        names = own_names(path, format, columns)
+    except ComityError as error:
+        faults.extend(error)
+        return [], []
     whole = whole_rows(path, columns, names, format, faults)
-    rows = [(row_texts(path, row, faults), own) for row, own in whole]
-    faults.check()
-    return rows
+    return names, [(row_texts(path, row, faults), own) for row, own in whole]
 
 
 def _places(

@@ -1,7 +1,7 @@
 """Label columns to targets: classes, indicators or scores, and a sentence for each that is none."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from comity.data.rows import NoValue, Value
 from comity.data.tokens import LabelColumn, TokenTable
 from comity.errors import Faults, nearest
 from comity.sections import TaskSection
-from comity.targets import Classes, Target
+from comity.targets import Classes, Target, is_number
 
 GLUE_HINT = "-1 is what the GLUE files have where test labels are withheld; use a labelled file"
 _MISSING = object()
@@ -45,8 +45,19 @@ def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults)
             f"tasks.{name}.objectives: compare pairs that are alike or not, and {table.path} has "
             f"{len(classes.names)} classes; remove them"
         )
+    elif task.objectives and task.classes is None and not _ordered(classes.names):
+        first, last = classes.names
+        faults.add(
+            f'tasks.{name}.classes: objectives take the last class for "alike", and names have no '
+            f'order; list them, as in classes = ["{last}", "{first}"] if that is {first}'
+        )
     read_targets(name, task, target, table, faults)
     return target
+
+
+def _ordered(names: Sequence[str]) -> bool:
+    """Whether names say by themselves which is the higher: numbers, or true and false."""
+    return all(is_number(name) or name.casefold() in ("true", "false") for name in names)
 
 
 def check_trainable(
@@ -156,14 +167,18 @@ def read_targets(
 
 
 def mapped_labels(
-    table: TokenTable, mapping: Mapping[str, str | int | float], faults: Faults
+    table: TokenTable,
+    mapping: Mapping[str, str | int | float],
+    decimal: str,
+    faults: Faults,
 ) -> TokenTable:
     """A table whose labels are what a recipe's `map` makes of them, numbers in any spelling.
 
-    A label that the map does not name is a fault; a row without one stays without.
+    A label that the map does not name is a fault; a row without one stays without. `decimal` is the
+    mark that the task's own files have in numbers.
     """
     places = Classes(tuple(mapping))
-    wanted = [str(label) for label in mapping.values()]
+    wanted = [v if isinstance(v, str) else str(v).replace(".", decimal) for v in mapping.values()]
     (column,) = table.labels
     values: list[Value] = []
     for code, value in enumerate(column.values):

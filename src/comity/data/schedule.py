@@ -74,7 +74,8 @@ def plan_steps(
 
     - round-robin: a step is one turn of every task.
     - sequential: each epoch runs every batch of each task, in the order of `tasks`. Of a last epoch
-      that is a part of one, each task runs that part, so that none goes short for its place.
+      that is a part of one, each task runs that part, rounded up to whole batches, so that none
+      goes short for its place.
     - proportional: each epoch runs every batch of every task, in random order. Where sampling
       weights differ, each turn's task is drawn instead, with probability ~ weight x rows.
     - temperature: drawn with probability ~ weight x rows ^ (1 / temperature).
@@ -83,8 +84,9 @@ def plan_steps(
       section 4.1).
 
     Except under round-robin a step is `turns` turns. The plan has `steps` steps; or it ends as soon
-    as `epochs` times as many examples are seen as the tasks have rows together, so that the last
-    step may hold fewer turns (never under round-robin); or, with epoch = "longest" under
+    as `epochs` times as many examples are seen as the tasks have rows together (under sequential,
+    once its passes are through), so that the last step may hold fewer turns (never under
+    round-robin); or, with epoch = "longest" under
     round-robin, once every task has been through `epochs` passes of its own.
 
     Raises `ComityError` for arguments that have no meaning or no effect together.
@@ -97,7 +99,7 @@ def plan_steps(
         limit = steps
     elif epochs is not None and epoch == "longest":
         limit = max(_turns_of_passes(task.batches, epochs) for task in tasks)
-    elif epochs is not None:
+    elif epochs is not None and schedule != "sequential":  # its turns end by themselves
         examples = _share(epochs, sum(task.rows for task in tasks))
     plan: list[list[Turn]] = []
     seen = 0
@@ -108,6 +110,8 @@ def plan_steps(
             seen += tasks[turn.task].batches.size(turn.number)
             if seen >= examples and not round_robin:
                 break
+        if not step:
+            break
         plan.append(step)
     return plan
 
@@ -210,11 +214,13 @@ def _passes(
 ) -> Iterator[Turn]:
     """Epochs in each of which every task makes one pass, its turns where `arrange` puts them.
 
-    With `epochs` the last of them is as much of a pass as is left.
+    With `epochs` they end, and the last of them is as much of a pass as is left.
     """
     numbers = [itertools.count() for _ in tasks]
     for epoch in itertools.count():
-        part = 1.0 if epochs is None or epochs <= epoch else min(epochs - epoch, 1.0)
+        if epochs is not None and epoch >= epochs:
+            return
+        part = 1.0 if epochs is None else min(epochs - epoch, 1.0)
         batches = [_share(part, task.batches.per_pass(epoch)) for task in tasks]
         owners = np.repeat(np.arange(len(tasks)), batches)
         for k in arrange(epoch, owners).tolist():

@@ -16,7 +16,6 @@ from comity.data.batches import (
     truncated,
 )
 from comity.data.labels import check_trainable, find_target, mapped_labels, read_targets
-from comity.data.rows import TableFormat
 from comity.data.tokens import TextEncoder, TokenTable, token_counts, token_table
 from comity.errors import ComityError, Faults
 from comity.recipe import Recipe
@@ -175,8 +174,8 @@ def read_file(
     path: Path, task: TaskSection, encoder: TextEncoder, faults: Faults
 ) -> TokenTable | None:
     """One file of a task as token ids; None where it has faults."""
-    format = TableFormat(task.delimiter, task.header, task.quoting, task.encoding)
-    return token_table(path, task.text_columns, task.label_columns, format, encoder, faults)
+    columns = task.text_columns, task.label_columns
+    return token_table(path, *columns, task.table_format, encoder, faults)
 
 
 def _read_stage_file(
@@ -185,7 +184,11 @@ def _read_stage_file(
     """A stage's own file, read as the task's but for what the stage says of it."""
     own = {key: getattr(file, key) for key in ("text", "texts", "label") if file.sets(key)}
     table = read_file(folder / file.file, task.model_copy(update=own), encoder, faults)
-    return table if table is None or not file.map else mapped_labels(table, file.map, faults)
+    return (
+        table
+        if table is None or not file.map
+        else mapped_labels(table, file.map, task.decimal, faults)
+    )
 
 
 def make_split(

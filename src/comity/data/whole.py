@@ -36,9 +36,12 @@ def check_output(source: Path, output: Path, any_ending: bool = False) -> None:
 
 
 def own_names(source: Path, format: TableFormat, texts: Sequence[str | int]) -> list[str]:
-    """The input's column names, of which none stands twice and none is empty."""
+    """The input's column names; those of delimited text so that none is empty or stands twice."""
+    names = column_names(source, format, texts)
+    if source.suffix.lower() not in DELIMITED:
+        return names  # the keys of its rows
     found: list[str] = []
-    for place, name in enumerate(column_names(source, format, texts)):
+    for place, name in enumerate(names):
         found.append(free_name(name or f"column {place}", found))
     return found
 

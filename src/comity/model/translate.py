@@ -78,9 +78,10 @@ class Translator:
     def _check_weights(self) -> None:
         if not any((self.folder / name).is_file() for name in (WEIGHTS, INDEX)):
             raise ComityError(
-                f"{self.folder}: there is no {WEIGHTS} (only safetensors are read); convert the "
-                "weights in a place you trust with transformers.AutoModelForSeq2SeqLM"
-                ".from_pretrained(folder).save_pretrained(folder)"
+                f"{self.name}: there is no {WEIGHTS} (only safetensors are read); in a place you "
+                f'trust run AutoModelForSeq2SeqLM.from_pretrained("{self.name}")'
+                f'.save_pretrained("DIR") and AutoTokenizer.from_pretrained("{self.name}")'
+                '.save_pretrained("DIR") of transformers, then name DIR'
             )
         with TensorFiles(self.folder):
             pass  # whole files, and every shard there

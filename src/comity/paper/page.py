@@ -1,6 +1,7 @@
 """The paper's tables again: its figures and ours side by side, as paper.json and paper.md."""
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,12 +156,17 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
 
 
 def _command(paper: Paper) -> str:
+    """What a shell takes; data and out stand for folders that need no name on a page."""
     options = paper.options
-    shown = f" --set {' '.join(options.overrides)}" if options.overrides else ""
-    return (
-        f"comity paper --data DIR --encoder {options.encoder} --epochs {options.epochs:g} "
-        f"--seeds {options.seeds} --out DIR{shown}"
-    )
+    words = ["comity", "paper", "--data", "DIR", "--encoder", options.encoder]
+    words += ["--epochs", f"{options.epochs:g}", "--seeds", str(options.seeds), "--out", "OUT"]
+    if options.tables != TABLES:
+        words += ["--table", *options.tables]
+    if options.drop_leaks:
+        words.append("--drop-leaks")
+    if options.overrides:
+        words += ["--set", *options.overrides]
+    return shlex.join(words)
 
 
 def pretrained_on(encoder: str) -> str:

@@ -26,6 +26,13 @@ SINGLE = {"SST only": "sentiment", "Paraphrase only": "paraphrase", "STS only": 
 INTERACTION = "table3-contrastive-interaction"
 ON_PAIR = "table3-contrastive-pair"
 STS_ONLY = "table1-sts-only"
+_OPTIONS = ("encoder.name", "train.seed", "train.epochs", "train.steps")
+"""Keys that options of comity paper, or the rows themselves, set."""
+_OF_ALL_ROWS = (
+    *("train.schedule", "train.balancer", "train.best", "stages"),
+    *("tasks.*.kind", "tasks.*.metric", "tasks.*.judge_only"),
+)
+"""Keys with which no row would be the paper's any more, whatever its own keys are."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def row_recipe(encoder: str, row: Row, seed: int, overrides: Sequence[str]) -> R
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
-        for own in (*row.keys, "encoder.name", "train.seed", "train.epochs", "train.steps"):
+        for own in (*row.keys, *_OPTIONS, *_OF_ALL_ROWS):
             if _same_place(key, own.partition("=")[0]):
                 raise ComityError(
                     f'--set "{override}": the row "{row.label}" decides {key} itself (or an option '
@@ -188,5 +195,6 @@ def row_recipe(encoder: str, row: Row, seed: int, overrides: Sequence[str]) -> R
 
 
 def _same_place(one: str, other: str) -> bool:
-    """Whether one key is the other, or a table that holds it."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+    """Whether one key is the other, or a table that holds it; `*` in `other` is any name."""
+    parts = zip(one.split("."), other.split("."), strict=False)
+    return all(mine == theirs or theirs == "*" for mine, theirs in parts)

@@ -25,7 +25,8 @@ from comity.paper.rows import (
 )
 from comity.prepare import prepare
 from comity.recipe import Recipe
-from comity.series import Series, first_difference
+from comity.runs import write_atomically
+from comity.series import Series, check_folder, check_made_of, first_difference
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ class Options:
     epochs: float
     seeds: int
     overrides: tuple[str, ...]
+    drop_leaks: bool = False
 
     @property
     def common(self) -> dict[str, Any]:
         """What options.json keeps."""
-        return {"encoder": self.encoder, "epochs": self.epochs, "set": list(self.overrides)}
+        dropped = {"drop-leaks": True} if self.drop_leaks else {}
+        kept = {"encoder": self.encoder, "epochs": self.epochs, "set": list(self.overrides)}
+        return {**kept, **dropped}
 
 
 def check_options(
@@ -54,19 +58,22 @@ def check_options(
     epochs: float | None = None,
     seeds: int = 2,
     overrides: Sequence[str] = (),
+    drop_leaks: bool = False,
 ) -> Options:
     """Options with what was left out filled in.
 
     Raises:
-        ComityError: an unknown table, no seed or epoch, or a folder made with other options.
+        ComityError: an unknown table, no seed or epoch, a file for a folder, or one made with other
+            options.
     """
+    check_folder(out)
     if seeds < 1:
         raise ComityError(f"--seeds: {seeds} leaves nothing to train; name 1 or more")
     epochs = default_epochs(encoder) if epochs is None else epochs
     if not 0 < epochs < float("inf"):
         raise ComityError(f"--epochs: {epochs:g} leaves nothing to train; name a number above 0")
     found = check_tables(tables)
-    options = Options(data, out, encoder, found, epochs, seeds, tuple(overrides))
+    options = Options(data, out, encoder, found, epochs, seeds, tuple(overrides), drop_leaks)
     _check_folder(options)
     return options
 
@@ -95,13 +102,14 @@ class Paper:
     """The rows for the user's data, and the runs that were asked for; validated when made.
 
     Raises:
-        ComityError: with all that is wrong with the data, the encoder or an override.
+        ComityError: with all that is wrong with the data, the encoder or an override, or for a
+            run in the folder, of whatever row, that was made of others.
     """
 
     def __init__(self, options: Options):
         self.options = options
         recipe = self._base()
-        tasks = prepare(recipe, options.data).tasks
+        tasks = prepare(recipe, options.data, options.drop_leaks).tasks
         self.data_rows = {
             name: {"train": len(task.train), "dev": len(task.dev)} for name, task in tasks.items()
         }
@@ -111,7 +119,16 @@ class Paper:
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
             for row, seed in runs_of(self.rows, options.tables, options.seeds)
         }
-        self.series = Series(recipes, options.data, self.runs)
+        self.series = Series(recipes, options.data, self.runs, options.drop_leaks)
+        self._check_earlier()
+
+    def _check_earlier(self) -> None:
+        """The page shows every run of the folder as one on this data; so each has to be."""
+        made_of: dict[str, Any] = {}
+        for run in self.series.runs:
+            made_of |= run.made_of
+        for path in sorted(self.runs.glob("*/run.json")):
+            check_made_of(path.parent, made_of, self.options.drop_leaks)
 
     def _base(self) -> Recipe:
         encoder = f"encoder.name={json.dumps(self.options.encoder)}"
@@ -122,16 +139,21 @@ class Paper:
         """Where the run directories stand."""
         return self.options.out / "runs"
 
+    def check(self) -> None:
+        """Refuse a folder whose runs have another recipe, encoder or data."""
+        self.series.check()
+
     def plan(self) -> dict[str, Any]:
         """What is to be trained, for its table and its JSON."""
         return self.series.plan()
 
     def train(self, quiet: bool = False) -> None:
         """Train what is not finished."""
-        self.series.check()
-        self.runs.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.options.common, indent=2) + "\n"
-        (self.options.out / "options.json").write_text(text, encoding="utf-8")
+        self.check()
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        path, text = self.options.out / "options.json", json.dumps(self.options.common, indent=2)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text + "\n":
+            write_atomically(path, text + "\n")
         self.series.train(quiet)
 
 

@@ -4,7 +4,6 @@ The paper's section 5 asks this of its similarity task: a scatter of predicted a
 showed that nothing below 2 was ever predicted.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.compare import kept_predictions
-from comity.data.rows import TableFormat
+from comity.console import or_dash
 from comity.data.tables import read_table
 from comity.errors import ComityError, Faults
 from comity.metrics import METRICS
+from comity.model.files import sha256_of
 from comity.report.plots import band_numbers, histogram_by_band, scatter
 from comity.runs import RunDirectory
 from comity.sections import METRICS_OF
@@ -79,10 +79,12 @@ class Analysis:
 def analyse(run: Path, task: str, out: Path) -> Analysis:
     """Analyse a similarity or regression task of a run by its predictions on dev.
 
-    Writes TASK-scatter.png, TASK-histogram.png, TASK.md and TASK.json into the folder `out`.
+    Writes TASK-scatter.png, TASK-histogram.png, TASK.md and TASK.json into the folder `out`, over
+    those of an analysis that stands there.
 
     Raises:
-        ComityError: not a run, no such task, one that predicts no number, or no matplotlib.
+        ComityError: not a run, no such task, one that predicts no number, no matplotlib, or a
+            TASK.md or TASK.json that no analysis wrote.
     """
     directory = RunDirectory.open(run)
     judged = kept_predictions(directory, task)
@@ -97,6 +99,7 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
             f"{run}: {bad} of {len(predicted)} predictions of {task} are not finite; train it with "
             "a lower learning rate"
         )
+    _check_free(out, task)
     edges = band_edges(judged.target, gold)
     far = np.argsort(-np.abs(predicted - gold), kind="stable")[:WORST]
     file, texts, note = _texts(directory, task, judged.file, [judged.lines[row] for row in far])
@@ -122,10 +125,26 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
         written=[str(path) for path in paths.values()],
     )
     _draw(analysis, judged.target, gold, predicted, edges, paths)
-    paths[".md"].write_text(markdown(analysis), encoding="utf-8")
     text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     paths[".json"].write_text(text + "\n", encoding="utf-8")
+    paths[".md"].write_text(markdown(analysis), encoding="utf-8")  # last: alone it is another's
     return analysis
+
+
+def _check_free(out: Path, task: str) -> None:
+    """Refuse to write over a file that is no analysis: one has a JSON object that names its run."""
+    kept, page = out / f"{task}.json", out / f"{task}.md"
+    try:
+        values = json.loads(kept.read_text(encoding="utf-8"))
+        other = None if isinstance(values, dict) and "run" in values else kept
+    except FileNotFoundError:
+        other = page if page.exists() else None
+    except (OSError, ValueError):
+        other = kept
+    if other is not None:
+        raise ComityError(
+            f"{other}: exists already and is no analysis; move it away or name another --out"
+        )
 
 
 def band_edges(target: Target, gold: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,18 +192,16 @@ def _texts(
     file = section.dev if isinstance(section.dev, str) else section.train
     path = Path(directory.facts()["data"]) / file
     try:
-        with path.open("rb") as stream:
-            now = hashlib.file_digest(stream, "sha256").hexdigest()
+        now = sha256_of(path)
     except OSError:
         now = None
     if now is None or now != digest:
         what = "is not there any more" if now is None else "has changed since the run"
         return path, None, f"The texts are not shown, since {path} {what}."
     wanted, found = set(lines), {}
-    format = TableFormat(section.delimiter, section.header, section.quoting, section.encoding)
     columns = [*section.text_columns, *section.label_columns]
     faults = Faults()
-    for row in read_table(path, columns, format, faults):
+    for row in read_table(path, columns, section.table_format, faults):
         if row.line in wanted:
             found[row.line] = [str(text) for text in row.values[: len(section.text_columns)]]
     faults.check()
@@ -213,15 +230,12 @@ def _draw(
 def markdown(analysis: Analysis) -> str:
     """The analysis as a page, beside its two pictures."""
     task = analysis.task
-    scores = ", ".join(
-        f"{name} {'-' if value is None else f'{value:.4f}'}"
-        for name, value in analysis.scores.items()
-    )
+    scores = ", ".join(f"{name} {or_dash(value)}" for name, value in analysis.scores.items())
     lines = [
         f"# {task}: predicted against true",
         "",
         f"{analysis.run}, kept step {analysis.step:,}, {analysis.rows:,} dev rows: {scores}. "
-        f"Predictions run from {analysis.smallest:.3f} to {analysis.largest:.3f}.",
+        f"Predictions run from {analysis.smallest:.4g} to {analysis.largest:.4g}.",
         "",
         f"![Predicted against true values]({task}-scatter.png)",
         "",
@@ -232,7 +246,7 @@ def markdown(analysis: Analysis) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for band in analysis.bands:
-        cells = [_number(value) for value in (band.mean, band.smallest, band.largest)]
+        cells = [or_dash(value, ".4g") for value in (band.mean, band.smallest, band.largest)]
         below = "-" if band.below is None else f"{band.below:.1%}"
         lines.append(
             f"| {band.low:g} to {band.high:g} | {band.rows:,} | {' | '.join(cells)} | {below} |"
@@ -245,12 +259,8 @@ def markdown(analysis: Analysis) -> str:
     lines.append("|--:|--:|--:|" + "---|" * width)
     for miss in analysis.worst:
         texts = "".join(f" {_escaped(text)} |" for text in miss.texts or ())
-        lines.append(f"| {miss.line} | {miss.gold:g} | {miss.predicted:.3f} |{texts}")
+        lines.append(f"| {miss.line} | {miss.gold:g} | {miss.predicted:.4g} |{texts}")
     return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _escaped(text: str) -> str:
