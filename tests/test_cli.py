@@ -272,18 +272,63 @@ def test_predict_in_the_classs_format(place, capsys, tmp_path):
             ["nowhere"],
         ),
         (["train", "--resume", "{run}", "--set", "train.lr=1"], ["--resume"]),
+        (["compare", "{run}", "{data}"], ["not a run"]),
+        (["compare", "{run}", "{run}", "--group-seeds"], ["the seed 0"]),
+        (["analyse", "{run}", "--task", "mood", "--out", "x"], ["mood", "classification"]),
+        (
+            ["sweep", "{recipe}", "--data", "{data}", "--out", "x", "--set", "train.lrr=1e-3,1e-4"],
+            ['did you mean "lr"'],
+        ),
+        (
+            ["sweep", "{recipe}", "--data", "{place}/nowhere", "--out", "x", "--set",
+             "train.lr=1e-3,1e-4"],
+            ["mood.csv"],
+        ),
+        (["paper", "--data", "{data}", "--out", "x", "--table", "4"], ["--table", '"4"']),
+        (
+            ["paper", "--data", "{place}/nowhere", "--out", "x", "--encoder", "{encoder}",
+             "--quiet"],
+            ["nowhere"],
+        ),
+        (["paper", "--data", "{data}", "--out", "{data}"], ["no folder of comity paper"]),
     ],
 )  # fmt: skip
-def test_a_users_mistake_is_one_sentence(place, capsys, monkeypatch, tmp_path, arguments, words):
+def test_a_users_mistake_is_one_sentence(
+    place, capsys, monkeypatch, tmp_path, tiny_checkpoint, arguments, words
+):
     monkeypatch.chdir(tmp_path)
     names = {"recipe": place / "recipe.toml", "place": place, "data": place / "data"}
-    names["run"] = place / "run"
+    names |= {"run": place / "run", "encoder": tiny_checkpoint}
     code, out, err = run(capsys, *(argument.format(**names) for argument in arguments))
     assert code == 2
     assert out == ""
-    assert err.startswith("error: ")
+    assert all(line.startswith("error: ") for line in err.splitlines())
     assert all(word in err for word in words), err
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_row_without_an_id_is_told_for_the_classs_format(place, capsys, tmp_path):
+    rows = [{"id": "x", "text": "good"}, {"text": "bad"}, {"id": None, "text": "poor"}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    command = ["predict", place / "run", "--task", "mood", "--input", source]
+    code, _, err = run(capsys, *command, "--output", tmp_path / "o.csv", "--format", "cs224n")
+    assert code == 2
+    lines = err.splitlines()
+    assert [
+        f"in.jsonl:{number}: has no id" in line for number, line in zip((2, 3), lines, strict=True)
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_predict_keeps_an_empty_key_of_json(place, capsys, tmp_path, ending):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"": "x", "text": "good"}])
+    target = tmp_path / f"out{ending}"
+    command = ["predict", place / "run", "--task", "mood", "--input", source, "--output", target]
+    assert run(capsys, *command)[0] == 0
+    (row,) = read_back(target)
+    assert row.items() >= {"": "x", "text": "good"}.items()
+    assert list(row)[:3] == ["", "text", "prediction"]
 
 
 def test_predict_lists_all_faults_and_writes_nothing(place, capsys, tmp_path):
@@ -399,6 +444,84 @@ def test_embeddings_of_a_cosine_task(place, tmp_path, tiny_checkpoint):
     cosines /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     found = [p.label for p in model.predict("alike", pairs)]
     np.testing.assert_allclose(found, cosines * 5, rtol=1e-4)
+
+
+def test_compare_prints_json(place, capsys):
+    code, out, err = run(capsys, "compare", place / "run", place / "run", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    best = json.loads((place / "run" / "best.json").read_text())
+    for task in found["tasks"]:
+        first, second = task["entries"]
+        assert first["value"] == pytest.approx(best["tasks"][task["task"]]["value"])
+        assert second["verdict"] | {"seeds_agree": False} == {
+            "difference": 0.0, "low": 0.0, "high": 0.0, "seeds_agree": False, "word": "undecided"
+        }  # fmt: skip
+    assert found["mean"]["entries"][0]["value"] == pytest.approx(best["score"]["value"])
+    _, out, _ = run(capsys, "compare", place / "run", place / "run")
+    assert "undecided" in out
+
+
+def test_analyse_prints_json(place, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    command = ["analyse", place / "run", "--task", "alike", "--out", tmp_path / "figures"]
+    code, out, err = run(capsys, *command, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    best = json.loads((place / "run" / "best.json").read_text())
+    assert found["scores"]["pearson"] == pytest.approx(best["tasks"]["alike"]["value"])
+    assert sum(band["rows"] for band in found["bands"]) == found["rows"] == 10
+    assert found["worst"][0]["texts"]
+    assert json.loads((tmp_path / "figures" / "alike.json").read_text()) == found
+    assert sorted(found["written"]) == sorted(map(str, (tmp_path / "figures").iterdir()))
+    _, out, _ = run(capsys, *command)
+    assert "alike: 10 predictions from" in out
+
+
+def test_sweep_prints_json(place, capsys, tmp_path):
+    command = ["sweep", place / "recipe.toml", "--data", place / "data", "--out", tmp_path / "out"]
+    code, out, err = run(capsys, *command, "--set", "train.lr=1e-3,3e-3", "train.steps=2", "--json")
+    assert (code, err) == (0, "")
+    points = json.loads(out)["points"]
+    assert [point["values"] for point in points] == [{"train.lr": 1e-3}, {"train.lr": 3e-3}]
+    for point in points:
+        best = json.loads((Path(point["run"]) / "best.json").read_text())
+        assert point["tasks"] == {task: score["value"] for task, score in best["tasks"].items()}
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["points"] == points
+
+
+def test_augment_tells_all_faults_before_a_translator_is_looked_for(capsys, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a translator was looked for")
+
+    monkeypatch.setattr("comity.model.translate.Translator", never)
+    command = ["augment", tmp_path / "none.csv", "--column", "text", "--to", "a/b", "--back", "b/a"]
+    options = ["--output", tmp_path / "none" / "o.csv", "--batch-size", 0, "--drop-similar", 2]
+    code, out, err = run(capsys, *command, *options)
+    assert (code, out) == (2, "")
+    told = ("--batch-size", "--drop-similar", "no directory", "no such file")
+    assert [word in line for word, line in zip(told, err.splitlines(), strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("column", ["1", "01"])
+def test_augment_reads_a_file_as_told(capsys, tmp_path, monkeypatch, column):
+    class Upper:
+        def __init__(self, *_, **__):
+            self.fingerprint = "upper"
+
+        def __call__(self, texts):
+            return [f"new {text}" for text in texts]
+
+    monkeypatch.setattr("comity.model.translate.Translator", Upper)
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_bytes('a;"caf\xe9;1\nb;tea";0\n'.encode("cp1252"))
+    told = ["--delimiter", ";", "--encoding", "cp1252", "--no-header", "--no-quoting"]
+    command = ["augment", source, "--column", column, "--to", "a/b", "--back", "b/a", *told]
+    assert run(capsys, *command, "--output", target)[0] == 0
+    assert read_back(target) == [
+        {"0": "a", "1": 'new new "café', "2": "1"},
+        {"0": "b", "1": 'new new tea"', "2": "0"},
+    ]
 
 
 def test_augment_refuses_a_checkpoint_that_does_not_translate(capsys, tmp_path, tiny_checkpoint):

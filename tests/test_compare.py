@@ -23,7 +23,7 @@ from comity.compare import (
 from comity.data.splits import Split
 from comity.data.tokens import TokenTable
 from comity.evaluate import write_predictions
-from comity.runs import RunDirectory
+from comity.runs import FORMAT, RunDirectory
 from comity.targets import Target
 from tests.helpers import two_tasks, write_two_tasks
 
@@ -40,6 +40,7 @@ def write_run(
     metric: str = "pearson",
     file: str = "abc",
     lr: float = 1e-3,
+    weights: str = "def",
 ) -> Path:
     """A run directory as far as a comparison reads it.
 
@@ -61,7 +62,9 @@ def write_run(
         rows = [(float(n % 6), score) for n, score in enumerate(alike)]
         write_csv(path, "alike", ["gold", "prediction"], rows)
     files = {f"{task} dev": file for task in tasks}
-    directory.write_facts({"seed": seed, "tasks": tasks, "files": files, "data": "data"})
+    encoder = {"sha256": {"model.safetensors": weights}}
+    about = {"format": FORMAT, "encoder": encoder, "tokenizer": "ghi"}
+    directory.write_facts({"seed": seed, "tasks": tasks, "files": files, "data": "data", **about})
     (path / "best.json").write_text(json.dumps({"folder": "best-000007", "step": STEP}))
     return path
 
@@ -105,11 +108,11 @@ def test_a_trained_run_has_the_scores_that_it_was_kept_for(trained):
     best = trained.best()
     for task, score in best["tasks"].items():
         found = entry(comparison, task, 0)
-        assert found.value == pytest.approx(score["value"], abs=1e-4)  # six digits in the file
+        assert found.value == pytest.approx(score["value"])
         assert found.of_runs == [found.value]
         assert found.verdict is None
         assert found.interval.low <= found.value <= found.interval.high
-    assert entry(comparison, "mean", 0).value == pytest.approx(best["score"]["value"], abs=1e-4)
+    assert entry(comparison, "mean", 0).value == pytest.approx(best["score"]["value"])
     assert [compared.rows for compared in comparison.tasks] == [12, 10]
 
 
@@ -287,6 +290,53 @@ def test_runs_of_one_recipe_are_grouped_by_seed(tmp_path):
         f"{tmp_path / 'a0'} and 1 more",
         f"{tmp_path / 'b0'} and 1 more",
     ]
+
+
+def test_runs_of_other_weights_or_files_are_not_of_one_group(tmp_path):
+    runs = [
+        write_run(tmp_path / "a0", mood(100), seed=0),
+        write_run(tmp_path / "b1", mood(100), seed=1, weights="other"),
+        write_run(tmp_path / "c1", mood(100), seed=1, file="other"),
+        write_run(tmp_path / "a1", mood(100), seed=1),
+    ]
+    grouped = [[run.name for run in group] for group in same_recipes(runs)]
+    assert grouped == [["a0", "a1"], ["b1"], ["c1"]]
+
+
+def test_a_seed_that_stands_twice_in_a_group_is_refused(tmp_path):
+    runs = [write_run(tmp_path / name, mood(100), seed=3) for name in "ab"]
+    with pytest.raises(ComityError, match=r"b: has the seed 3, as .*a of the same") as caught:
+        compare(runs, group_seeds=True)
+    assert len(caught.value.faults) == 1
+    with pytest.raises(ComityError, match="has the seed 3"):
+        compare([runs[0], runs[0]], group_seeds=True)
+
+
+def written(path: Path, gold: np.ndarray, predicted: np.ndarray) -> Path:
+    """A run whose regression `alike` was judged on the rows `gold: [n]`."""
+    target = Target("regression", "regression", mean=0.0, deviation=1.0)
+    run = write_run(path, alike=gold)
+    directory = RunDirectory.open(run)
+    facts = directory.facts()
+    facts["tasks"]["alike"]["target"] = target.to_dict()
+    directory.write_facts(facts)
+    rows, keys = len(gold), np.zeros((len(gold), 0), np.uint64)
+    table = TokenTable(Path("dev.csv"), (), (), np.arange(2, rows + 2), keys, {}, "abc")
+    csv_path = run / "predictions" / f"{STEP:06d}" / "alike.csv"
+    write_predictions(csv_path, target, Split(table, np.arange(rows), gold), predicted[:, None])
+    return run
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1 / 3, 1e12])
+def test_scores_of_any_size_are_kept_to_the_last_digit(tmp_path, unit):
+    draws = np.random.default_rng(5)
+    gold, predicted = unit * draws.normal(size=(2, 50))
+    run = written(tmp_path / "run", gold, predicted)
+    judged = kept_predictions(RunDirectory.open(run), "alike")
+    assert judged.gold.tolist() == gold.tolist()
+    assert judged.predicted.tolist() == predicted.tolist()
+    found = entry(compare([run]), "alike", 0)
+    assert found.value == pytest.approx(np.corrcoef(gold, predicted)[0, 1])
 
 
 @pytest.mark.parametrize("separator", [None, ";"])

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from torch import equal
 
 from comity import ComityError, Recipe, train
+from comity.cli import main
 from comity.progress import Listener
 from comity.runs import RunDirectory
 from comity.series import PlannedRun, Series, SeriesDisplay, first_difference, is_finished
-from comity.sweep import Sweep, grid, split_values, write_sweep
-from tests.helpers import two_tasks, write_two_tasks
+from comity.sweep import Sweep, grid, show_sweep, split_values, write_sweep
+from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
 
 RATES = "train.lr=1e-3,3e-3"
 
@@ -31,6 +32,19 @@ def recipe(tmp_path, tiny_checkpoint):
 def sweep(recipe, *settings) -> Sweep:
     """A sweep into the folder `out` beside the recipe."""
     return Sweep(recipe, settings or [RATES], recipe.parent / "data", recipe.parent / "out")
+
+
+def command(recipe, *settings, out=None) -> list[str]:
+    """The same sweep on the command line."""
+    data, out = recipe.parent / "data", out or recipe.parent / "out"
+    folders = [str(recipe), "--data", str(data), "--out", str(out)]
+    return ["sweep", *folders, "--quiet", "--set", *settings]
+
+
+def csv_rows(recipe) -> list[dict[str, str]]:
+    """What sweep.csv holds."""
+    with (recipe.parent / "out" / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Stop(Listener):
@@ -98,6 +112,8 @@ def test_values_that_cannot_stand_in_a_file_name_stay_apart(recipe):
         (["train.lr=1e-3,0.001"], "train.lr=0.001 stands there twice"),
         (["train.lr=1e-3,3e-3", "train.lr=1"], "train.lr is set twice"),
         (["train.lr=1e-3,fast"], 'train.lr: expected a number, got "fast"'),
+        (["train.steps=4,6", "train.epochs=1,2"], "train.steps gives way to another key"),
+        (["train.steps=4,6", "train.epochs=1"], "train.steps gives way to another key"),
     ],
 )
 def test_a_faulty_grid_is_one_sentence(recipe, settings, said):
@@ -183,6 +199,59 @@ def test_runs_of_another_recipe_are_refused_and_kept(recipe, tmp_path):
     with pytest.raises(ComityError, match="the file of mood train has changed"):
         sweep(recipe).train(quiet=True)
     assert all(is_finished(path.parent) for path in out.glob("*/recipe.toml"))
+
+
+def test_a_point_that_diverges_stops_no_other_and_can_be_left_out(recipe, tmp_path, capsys):
+    epochs = "train.epochs=6"  # enough steps for 10 without a finite loss
+    assert main(command(recipe, "train.lr=1e-3,1e30,3e-3", epochs)) == 2
+    (fault,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert fault.startswith("error: train.lr=1e+30: ")
+    assert "not finite in 10 steps" in fault
+    assert not is_finished(tmp_path / "out" / "train.lr=1e+30")
+    assert [row["train.lr"] for row in csv_rows(recipe)] == ["0.001", "0.003"]
+    assert main(command(recipe, RATES, epochs)) == 0  # its folder stands there still
+
+
+def test_an_interrupted_sweep_writes_the_points_that_are_finished(recipe, monkeypatch):
+    evaluations = []
+
+    def stop(self, trainer, found):
+        evaluations.append(found)
+        if len(evaluations) == 3:  # within the second run: each is judged after both epochs
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SeriesDisplay, "evaluated", stop)
+    assert main(command(recipe, RATES)) == 130
+    assert [row["train.lr"] for row in csv_rows(recipe)] == ["0.001"]
+
+
+def test_runs_of_another_recipe_are_in_no_table(recipe, tmp_path):
+    sweep(recipe).train(quiet=True)
+    assert main(command(recipe, RATES, "train.epochs=3")) == 2
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_file_for_a_folder_is_one_sentence(recipe, tmp_path, capsys, dry):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*command(recipe, RATES, out=tmp_path / "notes.txt"), *dry]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "notes.txt is a file; name a folder" in line
+
+
+def test_leaks_are_dropped_where_asked_and_both_ways_are_kept_apart(recipe, tmp_path):
+    data, out = recipe.parent / "data", tmp_path / "out"
+    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four stand in dev
+    write_csv(data / "mood.csv", ["text", "mood"], rows)
+    dropped = Sweep(recipe, [RATES], data, out, drop_leaks=True)
+    write_two_tasks(tmp_path / "clean")
+    clean = Sweep(recipe, [RATES], tmp_path / "clean", out)
+    assert [run.tokens for run in dropped.series.runs] == [run.tokens for run in clean.series.runs]
+    dropped.train(quiet=True)
+    assert RunDirectory(out / "train.lr=0.001").facts()["drop_leaks"] is True
+    dropped.check()
+    with pytest.raises(ComityError, match="was trained with --drop-leaks"):
+        sweep(recipe).train(quiet=True)
 
 
 def test_a_sweep_may_grow(recipe, tmp_path):
@@ -286,3 +355,71 @@ def test_without_the_plots_library_the_rest_is_written(recipe, tmp_path, monkeyp
     assert "comity[plots]" in capsys.readouterr().err
     assert (out / "sweep.csv").is_file()
     assert not (out / "sweep.png").exists()
+
+
+def test_a_point_of_which_a_task_has_no_value_has_no_mean(recipe):
+    rows = [(first, second, 4.0) for first, second, _ in alike_rows(1000, 10)]
+    write_csv(recipe.parent / "data" / "alike-dev.csv", ["a", "b", "score"], rows)  # no Pearson
+    points = sweep(recipe)
+    points.train(quiet=True)
+    for point in points.results()["points"]:
+        assert point["tasks"]["mood"] is not None
+        assert point["tasks"]["alike"] is None
+        assert point["mean"] is None
+
+
+def test_the_lowest_rmse_is_marked_where_it_chooses_the_model(recipe, tiny_checkpoint, capsys):
+    values = two_tasks(tiny_checkpoint, tasks__alike__metric="rmse", train__best="alike").to_dict()
+    del values["tasks"]["mood"]
+    recipe.write_text(tomli_w.dumps(values))
+    points = sweep(recipe)
+    points.train(quiet=True)
+    capsys.readouterr()
+    show_sweep(points.results())
+    (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
+    kept = [RunDirectory(recipe.parent / "out" / point.name).best() for point in points.points]
+    lowest = min(best["tasks"]["alike"]["value"] for best in kept)
+    assert f"{lowest:.4f} *" in marked
+
+
+def made(swept, *points) -> dict:
+    """Results of a sweep that nobody trained: each point its values and its mean."""
+    found = [
+        {"run": "r", "values": dict(zip(swept, values, strict=True)), "step": 1}
+        | {"tasks": {"mood": mean}, "mean": mean}
+        for values, mean in points
+    ]
+    about = {"recipe": "recipe.toml", "judged_by": "mean", "lower_is_better": False}
+    return {"swept": swept, **about, "points": found}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the plot was asked to draw: where the points stand, the lines, the axis' label."""
+    calls = []
+    monkeypatch.setattr(
+        "comity.report.plots.line_plot",
+        lambda path, x, lines, label, *rest, **options: calls.append((list(x), lines, label)),
+    )
+    return calls
+
+
+def test_true_and_false_are_words(tmp_path, drawn):
+    write_sweep(made(["train.group_lengths"], ([True], 0.5), ([False], 0.25)), tmp_path)
+    assert drawn == [
+        (
+            [1, 2],
+            {"mood": [0.5, 0.25], "mean": [0.5, 0.25]},
+            "train.group_lengths: 1 true, 2 false",
+        )
+    ]
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [row["train.group_lengths"] for row in csv.DictReader(file)] == ["true", "false"]
+
+
+def test_a_point_that_is_not_finished_is_a_gap(tmp_path, drawn):
+    keys = ["train.lr", "train.seed"]
+    write_sweep(made(keys, ([1e-3, 0], 0.1), ([3e-3, 0], 0.2), ([3e-3, 1], 0.3)), tmp_path)
+    ((x, lines, _),) = drawn
+    assert x == [1e-3, 3e-3]
+    assert lines == {"train.seed 0": [0.1, 0.2], "train.seed 1": [None, 0.3]}

@@ -477,6 +477,10 @@ def _augment(options: argparse.Namespace) -> int:
     from comity.data.rows import TableFormat
     from comity.model.translate import Translator
 
+    columns = [
+        int(column) if options.no_header and column.isdecimal() else column
+        for column in options.column
+    ]
     quoting = False if options.no_quoting else None
     about: dict[str, Any] = {
         "batch_size": options.batch_size,
@@ -484,14 +488,14 @@ def _augment(options: argparse.Namespace) -> int:
         "format": TableFormat(options.delimiter, not options.no_header, quoting, options.encoding),
     }
     # Before the translators, which may have to be downloaded.
-    check_augment(options.file, options.column, options.output, **about)
+    check_augment(options.file, columns, options.output, **about)
     forward = Translator(options.to, beams=options.beams)
     back = Translator(options.back, beams=options.beams)
     try:
         with Advance() as progress:
             report = augment(
                 options.file,
-                options.column,
+                columns,
                 options.output,
                 forward,
                 back,

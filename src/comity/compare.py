@@ -240,23 +240,11 @@ def _check_same_rows(task: str, first: tuple[Path, Judged], other: tuple[Path, J
     (run, one), (other_run, two) = first, other
     same_file = (one.file, one.lines) == (two.file, two.lines)
     same_task = (one.target.kind, one.target.classes) == (two.target.kind, two.target.classes)
-    if not (same_file and same_task and _same_gold(one.gold, two.gold)):
+    if not (same_file and same_task and np.array_equal(one.gold, two.gold)):
         raise ComityError(
             f"{other_run}: its dev rows of {task} are not those of {run} (another file, another "
             "share of it or other labels); compare runs that were judged on the same rows"
         )
-
-
-def _same_gold(one: NDArray, two: NDArray) -> bool:
-    """Whether labels are equal; scores also where one run kept six decimals, as runs once did."""
-    if np.array_equal(one, two):
-        return True
-    if one.dtype != np.float64 or one.shape != two.shape:
-        return False
-    return any(
-        all(float(f"{exact:.6f}") == kept for exact, kept in zip(*pair, strict=True))
-        for pair in ((one, two), (two, one))
-    )
 
 
 def _averaged(runs: Sequence[Judged]) -> NDArray:

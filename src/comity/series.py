@@ -326,8 +326,8 @@ def _check_same(directory: Path, run: PlannedRun, drop_leaks: bool) -> None:
 
 
 def check_made_of(directory: Path, made_of: Mapping[str, Any], drop_leaks: bool) -> None:
-    """Refuse a run whose encoder, files (those of `made_of` that it has) or rows are others."""
-    facts = RunDirectory(directory).facts()
+    """Refuse a run of other rows, encoder or files, as far as it has those of `made_of`."""
+    facts = RunDirectory.open(directory).facts()
     if facts["drop_leaks"] != drop_leaks:
         how = "with" if facts["drop_leaks"] else "without"
         raise ComityError(

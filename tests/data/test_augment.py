@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers import mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
-from comity.data.augment import AugmentReport, augment, cache_path
+from comity.data.augment import AugmentReport, augment, cache_path, check_augment
 from comity.data.rows import TableFormat
 from comity.data.tables import read_table
 from comity.errors import ComityError, Faults
@@ -312,6 +312,14 @@ def test_a_file_without_a_header_is_read_as_declared(tmp_path):
     assert read_back(output) == [{"0": "2nd", "1": "0"}]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_an_empty_key_of_json_stays(tmp_path, ending):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"": "x", "text": "one"}])
+    output = tmp_path / f"out{ending}"
+    augment(source, ["text"], output, there(), again(one="two"))
+    assert read_back(output) == [{"": "x", "text": "two"}]
+
+
 def test_the_source_goes_first_where_asked_for(tmp_path):
     rows = [("1", "one", "x"), ("2", "", "y"), ("3", "three", "z")]
     source = write_csv(tmp_path / "in.csv", ["id", "text", "label"], rows)
@@ -494,6 +502,41 @@ def test_a_fault_is_one_sentence_before_anything_is_translated(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert told in fault_of(tmp_path / source, columns, tmp_path / output, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("source", "format", "option"),
+    [
+        ("in.jsonl", TableFormat(delimiter=";"), "--delimiter"),
+        ("in.jsonl", TableFormat(header=False), "--no-header"),
+        ("in.parquet", TableFormat(quoting=False), "--no-quoting"),
+        ("in.parquet", TableFormat(encoding="cp1252"), "--encoding"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_told(tmp_path, source, format, option):
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "one"}])
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), tmp_path / "in.parquet")
+    fault = fault_of(tmp_path / source, ["text"], tmp_path / "out.csv", format=format)
+    assert fault == f"{option}: has no effect on {tmp_path / source}; remove it"
+
+
+def test_all_faults_are_told_together_without_a_translator(tmp_path):
+    write_jsonl(tmp_path / "list.jsonl", [{"text": ["one"]}, {"text": "two"}, {"txt": "three"}])
+    with pytest.raises(ComityError) as caught:
+        check_augment(
+            tmp_path / "list.jsonl",
+            ["text"],
+            tmp_path / "none" / "out.csv",
+            batch_size=0,
+            drop_similar=2,
+        )
+    told = ("--batch-size", "--drop-similar", "no directory", "list.jsonl:1", "list.jsonl:3")
+    assert len(caught.value.faults) == len(told)
+    for word, fault in zip(told, caught.value.faults, strict=True):
+        assert word in fault
+    write_jsonl(tmp_path / "good.jsonl", [{"text": "one"}])
+    check_augment(tmp_path / "good.jsonl", ["text"], tmp_path / "out.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"list.jsonl", "good.jsonl"}
 
 
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_translated(tmp_path):

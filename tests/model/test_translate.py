@@ -1,6 +1,7 @@
 """Translators against greedy search by hand and transformers, and checkpoints that are none."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.helpers import mood_rows, write_csv
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     GenerationMixin,
@@ -321,6 +323,27 @@ def no_tokenizer(folder: Path) -> None:
 def test_a_damaged_checkpoint_is_one_sentence_at_once(copy: Path, damage: Callable, told: str):
     damage(copy)
     assert told in fault_of(copy)
+
+
+@pytest.mark.parametrize("hub_id", ["some/model", None])
+def test_the_advice_for_pickled_weights_names_what_was_given_and_works(
+    copy, marian, tmp_path, monkeypatch, hub_id
+):
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    given = hub_id or str(copy)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(copy))
+    fault = fault_of(given)  # of a hub id nothing but safetensors is in the cache
+    assert fault.startswith(f"{given}: there is no model.safetensors")
+    torch.save(weights, copy / "pytorch_model.bin")
+    lines = re.findall(r"Auto\w+\.from_pretrained\(\S+?\)\.save_pretrained\(\S+?\)", fault)
+    assert len(lines) == 2
+    assert all(f'from_pretrained("{given}")' in line for line in lines)
+    names = {"AutoModelForSeq2SeqLM": AutoModelForSeq2SeqLM, "AutoTokenizer": AutoTokenizer}
+    for line in lines:
+        in_folders = line.replace(f'"{given}"', repr(str(copy)))
+        eval(in_folders.replace('"DIR"', repr(str(tmp_path / "DIR"))), names)  # noqa: S307
+    assert Translator(str(tmp_path / "DIR"))(TEXTS) == Translator(str(marian))(TEXTS)
 
 
 def test_weights_that_lack_a_part_are_told_and_not_made_up(copy):

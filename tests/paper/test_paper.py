@@ -4,18 +4,23 @@ import hashlib
 import json
 import random
 import re
+import shlex
+import shutil
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from comity import ComityError, Recipe
+from comity.cli import main
 from comity.paper.claims import CLAIMS, TRUNCATED, judge_claims
-from comity.paper.page import page, pretrained_on, write_results
+from comity.paper.page import _command, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
 from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
-from comity.paper.run import Paper, check_options
+from comity.paper.run import Options, Paper, check_options
 from comity.prepare import prepare
 from comity.runs import RunDirectory
 from comity.series import SeriesDisplay, is_finished
@@ -289,11 +294,36 @@ def test_no_text_of_the_data_stands_in_the_results(finished, data):
 def test_a_second_call_trains_nothing_and_writes_the_same(finished, monkeypatch):
     paper, _ = finished
     before = (paper.options.out / "paper.md").read_text()
+    kept = (paper.options.out / "options.json").stat()
     monkeypatch.setattr("comity.series.train", None)  # calling it would fail
     again = Paper(paper.options)
     again.train(quiet=True)
     write_results(again)
     assert (paper.options.out / "paper.md").read_text() == before
+    assert (paper.options.out / "options.json").stat().st_mtime_ns == kept.st_mtime_ns
+
+
+def test_rows_on_other_data_are_refused_whatever_is_trained_next(finished, data, tmp_path):
+    paper, _ = finished
+    shutil.copytree(data, tmp_path / "data")
+    with (tmp_path / "data" / "sts-dev.csv").open("a") as file:
+        file.write("99\tmore\ta house\ta garden\t1.0\n")
+    old = paper.options
+    other = check_options(tmp_path / "data", old.out, old.encoder, ["other-reading"], 1.0)
+    with pytest.raises(ComityError, match="the file of similarity dev has changed since this run"):
+        Paper(other)
+
+
+def test_the_printed_command_is_what_a_shell_takes():
+    options = Options(
+        Path("d"), Path("o"), "my model", ("2",), 1.5, 3, ('train.device="cpu"',), drop_leaks=True
+    )
+    paper: Any = SimpleNamespace(options=options)
+    assert shlex.split(_command(paper)) == [
+        *["comity", "paper", "--data", "DIR", "--encoder", "my model", "--epochs", "1.5"],
+        *["--seeds", "3", "--out", "DIR", "--table", "2", "--drop-leaks"],
+        *["--set", 'train.device="cpu"'],
+    ]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -309,8 +339,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     with monkeypatch.context() as patched:
         patched.setattr(SeriesDisplay, "evaluated", stop)
-        with pytest.raises(KeyboardInterrupt):
-            Paper(options).train(quiet=True)
+        arguments = ["--data", data, "--encoder", tiny_checkpoint, "--out", options.out]
+        arguments += ["--table", 3, "--epochs", 1, "--seeds", 1, "--quiet"]
+        assert main(["paper", *map(str, arguments)]) == 130
+    assert (options.out / "paper.md").read_text().count("table3-in-domain-seed0") == 1
     runs = tmp_path / "out" / "runs"
     assert is_finished(runs / "table3-in-domain-seed0")
     kept = (runs / "table3-in-domain-seed0" / "metrics.jsonl").read_bytes()
@@ -370,6 +402,15 @@ def test_a_folder_made_with_other_options_is_refused(finished):
         check_options(old.data, old.out, "minilm", epochs=1.0)
     with pytest.raises(ComityError, match="no folder of comity paper"):
         check_options(old.data, old.data, old.encoder)
+    with pytest.raises(ComityError, match="--drop-leaks is not set there and true here"):
+        check_options(old.data, old.out, old.encoder, epochs=1.0, drop_leaks=True)
+    kept = json.loads((old.out / "options.json").read_text())
+    assert kept == {"encoder": old.encoder, "epochs": 1.0, "set": []}
+
+
+def test_a_file_for_a_folder_is_one_sentence(data):
+    with pytest.raises(ComityError, match=r"sts-dev\.csv is a file; name a folder"):
+        check_options(data, data / "sts-dev.csv")
 
 
 @pytest.mark.parametrize("key", ["train.lr", "train.seed", "encoder.name", "tasks.similarity"])
@@ -379,6 +420,26 @@ def test_a_key_that_a_row_decides_cannot_be_set(data, tmp_path, tiny_checkpoint,
     )
     with pytest.raises(ComityError, match=key):
         Paper(options)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.schedule=round-robin",
+        "train.balancer=pcgrad",
+        "train.best=similarity",
+        "stages=[]",
+        "tasks.sentiment.metric=macro_f1",
+        "tasks.similarity.kind=regression",
+        "tasks.paraphrase.judge_only=true",
+    ],
+)
+def test_a_key_that_makes_a_row_the_papers_cannot_be_set(override):
+    rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
+    (base,) = (row for row in rows if row.name == "table1-base")
+    with pytest.raises(ComityError, match=re.escape(override)):
+        row_recipe("minilm", base, 0, [override])
+    assert row_recipe("minilm", base, 0, ["tasks.sentiment.dropout=0.1"])
 
 
 def test_what_an_encoder_has_seen_is_said_where_it_is_known():

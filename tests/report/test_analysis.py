@@ -57,7 +57,7 @@ def test_worst_errors_show_the_texts_of_their_lines(run, tmp_path):
     texts = [list(row[:2]) for row in alike_rows(1000, 10)]
     assert [miss.texts for miss in analysis.worst] == texts[::-1]
     page = (tmp_path / "alike.md").read_text()
-    assert f"| 11 | 0 | 11.000 | {texts[-1][0]} | {texts[-1][1]} |" in page
+    assert f"| 11 | 0 | 11 | {texts[-1][0]} | {texts[-1][1]} |" in page
 
 
 def test_scores_equal_scipy_and_the_files_agree(run, tmp_path):
@@ -97,7 +97,7 @@ def test_texts_of_a_file_that_changed_are_not_shown(run, tmp_path):
     for analysis, why in ((changed, "has changed since the run"), (gone, "is not there any more")):
         assert analysis.note == f"The texts are not shown, since {path} {why}."
         assert [miss.texts for miss in analysis.worst] == [None, None]
-        assert "| 2 | 0 | 1.000 |\n" in markdown(analysis)
+        assert "| 2 | 0 | 1 |\n" in markdown(analysis)
 
 
 def test_a_text_cannot_break_the_table(run, tmp_path):
@@ -105,7 +105,7 @@ def test_a_text_cannot_break_the_table(run, tmp_path):
     analysis = analyse(run.path, "alike", tmp_path)
     worst = analysis.worst[0].__class__(2, 0.0, 1.0, ["a | b\n<i>", "*c*"])
     page = markdown(Analysis(**{**vars(analysis), "worst": [worst]}))
-    assert r"| 2 | 0 | 1.000 | a \| b \<i\> | \*c\* |" in page
+    assert r"| 2 | 0 | 1 | a \| b \<i\> | \*c\* |" in page
 
 
 def test_what_cannot_be_analysed_is_refused(run, tmp_path):
@@ -117,6 +117,35 @@ def test_what_cannot_be_analysed_is_refused(run, tmp_path):
     with pytest.raises(ComityError, match="1 of 2 predictions of alike are not finite"):
         analyse(run.path, "alike", tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_small_numbers_are_shown_with_their_digits(run, tmp_path):
+    predict(run, [(2, 1e-6, 1.234e-6), (3, 2e-6, 2.5e-6)])
+    page = markdown(analyse(run.path, "alike", tmp_path))
+    assert "Predictions run from 1.234e-06 to 2.5e-06." in page
+    assert "| 2 | 1e-06 | 1.234e-06 |" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("alike.json", '{"mine": 1}'), ("alike.json", "[1]"), ("alike.json", "{"), ("alike.md", "x")],
+)
+def test_a_file_that_no_analysis_wrote_is_left_alone(run, tmp_path, name, text):
+    predict(run, [(2, 0.0, 1.0), (3, 1.0, 1.0)])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ComityError, match=rf"{name}: exists already and is no analysis") as caught:
+        analyse(run.path, "alike", tmp_path)
+    assert len(caught.value.faults) == 1
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+
+
+def test_an_earlier_analysis_is_written_over(run, tmp_path):
+    predict(run, [(2, 0.0, 1.0), (3, 1.0, 1.0)])
+    analyse(run.path, "alike", tmp_path)
+    (tmp_path / "alike.md").unlink()  # as where it was stopped before the page
+    predict(run, [(2, 0.0, 3.0), (3, 1.0, 1.0)])
+    assert analyse(run.path, "alike", tmp_path).largest == 3
+    assert "to 3." in (tmp_path / "alike.md").read_text()
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(run, tmp_path, monkeypatch):

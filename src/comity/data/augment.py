@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.data.rows import TableFormat
-from comity.data.tables import DELIMITED, PARQUET, column_names
+from comity.data.tables import DELIMITED, JSON_LINES, PARQUET, column_names
 from comity.data.whole import (
     CHUNK,
     Own,
@@ -165,6 +165,7 @@ def _checked(
     """The table's column names and rows, once nothing is wrong with them or the arguments."""
     faults = Faults()
     _check_arguments(columns, batch_size, drop_similar, faults)
+    _check_format(path, format, faults)
     try:
         _check_new(path, output)
     except ComityError as error:
@@ -186,6 +187,17 @@ def _check_arguments(
         faults.add(f"--batch-size: {batch_size} is no number of texts; give 1 or more")
     if drop_similar is not None and not 0 < drop_similar <= 1:
         faults.add(f"--drop-similar: {drop_similar} is no share; give more than 0 and at most 1")
+
+
+def _check_format(path: Path, format: TableFormat, faults: Faults) -> None:
+    """How text is read has no effect on a file that is none."""
+    ending = path.suffix.lower()
+    idle = ["delimiter", "header", "quoting"] if ending in JSON_LINES + PARQUET else []
+    idle += ["encoding"] if ending in PARQUET else []
+    for key in idle:
+        if getattr(format, key) != getattr(TableFormat(), key):
+            option = key if key in ("delimiter", "encoding") else f"no-{key}"
+            faults.add(f"--{option}: has no effect on {path}; remove it")
 
 
 def _check_new(path: Path, output: Path) -> None:

@@ -156,10 +156,10 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
 
 
 def _command(paper: Paper) -> str:
-    """What a shell takes; data and out stand for folders that need no name on a page."""
+    """As a shell takes it; the names of the folders of data and results are left out."""
     options = paper.options
     words = ["comity", "paper", "--data", "DIR", "--encoder", options.encoder]
-    words += ["--epochs", f"{options.epochs:g}", "--seeds", str(options.seeds), "--out", "OUT"]
+    words += ["--epochs", f"{options.epochs:g}", "--seeds", str(options.seeds), "--out", "DIR"]
     if options.tables != TABLES:
         words += ["--table", *options.tables]
     if options.drop_leaks:
