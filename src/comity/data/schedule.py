@@ -221,10 +221,22 @@ def _passes(
         if epochs is not None and epoch >= epochs:
             return
         part = 1.0 if epochs is None else min(epochs - epoch, 1.0)
-        batches = [_share(part, task.batches.per_pass(epoch)) for task in tasks]
+        batches = [_turns_of_part(task.batches, epoch, part) for task in tasks]
         owners = np.repeat(np.arange(len(tasks)), batches)
         for k in arrange(epoch, owners).tolist():
             yield Turn(k, next(numbers[k]))
+
+
+def _turns_of_part(batches: TaskBatches, epoch: int, part: float) -> int:
+    """How many turns of pass `epoch` hold that part of its rows."""
+    if part == 1:
+        return batches.per_pass(epoch)
+    first, wanted = batches.first_turn(epoch), _share(part, batches.rows)
+    turns = seen = 0
+    while seen < wanted:
+        seen += batches.size(first + turns)
+        turns += 1
+    return turns
 
 
 def _drawn(
