@@ -52,7 +52,7 @@ def printed_commands() -> list[list[str]]:
     """The commands of README and docs/paper.md that train a recipe of the project."""
     text = "".join((ROOT / p).read_text(encoding="utf-8") for p in ("README.md", "docs/paper.md"))
     whole = text.replace("\\\n", " ")
-    lines = re.findall(r"^comity (?:train|sweep) recipes/.*$", whole, flags=re.MULTILINE)
+    lines = re.findall(r"^comity (?:train|sweep) (?:recipes|src)/.*$", whole, flags=re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
@@ -71,7 +71,7 @@ def test_enough_commands_are_printed():
 
 
 def test_the_papers_heads_to_the_letter():
-    recipe = Recipe.load(ROOT / "recipes" / "cs224n-paper.toml")
+    recipe = Recipe.load(ROOT / "src" / "comity" / "paper" / "bert-base.toml")
     heads = {
         name: (task.head_name, task.views, task.dropout) for name, task in recipe.tasks.items()
     }

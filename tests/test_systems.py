@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor
 
 from comity import ComityError, Recipe, load, train
+from comity.backward import Part
 from comity.balance import BALANCERS
 from comity.console import show_plan
 from comity.model.heads import HeadLayer
@@ -142,7 +143,7 @@ def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
     for piece in trainer.flat.pieces:
         piece.parameter.requires_grad_(True)
         piece.parameter.grad = None
-    given = trainer.backward._input(batch, 0, 0, words)
+    given = trainer.backward._input(Part(batch, 0, 0), words)
     given = type(given)(given.task, given.packed, given.count, None, given.texts)
     encoded = trainer.model.encode([given])
     (outputs,) = trainer.model.outputs([given], encoded)

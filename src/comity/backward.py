@@ -1,6 +1,6 @@
 """From the batches of a step to its task gradients: forward and backward passes, nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +65,33 @@ class Batch:
         return sorted(self.split.table.lines[self.split.rows[places]].tolist())
 
 
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of the batch of a task's `turn`, each counted from 0 in its step."""
+
+    batch: Batch
+    turn: int
+    number: int
+
+    @property
+    def chunk(self) -> Chunk:
+        """Its rows."""
+        return self.batch.parts[self.number]
+
+    @property
+    def share(self) -> float:
+        """Of the batch's rows."""
+        return len(self.chunk.places) / self.batch.rows
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """What it draws by, beside the seed and the step."""
+        return name_key(self.batch.task), self.turn, self.number
+
+
+LossesOf = Callable[[Sequence[Part]], list[tuple[Tensor, Tensor]]]
+
+
 class Backward:
     """Runs the model forward and backward on batches, into the rows of a step's gradients."""
 
@@ -126,26 +153,22 @@ class Backward:
         words = np.unique(np.concatenate([pack.ids.numpy() for pack in packs]))
         tasks = list(dict.fromkeys(batch.task for batch in batches))
         gradients.begin(words, 1 if together else len(tasks))
-        losses = torch.zeros(len(batches), device=self.device)
-        # A task's own turns are counted, so that its dropout does not depend on other tasks.
-        names = [batch.task for batch in batches]
-        nth = [names[:turn].count(name) for turn, name in enumerate(names)]
-        for number in range(max(len(batch.parts) for batch in batches)):
-            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
-            inputs = [self._input(batches[turn], nth[turn], number, words, *keys) for turn in turns]
+
+        def losses_of(parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
+            inputs = [self._input(part, words, *keys) for part in parts]
             rows = [0 if together else tasks.index(given.task) for given in inputs]
             encoded = self.model.encode(inputs, gradients.leaf, rows, gradients.add)
-            outputs = self.model.outputs(inputs, encoded)
-            total = torch.zeros((), device=self.device)
-            for turn, of_turn, vectors in zip(turns, outputs, encoded, strict=True):
-                batch, part = batches[turn], batches[turn].parts[number]
-                loss = self._loss(batch, part, of_turn, vectors.texts)
-                share = len(part.places) / batch.rows
-                losses[turn] += loss.detach() * share
-                total = total + self._weighed(batch.task, loss) * share
-            total.backward()
+            losses = []
+            for part, of_part, vectors in zip(
+                parts, self.model.outputs(inputs, encoded), encoded, strict=True
+            ):
+                loss = self._loss(part.batch, part.chunk, of_part, vectors.texts)
+                losses.append((loss, self._weighed(part.batch.task, loss)))
+            return losses
+
+        losses = self._descend(batches, losses_of)
         gradients.finish()
-        return losses.tolist(), tasks
+        return losses, tasks
 
     def fill_masked(
         self, gradients: Gradients, batches: Sequence[Batch], *keys: int
@@ -156,46 +179,66 @@ class Backward:
         table. Returns as `fill` does.
         """
         words = np.arange(len(self.model.encoder.word_embeddings))
-        assert self.masking is not None  # `prepare` sees to it
-        mask_id, vocabulary = self.masking
         gradients.begin(words)
-        losses = torch.zeros(len(batches), device=self.device)
-        for number in range(max(len(batch.parts) for batch in batches)):
-            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
+
+        def losses_of(parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
             inputs, places, wanted = [], [], []
-            for turn in turns:
-                given = self._input(batches[turn], turn, number, words, *keys)
-                ids = batches[turn].parts[number].inputs.ids.numpy()
-                special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
-                draws = generator(MASKING, self.seed, *keys, turn, number)
-                hidden, chosen = mask_words(ids, special, mask_id, vocabulary, draws)
-                packed = replace(given.packed, ids=torch.from_numpy(hidden).to(self.device))
-                inputs.append(replace(given, packed=packed))
-                places.append(torch.from_numpy(chosen).to(self.device))
-                wanted.append(torch.from_numpy(ids[chosen]).to(self.device))
-            rows = [0] * len(turns)
+            for part in parts:
+                given = self._input(part, words, *keys)
+                hidden, chosen = self._mask(part, *keys)
+                inputs.append(replace(given, packed=replace(given.packed, ids=hidden)))
+                places.append(chosen)
+                wanted.append(given.packed.ids[chosen])
+            rows = [0] * len(parts)
             logits = self.model.masked_logits(inputs, places, gradients.leaf, rows, gradients.add)
-            total = torch.zeros((), device=self.device)
-            for turn, of_turn, correct in zip(turns, logits, wanted, strict=True):
-                share = len(batches[turn].parts[number].places) / batches[turn].rows
-                # A batch of texts without any token has nothing to guess.
-                loss = cross_entropy(of_turn, correct) if len(correct) else of_turn.sum()
-                losses[turn] += loss.detach() * share
-                total = total + loss * share
-            total.backward()
+            # A part whose texts have no token has nothing to guess.
+            losses = [
+                cross_entropy(of_part, correct) if len(correct) else of_part.sum()
+                for of_part, correct in zip(logits, wanted, strict=True)
+            ]
+            return [(loss, loss) for loss in losses]
+
+        losses = self._descend(batches, losses_of)
         if gradients.leaf.grad is not None:  # the decoder's; the embedding's went to the sink
             gradients.add(0, gradients.leaf, gradients.leaf.grad)
         gradients.finish()
-        return losses.tolist(), [MASKED]
+        return losses, [MASKED]
 
-    def _input(
-        self, batch: Batch, turn: int, number: int, words: NDArray[np.int64], *keys: int
-    ) -> TaskInput:
+    def _descend(self, batches: Sequence[Batch], losses_of: LossesOf) -> list[float]:
+        """A backward pass for each part of the batches; the loss of each batch, before weights.
+
+        `losses_of` gives two losses for each part, plain and weighed; the weighed one is followed.
+        """
+        losses = torch.zeros(len(batches), device=self.device)
+        # A task's own turns are counted, so that its draws do not depend on other tasks.
+        names = [batch.task for batch in batches]
+        nth = [names[:turn].count(name) for turn, name in enumerate(names)]
+        for number in range(max(len(batch.parts) for batch in batches)):
+            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
+            parts = [Part(batches[turn], nth[turn], number) for turn in turns]
+            total = torch.zeros((), device=self.device)
+            for turn, part, (loss, weighed) in zip(turns, parts, losses_of(parts), strict=True):
+                losses[turn] += loss.detach() * part.share
+                total = total + weighed * part.share
+            total.backward()
+        return losses.tolist()
+
+    def _mask(self, part: Part, *keys: int) -> tuple[Tensor, Tensor]:
+        """The part's ids with some hidden, and the places that are to be guessed."""
+        assert self.masking is not None  # `prepare` sees to it
+        ids = part.chunk.inputs.ids.numpy()
+        special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
+        draws = generator(MASKING, self.seed, *keys, *part.keys)
+        found = mask_words(ids, special, *self.masking, draws)
+        hidden, places = (torch.from_numpy(array).to(self.device) for array in found)
+        return hidden, places
+
+    def _input(self, part: Part, words: NDArray[np.int64], *keys: int) -> TaskInput:
         """A part of a batch on the device, its ids counted among the step's words."""
-        part = batch.parts[number]
-        inputs, *texts = [self._on_device(pack, words) for pack in part.packs]
-        draw = integer(DROPOUT, self.seed, *keys, name_key(batch.task), turn, number)
-        return TaskInput(batch.task, inputs, len(part.places), draw, texts[0] if texts else None)
+        inputs, *texts = [self._on_device(pack, words) for pack in part.chunk.packs]
+        draw = integer(DROPOUT, self.seed, *keys, *part.keys)
+        rows = len(part.chunk.places)
+        return TaskInput(part.batch.task, inputs, rows, draw, texts[0] if texts else None)
 
     def _on_device(self, pack: Packed, words: NDArray[np.int64]) -> Packed:
         local = torch.from_numpy(np.searchsorted(words, pack.ids.numpy()))

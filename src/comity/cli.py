@@ -290,7 +290,7 @@ def _train_recipe(options: argparse.Namespace) -> int:
     with Display(quiet=options.quiet or options.json) as display:
         trainer = Trainer(prepared, display, directory)
         if options.dry_run:
-            return _show_dry_run(trainer, options.json)
+            return _show_plan(trainer, options.json)
         if directory is None:
             directory = RunDirectory.create(Path(str(options.out)))
         if not options.quiet and not options.json:
@@ -299,27 +299,26 @@ def _train_recipe(options: argparse.Namespace) -> int:
     return _show_run(directory, options.json)
 
 
-def _show_dry_run(trainer: Any, as_json: bool) -> int:
+def _show_plan(trainer: Any, as_json: bool) -> int:
     from comity.console import show_plan
     from comity.summary import plan_summary
 
-    summary = plan_summary(trainer, trainer.time_left())
-    if as_json:
-        print(json.dumps(summary, allow_nan=False))
-    else:
-        show_plan(summary)
-    return 0
+    return _show(plan_summary(trainer, trainer.time_left()), show_plan, as_json)
 
 
 def _show_run(directory: Any, as_json: bool) -> int:
     from comity.console import show_run
     from comity.summary import run_summary
 
-    summary = run_summary(directory)
+    return _show(run_summary(directory), show_run, as_json)
+
+
+def _show(values: Any, show: Any, as_json: bool) -> int:
+    """Values as JSON, or as `show` prints them."""
     if as_json:
-        print(json.dumps(summary, allow_nan=False))
+        print(json.dumps(values, allow_nan=False))
     else:
-        show_run(summary)
+        show(values)
     return 0
 
 
@@ -459,14 +458,6 @@ def _train_series(sweep_or_paper: Any, options: argparse.Namespace, write: Any) 
         if sweep_or_paper.series.finished():
             write()
         raise
-
-
-def _show(values: Any, show: Any, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(values, allow_nan=False))
-    else:
-        show(values)
-    return 0
 
 
 def _augment(options: argparse.Namespace) -> int:

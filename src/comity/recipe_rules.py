@@ -268,6 +268,8 @@ def _check_train(recipe: "Recipe", fault: Any) -> None:
     if train.best not in names:
         hint = nearest(train.best, names)
         fault("train.best", f'"{train.best}" is no task of this recipe and not "mean"{hint}')
+    elif train.best in recipe.tasks and recipe.tasks[train.best].judge_only:
+        fault("train.best", f"{train.best} is judged only; name a task that is trained")
     if train.best == "mean" and all(t.metric_name == "rmse" for t in recipe.tasks.values()):
         fault("train.best", "rmse has a unit and stands in no mean; name a task")
     if train.epochs is not None and train.steps is not None:

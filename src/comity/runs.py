@@ -9,7 +9,6 @@ RUN/recipe.toml          what the user declared, overrides applied
     checkpoint-000300/   the last evaluation's state, for --resume
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -31,6 +30,7 @@ import comity
 from comity.errors import ComityError
 from comity.flat import FlatParameters
 from comity.model.bert import Bert
+from comity.model.files import sha256_of
 from comity.model.tokenizer import Tokenizer
 from comity.model.weights import save_encoder
 from comity.optim import FlatAdamW
@@ -263,7 +263,7 @@ def _write_folder(folder: Path, save: Any) -> None:
         files = sorted(file for file in building.rglob("*") if file.is_file())
         manifest = {}
         for file in files:
-            manifest[str(file.relative_to(building))] = [file.stat().st_size, _sha256(file)]
+            manifest[str(file.relative_to(building))] = [file.stat().st_size, sha256_of(file)]
             _sync(file)
         (building / "manifest.json").write_text(json.dumps(manifest))
         _sync(building / "manifest.json")
@@ -289,16 +289,11 @@ def _is_complete(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         return all(
-            (folder / name).stat().st_size == size and _sha256(folder / name) == digest
+            (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
             for name, (size, digest) in manifest.items()
         )
     except (OSError, ValueError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
