@@ -377,8 +377,7 @@ def _check_stage_file(place: str, name: str, file: StageFile, recipe: "Recipe", 
         fault(
             f"{place}.map", "names each of the file's labels once; it is empty or names one twice"
         )
-    own = {key: getattr(file, key) for key in ("text", "texts", "label") if file.sets(key)}
-    _check_columns(place, task.model_copy(update=own), fault)
+    _check_columns(place, file.read_as(task), fault)
     readings = [s.data[name] for s in recipe.stages if name in s.data and s.data[name] != file]
     if any(other.file == file.file for other in readings):
         fault(f"{place}.file", f"two stages read {file.file} in two ways; give one a copy")

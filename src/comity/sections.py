@@ -222,6 +222,11 @@ class StageFile(Section):
     label: Column | None = None
     map: dict[str, str | int | float] = Field(default_factory=dict)
 
+    def read_as(self, task: TaskSection) -> TaskSection:
+        """The task with the columns of this file."""
+        own = {key: getattr(self, key) for key in ("text", "texts", "label") if self.sets(key)}
+        return task.model_copy(update=own)
+
 
 def _as_table(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value

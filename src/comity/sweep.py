@@ -229,7 +229,7 @@ def _judged(results: Mapping[str, Any], point: Mapping[str, Any]) -> float | Non
 
 
 def _plot(results: Mapping[str, Any], path: Path) -> None:
-    """One key: a line for each task and the mean. Several: a line for each other choice."""
+    """One key: a line for each task, and the mean of several. Else a line for each other choice."""
     from comity.report.plots import line_plot
 
     key, *others = results["swept"]
@@ -238,7 +238,8 @@ def _plot(results: Mapping[str, Any], path: Path) -> None:
     numeric = all(isinstance(value, int | float) for value in values)
     lines: dict[str, list[float | None]] = {}
     for point in points:
-        scores = {**point["tasks"], "mean": point["mean"]}
+        of_all = {"mean": point["mean"]} if len(point["tasks"]) > 1 else {}
+        scores = {**point["tasks"], **of_all}
         if others:
             choice = ", ".join(f"{other} {_cell(point['values'][other])}" for other in others)
             scores = {choice: _judged(results, point)}
@@ -269,7 +270,8 @@ def show_sweep(results: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for point in points:
         values = [str(_cell(value)) for value in point["values"].values()]
-        scores = {**point["tasks"], "mean": point["mean"]}
+        of_all = {"mean": point["mean"]} if len(point["tasks"]) > 1 else {}
+        scores = {**point["tasks"], **of_all}
         shown = {name: _four(score) for name, score in scores.items()}
         if best is not None and _judged(results, point) == best:
             shown[results["judged_by"]] += " *"

@@ -182,13 +182,10 @@ def _read_stage_file(
     folder: Path, task: TaskSection, file: StageFile, encoder: TextEncoder, faults: Faults
 ) -> TokenTable | None:
     """A stage's own file, read as the task's but for what the stage says of it."""
-    own = {key: getattr(file, key) for key in ("text", "texts", "label") if file.sets(key)}
-    table = read_file(folder / file.file, task.model_copy(update=own), encoder, faults)
-    return (
-        table
-        if table is None or not file.map
-        else mapped_labels(table, file.map, task.decimal, faults)
-    )
+    table = read_file(folder / file.file, file.read_as(task), encoder, faults)
+    if table is None or not file.map:
+        return table
+    return mapped_labels(table, file.map, task.decimal, faults)
 
 
 def make_split(
