@@ -4,6 +4,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+@cache
 def processor_class() -> str:
     """`AMX`, `AVX512-bf16` or `other`: what the processor multiplies bf16 matrices with."""
     checks = {"AMX": "_is_amx_tile_supported", "AVX512-bf16": "_is_avx512_bf16_supported"}
@@ -52,12 +54,13 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the compute buffer: `auto` takes bf16 where products in it are fast."""
     if name == "float32":
         return torch.float32
-    if name == "bf16" or _fast_bf16(device):
+    if name == "bf16" or fast_bf16(device):
         return torch.bfloat16
     return torch.float32
 
 
-def _fast_bf16(device: torch.device) -> bool:
+def fast_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are faster on the device than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor_class() != "other"

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comity.model.products import by_onednn, fastest, product
+from comity.model import products
+from comity.model.products import batched_product, by_onednn, fastest, product
 
 
 @pytest.mark.parametrize("multiply", [by_onednn, product])
@@ -23,9 +24,28 @@ def test_products_are_float32_products(multiply, plain_left, plain_right):
     assert (found.double() - expected).abs().max() < 2e-5  # bfloat16 products err by 1e-1 here
 
 
-def test_other_types_go_where_torch_sends_them():
-    left, right = torch.randn(4, 8).bfloat16(), torch.randn(3, 8).bfloat16()
-    assert torch.equal(product(left, right), F.linear(left, right))
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_products_are_sums_rounded_once(monkeypatch, fast):
+    """Both ways, that of a processor with bfloat16 instructions and that of one without."""
+    monkeypatch.setattr(products, "fast_bf16", lambda device: fast)
+    draws = torch.Generator().manual_seed(5)
+    left = torch.randn(3, 40, 24, generator=draws).bfloat16()
+    right = torch.randn(3, 24, 17, generator=draws).bfloat16()
+    added = torch.randn(3, 1, 17, generator=draws).bfloat16()
+    bias = added[0, 0]
+    summed = left.double() @ right.double()
+    unit_roundoff = 2**-8
+
+    def check(found, expected, roundings=1):
+        assert found.dtype == torch.bfloat16
+        error = (found.double() - expected).abs()
+        assert (error <= roundings * unit_roundoff * expected.abs() + 1e-5).all()
+
+    check(product(left[0], right[0].t(), bias), summed[0] + bias.double())
+    check(product(left[0].t().contiguous().t(), right[0].t().contiguous()), summed[0])
+    check(batched_product(left, right, 0.25), 0.25 * summed)
+    check(batched_product(left, right, 1.1), 1.1 * summed, roundings=3)  # and of the factor
+    check(batched_product(left, right, 0.25, added), added.double() + 0.25 * summed)
 
 
 def test_without_the_operation_torch_multiplies(monkeypatch):

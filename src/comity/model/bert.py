@@ -20,6 +20,7 @@ from comity.errors import ComityError, Faults, nearest
 from comity.model.encoder import LARGEST_RATE, Group, Read, add_dropped, dropout_mask, kept_scale
 from comity.model.files import read_json_object
 from comity.model.packing import Layout
+from comity.model.products import batched_product
 from comity.model.shared import Sink, Stretches, linear, look_up, norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -436,28 +437,23 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         ctx.scale = 1 / math.sqrt(query.shape[-1])
         ctx.kept = 1.0 if mask is None else kept
-        scores = torch.baddbmm(key_bias, query, key.transpose(1, 2), alpha=ctx.scale)
+        scores = batched_product(query, key.transpose(1, 2), ctx.scale, key_bias)
         weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
         ctx.save_for_backward(query, key, value, weights, mask)
-        return _bmm(weights if mask is None else weights * mask, value, ctx.kept)
+        return batched_product(weights if mask is None else weights * mask, value, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         query, key, value, weights, mask = ctx.saved_tensors
         (outer,) = gradients
         dropped = weights if mask is None else weights * mask
-        of_value = _bmm(dropped.transpose(1, 2), outer, ctx.kept)
-        of_weights = _bmm(outer, value.transpose(1, 2), ctx.kept)
+        of_value = batched_product(dropped.transpose(1, 2), outer, ctx.kept)
+        of_weights = batched_product(outer, value.transpose(1, 2), ctx.kept)
         if mask is not None:
             of_weights.mul_(mask)
         of_scores = torch.ops.aten._softmax_backward_data(
             of_weights.float(), weights.float(), -1, torch.float32
         ).to(weights.dtype)
-        of_query = _bmm(of_scores, key, ctx.scale)
-        of_key = _bmm(of_scores.transpose(1, 2), query, ctx.scale)
+        of_query = batched_product(of_scores, key, ctx.scale)
+        of_key = batched_product(of_scores.transpose(1, 2), query, ctx.scale)
         return of_query, of_key, of_value, None, None, None
-
-
-def _bmm(left: Tensor, right: Tensor, factor: float) -> Tensor:
-    """`factor * (left @ right)`; the factor comes last, which is finer than inside the product."""
-    return torch.bmm(left, right).mul_(factor)
