@@ -33,6 +33,17 @@ def in_turn(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, lis
     return found
 
 
+def memory() -> tuple[int, int]:
+    """Bytes that this process holds now and held at most.
+
+    From the kernel's own marks, since getrusage takes over the parent's.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    marks = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    held, most = (int(marks[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return held, most
+
+
 def median(values: Sequence[float]) -> float:
     """The median."""
     return statistics.median(values)
@@ -68,6 +79,12 @@ def keep(name: str, values: Mapping[str, Any]) -> Path:
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
+
+
+def precisions() -> list[str]:
+    """What is measured here: bf16 only where products in it are fast."""
+    fast = machine.fast_bf16(machine.choose_device("auto"))
+    return ["bf16", "float32"] if fast else ["float32"]
 
 
 def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:

@@ -30,10 +30,10 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(_measure(ONE[options.one](options), _texts(options))))
         return
-    from common import in_turn, keep, median, show, spread
+    from common import in_turn, keep, median, precisions, show, spread
 
     commands = {}
-    for precision in ("bf16", "float32"):
+    for precision in precisions():
         for name in ONE:
             commands[f"{name} {precision}"] = [
                 sys.executable, str(HERE), "--one", name, "--precision", precision,
@@ -47,13 +47,13 @@ def main() -> None:
         rows.append((name, median(speeds), spread(speeds), *latency))
     show("Encoding", ["who", "texts/s", "spread", "p50 ms", "p99 ms"], rows)
     ratios = {}
-    for precision, key in (("bf16", "encode_bf16"), ("float32", "encode_fp32")):
+    for precision in precisions():
         ours, theirs = (
             median([run["texts_per_second"] for run in found[f"{name} {precision}"]])
             for name in ("comity", "sentence-transformers")
         )
-        ratios[key] = round(ours / theirs, 3)
-    distances = {precision: _distance(options, precision) for precision in ("bf16", "float32")}
+        ratios["encode_" + {"bf16": "bf16", "float32": "fp32"}[precision]] = round(ours / theirs, 3)
+    distances = {precision: _distance(options, precision) for precision in precisions()}
     three = _three_heads(options)
     show("Ratios", ["key", "value"], [*ratios.items(), *distances.items(), *three.items()])
     measured = {name: [run["texts_per_second"] for run in runs] for name, runs in found.items()}
@@ -166,7 +166,7 @@ def _distance(options: argparse.Namespace, precision: str) -> float:
 
 def _three_heads(options: argparse.Namespace) -> dict[str, float]:
     """Three heads of one model on the same texts at once, against asking them one by one."""
-    options.precision = "bf16"
+    options.precision = "auto"
     model = _model(options, 3)
     texts = _texts(options)[:1024]
     model.predict_all(texts[:128])

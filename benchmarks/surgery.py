@@ -27,9 +27,11 @@ def main() -> None:
     options = _options()
     if options.one is not None:
         step = STEPS[options.one](options, options.tasks[0], options.batches[0])
+        from common import memory
+
         for number in range(3):
             step(number)
-        print(json.dumps(_own_peak()))
+        print(json.dumps(memory()[1]))
         return
     from common import keep, median, show
 
@@ -92,13 +94,6 @@ def _peak(name: str, options: argparse.Namespace, tasks: int, batch: int) -> int
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def _own_peak() -> int:
-    """Bytes; from the kernel's own mark, since getrusage takes over the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
 
 
 def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:

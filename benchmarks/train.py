@@ -45,9 +45,10 @@ def main() -> None:
         print(json.dumps(run_one(options.one, options)))
         return
     import torch
-    from common import in_turn, keep, median, product_rate, show, spread
+    from common import in_turn, keep, median, precisions, product_rate, show, spread
 
     commands = {}
+    options.precisions = options.precisions or precisions()
     for precision in options.precisions:
         for name in options.only or names(options):
             commands[f"{name} {precision}"] = [
@@ -97,7 +98,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "float32"])
+    parser.add_argument("--precisions", nargs="+", help="bf16 (where it is fast) and float32")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sentiment"])
     peers = [*TRAINERS, *SENTENCE_TRANSFORMERS]
     parser.add_argument("--peers", nargs="+", choices=peers, default=PEERS)
@@ -170,10 +171,11 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
 
 def profile(options: argparse.Namespace) -> None:
     """Print the operations that take most of our steps' time, for one task and for three."""
+    from common import precisions
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    for precision in options.precisions:
+    for precision in options.precisions or precisions():
         options.precision = precision
         for name in ("comity-sentiment", "comity-three"):
             with profiler(activities=[ProfilerActivity.CPU]) as seen:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from comity import ComityError, Recipe, load, train
 from comity.evaluate import task_outputs
+from comity.plan import plan_stage
 from comity.prepare import prepare
 from comity.progress import Listener
 from comity.runs import RunDirectory
@@ -401,6 +402,18 @@ def test_pairs_that_share_a_text_stay_together(tmp_path, tiny_checkpoint):
     sides = [set(s.table.keys[s.rows].ravel().tolist()) for s in (data.train, data.dev)]
     assert not sides[0] & sides[1]
     assert 10 <= len(data.dev) <= 15
+
+
+def test_a_row_is_held_in_a_few_bytes(folder, tmp_path, tiny_checkpoint):
+    recipe = two_tasks(tiny_checkpoint)
+    prepared = prepare(recipe, folder)
+    plan = plan_stage(0, recipe.stages[0], prepared.tasks, recipe.train)
+    for task, split in zip(plan.tasks, plan.splits, strict=True):
+        targets = 4 if split.targets.dtype.kind == "i" else 8
+        held = split.rows.nbytes + split.targets.nbytes + task.batches.lengths.nbytes
+        assert held == len(split) * (4 + targets + 4)
+        order = task.batches.batches(0)
+        assert sum(batch.nbytes for batch in order) == 4 * len(split)
 
 
 def test_a_second_start_reads_the_cache(folder, tmp_path, tiny_checkpoint, monkeypatch):

@@ -30,7 +30,7 @@ from comity.seeds import DROPOUT, MASKING, generator, integer, name_key
 class Chunk:
     """The rows of one backward pass: a batch is cut into `accumulate` of them."""
 
-    places: NDArray[np.int64]  # in the split
+    places: NDArray[np.integer]  # in the split
     inputs: Packed  # on the CPU, as the next
     texts: Packed | None  # the two texts apart, for objectives where the head reads a pair
 
@@ -114,7 +114,7 @@ class Backward:
         self._class_weights: dict[tuple[str, int], Tensor | None] = {}
 
     def batch(
-        self, task: str, split: Split, places: NDArray[np.int64], masked: bool = False
+        self, task: str, split: Split, places: NDArray[np.integer], masked: bool = False
     ) -> Batch:
         """The rows at `places`, packed, in `accumulate` parts of nearly equal size.
 
@@ -131,7 +131,7 @@ class Backward:
         return Batch(task, split, parts)
 
     def _packed(
-        self, split: Split, places: NDArray[np.int64], views: tuple[str, ...], max_length: int
+        self, split: Split, places: NDArray[np.integer], views: tuple[str, ...], max_length: int
     ) -> Packed:
         packed = split.pack(places, views, self.template, max_length)
         return to_packed(packed, torch.device("cpu"))

@@ -80,7 +80,7 @@ def task_outputs(
 
 
 def by_length(
-    lengths: NDArray[np.int64], batch_tokens: int = BATCH_TOKENS
+    lengths: NDArray[np.integer], batch_tokens: int = BATCH_TOKENS
 ) -> list[NDArray[np.int64]]:
     """Places in batches of at most `batch_tokens` padded tokens, the longest rows first."""
     order = np.argsort(-lengths, kind="stable")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from comity.errors import ComityError
 from comity.seeds import BATCHES, generator, name_key
 
-Integers = NDArray[np.int64]
+Integers = NDArray[np.integer]
 
 # Rows are sorted by length within random groups of so many batches: enough for batches of nearly
 # equal lengths. Even a small task has so many groups, else a sorted pass would put the same rows
@@ -36,9 +36,9 @@ def epoch_batches(
     similar lengths, but for that last one, and the batches stand in random order.
     """
     _check_limits(batch_size, batch_tokens)
-    lengths = np.asarray(lengths, dtype=np.int64)
+    lengths = np.asarray(lengths)
     draws = generator(BATCHES, *keys)
-    order = draws.permutation(len(lengths))
+    order = draws.permutation(len(lengths)).astype(np.int32)
     if not group_lengths or not len(order):
         return _cut(order, lengths, batch_size, batch_tokens)
     short = len(order) % batch_size if batch_size is not None and batch_tokens is None else 0
@@ -67,9 +67,12 @@ def _rows_per_batch(lengths: Integers, batch_size: int | None, batch_tokens: int
 
 def _sort_in_groups(order: Integers, lengths: Integers, group_rows: int) -> Integers:
     """Sort every `group_rows` rows by length, up and down in turn: no jump from group to group."""
-    group = np.arange(len(order)) // group_rows
-    signed = np.where(group % 2, -lengths[order], lengths[order])
-    return order[np.lexsort((signed, group))]
+    groups = []
+    for number, start in enumerate(range(0, len(order), group_rows)):
+        group = order[start : start + group_rows]
+        upwards = -1 if number % 2 else 1
+        groups.append(group[np.argsort(upwards * lengths[group], kind="stable")])
+    return np.concatenate(groups)
 
 
 def _cut(
@@ -77,18 +80,15 @@ def _cut(
 ) -> list[Integers]:
     """Cut rows, in their order, into batches as large as the limits allow."""
     count = len(order)
-    starts = np.arange(count)
-    ends = np.full(count, count)  # of a batch that would start at each place
-    if batch_size is not None:
-        ends = np.minimum(ends, starts + batch_size)
-    if batch_tokens is not None:
-        totals = np.concatenate([[0], np.cumsum(lengths[order])])
-        fitting = np.searchsorted(totals, totals[:-1] + batch_tokens, side="right") - 1
-        ends = np.minimum(ends, np.maximum(fitting, starts + 1))
-    next_start = ends.tolist()
+    totals = np.concatenate([[0], np.cumsum(lengths[order])]) if batch_tokens is not None else None
     bounds = [0]
     while bounds[-1] < count:
-        bounds.append(next_start[bounds[-1]])
+        start = bounds[-1]
+        end = count if batch_size is None else start + batch_size
+        if totals is not None:
+            fitting = np.searchsorted(totals, totals[start] + batch_tokens, side="right") - 1
+            end = min(end, max(int(fitting), start + 1))
+        bounds.append(min(end, count))
     return [order[start:end] for start, end in pairwise(bounds)]
 
 
@@ -116,7 +116,7 @@ class TaskBatches:
         """
         _check_limits(batch_size, batch_tokens)
         self.name = name
-        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.lengths = np.asarray(lengths, dtype=np.int32)
         if not len(self.lengths):
             raise ComityError(
                 f'task "{name}" has no rows; give it some or take it out of the stage'
@@ -260,12 +260,12 @@ def truncated(texts: Sequence[TextColumn], max_length: int) -> NDArray[np.bool_]
 
 
 def _lengths(texts: Sequence[TextColumn]) -> list[Integers]:
-    return [np.diff(text.offsets) for text in texts]
+    return [np.diff(text.offsets).astype(np.int32) for text in texts]
 
 
 def _with_special(lengths: Sequence[Integers]) -> Integers:
     """Tokens `[B]` of the sequences: [CLS], the texts, and a [SEP] after each."""
-    return np.sum(lengths, axis=0) + 1 + len(lengths)
+    return sum(lengths[1:], lengths[0]) + 1 + len(lengths)
 
 
 def _kept(lengths: Sequence[Integers], max_length: int) -> list[Integers]:

@@ -144,26 +144,19 @@ def read_targets(
     """
     if task.kind == "multi-label" and task.labels is not None:
         columns = [
-            _column(name, task, table, column, label, lambda v: _indicator(v), faults)
+            _column(name, task, table, column, label, lambda v: _indicator(v), np.int8, faults)
             for column, label in zip(table.labels, task.labels, strict=True)
         ]
         order = [[str(c) for c in task.labels].index(_as_written(task, n)) for n in target.classes]
-        targets = np.stack([columns[place][0] for place in order], axis=1).astype(np.int64)
+        targets = np.stack([columns[place][0] for place in order], axis=1)
         return targets, np.all([labelled for _, labelled in columns], axis=0)
     label = task.label_columns[0]
+    read, kind, width = _score_reader(task), np.float64, ()
     if task.kind == "classification":
-        read = _class_reader(target)
+        read, kind = _class_reader(target), np.int32
     elif task.kind == "multi-label":
-        read = _tags_reader(task, target)
-    else:
-        read = _score_reader(task)
-    targets, labelled = _column(name, task, table, table.labels[0], label, read, faults)
-    if task.kind == "multi-label":
-        width = len(target.classes)
-        targets = np.array([t if isinstance(t, list) else [0] * width for t in targets])
-        return targets.reshape(len(table), width).astype(np.int64), labelled
-    kind = np.int64 if task.kind == "classification" else np.float64
-    return targets.astype(kind), labelled
+        read, kind, width = _tags_reader(task, target), np.int8, (len(target.classes),)
+    return _column(name, task, table, table.labels[0], label, read, kind, faults, width)
 
 
 def mapped_labels(
@@ -208,9 +201,11 @@ def _column(
     column: LabelColumn,
     label: str | int,
     read: Callable[[Value], Any],
+    kind: type,
     faults: Faults,
+    width: tuple[int, ...] = (),
 ) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Read each distinct value once, then spread the results over the rows."""
+    """Read each distinct value once, then spread the results (`width` each) over the rows."""
     results = [_missing_or(read, value) for value in column.values]
     codes = np.asarray(column.codes)
     wrong = np.array([isinstance(r, _Wrong) for r in results], dtype=bool)[codes]
@@ -221,9 +216,10 @@ def _column(
         for row in np.flatnonzero(missing):
             faults.add(_missing_sentence(name, table, int(row), column.values[codes[row]], label))
     labelled = ~(wrong | missing)
-    plain = [0 if isinstance(r, _Wrong) or r is _MISSING else r for r in results]
-    values = np.empty(len(plain), dtype=object)
-    values[:] = plain
+    values = np.zeros((len(results), *width), dtype=kind)
+    for place, result in enumerate(results):
+        if not (isinstance(result, _Wrong) or result is _MISSING):
+            values[place] = result
     return values[codes], labelled
 
 

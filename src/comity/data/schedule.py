@@ -119,7 +119,7 @@ def plan_steps(
 def count(plan: Sequence[Sequence[Turn]], tasks: Sequence[ScheduledTask]) -> list[TaskPlan]:
     """For each task what `plan` holds, by going through the plan row by row."""
     turns = [0] * len(tasks)
-    repeats = [np.zeros(task.rows, dtype=np.int64) for task in tasks]
+    repeats = [np.zeros(task.rows, dtype=np.int32) for task in tasks]
     for turn in itertools.chain.from_iterable(plan):
         turns[turn.task] += 1
         _, rows = tasks[turn.task].batches.turn(turn.number)
@@ -134,7 +134,7 @@ def count(plan: Sequence[Sequence[Turn]], tasks: Sequence[ScheduledTask]) -> lis
             repeats_min=int(repeats[k].min()),
             repeats_max=int(repeats[k].max()),
             rows_never_seen=int((repeats[k] == 0).sum()),
-            tokens=int(repeats[k] @ task.batches.lengths),
+            tokens=int(np.einsum("n,n", repeats[k], task.batches.lengths, dtype=np.int64)),
         )
         for k, task in enumerate(tasks)
     ]

@@ -23,7 +23,7 @@ from comity.sections import StageFile, TaskSection
 from comity.seeds import SPLIT, generator
 from comity.targets import Target
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.integer]  # int32 where they are kept: a split may have millions
 PAIR = ("first", "second")
 
 
@@ -33,7 +33,7 @@ class Split:
 
     table: TokenTable
     rows: Rows  # [n], places in the table
-    targets: NDArray  # [n] int64 classes, [n] float64 scores, or [n, L] int64 indicators
+    targets: NDArray  # [n] int32 classes, [n] float64 scores, or [n, L] int8 indicators
     unlabelled: int = 0  # rows left out because they have no label
     dropped: int = 0  # rows left out because a text has no token
     first_dropped_line: int | None = None
@@ -68,7 +68,7 @@ class Split:
     def lengths(self, views: tuple[str, ...], max_length: int) -> Rows:
         """Packed tokens `[n]` of each row, over all views."""
         per_view = [packed_lengths(self.view_texts(view), max_length) for view in views]
-        return np.sum(per_view, axis=0)[self.rows]
+        return sum(per_view[1:], per_view[0])[self.rows]
 
     def cut(self, views: tuple[str, ...], max_length: int) -> int:
         """How many rows lose tokens to the limit in some view."""
@@ -193,7 +193,7 @@ def make_split(
 ) -> Split:
     """The rows of a table that serve the task: labelled, and not empty where the recipe drops."""
     targets, labelled = read_targets(name, task, target, table, faults)
-    rows = np.flatnonzero(labelled)
+    rows = np.flatnonzero(labelled).astype(np.int32)
     empty = (token_counts(table, rows) == 0).any(axis=1)
     lines = table.lines[rows[empty]].tolist()
     if task.empty == "error":
@@ -232,9 +232,9 @@ def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 def _groups(keys: NDArray[np.uint64]) -> Rows:
     """A group number `[n]` for each row of text hashes `[n, texts]`; rows that share one agree."""
-    _, texts = np.unique(keys, return_inverse=True)
-    texts = texts.reshape(keys.shape)
-    smallest = np.arange(texts.max(initial=-1) + 1)  # of the texts reached so far, for each text
+    texts = _numbered(keys)
+    # Of the texts reached so far, for each text.
+    smallest = np.arange(texts.max(initial=-1) + 1, dtype=np.int32)
     while True:
         of_rows = smallest[texts].min(axis=1)
         reached = smallest.copy()
@@ -242,8 +242,19 @@ def _groups(keys: NDArray[np.uint64]) -> Rows:
             np.minimum.at(reached, column, of_rows)
         reached = reached[reached]
         if (reached == smallest).all():
-            return np.unique(of_rows, return_inverse=True)[1]
+            return _numbered(of_rows)
         smallest = reached
+
+
+def _numbered(values: NDArray) -> NDArray[np.int32]:
+    """Each value's place among the distinct ones, as `np.unique` gives it in twice the memory."""
+    order = np.argsort(values, axis=None)
+    ordered = values.ravel()[order]
+    new = np.zeros(len(order), dtype=bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    numbers = np.empty(len(order), dtype=np.int32)
+    numbers[order] = np.cumsum(new, dtype=np.int32)
+    return numbers.reshape(values.shape)
 
 
 def file_split(

@@ -276,6 +276,7 @@ def text_key(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def token_counts(table: TokenTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def token_counts(table: TokenTable, rows: NDArray[np.integer]) -> NDArray[np.int32]:
     """Tokens `[n, texts]` of each text of the given rows, special tokens not counted."""
-    return np.stack([text.offsets[rows + 1] - text.offsets[rows] for text in table.texts], axis=1)
+    whole = [np.diff(text.offsets).astype(np.int32) for text in table.texts]
+    return np.stack([lengths[rows] for lengths in whole], axis=1)
