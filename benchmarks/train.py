@@ -44,8 +44,7 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(run_one(options.one, options)))
         return
-    import torch
-    from common import in_turn, keep, median, precisions, product_rate, show, spread
+    from common import in_turn, keep, median, precisions, show, spread
 
     commands = {}
     options.precisions = options.precisions or precisions()
@@ -81,12 +80,21 @@ def main() -> None:
             pair = [speeds.get(f"{name} {precision}") for name in (ours, theirs)]
             if all(pair):
                 ratios[key] = round(median(pair[0] or []) / median(pair[1] or []), 3)
-        rate = product_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-        flops = found.get(f"comity-sentiment {precision}", [{}])[0].get("flop_per_second")
-        if flops:
-            ratios[f"share_of_limit_{short}"] = round(flops / rate, 3)
+        for name, key in (("sentiment", ""), ("three", "_three")):
+            runs = found.get(f"comity-{name} {precision}")
+            if runs:
+                shares = [run["share_of_limit"] for run in runs]
+                ratios[f"share_of_limit_{short}{key}"] = round(median(shares), 3)
     show("Ratios", ["key", "ratio"], list(ratios.items()))
     measured = {**ratios, "examples_per_second": speeds}
+    ours = {name: runs[0] for name, runs in found.items() if name.startswith("comity")}
+    rows = [
+        (name, f"{run['packing_share']:.2%}", *run["memory_held_mb"]) for name, run in ours.items()
+    ]
+    columns = ["who", "of the time to pack batches", "MB held after a quarter", "at the end"]
+    show("What else it takes", columns, rows)
+    for what in ("packing_share", "memory_held_mb"):
+        measured[what] = {name: run[what] for name, run in ours.items()}
     if options.dev:
         measured[f"dev_after_{options.steps}_steps"] = scores
     keep(f"train-batch{options.batch}", measured)
@@ -133,6 +141,8 @@ def run_one(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     """Steps of the trainer, evaluation left out."""
+    from common import memory, product_rate
+
     from comity import Recipe
     from comity.machine import flushed_denormals
     from comity.prepare import prepare
@@ -150,11 +160,20 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
         trainer = Trainer(prepare(Recipe.from_dict(recipe), options.data))
         plan = trainer.plans[0]
         trainer.start_stage(plan)
+        held = []
+        rate = product_rate(trainer.dtype)
         started = time.perf_counter()
         for number, turns in enumerate(plan.steps):
             trainer.step(plan, turns)
             trainer.progress.stage_step = trainer.progress.step = number + 1
+            held.append(memory()[0] / 1e6)
         seconds = time.perf_counter() - started
+        rate = (rate + product_rate(trainer.dtype)) / 2
+        again = time.perf_counter()
+        for turns in plan.steps:
+            for turn in turns:
+                trainer._batch(plan, turn)
+        packing = time.perf_counter() - again
     examples = sum(count.examples for count in plan.counts)
     tokens = sum(count.tokens for count in plan.counts)
     dense = len(trainer.flat.masters) - trainer.flat.table_stop
@@ -165,7 +184,9 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     return {
         **dev,
         "examples_per_second": examples / seconds,
-        "flop_per_second": 6 * dense * tokens / seconds,
+        "share_of_limit": 6 * dense * tokens / seconds / rate,
+        "packing_share": packing / seconds,
+        "memory_held_mb": [round(held[len(held) // 4]), round(held[-1])],
     }
 
 
