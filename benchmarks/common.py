@@ -64,18 +64,20 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
     Console(width=150).print(table)
 
 
-def keep(name: str, values: Mapping[str, Any]) -> Path:
-    """Write what was measured, with the machine, to benchmarks/results.
+def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> Path:
+    """Write what was measured, with the machine, to benchmarks/results: a file for each class.
 
-    What an earlier run measured and this one did not is kept.
+    Ratios stand at the top, details under the benchmark's name. What an earlier run measured and
+    this one did not is kept.
     """
     RESULTS.mkdir(exist_ok=True)
     facts = machine.describe(machine.choose_device("auto"))
-    path = RESULTS / f"{name}-{facts['processor_class']}.json"
+    path = RESULTS / f"{facts['processor_class']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
-    for key, value in values.items():
-        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
-    content = {**content, "machine": facts, "class": facts["processor_class"]}
+    content |= {"class": facts["processor_class"], "machine": facts, **ratios}
+    of_name = content.setdefault(name, {})
+    for key, value in details.items():
+        of_name[key] = of_name.get(key, {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path

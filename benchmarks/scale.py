@@ -54,7 +54,7 @@ def main() -> None:
     per_row = 1e6 * grown / (options.rows[-1] - options.rows[0])
     show("Start-up", ["", "first start s", "second start s", "held MB", "peak MB"], rows)
     print(f"memory held grows by {per_row:.1f} bytes a row")
-    keep("scale", {"rows": details, "bytes_per_row": round(per_row, 1)})
+    keep("scale", {}, {"rows": details, "bytes_per_row": round(per_row, 1)})
 
 
 def _options() -> argparse.Namespace:

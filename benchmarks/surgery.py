@@ -61,7 +61,7 @@ def main() -> None:
         ["who", "batch", "ms a step", "time / sum", "MB above sum"],
         rows,
     )
-    keep("surgery", {**ratios, "steps": details})
+    keep("surgery", ratios, {"steps": details})
 
 
 def _options() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 torch sends float32 products to MKL, which on some processors leaves half of their speed unused;
 oneDNN, which torch carries for bfloat16, then does the same product in true float32 twice as fast.
 
-A processor without bfloat16 instructions would take fifty times as long for a bfloat16 product as
+A processor without bfloat16 instructions would take many times as long for a bfloat16 product as
 for one in float32; there the factors are widened and the product is rounded, which is the same sum.
 """
 
