@@ -83,16 +83,19 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's allocator to keep what is freed; elsewhere nothing happens.
+    """Tell glibc's allocator to keep what is freed from now on; elsewhere nothing happens.
 
     It otherwise hands large pieces back to the system, step after step, and each page that comes
-    again costs a fault and is cleared.
+    again costs a fault and is cleared. What was kept until now (of an earlier run in this process)
+    is handed back, since pieces of many sizes leave gaps that add up from run to run.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, malloc_trim = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError, TypeError):
         return
+    malloc_trim(0)
     mallopt(mmap_threshold, 32 * 1024 * 1024)  # the most that every glibc takes
     mallopt(trim_threshold, 2**31 - 1)
 
