@@ -1,6 +1,7 @@
 """What the benchmarks share: runs in turn in processes of their own, medians, tables, JSON."""
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,11 +36,15 @@ def in_turn(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, lis
 
 
 def memory() -> tuple[int, int]:
-    """Bytes that this process holds now and held at most.
+    """Bytes that this process holds now and held at most; without /proc the latter is both.
 
-    From the kernel's own marks, since getrusage takes over the parent's.
+    From the kernel's own marks where it has them, since getrusage takes over the parent's.
     """
-    lines = Path("/proc/self/status").read_text().splitlines()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most, most
     marks = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
     held, most = (int(marks[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
     return held, most
@@ -71,11 +77,12 @@ def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> 
     this one did not is kept.
     """
     RESULTS.mkdir(exist_ok=True)
-    facts = machine.describe(machine.choose_device("auto"))
+    facts = machine.describe(torch.device("cpu"))
     path = RESULTS / f"{facts['processor_class']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
-    content |= {"class": facts["processor_class"], "machine": facts, **ratios}
+    content |= {"class": facts["processor_class"], **ratios}
     of_name = content.setdefault(name, {})
+    of_name["machine"] = facts
     for key, value in details.items():
         of_name[key] = of_name.get(key, {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(content, indent=2) + "\n")
@@ -85,15 +92,13 @@ def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> 
 
 def precisions() -> list[str]:
     """What is measured here: bf16 only where products in it are fast."""
-    fast = machine.fast_bf16(machine.choose_device("auto"))
+    fast = machine.fast_bf16(torch.device("cpu"))
     return ["bf16", "float32"] if fast else ["float32"]
 
 
 def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:
     """FLOP/s of a product of the shapes that MiniLM's feed-forward has, by the faster library."""
     import time
-
-    import torch
 
     from comity.model.products import product
 

@@ -112,7 +112,7 @@ def _model(options: argparse.Namespace, tasks: int) -> Any:
     settings = {"steps": 1, "lr": 1e-12, "batch_size": 2, "train_sample": 0}
     recipe = Recipe.from_dict(
         {
-            "train": {**settings, "precision": options.precision},
+            "train": {**settings, "precision": options.precision, "device": "cpu"},
             "tasks": {f"task{number}": task for number in range(tasks)},
         }
     )

@@ -41,12 +41,12 @@ def main() -> None:
             names = [n for n in STEPS if tasks <= options.peers_up_to or n.startswith("comity")]
             times = _times({n: STEPS[n](options, tasks, batch) for n in names}, options.rounds)
             base = median(times["comity sum"])
-            memory = {n: _peak(n, options, tasks, batch) for n in names}
+            peaks = {n: _peak(n, options, tasks, batch) for n in names}
             for name in names:
                 ratio = median(
                     [a / b for a, b in zip(times[name], times["comity sum"], strict=True)]
                 )
-                extra = (memory[name] - memory["comity sum"]) / 1e6
+                extra = (peaks[name] - peaks["comity sum"]) / 1e6
                 rows.append((f"{name}, K={tasks}", batch, 1e3 * median(times[name]), ratio, extra))
                 details[f"{name} K={tasks} batch={batch}"] = {
                     "milliseconds": [round(1e3 * value, 2) for value in times[name]],
@@ -112,7 +112,7 @@ def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
         settings = {"balancer": balancer, "batch_size": batch, "steps": 60, "watch": 0}
         recipe = Recipe.from_dict(
             {
-                "train": {**settings, "precision": options.precision},
+                "train": {**settings, "precision": options.precision, "device": "cpu"},
                 "tasks": {f"task{number}": task for number in range(tasks)},
             }
         )
@@ -143,6 +143,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
 
     import transformers
 
+    from comity import machine
     from comity.model.weights import find_checkpoint
 
     folder = find_checkpoint("minilm")
@@ -154,6 +155,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
     heads = torch.nn.ModuleList(torch.nn.Linear(bert.config.hidden_size, 5) for _ in range(tasks))
     optimizer = torch.optim.AdamW([*bert.parameters(), *heads.parameters()], lr=5e-5, fused=True)
     draws = random.Random(0)
+    kind = machine.choose_precision(options.precision, torch.device("cpu"))  # as ours chooses
 
     def losses() -> list[torch.Tensor]:
         found = []
@@ -162,8 +164,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
             chosen = rows[first : first + batch]
             texts = tokenizer([r["sentence"] for r in chosen], padding=True, return_tensors="pt")
             labels = torch.tensor([int(row["sentiment"]) for row in chosen])
-            precise = options.precision == "float32"
-            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
                 logits = head(bert(**texts).pooler_output)
                 found.append(torch.nn.functional.cross_entropy(logits.float(), labels))
         return found

@@ -6,10 +6,8 @@ import sys
 
 import pytest
 
-# Pieces of 100 kB, each second one freed, and then all but the last: the last one keeps the heap
-# from shrinking by itself.
+# Pieces of 100 kB are freed, all but the last, which keeps the heap from shrinking by itself.
 PROGRAM = """
-import ctypes
 from comity import machine
 
 def resident():

@@ -414,6 +414,15 @@ def test_a_row_is_held_in_a_few_bytes(folder, tmp_path, tiny_checkpoint):
         assert held == len(split) * (4 + targets + 4)
         order = task.batches.batches(0)
         assert sum(batch.nbytes for batch in order) == 4 * len(split)
+    (folder / "tags.csv").write_text("text,tags\ngood,a;b\nbad,b\n")
+    task = {"kind": "multi-label", "train": "tags.csv", "dev": "tags.csv", "text": "text"}
+    recipe = Recipe.from_dict(
+        {
+            "encoder": {"name": str(tiny_checkpoint)},
+            "tasks": {"tags": {**task, "label": "tags", "separator": ";"}},
+        }
+    )
+    assert prepare(recipe, folder).tasks["tags"].train.targets.nbytes == 2 * 2
 
 
 def test_a_second_start_reads_the_cache(folder, tmp_path, tiny_checkpoint, monkeypatch):

@@ -115,7 +115,7 @@ class Target:
         the next, where `rounding` says so).
         """
         if self.head == "linear":
-            return values.astype(np.int64)  # as torch wants indices
+            return values.astype(np.int64)  # as torch's losses want them
         if self.head == "bins":
             half = 0.5 if self.rounding == "nearest" else 0.0
             return np.floor(values + half).astype(np.int64) - int(self.scale[0])

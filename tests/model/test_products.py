@@ -43,9 +43,27 @@ def test_bfloat16_products_are_sums_rounded_once(monkeypatch, fast):
 
     check(product(left[0], right[0].t(), bias), summed[0] + bias.double())
     check(product(left[0].t().contiguous().t(), right[0].t().contiguous()), summed[0])
+    check(products.linear(left[0], right[0].t(), bias), summed[0] + bias.double())
     check(batched_product(left, right, 0.25), 0.25 * summed)
     check(batched_product(left, right, 1.1), 1.1 * summed, roundings=3)  # and of the factor
     check(batched_product(left, right, 0.25, added), added.double() + 0.25 * summed)
+
+
+def test_a_widened_product_has_the_gradients_of_the_other(monkeypatch):
+    draws = torch.Generator().manual_seed(6)
+    gradients = []
+    for fast in (True, False):
+        monkeypatch.setattr(products, "fast_bf16", lambda device, fast=fast: fast)
+        draws.manual_seed(6)
+        factors = [torch.randn(n, 24, generator=draws).bfloat16() for n in (40, 17)]
+        left, right = (factor.requires_grad_() for factor in factors)
+        products.linear(left, right).float().square().sum().backward()
+        gradients.append((left.grad, right.grad))
+    for fast, slow in zip(*gradients, strict=True):
+        assert fast is not None and slow is not None
+        assert slow.dtype == torch.bfloat16
+        scale = fast.abs().max()
+        assert ((fast - slow).abs() <= 2**-6 * scale).all()
 
 
 def test_without_the_operation_torch_multiplies(monkeypatch):

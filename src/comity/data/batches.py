@@ -36,9 +36,9 @@ def epoch_batches(
     similar lengths, but for that last one, and the batches stand in random order.
     """
     _check_limits(batch_size, batch_tokens)
-    lengths = np.asarray(lengths)
+    lengths = np.asarray(lengths, dtype=np.int32)
     draws = generator(BATCHES, *keys)
-    order = draws.permutation(len(lengths)).astype(np.int32)
+    order = draws.permutation(np.arange(len(lengths), dtype=np.int32))
     if not group_lengths or not len(order):
         return _cut(order, lengths, batch_size, batch_tokens)
     short = len(order) % batch_size if batch_size is not None and batch_tokens is None else 0
@@ -48,7 +48,8 @@ def epoch_batches(
     if together > 1:
         order = _sort_in_groups(order, lengths, together * rows)
     batches = _cut(order, lengths, batch_size, batch_tokens)
-    return [batches[i] for i in draws.permutation(len(batches))] + [last] * (short > 0)
+    # A copy, since a view would keep the whole unsorted order in memory.
+    return [batches[i] for i in draws.permutation(len(batches))] + [last.copy()] * (short > 0)
 
 
 def _check_limits(batch_size: int | None, batch_tokens: int | None) -> None:
@@ -285,6 +286,6 @@ def _kept(lengths: Sequence[Integers], max_length: int) -> list[Integers]:
     first, second = lengths
     # Where both are cut and the room is odd, the longer one has the token more; the second of two
     # equal ones.
-    half = np.where(first > second, room - room // 2, room // 2)
+    half = np.where(first > second, np.int32(room - room // 2), np.int32(room // 2))
     first = np.minimum(first, np.maximum(room - second, half))
     return [first, np.minimum(second, room - first)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from comity.model.bert import ACTIVATIONS, BertConfig
+from comity.model.products import linear
 
 MASKED, RANDOM = 0.8, 0.1
 """Shares of the chosen places that become [MASK] or a random token; the rest stay as they are."""
@@ -78,10 +79,10 @@ class MaskedLanguageHead(nn.Module):
 
         The two products run in the dtype of `hidden`, the rest and the logits are float32.
         """
-        vectors = self.activation(self.dense(hidden).float())
+        vectors = self.activation(linear(hidden, self.dense.weight, self.dense.bias).float())
         shape, weight, bias = self.norm.normalized_shape, self.norm.weight, self.norm.bias
         vectors = F.layer_norm(vectors, shape, weight.float(), bias.float(), self.norm.eps)
-        logits = F.linear(vectors.to(hidden.dtype), words.to(hidden.dtype))
+        logits = linear(vectors.to(hidden.dtype), words.to(hidden.dtype))
         return logits.float() + self.bias.float()
 
 

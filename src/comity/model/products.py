@@ -33,6 +33,14 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return fastest(left.is_contiguous(), right.is_contiguous())(left, right, bias)
 
 
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same product with gradients by autograd."""
+    if _widens(inputs):
+        wide = None if bias is None else bias.float()
+        return F.linear(inputs.float(), weight.float(), wide).to(inputs.dtype)
+    return F.linear(inputs, weight, bias)
+
+
 def batched_product(
     left: Tensor, right: Tensor, factor: float, added: Tensor | None = None
 ) -> Tensor:
@@ -50,7 +58,8 @@ def batched_product(
 
 
 def _widens(factor: Tensor) -> bool:
-    return factor.dtype == torch.bfloat16 and not fast_bf16(factor.device)
+    on_cpu = factor.device.type == "cpu"
+    return on_cpu and factor.dtype == torch.bfloat16 and not fast_bf16(factor.device)
 
 
 def by_onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:

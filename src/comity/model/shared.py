@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.model.products import product
+from comity.model import products
 
 Sink = Callable[[int, Tensor, Tensor, int], None]
 """Takes the gradient of one task: (row of J, parameter, gradient, first row of the parameter)."""
@@ -42,7 +42,7 @@ def linear(
     """
     weight, bias = layer.weight[outputs], layer.bias[outputs]
     if stretches is None:
-        multiply = F.linear if torch.is_grad_enabled() else product
+        multiply = products.linear if torch.is_grad_enabled() else products.product
         return multiply(inputs, weight, bias)
     return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, stretches)  # type: ignore[return-value]
 
@@ -60,7 +60,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.layer, ctx.first, ctx.stretches = layer, first, stretches
-        return product(inputs, weight, bias)
+        return products.product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -69,10 +69,10 @@ class _Linear(torch.autograd.Function):
         (outer,) = gradients
         if layer.weight.requires_grad:
             for row, of_task, inputs_of_task in stretches.each(outer, inputs):
-                of_weight = product(of_task.t(), inputs_of_task.t())
+                of_weight = products.product(of_task.t(), inputs_of_task.t())
                 stretches.sink(row, layer.weight, of_weight, first)
                 stretches.sink(row, layer.bias, of_task.sum(0), first)
-        inner = product(outer, weight.t()) if ctx.needs_input_grad[0] else None
+        inner = products.product(outer, weight.t()) if ctx.needs_input_grad[0] else None
         return inner, None, None, None, None, None
 
 
