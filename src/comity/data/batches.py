@@ -71,8 +71,8 @@ def _sort_in_groups(order: Integers, lengths: Integers, group_rows: int) -> Inte
     groups = []
     for number, start in enumerate(range(0, len(order), group_rows)):
         group = order[start : start + group_rows]
-        upwards = -1 if number % 2 else 1
-        groups.append(group[np.argsort(upwards * lengths[group], kind="stable")])
+        direction = -1 if number % 2 else 1
+        groups.append(group[np.argsort(direction * lengths[group], kind="stable")])
     return np.concatenate(groups)
 
 
