@@ -7,6 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from safetensors.torch import load_file
@@ -158,7 +159,14 @@ def test_reading_cls_alone_equals_slicing_the_whole(
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_a_tail_that_nobody_reads_changes_nothing(tiny_checkpoint: Path, read: str) -> None:
+def test_a_tail_that_nobody_reads_changes_nothing(
+    tiny_checkpoint: Path, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Products of other shapes are rounded otherwise, which is not what is asked here.
+    def exact(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(inputs.double(), weight.double(), bias.double()).to(inputs.dtype)
+
+    monkeypatch.setattr("comity.model.products.linear", exact)
     bert = load_encoder(str(tiny_checkpoint)).encoder
     batch = random_batch([7, 3, 1], 60, 2)
     ids = torch.cat([batch.ids, torch.zeros(9, dtype=torch.int64)])
@@ -175,7 +183,7 @@ def test_a_tail_that_nobody_reads_changes_nothing(tiny_checkpoint: Path, read: s
     have = gradients(bert, found[:rows].square().sum())
     for name in want:
         scale = max(1.0, want[name].abs().max().item())
-        assert_close(have[name] / scale, want[name] / scale, atol=3e-6, rtol=0)
+        assert_close(have[name] / scale, want[name] / scale, atol=1e-6, rtol=0)
 
 
 def test_an_empty_sequence_between_others_changes_nothing(tiny_checkpoint: Path) -> None:

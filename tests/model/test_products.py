@@ -24,6 +24,11 @@ def test_products_are_float32_products(multiply, plain_left, plain_right):
     assert (found.double() - expected).abs().max() < 2e-5  # bfloat16 products err by 1e-1 here
 
 
+def test_other_types_go_where_torch_sends_them():
+    left, right = torch.randn(4, 8).double(), torch.randn(3, 8).double()
+    assert torch.equal(product(left, right), F.linear(left, right))
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_products_are_sums_rounded_once(monkeypatch, fast):
     """Both ways, that of a processor with bfloat16 instructions and that of one without."""
