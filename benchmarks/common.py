@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from comity import machine
+from comity import hardware
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -77,7 +77,7 @@ def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> 
     this one did not is kept.
     """
     RESULTS.mkdir(exist_ok=True)
-    facts = machine.describe(torch.device("cpu"))
+    facts = hardware.describe(torch.device("cpu"))
     path = RESULTS / f"{facts['processor_class']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     content |= {"class": facts["processor_class"], **ratios}
@@ -92,7 +92,7 @@ def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> 
 
 def precisions() -> list[str]:
     """What is measured here: bf16 only where products in it are fast."""
-    fast = machine.fast_bf16(torch.device("cpu"))
+    fast = hardware.fast_bf16(torch.device("cpu"))
     return ["bf16", "float32"] if fast else ["float32"]
 
 
@@ -100,7 +100,7 @@ def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:
     """FLOP/s of a product of the shapes that MiniLM's feed-forward has, by the faster library."""
     import time
 
-    from comity.model.products import product
+    from comity.model.matmul import product
 
     left = torch.randn(rows, 384).to(dtype)
     right = torch.randn(1536, 384).to(dtype)

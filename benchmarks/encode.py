@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from comity.model.weights import find_checkpoint
+from comity.model.checkpoint import find_checkpoint
 
 HERE = Path(__file__)
 

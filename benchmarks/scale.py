@@ -83,19 +83,19 @@ def _write(folder: Path, count: int) -> None:
 def _start(folder: Path) -> dict[str, float]:
     from common import memory
 
-    from comity import Recipe, machine
-    from comity.plan import plan_stage
-    from comity.prepare import prepare
+    from comity import Recipe, hardware
+    from comity.training.plan import plan_stage
+    from comity.training.setup import prepare
 
     task = {"kind": "classification", "train": "rows.csv", "dev": 0.01}
     task |= {"text": "text", "label": "label"}
     recipe = Recipe.from_dict({"train": {"steps": 10}, "tasks": {"task": task}})
     started = time.perf_counter()
     prepared = prepare(recipe, folder)
-    machine.keep_freed_memory()  # as a trainer does here
+    hardware.keep_freed_memory()  # as a trainer does here
     plan = plan_stage(0, recipe.stages[0], prepared.tasks, recipe.train)
     seconds = time.perf_counter() - started
-    machine.keep_freed_memory()  # hands back what is free, which so does not count as held
+    hardware.keep_freed_memory()  # hands back what is free, which so does not count as held
     held, most = memory()
     assert len(plan.steps) == 10  # kept until here, and so counted
     return {"seconds": seconds, "held_mb": held / 1e6, "peak_mb": most / 1e6}

@@ -99,8 +99,8 @@ def _peak(name: str, options: argparse.Namespace, tasks: int, batch: int) -> int
 def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
     def make(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[int], None]:
         from comity import Recipe
-        from comity.prepare import prepare
-        from comity.training import Trainer
+        from comity.training.setup import prepare
+        from comity.training.trainer import Trainer
 
         task = {
             "kind": "classification",
@@ -143,8 +143,8 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
 
     import transformers
 
-    from comity import machine
-    from comity.model.weights import find_checkpoint
+    from comity import hardware
+    from comity.model.checkpoint import find_checkpoint
 
     folder = find_checkpoint("minilm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -155,7 +155,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
     heads = torch.nn.ModuleList(torch.nn.Linear(bert.config.hidden_size, 5) for _ in range(tasks))
     optimizer = torch.optim.AdamW([*bert.parameters(), *heads.parameters()], lr=5e-5, fused=True)
     draws = random.Random(0)
-    kind = machine.choose_precision(options.precision, torch.device("cpu"))  # as ours chooses
+    kind = hardware.choose_precision(options.precision, torch.device("cpu"))  # as ours chooses
 
     def losses() -> list[torch.Tensor]:
         found = []

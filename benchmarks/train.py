@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from comity.model.weights import find_checkpoint
+from comity.model.checkpoint import find_checkpoint
 
 HERE = Path(__file__)
 TASKS = ("sentiment", "paraphrase", "similarity")
@@ -156,9 +156,9 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     from common import memory
 
     from comity import Recipe
-    from comity.machine import flushed_denormals
-    from comity.prepare import prepare
-    from comity.training import Trainer
+    from comity.hardware import flushed_denormals
+    from comity.training.setup import prepare
+    from comity.training.trainer import Trainer
 
     recipe = Recipe.load(HERE.parents[1] / "recipes" / "cs224n.toml").to_dict()
     recipe["tasks"] = {name: recipe["tasks"][name] for name in tasks}
@@ -271,7 +271,7 @@ def trainer(
 
 def _score(runner: Any, rows: Any, task: str) -> float:
     """The task's metric of the Trainer's predictions."""
-    from comity.metrics import METRICS
+    from comity.evaluation.metrics import METRICS
 
     judged = runner.predict(rows)  # grouped by length, it judges rows in an order of its own
     outputs = judged.predictions
@@ -341,7 +341,7 @@ def sentence_transformers(options: argparse.Namespace, attention: str) -> dict[s
 
 def _cosine_score(model: Any, options: argparse.Namespace) -> float:
     """Pearson of the embeddings' cosines on the similarity task's dev rows."""
-    from comity.metrics import METRICS
+    from comity.evaluation.metrics import METRICS
 
     rows = _rows(options.data / "sts-dev.csv")
     texts = [[row[column] for row in rows] for column in ("sentence1", "sentence2")]

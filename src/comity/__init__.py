@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comity.errors import ComityError
-    from comity.inference import load
-    from comity.recipe import Recipe
-    from comity.training import train
+    from comity.inference.model import load
+    from comity.recipe.recipe import Recipe
+    from comity.training.trainer import train
 
 __version__ = "0.1.0"
 __all__ = ["ComityError", "Recipe", "load", "train"]
 
 _HOMES = {
     "ComityError": "comity.errors",
-    "Recipe": "comity.recipe",
-    "load": "comity.inference",
-    "train": "comity.training",
+    "Recipe": "comity.recipe.recipe",
+    "load": "comity.inference.model",
+    "train": "comity.training.trainer",
 }
 
 

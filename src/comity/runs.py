@@ -10,7 +10,6 @@ RUN/recipe.toml          what the user declared, overrides applied
 """
 
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -28,13 +27,10 @@ from torch import Tensor
 
 import comity
 from comity.errors import ComityError
-from comity.flat import FlatParameters
-from comity.model.bert import Bert
-from comity.model.files import sha256_of
-from comity.model.tokenizer import Tokenizer
-from comity.model.weights import save_encoder
-from comity.optim import FlatAdamW
-from comity.recipe import Recipe
+from comity.files import is_complete, write_atomically, write_folder
+from comity.model.parameters import FlatParameters
+from comity.recipe.recipe import Recipe
+from comity.training.optim import FlatAdamW
 
 FORMAT = 2
 """Of run.json and the model's files; a run of another one is not read."""
@@ -123,7 +119,7 @@ class RunDirectory:
     def write_best(self, step: int, save: Any, about: dict[str, Any]) -> None:
         """Keep a model as the best: its folder first, then the pointer, then the old one goes."""
         name = f"best-{step:06d}"
-        _write_folder(self.path / name, save)
+        write_folder(self.path / name, save)
         write_atomically(
             self.path / "best.json", json.dumps({"folder": name, "step": step, **about}) + "\n"
         )
@@ -163,7 +159,7 @@ class RunDirectory:
             (folder / "state.json").write_text(text)
 
         folder = self.path / f"checkpoint-{step:06d}"
-        _write_folder(folder, save)
+        write_folder(folder, save)
         for old in self.path.glob("checkpoint-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
@@ -183,7 +179,7 @@ class RunDirectory:
         """
         found = sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True)
         for folder in found:
-            if not _is_complete(folder):
+            if not is_complete(folder):
                 continue
             state = _read_json(folder / "state.json")
             tensors = load_file(folder / "state.safetensors")
@@ -220,19 +216,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_model(
-    folder: Path, encoder: Bert, tokenizer: Tokenizer, masters: Mapping[str, Tensor]
-) -> None:
-    """Write a model's float32 weights: the encoder as Hugging Face names it, the heads beside."""
-    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "heads": {}}
-    for name, tensor in masters.items():
-        part, _, rest = name.partition(".")
-        if part in parts:  # the head over masked words has served
-            parts[part][rest] = tensor.detach().cpu().clone()
-    save_encoder(folder / "encoder", encoder, tokenizer, parts["encoder"])
-    save_file(parts["heads"], folder / "heads.safetensors")
-
-
 def _step_of(folder: Path) -> int:
     tail = folder.name.rpartition("-")[2]
     return int(tail) if tail.isdigit() else -1
@@ -245,62 +228,65 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ComityError(f"{path}: cannot be read; the run is damaged, train it anew") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place, then give it its name: a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def is_finished(directory: Path) -> bool:
+    """Whether a run directory holds a run that came to its end."""
+    return any(entry["type"] == "end" for entry in RunDirectory(directory).metrics())
 
 
-def _write_folder(folder: Path, save: Any) -> None:
-    """Fill a folder beside its place, sync it, add the manifest last, then give it its name."""
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save(building)
-        files = sorted(file for file in building.rglob("*") if file.is_file())
-        manifest = {}
-        for file in files:
-            manifest[str(file.relative_to(building))] = [file.stat().st_size, sha256_of(file)]
-            _sync(file)
-        (building / "manifest.json").write_text(json.dumps(manifest))
-        _sync(building / "manifest.json")
-        building.chmod(0o755)
-        old = building.with_name(building.name + "-old")
-        if folder.exists():
-            folder.rename(old)
-        building.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        _sync(folder.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ComityError(
-            f"{folder}: cannot be written ({reason}); what stood there before is kept, make room "
-            "and go on with --resume"
-        ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run can be gone on with."""
+    return any(directory.glob("checkpoint-*"))
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether every file of the manifest stands there with its size and content."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        return all(
-            (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
-            for name, (size, digest) in manifest.items()
-        )
-    except (OSError, ValueError):
-        return False
+def reached(directory: RunDirectory) -> dict[str, Any]:
+    """What a run's kept model scored on dev: its step, the mean, and each task's value.
+
+    The mean is None where any task has no value: without the worst one it would look the best.
+    """
+    summary = run_summary(directory)
+    step = summary["best"]["step"]
+    kept = next(entry for entry in summary["evaluations"] if entry["step"] == step)
+    tasks = {name: score["value"] for name, score in summary["best"]["tasks"].items()}
+    mean = None if None in tasks.values() else kept["mean"]
+    return {"step": step, "mean": mean, "tasks": tasks}
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some file systems cannot sync a folder
-        pass
-    finally:
-        os.close(handle)
+def run_summary(directory: RunDirectory) -> dict[str, Any]:
+    """What a run is, its best model's scores, each task's own best, and the conflict it saw."""
+    facts = directory.facts()
+    metrics = directory.metrics()
+    best = directory.best()
+    evaluations = [entry for entry in metrics if entry["type"] == "evaluation"]
+    conflicts = [entry for entry in metrics if entry["type"] == "conflict"]
+    ends = [entry for entry in metrics if entry["type"] == "end"]
+    best_of_task: dict[str, Any] = {}
+    for entry in evaluations:
+        for task, found in entry["tasks"].items():
+            _keep_better(best_of_task, task, found, entry["step"])
+    return {
+        "run": str(directory.path),
+        "finished": bool(ends),
+        "encoder": facts["encoder"]["name"],
+        "precision": facts["precision"],
+        "seed": facts["seed"],
+        "machine": facts["machine"],
+        "versions": facts["versions"],
+        "best": best,
+        "best_of_task": best_of_task,
+        "evaluations": [
+            {"step": e["step"], "mean": e["mean"], "tasks": e["tasks"], "train": e["train"]}
+            for e in evaluations
+        ],
+        "conflict": conflicts[-1] if conflicts else None,
+        "skipped": ends[-1]["skipped"] if ends else None,
+    }
+
+
+def _keep_better(best: dict[str, Any], task: str, found: dict[str, Any], step: int) -> None:
+    value = found["value"]
+    if value is None:
+        return
+    known = best.get(task)
+    lower = found["metric"] == "rmse"
+    if known is None or (value < known["value"] if lower else value > known["value"]):
+        best[task] = {"metric": found["metric"], "value": value, "step": step}

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tests.helpers import mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
 from comity.data.augment import AugmentReport, augment, cache_path, check_augment
-from comity.data.rows import TableFormat
-from comity.data.tables import read_table
 from comity.errors import ComityError, Faults
-from comity.prepare import prepare
+from comity.tables.reader import read_table
+from comity.tables.rows import TableFormat
+from comity.training.setup import prepare
 
 
 class Fake:
@@ -563,7 +563,7 @@ def test_a_failure_while_writing_leaves_the_translations_and_no_half_file(tmp_pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("comity.data.whole.DelimitedWriter.write", full)
+        patch.setattr("comity.tables.writer.DelimitedWriter.write", full)
         with pytest.raises(OSError, match="No space left"):
             augment(source, ["text"], output, there(), Fake(str.upper))
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv.cache.jsonl"}

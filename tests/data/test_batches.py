@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers.models.bert import BertTokenizer
 
-from comity.data.batches import (
-    TaskBatches,
-    Template,
-    TextColumn,
-    epoch_batches,
-    pack,
-    packed_lengths,
-    truncated,
-)
+from comity.data.batches import TaskBatches, epoch_batches
+from comity.data.packing import Template, TextColumn, pack, packed_lengths, truncated
 from comity.errors import ComityError
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"

@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers.activations import ACT2FN
 
-from comity.model.bert import ACTIVATIONS, Bert, BertConfig, attention
-from comity.model.encoder import Group, Packed, Read, dropout, dropout_mask
-from comity.model.padded import padded_forward
-from comity.model.weights import load_encoder, save_encoder
+from comity.model.attention import attention
+from comity.model.bert import Bert
+from comity.model.bert_config import ACTIVATIONS, BertConfig
+from comity.model.checkpoint import load_encoder, save_encoder
+from comity.model.dropout import dropout, dropout_mask
+from comity.model.encoder import Group, Packed, Read
+from comity.model.reference import padded_forward
 
 
 def random_batch(lengths: list[int], vocabulary: int, types: int, seed: int = 0) -> Packed:
@@ -166,7 +169,7 @@ def test_a_tail_that_nobody_reads_changes_nothing(
     def exact(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(inputs.double(), weight.double(), bias.double()).to(inputs.dtype)
 
-    monkeypatch.setattr("comity.model.products.linear", exact)
+    monkeypatch.setattr("comity.model.matmul.linear", exact)
     bert = load_encoder(str(tiny_checkpoint)).encoder
     batch = random_batch([7, 3, 1], 60, 2)
     ids = torch.cat([batch.ids, torch.zeros(9, dtype=torch.int64)])

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from comity.errors import ComityError
-from comity.model.bert import BertConfig
+from comity.model.bert_config import BertConfig
 
 
 def config_file(folder: Path, **values: Any) -> Path:

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import errors
 
 from comity.errors import ComityError
-from comity.model import weights
-from comity.model.weights import find_checkpoint, load_encoder
+from comity.model import checkpoint
+from comity.model.checkpoint import find_checkpoint, load_encoder
 
 
 def faults_of(name: str | Path, **options: Any) -> list[str]:
@@ -42,7 +42,7 @@ def test_minilm_is_found_and_checked(minilm: Path) -> None:
 def test_other_weights_under_the_name_minilm_are_refused(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_minilm_package", lambda: tiny_checkpoint)
+    monkeypatch.setattr(checkpoint, "_minilm_package", lambda: tiny_checkpoint)
     (fault,) = faults_of("minilm")
     assert "SHA-256 is not 53aa51172d14" in fault
     assert str(tiny_checkpoint) in fault
@@ -60,7 +60,7 @@ def test_minilm_comes_from_the_hub_where_the_package_cannot_serve(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     if revision is None:
-        monkeypatch.setattr(weights, "MINILM_PACKAGE", "no_such_package")
+        monkeypatch.setattr(checkpoint, "MINILM_PACKAGE", "no_such_package")
     assert find_checkpoint("minilm", revision) == tiny_checkpoint
     assert asked == [("sentence-transformers/all-MiniLM-L6-v2", revision)]
 
@@ -143,13 +143,13 @@ def test_the_hubs_cache_serves_offline(tiny_checkpoint: Path, tmp_path: Path) ->
     commit = hub_cache(tmp_path, tiny_checkpoint)
     program = (
         "import json; from comity.errors import ComityError\n"
-        "from comity.model.weights import find_checkpoint, load_encoder\n"
+        "from comity.model.checkpoint import find_checkpoint, load_encoder\n"
         "print(json.dumps(load_encoder('some/model').source))\n"
         "print(find_checkpoint('some/model', 'v1').name)\n"
         "try: find_checkpoint('other/model')\n"
         "except ComityError as error: print(error)\n"
     )
-    source = Path(weights.__file__).resolve().parents[2]
+    source = Path(checkpoint.__file__).resolve().parents[2]
     environment = os.environ | {
         "HF_HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",

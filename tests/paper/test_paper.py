@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from comity import ComityError, Recipe
-from comity.cli import main
+from comity.cli.main import main
 from comity.paper.claims import CLAIMS, TRUNCATED, judge_claims
 from comity.paper.page import _command, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
 from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
 from comity.paper.run import Options, Paper, check_options
-from comity.prepare import prepare
-from comity.runs import RunDirectory
-from comity.series import SeriesDisplay, is_finished
+from comity.runs import RunDirectory, is_finished
+from comity.terminal.progress import SeriesDisplay
+from comity.training.setup import prepare
 
 SIZES = {"ids-sst": 40, "quora": 48, "sts": 24}
 COUNTS = {"sentiment": 40, "paraphrase": 48, "similarity": 24}
@@ -292,7 +292,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same(finished, monkeypatch)
     paper, _ = finished
     before = (paper.options.out / "paper.md").read_text()
     kept = (paper.options.out / "options.json").stat()
-    monkeypatch.setattr("comity.series.train", None)  # calling it would fail
+    monkeypatch.setattr("comity.experiments.runner.train", None)  # calling it would fail
     again = Paper(paper.options)
     again.train(quiet=True)
     write_results(again)

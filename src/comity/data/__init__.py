@@ -1,1 +1,1 @@
-"""From files to batches: typed tables, token ids in flat arrays, schedules. Knows no model."""
+"""From tables to batches: token ids, labels, splits, leakage, task sampling, packing."""

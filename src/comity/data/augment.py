@@ -14,18 +14,10 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from comity.data.rows import TableFormat
-from comity.data.tables import DELIMITED, JSON_LINES, PARQUET, column_names
-from comity.data.whole import (
-    CHUNK,
-    Own,
-    check_output,
-    own_names,
-    row_texts,
-    table_writer,
-    whole_rows,
-)
 from comity.errors import ComityError, Faults
+from comity.tables.reader import Own, column_names, own_names, row_texts, whole_rows
+from comity.tables.rows import CHUNK, DELIMITED, JSON_LINES, PARQUET, TableFormat
+from comity.tables.writer import check_output, table_writer
 
 Translate = Callable[[list[str]], list[str]]
 """Translates a batch of texts, none of them empty, each by itself.

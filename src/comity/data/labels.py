@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.data.rows import NoValue, Value
-from comity.data.tokens import LabelColumn, TokenTable
+from comity.data.token_cache import LabelColumn, TokenTable
 from comity.errors import Faults, nearest
-from comity.sections import TaskSection
+from comity.recipe.schema import TaskSection
+from comity.tables.rows import NoValue, Value
 from comity.targets import Classes, Target, is_number
 
 GLUE_HINT = "-1 is what the GLUE files have where test labels are withheld; use a labelled file"

@@ -7,20 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.data.batches import (
-    PackedRows,
-    Template,
-    TextColumn,
-    pack,
-    packed_lengths,
-    truncated,
-)
 from comity.data.labels import check_trainable, find_target, mapped_labels, read_targets
-from comity.data.tokens import TextEncoder, TokenTable, token_counts, token_table
+from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
+from comity.data.token_cache import TextEncoder, TokenTable, token_counts, token_table
 from comity.errors import ComityError, Faults
-from comity.recipe import Recipe
-from comity.sections import StageFile, TaskSection
-from comity.seeds import SPLIT, generator
+from comity.recipe.recipe import Recipe
+from comity.recipe.schema import StageFile, TaskSection
+from comity.rng import SPLIT, generator
 from comity.targets import Target
 
 Rows = NDArray[np.integer]  # int32 where they are kept: a split may have millions

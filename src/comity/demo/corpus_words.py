@@ -89,8 +89,6 @@ ANIMALS = Words(
     dev="lions, cheetahs, tigers, leopards, jackals, hyenas",
 )
 
-# --- similarity ----------------------------------------------------------------------------------
-
 ACTORS = Words(
     train="doctor/physician, nurse; cook/chef, baker; teacher/instructor, student/pupil; "
     "sailor/seaman, fisherman; lawyer/attorney, judge; child/kid, teenager; actor/performer, "

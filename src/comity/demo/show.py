@@ -4,13 +4,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from comity.console import Display, clock, console, show_plan, show_scores, tell
-from comity.inference import Model, load
-from comity.prepare import prepare
-from comity.recipe import Recipe
+from comity.format import clock
+from comity.inference.model import Model, load
+from comity.recipe.recipe import Recipe
 from comity.runs import RunDirectory
-from comity.summary import plan_summary
-from comity.training import Trainer
+from comity.terminal.progress import Display
+from comity.terminal.views import console, show_plan, show_scores, tell
+from comity.training.plan import plan_summary
+from comity.training.setup import prepare
+from comity.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 

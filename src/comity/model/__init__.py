@@ -1,1 +1,1 @@
-"""The encoder behind its seam, and the heads that read it. Knows no data files."""
+"""The encoder, the heads, the flat parameters and the checkpoints; reads no file of a user."""

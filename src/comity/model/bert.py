@@ -4,121 +4,20 @@ The course paper's section 3.1 describes the same model. Every dense product run
 tokens; attention alone lays them out as [B, heads, longest, d] and takes them back.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.errors import ComityError, Faults, nearest
-from comity.model.encoder import LARGEST_RATE, Group, Read, add_dropped, dropout_mask, kept_scale
-from comity.model.files import read_json_object
-from comity.model.packing import Layout
-from comity.model.products import batched_product
-from comity.model.shared import Sink, Stretches, linear, look_up, norm
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,  # the exact one, by the error function (Hendrycks & Gimpel 2016)
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
-
-# Keys that change what a BERT computes, with the one value that is implemented (and null).
-_ONLY: dict[str, Any] = {
-    "model_type": "bert",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-    "quantization_config": {},
-}
-_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-
-
-@dataclass(frozen=True)
-class BertConfig:
-    """The sizes of a BERT, named as in a checkpoint's config.json; the defaults are BERT-base's."""
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    tie_word_embeddings: bool = True
-
-    @classmethod
-    def from_json_file(cls, path: Path) -> "BertConfig":
-        """Read a config.json.
-
-        Raises ComityError for a file that is not a JSON object and, all at once, for every value
-        that has the wrong type or that this BERT does not implement.
-        """
-        given = read_json_object(path)
-        known = {field.name: field for field in fields(cls)}
-        config = {key: value for key, value in given.items() if key in known}
-        faults = Faults()
-        for key, value in config.items():
-            wanted = _unfit(key, value, known[key].type)
-            if wanted:
-                shown = json.dumps(value)
-                faults.add(f'{path}: "{key}" is {shown}, but must be {wanted}; correct it there')
-        for key, only in _ONLY.items():
-            value = given.get(key)
-            if value is not None and value != only:
-                faults.add(
-                    f'{path}: "{key}" is {json.dumps(value)}, which is not implemented; '
-                    f"use a checkpoint where it is {json.dumps(only)} or absent"
-                )
-        faults.check()
-        result = cls(**config)
-        if result.hidden_size % result.num_attention_heads:
-            raise ComityError(
-                f'{path}: "hidden_size" {result.hidden_size} is not a multiple of '
-                f'{result.num_attention_heads} heads ("num_attention_heads"); correct one of them'
-            )
-        return result
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that Hugging Face's BertModel reads."""
-        return {"architectures": ["BertModel"], "model_type": "bert", **asdict(self)}
-
-
-def _unfit(key: str, value: Any, kind: Any) -> str | None:
-    """What `value` should have been, or None where it fits."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    whole = number and isinstance(value, int)
-    if key == "hidden_act":
-        if isinstance(value, str) and value in ACTIVATIONS:
-            return None
-        return f"one of {', '.join(ACTIVATIONS)}{nearest(value, ACTIVATIONS)}"
-    if key in _RATES:
-        return None if number and 0 <= value <= LARGEST_RATE else f"from 0 to {LARGEST_RATE}"
-    if key == "pad_token_id":
-        return None if value is None or (whole and value >= 0) else "a token id or null"
-    if kind is bool:
-        return None if isinstance(value, bool) else "true or false"
-    if kind is int:
-        return None if whole and value > 0 else "a whole number above 0"
-    return None if number and value > 0 else "a number above 0"
-
+from comity.model.attention import attention
+from comity.model.attention_layout import Layout
+from comity.model.bert_config import ACTIVATIONS, BertConfig
+from comity.model.dropout import add_dropped, dropout_mask
+from comity.model.encoder import Group, Read
+from comity.model.task_gradient_ops import Sink, Stretches, linear, look_up, norm
 
 ROUNDING = 32
 """Tokens of a group are rounded up to a multiple of this, so that the shapes of products recur: a
@@ -400,60 +299,3 @@ def _stretches(rows: Sequence[int], parts: Sequence[Part], sink: Sink) -> Stretc
         else:
             joined.append((row, part.start, part.end))
     return Stretches(joined, sink)
-
-
-def attention(
-    query: Tensor,  # [B heads, queries, d]
-    key: Tensor,  # [B heads, longest, d]
-    value: Tensor,  # [B heads, longest, d]
-    key_bias: Tensor,  # [B heads, 1, longest]
-    rate: float,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Dropout(Softmax(Q K^T / sqrt(d))) V (Vaswani et al. 2017, equation 1): [B heads, queries, d].
-
-    Two batched products, and not torch's fused attention, whose bfloat16 backward on a CPU runs
-    many small products one after the other.
-    """
-    mask = None
-    if generator is not None and round(256 * rate):
-        shape = (*query.shape[:2], key.shape[1])
-        mask = dropout_mask(shape, rate, [(len(query), generator)], query.dtype)
-    return _Attention.apply(query, key, value, key_bias, mask, kept_scale(rate))  # type: ignore[return-value]
-
-
-class _Attention(torch.autograd.Function):
-    """Softmax and its gradient in float32: finer, and quicker than torch's in bfloat16."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_bias: Tensor,
-        mask: Tensor | None,
-        kept: float,
-    ) -> Tensor:
-        ctx.scale = 1 / math.sqrt(query.shape[-1])
-        ctx.kept = 1.0 if mask is None else kept
-        scores = batched_product(query, key.transpose(1, 2), ctx.scale, key_bias)
-        weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-        ctx.save_for_backward(query, key, value, weights, mask)
-        return batched_product(weights if mask is None else weights * mask, value, ctx.kept)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        query, key, value, weights, mask = ctx.saved_tensors
-        (outer,) = gradients
-        dropped = weights if mask is None else weights * mask
-        of_value = batched_product(dropped.transpose(1, 2), outer, ctx.kept)
-        of_weights = batched_product(outer, value.transpose(1, 2), ctx.kept)
-        if mask is not None:
-            of_weights.mul_(mask)
-        of_scores = torch.ops.aten._softmax_backward_data(
-            of_weights.float(), weights.float(), -1, torch.float32
-        ).to(weights.dtype)
-        of_query = batched_product(of_scores, key, ctx.scale)
-        of_key = batched_product(of_scores.transpose(1, 2), query, ctx.scale)
-        return of_query, of_key, of_value, None, None, None

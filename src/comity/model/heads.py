@@ -1,52 +1,14 @@
 """Heads: small modules that turn what the encoder says of a row into a task's outputs."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.model.encoder import dropout
-from comity.targets import Target
+from comity.model.dropout import dropout
+from comity.targets import TaskModel
 
 COSINE_EPS = 1e-8
 NORM_EPS = 1e-12
-
-
-@dataclass(frozen=True)
-class TaskModel:
-    """What the model knows of one task: what it predicts, and how its head is built."""
-
-    target: Target
-    views: tuple[str, ...]  # that the head reads: "first", "second" or "pair"
-    pooling: str = "mean"  # of texts that are read apart: "mean", "cls" or "pooler"
-    dropout: float = 0.1  # of the head
-    interaction: bool = False
-    layers: int = 0  # dense layers of the head before its output
-    add_norm: bool = False
-    embeds: bool = False  # whether training shapes the embedding of a text alone
-
-    @property
-    def apart(self) -> bool:
-        """Whether the head reads two texts apart, as embeddings."""
-        return self.interaction or self.target.head == "cosine"
-
-    @property
-    def head_pooling(self) -> str:
-        """How the sequences that the head reads become vectors; one sequence by the pooler."""
-        return self.pooling if self.apart else "pooler"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the run's JSON."""
-        return {**asdict(self), "target": self.target.to_dict(), "views": list(self.views)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TaskModel":
-        """From the run's JSON, which holds other facts beside."""
-        own = {key: values[key] for key in cls.__dataclass_fields__}
-        target = Target.from_dict(values["target"])
-        return cls(**{**own, "target": target, "views": tuple(values["views"])})
 
 
 class Dense(nn.Module):

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from comity.flat import SHARED, Piece
+from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
-from comity.model.heads import LinearHead, TaskModel, make_head, mean_pool
-from comity.model.masked import MaskedLanguageHead
-from comity.model.shared import Sink, Stretches
-from comity.seeds import INITIALISATION, name_key, torch_generator
+from comity.model.heads import LinearHead, make_head, mean_pool
+from comity.model.masked_lm import MaskedLanguageHead
+from comity.model.parameters import SHARED, Piece
+from comity.model.task_gradient_ops import Sink, Stretches
+from comity.rng import INITIALISATION, name_key
+from comity.targets import TaskModel
 
 MASKED = "*masked words"  # owns the head over words; no task can have that name
 

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from comity.errors import ComityError, Faults
-from comity.model.files import read_json_object
+from comity.model.checkpoint_files import read_json_object
 
 FILE = "tokenizer.json"
 VOCABULARY = "vocab.txt"

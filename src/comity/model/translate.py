@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from comity.errors import ComityError
-from comity.machine import choose_device
-from comity.model.files import INDEX, WEIGHTS, TensorFiles, read_json_object, sha256_of
-from comity.model.weights import DOWNLOADED, find_checkpoint
+from comity.files import sha256_of
+from comity.hardware import choose_device
+from comity.model.checkpoint import DOWNLOADED, find_checkpoint
+from comity.model.checkpoint_files import INDEX, WEIGHTS, TensorFiles, read_json_object
 
 # What tokenizers keep their vocabulary in: one file, sentencepiece models, pieces or byte pairs.
 VOCABULARIES = ["tokenizer.json", "*.spm", "*.model", "vocab.txt", "vocab.json"]

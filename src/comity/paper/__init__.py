@@ -1,1 +1,1 @@
-"""The paper again: each row of its tables as a recipe, what it reported, and the comparison."""
+"""The paper's tables and figure as recipes, and the comparison with its numbers."""

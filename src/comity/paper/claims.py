@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comity.compare import MEAN, holds
+from comity.evaluation.compare import MEAN, holds
 from comity.paper.reported import Reported
 from comity.paper.rows import INTERACTION, ON_PAIR, STS_ONLY, Row
 

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comity.compare import MEAN
 from comity.errors import ComityError
-from comity.model.files import sha256_of
-from comity.model.weights import WEIGHTS
+from comity.evaluation.analysis import analyse
+from comity.evaluation.compare import MEAN
+from comity.files import sha256_of
+from comity.model.checkpoint import WEIGHTS
 from comity.paper.claims import judge_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, Row
 from comity.paper.run import Paper, run_name
-from comity.report.analysis import analyse
-from comity.runs import RunDirectory
-from comity.series import is_finished, reached
+from comity.runs import RunDirectory, is_finished, reached
 
 PRETRAINED = {
     MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of texts that belong together, "

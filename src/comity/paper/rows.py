@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comity.errors import ComityError, nearest
-from comity.recipe import Recipe
+from comity.recipe.recipe import Recipe
 
 HERE = Path(__file__).parent
 TABLES = ("1", "2", "3", "figure")

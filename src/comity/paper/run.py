@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError
+from comity.experiments.runner import Series, check_folder, check_made_of, first_difference
+from comity.files import write_atomically
 from comity.paper.rows import (
     Row,
     all_rows,
@@ -23,10 +25,8 @@ from comity.paper.rows import (
     runs_of,
     setting,
 )
-from comity.prepare import prepare
-from comity.recipe import Recipe
-from comity.runs import write_atomically
-from comity.series import Series, check_folder, check_made_of, first_difference
+from comity.recipe.recipe import Recipe
+from comity.training.setup import prepare
 
 
 @dataclass(frozen=True)

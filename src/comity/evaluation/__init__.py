@@ -1,0 +1,1 @@
+"""Metrics, intervals, predictions, and the comparison of runs."""

@@ -1,0 +1,151 @@
+"""A model against labelled rows: outputs in the rows' order, the metric, the loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comity.data.packing import Template
+from comity.data.splits import Split
+from comity.evaluation.bootstrap import Interval, interval
+from comity.evaluation.metrics import METRICS, Score, calibration_error, confusion_matrix
+from comity.losses.task_losses import head_loss
+from comity.model.multitask import MultiTaskModel, TaskInput, to_packed
+from comity.recipe.schema import METRICS_OF
+from comity.targets import Target, TaskModel
+
+BATCH_TOKENS = 4096
+"""Tokens in one pass of an evaluation; rows of like lengths go together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model's outputs on some labelled rows are worth."""
+
+    task: str
+    score: Score  # by the task's metric
+    others: dict[str, Score]  # by the further metrics of its kind
+    loss: float
+    n: int
+    confusion: list[list[int]] | None
+    rows: dict[str, int] = field(default_factory=dict)  # left out, empty, cut: where it was counted
+    interval: Interval | None = None  # of the score, where it was asked for
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: a metric without a value is null, with its reason."""
+        values: dict[str, Any] = {
+            "task": self.task,
+            "metric": self.score.name,
+            "value": self.score.value,
+            "n": self.n,
+            "loss": self.loss if np.isfinite(self.loss) else None,
+            **{name: score.value for name, score in self.others.items()},
+            **self.rows,
+        }
+        if self.score.reason:
+            values["reason"] = self.score.reason
+        if self.interval is not None:
+            values["interval"] = [self.interval.low, self.interval.high]
+        if self.confusion is not None:
+            values["confusion_matrix"] = self.confusion
+        return values
+
+
+@torch.inference_mode()
+def task_outputs(
+    model: MultiTaskModel,
+    task: str,
+    split: Split,
+    template: Template,
+    max_length: int,
+    batch_tokens: int = BATCH_TOKENS,
+) -> NDArray[np.float64]:
+    """The outputs `[n, outputs]` of a task's head for all rows of a split, in the rows' order."""
+    spec = model.tasks[task]
+    device = model.encoder.word_embeddings.device
+    lengths = split.lengths(spec.views, max_length)
+    outputs = np.zeros((len(split), spec.target.outputs))
+    for places in by_length(lengths, batch_tokens):
+        packed = to_packed(split.pack(places, spec.views, template, max_length), device)
+        (found,) = model([TaskInput(task, packed, len(places))])
+        outputs[places] = found.cpu().double().numpy()
+    return outputs
+
+
+def by_length(
+    lengths: NDArray[np.integer], batch_tokens: int = BATCH_TOKENS
+) -> list[NDArray[np.int64]]:
+    """Places in batches of at most `batch_tokens` padded tokens, the longest rows first."""
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(int(batch_tokens // lengths[order[start]]), 1)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def judge(
+    task: str,
+    spec: TaskModel,
+    metric: str,
+    split: Split,
+    outputs: NDArray,
+    intervals: bool = False,
+) -> Evaluation:
+    """Score outputs against the split's targets; `intervals` adds that of the score at 95 %.
+
+    It costs a thousand scores more, so no evaluation during training asks for it.
+    """
+    target = spec.target
+    predictions = target.predictions(outputs)
+    scores = {name: METRICS[name](split.targets, predictions) for name in METRICS_OF[target.kind]}
+    if target.kind == "classification":
+        probabilities = target.probabilities(outputs)
+        assert probabilities is not None
+        error = calibration_error(split.targets, probabilities)
+        scores[error.name] = error
+    wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if wrong:
+        reason = f"the model's output is not finite for {wrong} rows"
+        scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
+    found = None
+    if intervals and scores[metric].value is not None:
+        found = interval(metric, split.targets, predictions)
+    return Evaluation(
+        task,
+        scores[metric],
+        {name: score for name, score in scores.items() if name != metric},
+        mean_loss(target, outputs, split.targets),
+        len(split),
+        _confusion(target, split.targets, predictions),
+        interval=found,
+    )
+
+
+def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[int]] | None:
+    """Which class was taken for which; of the `bins` head, which level of the scale.
+
+    Scores are matched with the nearest level, halves up, whatever the head was trained on.
+    """
+    if target.kind == "classification":
+        return confusion_matrix(gold, predicted, len(target.classes)).tolist()
+    if target.head != "bins" or not np.isfinite(predicted).all():
+        return None
+    true, said = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
+    return confusion_matrix(true, said, len(target.levels)).tolist()
+
+
+def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
+    """The head's loss on outputs, without class weights."""
+    wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
+    return float(head_loss(target, torch.from_numpy(outputs), wanted))
+
+
+def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
+    """Each task's score by its own metric."""
+    return {task: evaluation.score for task, evaluation in evaluations.items()}

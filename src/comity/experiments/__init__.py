@@ -1,0 +1,1 @@
+"""Several runs trained one after another: sweeps and the runner behind them."""

@@ -1,0 +1,112 @@
+"""Losses, each with its source; all take logits and give one float32 number: the mean over rows.
+
+A mean over rows makes accumulation exact: parts weighted by their examples add up to the whole.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from comity.losses.embedding_losses import contrastive, cosent, ranking, same_texts
+from comity.recipe.schema import ObjectiveSection
+from comity.targets import Target
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Softmax and cross-entropy as one operation on logits `[B, C]`, targets `[B]` int64.
+
+    The paper's section 3.3 applies "a softmax function", then cross-entropy; taken word for word
+    with a loss that has its own softmax, that would be two. `class_weights [C]` multiply each
+    row's loss; the sum is divided by the number of rows, not by the weights'.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return _weighted_mean(losses, targets, class_weights)
+
+
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Sigmoid and binary cross-entropy as one operation (paper, section 3.3).
+
+    `logits [B, 1]` with targets `[B]` in {0, 1}, or one logit a label: `[B, L]` both, where the
+    mean is over rows and labels.
+    """
+    if targets.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
+    wanted = targets.float()
+    losses = F.binary_cross_entropy_with_logits(logits.float()[:, 0], wanted, reduction="none")
+    return _weighted_mean(losses, targets, class_weights)
+
+
+def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    if class_weights is not None:
+        losses = losses * class_weights[targets]
+    return losses.mean()
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of `outputs [B, 1]` against normalised scores `targets [B]`."""
+    return (outputs.float()[:, 0] - targets.float()).square().mean()
+
+
+def head_loss(
+    target: Target, outputs: Tensor, wanted: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """The loss that a head is trained with, on what `Target.trained_on` gives."""
+    if target.kind == "multi-label" or (target.kind == "classification" and target.outputs == 1):
+        return binary_cross_entropy(outputs, wanted, class_weights)
+    if target.head in ("linear", "bins"):
+        return cross_entropy(outputs, wanted, class_weights)
+    return squared_error(outputs, wanted)
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """The two texts of each row of a batch: embeddings `[B, H]`, how alike they are, their keys."""
+
+    first: Tensor
+    second: Tensor
+    closeness: NDArray[np.float64]  # [B], 0 to 1
+    keys: NDArray[np.uint64]  # [B, 2], equal where texts are
+
+
+def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs) -> Tensor:
+    """The loss of one of a task's objectives beside its head."""
+    closeness = torch.from_numpy(pairs.closeness).float().to(pairs.first.device)
+    if objective.loss == "contrastive":
+        return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
+    if objective.loss == "cosent":
+        return cosent(pairs.first, pairs.second, closeness, objective.scale)
+    least = objective.positive if target.kind == "similarity" else 0.5
+    same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
+    return ranking(
+        pairs.first, pairs.second, closeness >= least, same, objective.scale, objective.symmetric
+    )
+
+
+def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> Tensor:
+    """A loss weighed by a learned variance (Kendall et al. 2018, equations 7 and 10).
+
+    With s = log of the variance: exp(-s) loss + s / 2 for a likelihood over classes, and
+    exp(-s) loss / 2 + s / 2 for a squared error. `log_variance: [1]`.
+    """
+    log_variance = log_variance.float().sum()
+    squared = target.head in ("regression", "cosine")
+    return torch.exp(-log_variance) * loss * (0.5 if squared else 1.0) + log_variance / 2
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """Class weights `[C]` inverse to the training counts, 1 on average over the training rows.
+
+    `n / (C * count)`, as King & Zeng 2001 weigh rare events; a class without rows gets 0.
+
+    >>> balanced_weights(torch.tensor([1, 3]))
+    tensor([2.0000, 0.6667])
+    """
+    present = (counts > 0).sum()
+    weights = counts.sum() / (present * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0)

@@ -1,0 +1,1 @@
+"""The recipe: its keys, their rules, and the messages about errors in it."""

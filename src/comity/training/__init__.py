@@ -1,0 +1,1 @@
+"""Setup, plan, task gradients, balancers, AdamW and the training loop."""

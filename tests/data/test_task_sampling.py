@@ -1,0 +1,394 @@
+"""Whose turn it is, under each schedule, and what a plan says it holds."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comity.data.batches import TaskBatches
+from comity.data.task_sampling import SCHEDULES, ScheduledTask, Turn, count, plan_steps
+from comity.errors import ComityError
+
+CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
+needs_cases = pytest.mark.skipif(
+    not CASES.is_dir(), reason="shared/cases is not beside the checkout"
+)
+
+quick = settings(deadline=None, max_examples=30)
+
+
+def make(rows: dict[str, int], weights=None, *, seed=0, batch_size: int | None = 4, **more):
+    """Tasks of so many rows, whose lengths go from 3 to 13 tokens."""
+    return [
+        ScheduledTask(
+            name,
+            TaskBatches(
+                name, 3 + np.arange(n) % 11, seed=seed, stage=0, batch_size=batch_size, **more
+            ),
+            n,
+            (weights or {}).get(name, 1.0),
+        )
+        for name, n in rows.items()
+    ]
+
+
+def plan_of(schedule, tasks, seed=0, stage=0, **more):
+    return plan_steps(schedule, tasks, seed=seed, stage=stage, **more)
+
+
+def turns_of(plan):
+    return [turn for step in plan for turn in step]
+
+
+def seen(plan, tasks):
+    """Row by row what the plan holds, gone through without `count`."""
+    rows = [Counter() for _ in tasks]
+    for turn in turns_of(plan):
+        rows[turn.task].update(tasks[turn.task].batches.turn(turn.number)[1].tolist())
+    return rows
+
+
+def examples(plan, tasks):
+    return sum(sum(rows.values()) for rows in seen(plan, tasks))
+
+
+THREE = {"big": 40, "mid": 10, "small": 3}
+
+
+def case_rows():
+    folder = CASES / "TR-06"
+    return {
+        name: len((folder / f"{name}.csv").read_text().splitlines()) - 1
+        for name in ("big", "mid", "small")
+    }
+
+
+@needs_cases
+@pytest.mark.parametrize("grouped", [False, True])
+def test_case_tr_06_three_tasks_of_unequal_size(grouped):
+    case = json.loads((CASES / "TR-06" / "expected.json").read_text())["expect"]
+    rows = case_rows()
+    assert rows == case["rows"]
+    tasks = make(rows, batch_size=4, group_lengths=grouped)
+    wanted = case["round_robin_10_steps"]
+    assert [task.batches.per_pass(0) for task in tasks] == [*case["batches_per_own_pass"].values()]
+    for plan in (
+        plan_of("round-robin", tasks, steps=10),
+        plan_of("round-robin", tasks, epochs=1, epoch="longest"),
+    ):
+        assert len(plan) == 10
+        for k, told in enumerate(count(plan, tasks)):
+            assert told.turns == wanted["turns_each"]
+            assert told.examples in np.ravel(wanted["rows_seen"][told.name])
+            assert told.examples == sum(seen(plan, tasks)[k].values())
+            assert told.rows_never_seen == 0
+    for schedule in ("proportional", "sequential"):
+        plan = plan_of(schedule, tasks, epochs=1)
+        assert examples(plan, tasks) == case["proportional_one_pass"]["rows_seen_total"]
+        assert [(told.repeats_min, told.repeats_max) for told in count(plan, tasks)] == [(1, 1)] * 3
+
+
+def test_ten_steps_of_round_robin_by_hand():
+    tasks = make(THREE, group_lengths=False, batch_size=4)
+    plan = plan_of("round-robin", tasks, steps=10)
+    assert plan == [[Turn(k, n) for k in range(3)] for n in range(10)]
+    big, mid, small = count(plan, tasks)
+    # mid: passes of 4 + 4 + 2; ten turns are three passes and the first four of the fourth.
+    assert (big.turns, big.examples, big.passes, big.repeats_min, big.repeats_max) == (
+        10,
+        40,
+        1,
+        1,
+        1,
+    )
+    assert (mid.turns, mid.examples, mid.passes, mid.repeats_min, mid.repeats_max) == (
+        10,
+        34,
+        3.4,
+        3,
+        4,
+    )
+    assert (small.turns, small.examples, small.passes) == (10, 30, 10)
+    assert (small.repeats_min, small.repeats_max) == (10, 10)
+    assert big.tokens == sum(3 + row % 11 for row in range(40))
+    assert small.tokens == 10 * (3 + 4 + 5)
+
+
+def test_each_pass_has_another_order():
+    tasks = make({"big": 40, "mid": 23, "small": 7})
+    for schedule in ("round-robin", "proportional", "sequential"):
+        plan = plan_of(schedule, tasks, epochs=4)
+        orders = {}
+        for turn in turns_of(plan):
+            epoch, rows = tasks[turn.task].batches.turn(turn.number)
+            orders.setdefault((turn.task, epoch), []).extend(rows.tolist())
+        for k, task in enumerate(tasks):
+            whole = [
+                tuple(o) for (owner, _), o in orders.items() if owner == k and len(o) == task.rows
+            ]
+            assert len(whole) >= 2
+            assert len(set(whole)) == len(whole)
+
+
+sizes = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 40), min_size=1)
+
+
+@given(sizes, st.sampled_from(SCHEDULES), st.integers(1, 3), st.floats(0.1, 3), st.integers(1, 9))
+@quick
+def test_an_epoch_is_as_many_examples_as_there_are_rows(rows, schedule, turns, epochs, size):
+    tasks = make(rows, batch_size=size)
+    turns = 1 if schedule == "round-robin" else turns
+    plan = plan_of(schedule, tasks, epochs=epochs, turns=turns)
+    target = epochs * sum(rows.values())
+    assert examples(plan, tasks) >= target - 1e-6
+    if schedule == "round-robin":
+        assert examples(plan[:-1], tasks) < target
+        assert {len(step) for step in plan} == {len(tasks)}
+    else:
+        flat = turns_of(plan)
+        if schedule == "sequential":  # every task has its share, less than a batch more at most
+            for told in count(plan, tasks):
+                assert -1e-6 <= told.examples - epochs * told.rows < size
+        else:
+            assert examples([flat[:-1]], tasks) < target
+        assert {len(step) for step in plan[:-1]} <= {turns}
+        assert 1 <= len(plan[-1]) <= turns
+
+
+@given(sizes, st.sampled_from(SCHEDULES), st.integers(0, 5))
+@quick
+def test_turns_of_each_task_count_up_from_0_and_the_plan_is_a_function_of_its_integers(
+    rows, schedule, seed
+):
+    tasks = make(rows)
+    plan = plan_of(schedule, tasks, epochs=2, seed=seed)
+    assert plan == plan_of(schedule, make(rows), epochs=2, seed=seed)
+    for k in range(len(tasks)):
+        numbers = [turn.number for turn in turns_of(plan) if turn.task == k]
+        assert numbers == [*range(len(numbers))]
+
+
+@pytest.mark.parametrize("schedule", ["proportional", "temperature", "annealed"])
+def test_seed_and_stage_change_what_is_drawn(schedule):
+    tasks = make({"big": 60, "mid": 50, "small": 40})
+    plans = {
+        str(plan_of(schedule, tasks, epochs=2, seed=seed, stage=stage))
+        for seed in range(3)
+        for stage in range(3)
+    }
+    assert len(plans) == 9
+
+
+def test_a_shorter_plan_is_the_start_of_a_longer_one():
+    tasks = make(THREE)
+    for schedule in SCHEDULES:
+        if schedule != "annealed":
+            assert plan_of(schedule, tasks, steps=60)[:9] == plan_of(schedule, tasks, steps=9)
+
+
+def test_longest_lasts_until_every_task_is_through():
+    tasks = make({"one": 21, "two": 50, "three": 3}, batch_size=5)
+    for epochs, steps in ((1, 10), (2, 20), (0.5, 5), (1.25, 13)):
+        plan = plan_of("round-robin", tasks, epochs=epochs, epoch="longest")
+        assert len(plan) == steps
+    assert all(told.rows_never_seen == 0 for told in count(plan, tasks))
+
+
+def test_longest_is_the_task_with_most_batches_not_most_rows():
+    few = ScheduledTask("few", TaskBatches("few", [5] * 12, seed=0, stage=0, batch_size=1), 12)
+    many = ScheduledTask(
+        "many", TaskBatches("many", [5] * 100, seed=0, stage=0, batch_size=50), 100
+    )
+    assert len(plan_of("round-robin", [few, many], epochs=1, epoch="longest")) == 12
+
+
+def test_longest_with_token_budgets():
+    tasks = make({"one": 37, "two": 50}, batch_size=None, batch_tokens=30)
+    plan = plan_of("round-robin", tasks, epochs=2, epoch="longest")
+    told = count(plan, tasks)
+    assert min(each.repeats_min for each in told) == 2
+    last = max(
+        (task.batches.per_pass(0) + task.batches.per_pass(1) for task in tasks),
+    )
+    assert len(plan) == last
+
+
+def test_sequential_runs_every_batch_of_each_task_in_recipe_order():
+    tasks = make(THREE)
+    plan = plan_of("sequential", tasks, epochs=2)
+    assert [turn.task for turn in turns_of(plan)] == ([0] * 10 + [1] * 3 + [2]) * 2
+    assert {len(step) for step in plan} == {1}
+    assert [(t.repeats_min, t.repeats_max) for t in count(plan, tasks)] == [(2, 2)] * 3
+    backwards = plan_of("sequential", tasks[::-1], epochs=1)
+    assert [turn.task for turn in turns_of(backwards)] == [0] + [1] * 3 + [2] * 10
+
+
+def test_a_last_partial_epoch_of_a_sequential_stage_leaves_no_task_out():
+    tasks = make({"one": 40, "two": 20, "three": 8})
+    plan = plan_of("sequential", tasks, epochs=1.5)
+    # Ten, five and two batches of four; then half of each, 2.5 rounded up.
+    expected = [0] * 10 + [1] * 5 + [2] * 2 + [0] * 5 + [1] * 3 + [2]
+    assert [turn.task for turn in turns_of(plan)] == expected
+
+
+def test_every_task_of_a_partial_epoch_has_its_share_however_small():
+    tasks = make({"one": 24, "two": 24, "three": 8}, batch_size=8)
+    plan = plan_of("sequential", tasks, epochs=0.5)
+    assert [turn.task for turn in turns_of(plan)] == [0, 0, 1, 1, 2]
+
+
+def test_a_step_of_several_turns_may_span_tasks():
+    tasks = make(THREE)
+    plan = plan_of("sequential", tasks, epochs=1, turns=4)
+    assert [[turn.task for turn in step] for step in plan] == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 1, 1],
+        [1, 2],
+    ]
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_proportional_with_equal_weights_takes_every_batch_once_in_random_order(weight):
+    tasks = make(THREE, dict.fromkeys(THREE, weight))
+    plan = plan_of("proportional", tasks, epochs=3)
+    assert [(t.repeats_min, t.repeats_max, t.examples) for t in count(plan, tasks)] == [
+        (3, 3, 120),
+        (3, 3, 30),
+        (3, 3, 9),
+    ]
+    owners = [turn.task for turn in turns_of(plan)]
+    epochs = [owners[:14], owners[14:28], owners[28:]]
+    assert [Counter(epoch) for epoch in epochs] == [{0: 10, 1: 3, 2: 1}] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert all(epoch != sorted(epoch) for epoch in epochs)
+
+
+def shares(plan, tasks):
+    turns = Counter(turn.task for turn in turns_of(plan))
+    return [turns[k] / turns.total() for k in range(len(tasks))]
+
+
+def normalised(numbers):
+    return (np.array(numbers) / np.sum(numbers)).tolist()
+
+
+# 4000 draws: the standard error of a share is at most 0.008, so 0.03 is four of them.
+@pytest.mark.parametrize(
+    ("schedule", "weights", "more", "expected"),
+    [
+        ("proportional", {"mid": 4.0}, {}, [160, 4 * 40, 10]),
+        ("temperature", {}, {}, [160**0.5, 40**0.5, 10**0.5]),
+        ("temperature", {}, {"temperature": 1.0}, [160, 40, 10]),
+        ("temperature", {}, {"temperature": 1e9}, [1, 1, 1]),
+        ("temperature", {"small": 3.0}, {"temperature": 4.0}, [160**0.25, 40**0.25, 3 * 10**0.25]),
+    ],
+)
+def test_drawn_turns_have_their_probabilities(schedule, weights, more, expected):
+    tasks = make({"big": 160, "mid": 40, "small": 10}, weights, batch_size=10)
+    plan = plan_of(schedule, tasks, steps=4000, **more)
+    assert shares(plan, tasks) == pytest.approx(normalised(expected), abs=0.03)
+    owners = [turn.task for turn in turns_of(plan)]
+    # No period, neither that of the epochs nor that of the draws made at once.
+    starts = range(1, 2001)
+    assert all(owners[start : start + 1000] != owners[:1000] for start in starts)
+
+
+def test_annealed_falls_from_proportional_to_nearly_even():
+    # Batches of one row, so that an epoch is exactly so many turns.
+    rows = {"big": 3200, "mid": 640, "small": 160}
+    tasks = make(rows, batch_size=1)
+    turns = turns_of(plan_of("annealed", tasks, epochs=3))
+    assert len(turns) == 3 * 4000
+    for epoch, exponent in enumerate([1.0, 0.6, 0.2]):
+        part = [turns[4000 * epoch : 4000 * (epoch + 1)]]
+        expected = normalised([n**exponent for n in rows.values()])
+        assert shares(part, tasks) == pytest.approx(expected, abs=0.03)
+    alone = plan_of("annealed", tasks, epochs=1)
+    assert shares(alone, tasks) == pytest.approx(normalised([*rows.values()]), abs=0.03)
+
+
+def test_annealed_keeps_the_weights():
+    tasks = make({"big": 2000, "small": 200}, {"small": 5.0}, batch_size=1)
+    plan = plan_of("annealed", tasks, epochs=1)
+    assert shares(plan, tasks) == pytest.approx([2 / 3, 1 / 3], abs=0.04)
+
+
+@given(sizes, st.sampled_from(SCHEDULES), st.integers(1, 40), st.booleans())
+@quick
+def test_count_equals_going_through_the_plan(rows, schedule, size, by_tokens):
+    tasks = make(
+        rows, batch_size=None if by_tokens else size, batch_tokens=3 * size if by_tokens else None
+    )
+    plan = plan_of(schedule, tasks, epochs=1.5)
+    for k, (told, found) in enumerate(zip(count(plan, tasks), seen(plan, tasks), strict=True)):
+        repeats = [found[row] for row in range(tasks[k].rows)]
+        assert told.name == tasks[k].name
+        assert told.rows == len(repeats)
+        assert told.turns == sum(turn.task == k for turn in turns_of(plan))
+        assert told.examples == sum(repeats)
+        assert told.passes == pytest.approx(sum(repeats) / len(repeats))
+        assert (told.repeats_min, told.repeats_max) == (min(repeats), max(repeats))
+        assert told.rows_never_seen == repeats.count(0)
+        assert told.tokens == sum(n * (3 + row % 11) for row, n in enumerate(repeats))
+
+
+def test_count_says_what_is_never_seen():
+    tasks = make({"big": 100, "small": 4}, batch_size=4)
+    big, small = count(plan_of("round-robin", tasks, steps=5), tasks)
+    assert (big.examples, big.rows_never_seen, big.repeats_min) == (20, 80, 0)
+    assert (small.examples, small.rows_never_seen, small.repeats_max) == (20, 0, 5)
+
+
+def test_the_last_step_of_round_robin_is_whole():
+    # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has its turn.
+    tasks = make(THREE, group_lengths=False)
+    assert [len(step) for step in plan_of("round-robin", tasks, epochs=0.5)] == [3, 3, 3]
+    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, turns=3)] == [3, 3, 2]
+
+
+def test_rounding_adds_no_step():
+    # 0.07 x 100 is 7.000000000000001 in floating point.
+    assert len(plan_of("sequential", make({"a": 100}, batch_size=1), epochs=0.07)) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"schedule": "round-robbin", "epochs": 1}, 'did you mean "round-robin"'),
+        ({"schedule": "sequential"}, "exactly one"),
+        ({"schedule": "sequential", "epochs": 1, "steps": 2}, "exactly one"),
+        ({"schedule": "sequential", "epochs": 0}, "epochs is 0"),
+        ({"schedule": "sequential", "epochs": float("nan")}, "epochs is nan"),
+        ({"schedule": "sequential", "steps": 0}, "steps is 0"),
+        ({"schedule": "sequential", "steps": 3, "turns": 0}, "turns is 0"),
+        ({"schedule": "round-robin", "steps": 3, "turns": 2}, "turns has no effect"),
+        ({"schedule": "temperature", "steps": 3, "temperature": 0.0}, "temperature is 0.0"),
+        ({"schedule": "annealed", "steps": 3}, "set epochs"),
+        ({"schedule": "proportional", "epochs": 1, "epoch": "longest"}, '"longest" needs'),
+        ({"schedule": "round-robin", "steps": 3, "epoch": "longest"}, '"longest" needs'),
+        ({"schedule": "round-robin", "epochs": 1, "epoch": "shortest"}, 'epoch is "shortest"'),
+    ],
+)
+def test_arguments_without_meaning_are_faults(arguments, sentence):
+    with pytest.raises(ComityError, match=sentence):
+        plan_of(tasks=make(THREE), **arguments)
+
+
+@pytest.mark.parametrize("schedule", ["round-robin", "sequential"])
+def test_a_weight_without_effect_is_a_fault(schedule):
+    with pytest.raises(ComityError, match='task "mid": a sampling weight has no effect'):
+        plan_of(schedule, make(THREE, {"mid": 2.0}), epochs=1)
+
+
+def test_all_faults_are_told_together():
+    tasks = make(THREE, {"mid": -1.0, "small": 0.0})
+    with pytest.raises(ComityError) as caught:
+        plan_of("temperature", tasks, epochs=1, steps=1, temperature=-1.0)
+    assert len(caught.value.faults) == 4
+    with pytest.raises(ComityError, match="no tasks"):
+        plan_of("sequential", [], epochs=1)

@@ -1,0 +1,155 @@
+"""Bootstrap intervals against scipy's, against metrics on the drawn rows, and their coverage."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comity.evaluation import bootstrap
+from comity.evaluation.bootstrap import Interval, interval, percentile, resampled
+from comity.evaluation.metrics import METRICS
+
+SINGLE = [metric for metric in METRICS if metric != "micro_f1"]
+
+
+def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Gold and predictions that agree in part."""
+    draws = np.random.default_rng(seed)
+    if metric in ("pearson", "spearman", "rmse"):
+        gold = draws.integers(0, 11, count) / 2  # with ties, as graded scores have
+        return gold, gold + draws.normal(0, 2, count)
+    shape = (count, 3) if metric == "micro_f1" else (count,)
+    gold = draws.integers(0, 2 if metric == "micro_f1" else 4, shape)
+    return gold, np.where(draws.random(shape) < 0.6, gold, 1)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(st.integers(0, 10_000), st.integers(2, 12))
+@settings(deadline=None, max_examples=60)
+def test_a_metric_on_counts_is_the_metric_on_the_drawn_rows(metric, seed, count):
+    gold, predicted = rows(metric, count, seed)
+    if METRICS[metric](gold, predicted).value is None:
+        return
+    drawn = np.random.default_rng(seed).integers(count, size=(5, count))
+    counts = np.array([np.bincount(places, minlength=count) for places in drawn], dtype=float)
+    found = bootstrap._RESAMPLED[metric](counts, gold, predicted)
+    for places, measured in zip(drawn, found, strict=True):
+        expected = METRICS[metric](gold[places], predicted[places]).value
+        if expected is None:
+            assert np.isnan(measured)
+        else:
+            assert measured == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", SINGLE)
+def test_the_interval_equals_that_of_scipy(metric):
+    gold, predicted = rows(metric, 150)
+    found = interval(metric, gold, predicted, resamples=4000)
+    expected = scipy.stats.bootstrap(
+        (gold, predicted),
+        lambda x, y: METRICS[metric](x, y).value,
+        paired=True,
+        vectorized=False,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found is not None
+    # A 2.5 % point of 4,000 normal draws has a standard error of 0.043 deviations, about 0.011 of
+    # the interval's width; the difference of two such points 0.016: this is five times as much.
+    width = expected.high - expected.low
+    assert [found.low, found.high] == pytest.approx([*expected], abs=0.08 * width)
+    assert found.skipped == 0
+
+
+def paired(metric, gold, first, second, resamples=1000):
+    """The interval of the difference, over the same resamples, as `comity.compare` takes it."""
+    values = resampled(metric, gold, [first, second], resamples)
+    return percentile(values[1] - values[0])
+
+
+def test_the_paired_interval_equals_that_of_scipy():
+    gold, first = rows("accuracy", 150)
+    second = np.where(np.random.default_rng(5).random(150) < 0.2, gold, first)
+    found = paired("accuracy", gold, first, second, resamples=4000)
+    gains = (second == gold).astype(float) - (first == gold)
+    expected = scipy.stats.bootstrap(
+        (gains,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found is not None
+    width = expected.high - expected.low
+    assert [found.low, found.high] == pytest.approx([*expected], abs=0.08 * width)
+    # What is hard for both drops out: far narrower than either score's own interval.
+    own = interval("accuracy", gold, second)
+    assert own is not None
+    assert width < 0.8 * (own.high - own.low)
+
+
+def test_equal_predictions_differ_by_nothing():
+    gold, predicted = rows("pearson", 50)
+    found = paired("pearson", gold, predicted, predicted)
+    assert found == Interval(0.0, 0.0, 0)
+
+
+def test_the_sign_is_that_of_an_interval_without_zero():
+    assert [Interval(*ends).sign for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == [1, -1, 0]
+
+
+def test_95_of_100_intervals_hold_the_true_correlation():
+    held = 0
+    for seed in range(200):
+        draws = np.random.default_rng(seed)
+        x, noise = draws.normal(size=(2, 120))
+        found = interval("pearson", x, 0.6 * x + 0.8 * noise, resamples=400)  # correlation 0.6
+        assert found is not None
+        held += found.low <= 0.6 <= found.high
+    # 200 draws at 0.95 have a deviation of 0.015; the percentile interval is known to be a little
+    # too narrow on so few rows.
+    assert 0.89 <= held / 200 <= 0.99
+
+
+def test_resamples_without_a_value_are_skipped_and_counted():
+    # Ten rows, one of which is not like the others: it is not drawn with probability 0.9 ** 10 =
+    # 0.349; of 1,000 resamples 349, give or take 15.
+    gold = [0.0] * 9 + [1.0]
+    found = interval("pearson", gold, np.arange(10.0))
+    assert found is not None
+    assert found.skipped == pytest.approx(349, abs=60)
+    assert np.isfinite([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted"), [([1.0, 1.0], [0.0, 1.0]), ([0.0, 1.0], [np.nan, 1.0]), ([], [])]
+)
+def test_a_metric_without_a_value_has_no_interval(gold, predicted):
+    assert interval("pearson", gold, predicted) is None
+    assert paired("pearson", gold, predicted, gold) is None
+    assert paired("pearson", gold, gold, predicted) is None
+
+
+def test_draws_follow_the_seed_and_not_the_other_columns():
+    gold, predicted = rows("accuracy", 40)
+    alone = resampled("accuracy", gold, [predicted], 300)
+    beside = resampled("accuracy", gold, [gold, predicted], 300)
+    assert alone[0].tolist() == beside[1].tolist()
+    assert set(beside[0]) == {1.0}
+    assert alone.tolist() != resampled("accuracy", gold, [predicted], 300, seed=1).tolist()
+
+
+def test_draws_that_come_in_blocks_are_all_there(monkeypatch):
+    gold, predicted = rows("spearman", 40)
+    monkeypatch.setattr(bootstrap, "BLOCK", 280)  # seven resamples at a time
+    values = resampled("spearman", gold, [predicted], 100)[0]
+    assert len(set(values)) > 90
+    whole = percentile(values)
+    assert whole is not None
+    assert whole.skipped == 0
+
+
+def test_names_of_classes_serve_as_well_as_numbers():
+    gold, predicted = rows("macro_f1", 60)
+    names = np.array(["a", "b", "c", "d"])
+    for metric in ("accuracy", "macro_f1"):
+        numbers = interval(metric, gold, predicted)
+        assert interval(metric, names[gold], names[predicted]) == numbers

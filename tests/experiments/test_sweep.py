@@ -1,0 +1,427 @@
+"""A sweep: the grid, what is trained, skipped and gone on with, and what is written."""
+
+import csv
+import json
+import sys
+
+import pytest
+import tomli_w
+from safetensors.torch import load_file
+from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
+from torch import equal
+
+from comity import ComityError, Recipe, train
+from comity.cli.main import main
+from comity.experiments.runner import PlannedRun, Series, first_difference
+from comity.experiments.sweep import Sweep, grid, split_values, write_sweep
+from comity.runs import RunDirectory, is_finished
+from comity.terminal.progress import SeriesDisplay
+from comity.terminal.views import show_sweep
+from comity.training.events import Listener
+
+RATES = "train.lr=1e-3,3e-3"
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_checkpoint):
+    """A recipe on disk, its data beside it."""
+    write_two_tasks(tmp_path / "data")
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(two_tasks(tiny_checkpoint, train__epochs=2).to_dict()))
+    return path
+
+
+def sweep(recipe, *settings) -> Sweep:
+    """A sweep into the folder `out` beside the recipe."""
+    return Sweep(recipe, settings or [RATES], recipe.parent / "data", recipe.parent / "out")
+
+
+def command(recipe, *settings, out=None) -> list[str]:
+    """The same sweep on the command line."""
+    data, out = recipe.parent / "data", out or recipe.parent / "out"
+    folders = [str(recipe), "--data", str(data), "--out", str(out)]
+    return ["sweep", *folders, "--quiet", "--set", *settings]
+
+
+def csv_rows(recipe) -> list[dict[str, str]]:
+    """What sweep.csv holds."""
+    with (recipe.parent / "out" / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Stop(Listener):
+    """Stops a run as Ctrl-C would, after a number of evaluations."""
+
+    def __init__(self, after: int):
+        self.left = after
+
+    def evaluated(self, trainer, evaluations):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class StopAtOnce(Listener):
+    """Stops a run before its first evaluation."""
+
+    def stepped(self, trainer):
+        raise KeyboardInterrupt
+
+
+# --- the grid -------------------------------------------------------------------------------------
+
+
+def test_every_combination_is_a_point_and_the_last_key_is_the_fastest(recipe):
+    points = grid(recipe, ["train.lr=8e-6,2e-5", "train.seed=7", "train.batch_size=8,32"])
+    assert [point.name for point in points] == [
+        "train.lr=8e-06,train.batch_size=8",
+        "train.lr=8e-06,train.batch_size=32",
+        "train.lr=2e-05,train.batch_size=8",
+        "train.lr=2e-05,train.batch_size=32",
+    ]
+    settings = [(p.recipe.train.lr, p.recipe.train.batch_size, p.recipe.train.seed) for p in points]
+    assert settings == [(8e-6, 8, 7), (8e-6, 32, 7), (2e-5, 8, 7), (2e-5, 32, 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,2", ["1", "2"]),
+        ("[0, 5],[0, 4]", ["[0, 5]", "[0, 4]"]),
+        ("{a = 1, b = 2},3", ["{a = 1, b = 2}", "3"]),
+        ("'a,b',\"c,d\"", ["'a,b'", '"c,d"']),
+        ("[1, 2]", ["[1, 2]"]),
+    ],
+)
+def test_a_comma_within_brackets_or_quotes_belongs_to_its_value(text, values):
+    assert split_values(text) == values
+
+
+def test_values_that_cannot_stand_in_a_file_name_stay_apart(recipe):
+    points = grid(recipe, ["tasks.mood.train=a/b.csv,a-b.csv"])
+    first, second = (point.name for point in points)
+    assert first != second
+    assert "/" not in first
+    assert second == "tasks.mood.train=a-b.csv"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["train.lrr=1e-3,3e-3"], 'train.lrr: unknown key "lrr" in [train], did you mean "lr"?'),
+        (["train.lr=1e-3"], "no key has several values"),
+        (["train.lr=1e-3,"], "a value is missing"),
+        (["train.lr=1e-3,0.001"], "train.lr=0.001 stands there twice"),
+        (["train.lr=1e-3,3e-3", "train.lr=1"], "train.lr is set twice"),
+        (["train.lr=1e-3,fast"], 'train.lr: expected a number, got "fast"'),
+        (["train.steps=4,6", "train.epochs=1,2"], "train.steps gives way to another key"),
+        (["train.steps=4,6", "train.epochs=1"], "train.steps gives way to another key"),
+    ],
+)
+def test_a_faulty_grid_is_one_sentence(recipe, settings, said):
+    with pytest.raises(ComityError) as caught:
+        grid(recipe, settings)
+    (sentence,) = caught.value.faults
+    assert said in sentence
+
+
+# --- several runs ---------------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_last_point_is_found_before_the_first_is_trained(recipe, tmp_path):
+    with pytest.raises(ComityError, match=r"none\.csv"):
+        sweep(recipe, "tasks.mood.train=mood.csv,none.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_point_is_the_run_that_train_would_have_made(recipe, tmp_path):
+    points = sweep(recipe)
+    points.train(quiet=True)
+    alone = train(points.points[1].recipe, recipe.parent / "data", tmp_path / "alone")
+    run = RunDirectory.open(tmp_path / "out" / "train.lr=0.003")
+    assert is_finished(run.path)
+    assert not list(run.path.glob("checkpoint-*"))  # a finished run needs none
+    assert run.best() == alone.best()
+    ours, theirs = (
+        load_file(r.path / r.best()["folder"] / "heads.safetensors") for r in (run, alone)
+    )
+    assert all(equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_second_call_skips_finished_runs_and_goes_on_with_an_interrupted_one(recipe, tmp_path):
+    points = sweep(recipe)
+    first, second = points.points
+    data, out = recipe.parent / "data", tmp_path / "out"
+    train(first.recipe, data, out / first.name)
+    before = (out / first.name / "metrics.jsonl").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        train(second.recipe, data, out / second.name, listener=Stop(after=1))
+    started = RunDirectory.open(out / second.name).metrics()
+    points.train(quiet=True)
+    assert (out / first.name / "metrics.jsonl").read_bytes() == before
+    metrics = RunDirectory.open(out / second.name).metrics()
+    assert metrics[: len(started)] == started  # gone on with, not started anew
+    assert is_finished(out / second.name)
+    alone = train(second.recipe, data, tmp_path / "alone")
+    assert alone.best()["tasks"] == RunDirectory.open(out / second.name).best()["tasks"]
+
+
+def test_a_run_without_a_checkpoint_starts_anew_in_its_place(recipe, tmp_path):
+    points = sweep(recipe)
+    directory = tmp_path / "out" / points.points[0].name
+    with pytest.raises(KeyboardInterrupt):
+        train(points.points[0].recipe, recipe.parent / "data", directory, listener=StopAtOnce())
+    (directory / ".checkpoint-000001-xyz").mkdir()  # a write that was killed
+    points.train(quiet=True)
+    assert is_finished(directory)
+
+
+def test_nothing_is_deleted_that_no_run_wrote(recipe, tmp_path):
+    points = sweep(recipe)
+    directory = tmp_path / "out" / points.points[0].name
+    with pytest.raises(KeyboardInterrupt):
+        train(points.points[0].recipe, recipe.parent / "data", directory, listener=StopAtOnce())
+    (directory / "thesis.tex").write_text("years of work")
+    with pytest.raises(ComityError, match=r"thesis\.tex: is no file of a run"):
+        points.train(quiet=True)
+    assert (directory / "thesis.tex").read_text() == "years of work"
+    assert (directory / "recipe.toml").is_file()
+
+
+def test_runs_of_another_recipe_are_refused_and_kept(recipe, tmp_path):
+    out = tmp_path / "out"
+    sweep(recipe).train(quiet=True)
+    with pytest.raises(
+        ComityError, match=r"another recipe \(train\.epochs is 2 there and 3 here\)"
+    ):
+        sweep(recipe, RATES, "train.epochs=3").train(quiet=True)
+    with pytest.raises(ComityError, match=r"train\.lr=0\.003: holds a run that is no point"):
+        sweep(recipe, "train.lr=1e-3,5e-3").train(quiet=True)
+    write_two_tasks(recipe.parent / "data", mood=30)
+    with pytest.raises(ComityError, match="the file of mood train has changed"):
+        sweep(recipe).train(quiet=True)
+    assert all(is_finished(path.parent) for path in out.glob("*/recipe.toml"))
+
+
+def test_a_point_that_diverges_stops_no_other_and_can_be_left_out(recipe, tmp_path, capsys):
+    epochs = "train.epochs=6"  # enough steps for 10 without a finite loss
+    assert main(command(recipe, "train.lr=1e-3,1e30,3e-3", epochs)) == 2
+    (fault,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert fault.startswith("error: train.lr=1e+30: ")
+    assert "not finite in 10 steps" in fault
+    assert not is_finished(tmp_path / "out" / "train.lr=1e+30")
+    assert [row["train.lr"] for row in csv_rows(recipe)] == ["0.001", "0.003"]
+    assert main(command(recipe, RATES, epochs)) == 0  # its folder stands there still
+
+
+def test_an_interrupted_sweep_writes_the_points_that_are_finished(recipe, monkeypatch):
+    evaluations = []
+
+    def stop(self, trainer, found):
+        evaluations.append(found)
+        if len(evaluations) == 3:  # within the second run: each is judged after both epochs
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SeriesDisplay, "evaluated", stop)
+    assert main(command(recipe, RATES)) == 130
+    assert [row["train.lr"] for row in csv_rows(recipe)] == ["0.001"]
+
+
+def test_runs_of_another_recipe_are_in_no_table(recipe, tmp_path):
+    sweep(recipe).train(quiet=True)
+    assert main(command(recipe, RATES, "train.epochs=3")) == 2
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_file_for_a_folder_is_one_sentence(recipe, tmp_path, capsys, dry):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*command(recipe, RATES, out=tmp_path / "notes.txt"), *dry]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "notes.txt is a file; name a folder" in line
+
+
+def test_leaks_are_dropped_where_asked_and_both_ways_are_kept_apart(recipe, tmp_path):
+    data, out = recipe.parent / "data", tmp_path / "out"
+    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four stand in dev
+    write_csv(data / "mood.csv", ["text", "mood"], rows)
+    dropped = Sweep(recipe, [RATES], data, out, drop_leaks=True)
+    write_two_tasks(tmp_path / "clean")
+    clean = Sweep(recipe, [RATES], tmp_path / "clean", out)
+    assert [run.tokens for run in dropped.series.runs] == [run.tokens for run in clean.series.runs]
+    dropped.train(quiet=True)
+    assert RunDirectory(out / "train.lr=0.001").facts()["drop_leaks"] is True
+    dropped.check()
+    with pytest.raises(ComityError, match="was trained with --drop-leaks"):
+        sweep(recipe).train(quiet=True)
+
+
+def test_a_sweep_may_grow(recipe, tmp_path):
+    out = tmp_path / "out"
+    sweep(recipe).train(quiet=True)
+    before = (out / "train.lr=0.001" / "metrics.jsonl").read_bytes()
+    sweep(recipe, "train.lr=1e-3,3e-3,5e-3").train(quiet=True)
+    assert (out / "train.lr=0.001" / "metrics.jsonl").read_bytes() == before
+    assert is_finished(out / "train.lr=0.005")
+
+
+def test_the_plan_counts_what_is_left(recipe, tmp_path):
+    points = sweep(recipe)
+    train(points.points[0].recipe, recipe.parent / "data", tmp_path / "out" / points.points[0].name)
+    plan = points.plan()
+    assert [run["state"] for run in plan["runs"]] == ["finished", "to be trained"]
+    # Round-robin in batches of 8 over 36 + 20 rows, until 2 x 56 examples are seen: a pass over
+    # mood is 8 + 8 + 8 + 8 + 4 rows, over alike 8 + 8 + 4. The first 7 turns of each hold 52 and
+    # 48 examples, the eighths 8 and 8: 116 in 8 steps.
+    assert [(run["steps"], run["examples"]) for run in plan["runs"]] == [(8, 116)] * 2
+
+
+def test_the_time_left_is_that_of_all_runs(monkeypatch):
+    task = {"kind": "classification", "train": "a.csv", "dev": 0.1, "text": "t", "label": "l"}
+    recipe = Recipe.from_dict({"tasks": {"a": task}})
+    runs = [PlannedRun("one", recipe, 10, 0, 100, {}), PlannedRun("two", recipe, 5, 0, 300, {})]
+    now = [0.0]
+    monkeypatch.setattr("comity.terminal.progress.time.perf_counter", lambda: now[0])
+    display = SeriesDisplay(runs, quiet=True)
+    display.begins(runs[0])
+    now[0] = 5.0
+    # 5 of 10 steps: 50 tokens in 5 s; 50 and 300 are left.
+    assert display.time_left(5) == pytest.approx(35.0)
+    now[0] = 10.0
+    display.ends(runs[0])
+    display.begins(runs[1])
+    # 100 tokens in 10 s; 300 are left.
+    assert display.time_left(0) == pytest.approx(30.0)
+
+
+def test_progress_names_the_run_and_the_time_left_for_all(recipe, monkeypatch, capsys):
+    monkeypatch.setattr("comity.terminal.progress.PLAIN_EVERY", 0.0)
+    sweep(recipe).train()
+    shown = capsys.readouterr().err
+    assert "run 1 of 2: train.lr=0.001\n" in shown
+    assert "run 2 of 2, step 1 of 8" in shown
+    assert "left, 0 s for all runs" in shown.splitlines()[-2]  # before the last evaluation
+
+
+def test_the_first_difference_is_named_with_both_values():
+    assert first_difference({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [1, 2], "b": 1}}) is None
+    there, here = {"stages": [{"epochs": 1}]}, {"stages": [{"epochs": 2}]}
+    assert first_difference(there, here) == "stages.0.epochs is 1 there and 2 here"
+    assert first_difference({"a": 1}, {}) == "a is 1 there and not set here"
+
+
+def test_notes_about_the_data_are_given_once(recipe):
+    data = recipe.parent / "data"
+    lines = (data / "mood.csv").read_text().splitlines()
+    (data / "mood.csv").write_text("\n".join([*lines, ",up"]) + "\n")
+    series = Series({p.name: p.recipe for p in sweep(recipe).points}, data, recipe.parent / "out")
+    assert len([note for note in series.notes if "empty text" in note]) == 1
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_results_are_those_of_the_runs(recipe, tmp_path):
+    points, out = sweep(recipe), tmp_path / "out"
+    points.train(quiet=True)
+    write_sweep(points.results(), out)
+    written = json.loads((out / "sweep.json").read_text())
+    with (out / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["train.lr"] for row in rows] == ["0.001", "0.003"]
+    for row, point, name in zip(
+        rows, written["points"], ("train.lr=0.001", "train.lr=0.003"), strict=True
+    ):
+        best = json.loads((out / name / "best.json").read_text())
+        for task in ("mood", "alike"):
+            value = best["tasks"][task]["value"]
+            assert point["tasks"][task] == value
+            assert float(row[task]) == pytest.approx(value)
+        assert point["mean"] == pytest.approx(sum(point["tasks"].values()) / 2)
+        assert point["step"] == best["step"]
+
+
+def test_a_grid_of_words_and_numbers_is_drawn(recipe, tmp_path):
+    pytest.importorskip("matplotlib")
+    points, out = sweep(recipe, "train.decay=linear,constant", RATES), tmp_path / "out"
+    points.train(quiet=True)
+    write_sweep(points.results(), out)
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_plots_library_the_rest_is_written(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    points, out = sweep(recipe), tmp_path / "out"
+    points.train(quiet=True)
+    write_sweep(points.results(), out)
+    assert "comity[plots]" in capsys.readouterr().err
+    assert (out / "sweep.csv").is_file()
+    assert not (out / "sweep.png").exists()
+
+
+def test_a_point_of_which_a_task_has_no_value_has_no_mean(recipe):
+    rows = [(first, second, 4.0) for first, second, _ in alike_rows(1000, 10)]
+    write_csv(recipe.parent / "data" / "alike-dev.csv", ["a", "b", "score"], rows)  # no Pearson
+    points = sweep(recipe)
+    points.train(quiet=True)
+    for point in points.results()["points"]:
+        assert point["tasks"]["mood"] is not None
+        assert point["tasks"]["alike"] is None
+        assert point["mean"] is None
+
+
+def test_the_lowest_rmse_is_marked_where_it_chooses_the_model(recipe, tiny_checkpoint, capsys):
+    values = two_tasks(tiny_checkpoint, tasks__alike__metric="rmse", train__best="alike").to_dict()
+    del values["tasks"]["mood"]
+    recipe.write_text(tomli_w.dumps(values))
+    points = sweep(recipe)
+    points.train(quiet=True)
+    capsys.readouterr()
+    show_sweep(points.results())
+    (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
+    kept = [RunDirectory(recipe.parent / "out" / point.name).best() for point in points.points]
+    lowest = min(best["tasks"]["alike"]["value"] for best in kept)
+    assert f"{lowest:.4f} *" in marked
+
+
+def made(swept, *points) -> dict:
+    """Results of a sweep that nobody trained: each point its values and its mean."""
+    found = [
+        {"run": "r", "values": dict(zip(swept, values, strict=True)), "step": 1}
+        | {"tasks": {"mood": mean}, "mean": mean}
+        for values, mean in points
+    ]
+    about = {"recipe": "recipe.toml", "judged_by": "mean", "lower_is_better": False}
+    return {"swept": swept, **about, "points": found}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the plot was asked to draw: where the points stand, the lines, the axis' label."""
+    calls = []
+    monkeypatch.setattr(
+        "comity.evaluation.plots.line_plot",
+        lambda path, x, lines, label, *rest, **options: calls.append((list(x), lines, label)),
+    )
+    return calls
+
+
+def test_true_and_false_are_words(tmp_path, drawn):
+    write_sweep(made(["train.group_lengths"], ([True], 0.5), ([False], 0.25)), tmp_path)
+    assert drawn == [
+        (
+            [1, 2],
+            {"mood": [0.5, 0.25]},  # one task is its own mean
+            "train.group_lengths: 1 true, 2 false",
+        )
+    ]
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [row["train.group_lengths"] for row in csv.DictReader(file)] == ["true", "false"]
+
+
+def test_a_point_that_is_not_finished_is_a_gap(tmp_path, drawn):
+    keys = ["train.lr", "train.seed"]
+    write_sweep(made(keys, ([1e-3, 0], 0.1), ([3e-3, 0], 0.2), ([3e-3, 1], 0.3)), tmp_path)
+    ((x, lines, _),) = drawn
+    assert x == [1e-3, 3e-3]
+    assert lines == {"train.seed 0": [0.1, 0.2], "train.seed 1": [None, 0.3]}

@@ -1,0 +1,82 @@
+"""Losses by hand and against torch; class weights; parts that add up to the whole."""
+
+import math
+
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from comity.losses.task_losses import (
+    balanced_weights,
+    binary_cross_entropy,
+    cross_entropy,
+    head_loss,
+    squared_error,
+)
+from comity.targets import Target
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
+    rows = log_softmax(logits.numpy(), axis=1)
+    expected = -(rows[0, 1] + rows[1, 0]) / 2
+    assert cross_entropy(logits, torch.tensor([1, 0])).item() == pytest.approx(expected, rel=1e-6)
+    weights = torch.tensor([3.0, 0.5, 1.0])
+    weighted = -(0.5 * rows[0, 1] + 3.0 * rows[1, 0]) / 2
+    found = cross_entropy(logits, torch.tensor([1, 0]), weights)
+    assert found.item() == pytest.approx(weighted, rel=1e-6)
+
+
+def test_binary_cross_entropy_by_hand():
+    logits = torch.tensor([[0.7], [-0.2]])
+    expected = (math.log1p(math.exp(-0.7)) + math.log1p(math.exp(-0.2))) / 2
+    found = binary_cross_entropy(logits, torch.tensor([1, 0]))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_multi_label_is_the_mean_over_rows_and_labels():
+    logits, wanted = torch.randn(3, 4), torch.randint(0, 2, (3, 4))
+    p = torch.sigmoid(logits)
+    expected = -(wanted * p.log() + (1 - wanted) * (1 - p).log()).mean()
+    torch.testing.assert_close(binary_cross_entropy(logits, wanted), expected)
+
+
+def test_squared_error_of_one_row_is_no_broadcast():
+    assert squared_error(torch.tensor([[2.0]]), torch.tensor([0.5])).item() == 2.25
+    found = squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 4.0]))
+    assert found.item() == 2.5
+
+
+def test_balanced_weights_average_to_one_over_the_rows():
+    counts = torch.tensor([10, 30, 0, 60])
+    weights = balanced_weights(counts)
+    assert weights[2] == 0
+    assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1.0)
+    assert weights[0] / weights[1] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        (
+            Target("classification", "linear", classes=("a", "b", "c")),
+            torch.tensor([0, 2, 1, 1, 0]),
+        ),
+        (Target("classification", "linear", classes=("a", "b")), torch.tensor([0, 1, 1, 1, 0])),
+        (Target("similarity", "bins", scale=(0.0, 5.0)), torch.tensor([0, 5, 1, 1, 0])),
+        (Target("similarity", "regression", scale=(0.0, 5.0)), torch.rand(5)),
+        (Target("similarity", "cosine", scale=(0.0, 5.0)), torch.rand(5)),
+        (Target("multi-label", "linear", classes=("a", "b")), torch.randint(0, 2, (5, 2))),
+    ],
+)
+def test_parts_weighted_by_their_rows_add_up(target, wanted):
+    outputs = torch.randn(5, target.outputs)
+    weights = torch.tensor([2.0, 0.5, 1.5])[: max(len(target.classes), 1)]
+    if target.kind != "classification":
+        weights = None
+    whole = head_loss(target, outputs, wanted, weights)
+    parts = [slice(0, 2), slice(2, 5)]
+    added = sum(
+        head_loss(target, outputs[p], wanted[p], weights) * len(outputs[p]) / 5 for p in parts
+    )
+    torch.testing.assert_close(torch.as_tensor(added), whole)

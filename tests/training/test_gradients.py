@@ -1,0 +1,280 @@
+"""The flat vector and its gradient rows against plain autograd, parameter by parameter."""
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import two_tasks, write_two_tasks
+
+from comity.data.task_sampling import Turn
+from comity.losses.task_losses import head_loss
+from comity.model.multitask import TaskInput, to_packed
+from comity.model.parameters import SHARED, FlatParameters
+from comity.training.gradients import Gradients
+from comity.training.optim import adamw, segment_rates
+from comity.training.setup import prepare
+from comity.training.task_gradients import Batch
+from comity.training.trainer import Trainer
+
+TASKS = ["mood", "alike"]
+
+
+@pytest.fixture
+def trainer(tmp_path, tiny_checkpoint) -> Trainer:
+    """Two tasks without dropout, in float32."""
+    write_two_tasks(tmp_path)
+    return make_trainer(tmp_path, tiny_checkpoint, encoder__dropout=0.0)
+
+
+def make_trainer(folder, checkpoint, **changes) -> Trainer:
+    changes = {"train__balancer": "pcgrad", **changes}
+    trainer = Trainer(prepare(two_tasks(checkpoint, **changes), folder))
+    trainer.start_stage(trainer.plans[0])
+    return trainer
+
+
+def first_batches(trainer: Trainer) -> list[Batch]:
+    return [trainer._batch(trainer.plans[0], Turn(task, 0)) for task in range(2)]
+
+
+def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+    """The gradient of a batch's mean loss by autograd on ordinary parameters."""
+    prepared, model = trainer.prepared, trainer.model
+    names = {piece.name: piece.parameter for piece in trainer.flat.pieces}
+    flags = {name: p.requires_grad for name, p in names.items()}
+    for parameter in names.values():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    places = np.concatenate([part.places for part in batch.parts])
+    data, spec = prepared.tasks[batch.task], model.tasks[batch.task]
+    packed = batch.split.pack(places, spec.views, prepared.template, data.max_length)
+    given = TaskInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+    (outputs,) = model([given])
+    wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
+    loss = head_loss(spec.target, outputs, wanted)
+    found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
+    for name, parameter in names.items():
+        parameter.requires_grad_(flags[name])
+    return {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(names.items(), found, strict=True)
+    }
+
+
+def flat_of(trainer: Trainer, gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    whole = torch.zeros_like(trainer.flat.masters)
+    for name, gradient in gradients.items():
+        start = trainer.flat.starts[name]
+        whole[start : start + gradient.numel()] = gradient.flatten()
+    return whole
+
+
+def test_masters_hold_the_checkpoints_numbers(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    prepared = prepare(two_tasks(tiny_checkpoint), tmp_path)
+    before = {k: v.detach().clone() for k, v in prepared.encoder.named_parameters()}
+    model = prepared.model()
+    flat = FlatParameters(model.pieces(), torch.bfloat16, torch.device("cpu"))
+    for name, master in flat.masters_by_name().items():
+        if name.startswith("encoder."):
+            assert torch.equal(master, before[name.removeprefix("encoder.")])
+    for piece in flat.pieces:  # the modules compute with the rounded copy
+        assert piece.parameter.dtype == torch.bfloat16
+        master = flat.masters_by_name()[piece.name]
+        assert torch.equal(piece.parameter.detach(), master.bfloat16())
+
+
+def test_layout_keeps_layers_together_and_heads_last(trainer):
+    segments = trainer.flat.segments
+    assert [s.start for s in segments[1:]] == [s.stop for s in segments[:-1]]
+    owners = [s.owner for s in segments]
+    assert owners == sorted(owners, key=lambda o: [SHARED, *TASKS].index(o))
+    shared = [s for s in segments if s.owner == SHARED]
+    assert [s.layer for s in shared] == sorted(s.layer for s in shared)
+    assert shared[0].is_word_table
+    for piece in trainer.flat.pieces:
+        assert piece.decays == (piece.parameter.dim() > 1)  # no decay on biases and LayerNorm
+
+
+def test_rows_and_gramian_are_autograds(trainer):
+    batches = first_batches(trainer)
+    _, tasks = trainer.backward.fill(trainer.gradients, batches, False, 0)
+    assert tasks == TASKS
+    plain = [flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches]
+    shared = torch.stack(plain)[:, : trainer.flat.shared_stop]
+    torch.testing.assert_close(
+        trainer.gradients.gramian().float(), shared @ shared.T, rtol=1e-5, atol=1e-7
+    )
+    total = len(trainer.flat.masters)
+    for row in range(2):  # a weight of 1 on one row gives that row back, words and all
+        weights = [float(row == 0), float(row == 1)]
+        width = trainer.flat.width
+        found = torch.cat(
+            [
+                trainer.gradients.combined(a, b, weights, 1.0)
+                for a, b in [
+                    (0, width * 3),
+                    (width * 3, trainer.flat.table_stop),
+                    (trainer.flat.table_stop, trainer.flat.shared_stop),
+                ]
+            ]
+        )
+        torch.testing.assert_close(found, shared[row], rtol=1e-4, atol=1e-6)
+    heads = trainer.gradients.combined(trainer.flat.shared_stop, total, [9.0, 9.0], 1.0)
+    expected = torch.stack(plain).sum(0)[trainer.flat.shared_stop :]
+    torch.testing.assert_close(heads, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gramian_of_long_rows_is_fine_to_the_sixth_digit(trainer):
+    gradients = Gradients(trainer.flat, 3)
+    gradients.rows = torch.randn(3, 3_000_017, generator=torch.Generator().manual_seed(1))
+    rows = gradients.rows.double()
+    expected = rows @ rows.T
+    error = (gradients.gramian() - expected).abs().max() / expected.max()
+    assert error < 1e-6  # one float32 product over the whole rows errs by 1e-3 or 1e-4
+
+
+def test_one_row_for_all_is_the_sum(trainer):
+    batches = first_batches(trainer)
+    trainer.backward.fill(trainer.gradients, batches, True, 0)
+    plain = torch.stack([flat_of(trainer, plain_gradients(trainer, b)) for b in batches]).sum(0)
+    start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
+    found = trainer.gradients.combined(start, stop, [1.0], 1.0)
+    torch.testing.assert_close(found, plain[start:stop], rtol=1e-4, atol=1e-6)
+
+
+def test_a_huge_head_gradient_leaves_the_weights_as_they_were(trainer):
+    batches = first_batches(trainer)
+    trainer.backward.fill(trainer.gradients, batches, False, 0)
+    plan = trainer.plans[0]
+    rows = trainer.gradients.rows
+    rows[1] -= 2 * (rows[0] @ rows[1]) / (rows[0] @ rows[0]) * rows[0]  # make them conflict
+    weights, norm = trainer._weigh(plan, TASKS, trainer.gradients.gramian())
+    assert weights != pytest.approx([1.0, 1.0], abs=1e-3)
+    trainer.gradients.heads.mul_(1e6)
+    again, larger = trainer._weigh(plan, TASKS, trainer.gradients.gramian())
+    assert again == weights
+    assert larger > norm  # while clipping does see the heads
+
+
+@pytest.mark.parametrize("balancer", ["sum", "pcgrad"])
+def test_accumulation_is_exact(tmp_path, tiny_checkpoint, balancer):
+    """A batch of 8 in 3 uneven parts gives the rows of the batch in one."""
+    write_two_tasks(tmp_path)
+    rows = []
+    for parts in (1, 3):
+        trainer = make_trainer(
+            tmp_path,
+            tiny_checkpoint,
+            encoder__dropout=0.0,
+            train__balancer=balancer,
+            tasks__mood__accumulate=parts,
+            tasks__mood__class_weights={"up": 3.0, "down": 0.5},
+            tasks__alike__accumulate=parts,
+            tasks__alike__weight=0.7,
+        )
+        batches = first_batches(trainer)
+        assert [len(batch.parts) for batch in batches] == [parts, parts]
+        losses, _ = trainer.backward.fill(trainer.gradients, batches, balancer == "sum", 0)
+        rows.append((trainer.gradients.rows.clone(), trainer.gradients.word_rows.clone(), losses))
+    torch.testing.assert_close(rows[0][0], rows[1][0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(rows[0][1], rows[1][1], rtol=1e-4, atol=1e-6)
+    assert rows[0][2] == pytest.approx(rows[1][2], rel=1e-5)
+
+
+def test_the_tasks_weight_multiplies_its_row(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    grams = []
+    for weight in (1.0, 3.0):
+        trainer = make_trainer(
+            tmp_path, tiny_checkpoint, encoder__dropout=0.0, tasks__alike__weight=weight
+        )
+        trainer.backward.fill(trainer.gradients, first_batches(trainer), False, 0)
+        grams.append(trainer.gradients.gramian())
+    scale = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(grams[1], grams[0] * scale * scale[:, None], rtol=1e-4, atol=1e-9)
+
+
+def test_bf16_rows_are_float32_and_close(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    rows = {}
+    for precision in ("float32", "bf16"):
+        trainer = make_trainer(
+            tmp_path, tiny_checkpoint, encoder__dropout=0.0, train__precision=precision
+        )
+        trainer.backward.fill(trainer.gradients, first_batches(trainer), False, 0)
+        rows[precision] = trainer.gradients.rows.clone()
+        assert trainer.gradients.rows.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(rows["float32"], rows["bf16"])
+    assert (cosine > 0.995).all(), cosine
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "embeddings", 1, "encoder"])
+def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze):
+    """Three steps, the second without one task, against AdamW on each tensor by itself."""
+    write_two_tasks(tmp_path)
+    changes = {"encoder__dropout": 0.0, "train__freeze": freeze, "train__balancer": "sum"}
+    trainer = make_trainer(tmp_path, tiny_checkpoint, **changes)
+    trainer.gradients = Gradients(trainer.flat, 2, trainer.gradients.frozen_layers)
+    flat, plan = trainer.flat, trainer.plans[0]
+    expected = {name: master.clone() for name, master in flat.masters_by_name().items()}
+    state = {name: [torch.zeros_like(v), torch.zeros_like(v), 0] for name, v in expected.items()}
+    frozen = trainer.gradients.frozen_layers
+    for step, present in enumerate((TASKS, ["alike"], TASKS)):
+        batches = [trainer._batch(plan, Turn(TASKS.index(name), step)) for name in present]
+        plain = [plain_gradients(trainer, batch) for batch in batches]
+        _, tasks = trainer.backward.fill(trainer.gradients, batches, False, step)
+        weights = [0.8, 1.3][: len(tasks)]
+        rates = segment_rates(
+            lr=0.01,
+            head_lr={"mood": 0.05, "alike": 0.02},
+            present=set(tasks),
+            frozen_layers=frozen,
+            top_layer=3,
+            layer_decay=0.5,
+        )
+        trainer.optimizer.update(trainer.gradients, weights, 0.5, rates)
+        for piece in flat.pieces:
+            name = piece.name
+            if piece.owner == SHARED:
+                if piece.layer < frozen:
+                    continue
+                gradient = sum(w * g[name] for w, g in zip(weights, plain, strict=True)) * 0.5
+                rate = 0.01 * 0.5 ** (3 - piece.layer)
+            elif piece.owner in present:
+                gradient = sum(g[name] for g in plain) * 0.5
+                rate = {"mood": 0.05, "alike": 0.02}[piece.owner]
+            else:
+                continue
+            first, second, count = state[name]
+            state[name][2] = count + 1
+            adamw(
+                expected[name],
+                torch.as_tensor(gradient),
+                first,
+                second,
+                step=count + 1,
+                rate=rate,
+                weight_decay=0.01 if piece.decays else 0.0,
+            )
+        for name, master in flat.masters_by_name().items():
+            torch.testing.assert_close(master, expected[name], rtol=2e-4, atol=2e-5, msg=name)
+
+
+def test_words_of_a_step_are_those_of_its_batches(trainer):
+    batches = first_batches(trainer)
+    trainer.backward.fill(trainer.gradients, batches, False, 0)
+    used = {int(i) for batch in batches for part in batch.parts for i in part.inputs.ids}
+    assert set(trainer.gradients.words.tolist()) == used
+
+
+def test_dropout_is_drawn_for_the_step_not_for_the_past(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    trainer = make_trainer(tmp_path, tiny_checkpoint, encoder__dropout=0.3)
+
+    def losses(step: int) -> list[float]:
+        return trainer.backward.fill(trainer.gradients, first_batches(trainer), False, step)[0]
+
+    first = losses(4)
+    torch.rand(10)  # the global generator does not matter
+    assert losses(5) != first
+    assert losses(4) == first

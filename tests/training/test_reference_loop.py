@@ -1,0 +1,277 @@
+"""Whole steps of the loop against a plain reference: autograd per task, the published PCGrad on
+full vectors, one clip, the schedule, the rates and AdamW tensor by tensor, over two stages."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.helpers import two_tasks, write_csv, write_two_tasks
+from torch import Tensor
+
+from comity.data.task_sampling import Turn
+from comity.losses.task_losses import head_loss
+from comity.model.multitask import TaskInput, to_packed
+from comity.model.parameters import SHARED
+from comity.model.reference import padded_forward
+from comity.runs import RunDirectory
+from comity.training.balancers import draw_orders
+from comity.training.plan import StagePlan
+from comity.training.setup import prepare
+from comity.training.trainer import Trainer
+
+CLASS_WEIGHTS = {"up": 3.0, "down": 0.5}
+LOSS_WEIGHT = 5.0
+HEAD_RATES = {"mood": 0.02, "alike": 0.004}
+CLIP = 0.4
+STAGES = [
+    {"steps": 5, "lr": 3e-3, "warmup": 2, "decay": "cosine", "layer_decay": 0.5},
+    {"steps": 4, "lr": 1e-3, "warmup": 0.5, "freeze": 1},
+]
+
+
+def make_recipe(checkpoint, carry: bool, **changes):
+    stages = [STAGES[0], {**STAGES[1], "carry": carry}]
+    keys = {
+        "encoder__dropout": 0.0,
+        "train__balancer": "pcgrad",
+        "train__clip": CLIP,
+        "train__epochs": ...,
+        "train__lr": ...,
+        "train__head_lr": HEAD_RATES["alike"],
+        "tasks__mood__head_lr": HEAD_RATES["mood"],
+        "tasks__mood__class_weights": CLASS_WEIGHTS,
+        "tasks__alike__weight": LOSS_WEIGHT,
+        "stages": stages,
+        **changes,
+    }
+    return two_tasks(checkpoint, **keys)
+
+
+class Reference:
+    """The same run on ordinary parameters; `trainer` lends its model, plan and batches only."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.pieces = trainer.flat.pieces
+        self.values = {p.name: p.parameter.detach().clone() for p in self.pieces}
+        self.moments: dict[str, list] = {}
+        self.step = 0
+        self.clipped = self.projected = 0
+
+    def gradients(self, plan: StagePlan, turn: Turn) -> dict[str, Tensor]:
+        """Autograd's gradient of one task's weighted mean loss."""
+        trainer = self.trainer
+        batch = trainer._batch(plan, turn)
+        data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
+        places = np.concatenate([part.places for part in batch.parts])
+        packed = batch.split.pack(places, spec.views, trainer.prepared.template, data.max_length)
+        given = TaskInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+        for piece in self.pieces:
+            piece.parameter.data.copy_(self.values[piece.name])
+            piece.parameter.requires_grad_(True)
+        (outputs,) = trainer.model([given])
+        wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
+        weights = None
+        if batch.task == "mood":
+            weights = torch.tensor([CLASS_WEIGHTS[name] for name in spec.target.classes])
+        loss = head_loss(spec.target, outputs, wanted, weights)
+        loss = loss * (LOSS_WEIGHT if batch.task == "alike" else 1.0)
+        parameters = [piece.parameter for piece in self.pieces]
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return {
+            piece.name: torch.zeros_like(piece.parameter) if g is None else g
+            for piece, g in zip(self.pieces, found, strict=True)
+        }
+
+    def take(self, plan: StagePlan, number: int, frozen: int) -> None:
+        """One step of a stage."""
+        each = [self.gradients(plan, turn) for turn in plan.steps[number]]
+        trained = [p for p in self.pieces if p.owner == SHARED and p.layer >= frozen]
+        rows = [torch.cat([g[p.name].flatten() for p in trained]) for g in each]
+        combined = self.surgery(rows)
+        heads = {p.name: sum(g[p.name] for g in each) for p in self.pieces if p.owner != SHARED}
+        squares = combined.square().sum() + sum(
+            torch.as_tensor(h).square().sum() for h in heads.values()
+        )
+        norm = math.sqrt(float(squares))
+        factor = min(1.0, CLIP / norm)
+        self.clipped += norm > CLIP
+        start = 0
+        for piece in trained:
+            stop = start + piece.parameter.numel()
+            gradient = combined[start:stop].view(piece.parameter.shape) * factor
+            rate = plan.stage.lr * plan.stage.layer_decay ** (3 - piece.layer)
+            self.adamw(piece.name, gradient, rate * self.shape(plan, number), piece.decays)
+            start = stop
+        for piece in self.pieces:
+            if piece.owner != SHARED:
+                rate = HEAD_RATES[piece.owner] * self.shape(plan, number)
+                gradient = torch.as_tensor(heads[piece.name]) * factor
+                self.adamw(piece.name, gradient, rate, piece.decays)
+        self.step += 1
+
+    def surgery(self, rows: list[Tensor]) -> Tensor:
+        """Yu et al. 2020, algorithm 1, on the vectors themselves."""
+        total = torch.zeros_like(rows[0])
+        for one, others in enumerate(draw_orders(0, self.step, len(rows))):
+            projected = rows[one].clone()
+            for other in others:
+                product = projected @ rows[other]
+                if product < 0:
+                    self.projected += 1
+                    projected -= product / (rows[other] @ rows[other]) * rows[other]
+            total += projected
+        return total
+
+    def shape(self, plan: StagePlan, number: int) -> float:
+        """Warm-up and fall: two steps of five by cosine, then two of four, linear."""
+        steps = len(plan.steps)
+        if number < 2:
+            return (number + 1) / 2
+        done = (number - 2) / (steps - 2)
+        return (1 + math.cos(math.pi * done)) / 2 if plan.stage.decay == "cosine" else 1 - done
+
+    def adamw(self, name: str, gradient: Tensor, rate: float, decays: bool) -> None:
+        first, second, count = self.moments.get(name) or [0.0, 0.0, 0]
+        count += 1
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient * gradient
+        self.moments[name] = [first, second, count]
+        size = rate * math.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        value = self.values[name] - size * first / (second.sqrt() + 1e-6)
+        self.values[name] = value - rate * 0.01 * value if decays else value
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_two_stages_equal_the_plain_reference(tmp_path, tiny_checkpoint, carry):
+    write_two_tasks(tmp_path)
+    recipe = make_recipe(tiny_checkpoint, carry)
+    ours, theirs = (Trainer(prepare(recipe, tmp_path)) for _ in range(2))
+    ours.directory = RunDirectory.create(tmp_path / "run")
+    reference = Reference(theirs)
+    for number, frozen in ((0, 0), (1, 2)):
+        ours.progress.stage, ours.progress.stage_step = number, 0
+        ours.start_stage(ours.plans[number])
+        if not carry:
+            reference.moments.clear()
+        for step, turns in enumerate(ours.plans[number].steps):
+            ours.progress.stage_step = step
+            ours.step(ours.plans[number], turns)
+            ours.progress.step += 1
+            reference.take(theirs.plans[number], step, frozen)
+        for name, master in ours.flat.masters_by_name().items():
+            torch.testing.assert_close(
+                master, reference.values[name], atol=3e-5, rtol=3e-4, msg=f"stage {number}: {name}"
+            )
+    assert reference.clipped > 0
+    assert reference.projected > 0  # else the test would say nothing of surgery
+
+
+def padded(bert):
+    """An encoder call that takes what `Bert`'s takes, by the padded, unfused forward."""
+
+    def forward(groups, words=None, rows=None, sink=None):
+        found = []
+        for group in groups:
+            lengths = group.packed.offsets.diff()
+            ids, segments = (
+                torch.nn.utils.rnn.pad_sequence(list(v.split(lengths.tolist())), batch_first=True)
+                for v in (group.packed.ids, group.packed.segments)
+            )
+            mask = torch.arange(ids.shape[1]) < lengths[:, None]
+            hidden, _ = padded_forward(bert, ids, segments, mask)
+            found.append(hidden[:, 0] if group.read == "cls" else hidden[mask])
+        return found
+
+    return forward
+
+
+def test_twenty_steps_equal_the_padded_unfused_reference(tmp_path, tiny_checkpoint, monkeypatch):
+    write_two_tasks(tmp_path)
+    stages = [{"steps": 20, "lr": 1e-4, "warmup": 2}]
+    recipe = make_recipe(tiny_checkpoint, False, stages=stages, train__precision="float32")
+    ours, theirs = (Trainer(prepare(recipe, tmp_path)) for _ in range(2))
+    monkeypatch.setattr(theirs.model.encoder, "forward", padded(theirs.model.encoder))
+    ours.directory = RunDirectory.create(tmp_path / "run")
+    reference = Reference(theirs)
+    (plan,) = ours.plans
+    ours.start_stage(plan)
+    for step, turns in enumerate(plan.steps):
+        ours.progress.stage_step = ours.progress.step = step
+        ours.step(plan, turns)
+        reference.take(theirs.plans[0], step, 0)
+        for name, master in ours.flat.masters_by_name().items():
+            torch.testing.assert_close(
+                master, reference.values[name], atol=1e-5, rtol=0, msg=f"step {step}: {name}"
+            )
+    assert reference.projected > 0
+
+
+def test_the_compute_buffer_follows_the_masters(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    trainer = Trainer(
+        prepare(make_recipe(tiny_checkpoint, False, train__precision="bf16"), tmp_path)
+    )
+    trainer.directory = RunDirectory.create(tmp_path / "run")
+    trainer.start_stage(trainer.plans[0])
+    before = trainer.flat.compute.clone()
+    trainer.step(trainer.plans[0], trainer.plans[0].steps[0])
+    assert not torch.equal(before, trainer.flat.compute)
+    assert torch.equal(trainer.flat.compute, trainer.flat.masters.bfloat16())
+
+
+def test_the_heads_dropout_acts(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    losses = []
+    for rate in (0.0, 0.5):
+        recipe = make_recipe(tiny_checkpoint, False, tasks__mood__dropout=rate)
+        trainer = Trainer(prepare(recipe, tmp_path))
+        plan = trainer.plans[0]
+        trainer.start_stage(plan)
+        batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
+        losses.append(trainer.backward.fill(trainer.gradients, batches, False, 0)[0])
+    assert losses[0][0] != losses[1][0]
+    assert losses[0][1] == losses[1][1]
+
+
+def test_a_tasks_dropout_does_not_depend_on_its_place(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    trainer = Trainer(prepare(make_recipe(tiny_checkpoint, False, encoder__dropout=0.3), tmp_path))
+    plan = trainer.plans[0]
+    trainer.start_stage(plan)
+    batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
+    forward = trainer.backward.fill(trainer.gradients, batches, False, 7)[0]
+    backward = trainer.backward.fill(trainer.gradients, batches[::-1], False, 7)[0]
+    assert forward == pytest.approx(backward[::-1], rel=1e-5)
+
+
+def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
+    """The pooler of a step that has only a cosine head, after a step that had another."""
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", tasks__alike__head="cosine")
+    trainer = Trainer(prepare(recipe, tmp_path))
+    plan = trainer.plans[0]
+    trainer.start_stage(plan)
+    batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
+    pooler = slice(trainer.flat.starts["encoder.pooler.weight"] - trainer.gradients.start, None)
+    trainer.backward.fill(trainer.gradients, batches, False, 0)
+    assert trainer.gradients.rows[0, pooler].any()
+    trainer.backward.fill(trainer.gradients, batches[1:], False, 1)
+    assert not trainer.gradients.rows[0, pooler].any()
+
+
+def test_balanced_weights_count_the_stages_own_rows(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    rows = [("good", "up"), ("bad", "down"), ("poor", "down"), ("worst", "down")]
+    write_csv(tmp_path / "other.csv", ["text", "mood"], rows)
+    recipe = two_tasks(
+        tiny_checkpoint,
+        tasks__mood__class_weights="balanced",
+        stages=[{"data": {"mood": "other.csv"}}],
+    )
+    trainer = Trainer(prepare(recipe, tmp_path))
+    batch = trainer._batch(trainer.plans[0], Turn(0, 0))
+    assert len(batch.split) == 4  # the stage's own file
+    weights = trainer.backward._weights_of("mood", batch.split)
+    torch.testing.assert_close(weights, torch.tensor([2 / 3, 2.0]))
