@@ -109,7 +109,7 @@ def _model(options: argparse.Namespace, tasks: int) -> Any:
         "text": "sentence",
         "label": "sentiment",
     }
-    settings = {"steps": 1, "lr": 1e-12, "batch_size": 2, "train_sample": 0}
+    settings = {"steps": 1, "lr": 1e-12, "batch_size": 2, "eval_train_rows": 0}
     recipe = Recipe.from_dict(
         {
             "train": {**settings, "precision": options.precision, "device": "cpu"},

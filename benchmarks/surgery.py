@@ -109,7 +109,7 @@ def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
             "text": "sentence",
             "label": "sentiment",
         }
-        settings = {"balancer": balancer, "batch_size": batch, "steps": 60, "watch": 0}
+        settings = {"balancer": balancer, "batch_size": batch, "steps": 60, "conflict_every": 0}
         recipe = Recipe.from_dict(
             {
                 "train": {**settings, "precision": options.precision, "device": "cpu"},

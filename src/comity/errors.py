@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: one sentence per fault, all faults together."""
+"""Errors that a user can fix: one sentence each, all of them together."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,23 +6,23 @@ from typing import Any, NoReturn
 
 
 class ComityError(Exception):
-    """Faults that the user can mend, each one sentence: what, where, and what to do.
+    """One or more errors that the user can fix, one sentence each: what, where, and what to do.
 
-    The command line prints them without a traceback; `faults` holds them one by one.
+    The command line prints them without a traceback; `messages` holds them one by one.
     """
 
-    def __init__(self, *faults: str):
-        super().__init__("\n".join(faults))
-        self.faults = list(faults)
+    def __init__(self, *messages: str):
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
 
 
-class Faults:
-    """Gathers faults so that a user sees all of them (up to `limit`), not the first alone.
+class ErrorList:
+    """Gathers errors so that a user sees all of them (up to `limit`), not the first alone.
 
-    >>> faults = Faults(limit=2)
+    >>> errors = ErrorList(limit=2)
     >>> for line in (2, 5, 9):
-    ...     faults.add(f"data.csv:{line}: the label is empty; fill it in")
-    >>> faults.total
+    ...     errors.add(f"data.csv:{line}: the label is empty; fill it in")
+    >>> errors.total
     3
     """
 
@@ -48,11 +48,11 @@ class Faults:
             self._sentences.append(sentence)
 
     def extend(self, error: ComityError) -> None:
-        """Take over the faults of an error that was raised elsewhere."""
-        for sentence in error.faults:
+        """Take over the errors of an error that was raised elsewhere."""
+        for sentence in error.messages:
             self.add(sentence)
 
-    def merge(self, other: "Faults") -> None:
+    def merge(self, other: "ErrorList") -> None:
         """Take over what another list gathered, its hidden ones counted."""
         for sentence in other._sentences:
             self.add(sentence)
@@ -61,7 +61,7 @@ class Faults:
     def stop(self) -> NoReturn:
         """Raise everything gathered so far as one `ComityError`."""
         hidden = self.total - len(self._sentences)
-        more = [f"and {hidden:,} more faults like these"] if hidden else []
+        more = [f"and {hidden:,} more errors like these"] if hidden else []
         raise ComityError(*self._sentences, *more)
 
     def check(self) -> None:

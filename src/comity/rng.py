@@ -10,9 +10,9 @@ import numpy as np
 
 # The purposes. Two draws of the same integers but different purposes are independent.
 BATCHES = 1
-SCHEDULE = 2
+TASK_SAMPLING = 2
 DROPOUT = 3
-ORDERS = 4
+PCGRAD_ORDERS = 4
 SPLIT = 5
 INITIALISATION = 6
 PROBE = 7

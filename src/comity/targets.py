@@ -187,7 +187,7 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TaskModel:
+class HeadSpec:
     """What the model knows of one task: what it predicts, and how its head is built."""
 
     target: Target
@@ -214,7 +214,7 @@ class TaskModel:
         return {**asdict(self), "target": self.target.to_dict(), "views": list(self.views)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TaskModel":
+    def from_dict(cls, values: dict[str, Any]) -> "HeadSpec":
         """From the run's JSON, which holds other facts beside."""
         own = {key: values[key] for key in cls.__dataclass_fields__}
         target = Target.from_dict(values["target"])

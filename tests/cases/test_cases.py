@@ -133,10 +133,10 @@ def test_in_09_decimal_commas(case, check, tiny_checkpoint):
     assert code == 2
     assert "grades.csv:2:" in err
     assert '"3,5"' in err
-    assert 'decimal = ","' in err
-    split = load_split(folder, tiny_checkpoint, a={**task, "decimal": ",", "delimiter": ";"})
+    assert 'decimal_mark = ","' in err
+    split = load_split(folder, tiny_checkpoint, a={**task, "decimal_mark": ",", "delimiter": ";"})
     assert split.targets.tolist() == [3.5, 2.75, 0.0, 4.25, 5.0, 1.5]
-    split = load_split(folder, tiny_checkpoint, a={**task, "decimal": ","})
+    split = load_split(folder, tiny_checkpoint, a={**task, "decimal_mark": ","})
     assert len(split) == 6
 
 
@@ -178,7 +178,7 @@ def test_in_15_nested_and_late_keys(case, check):
     assert code == 2
     assert "late-key.jsonl:1:" in err
     assert "no column" not in err
-    _, found, _ = check(folder, a=classify("late-key.jsonl", missing="skip"))
+    _, found, _ = check(folder, a=classify("late-key.jsonl", missing_labels="skip"))
     train = found["tasks"]["a"]["train"]
     assert (train["counts"], train["unlabelled"]) == ({"g": 1, "r": 1}, 1)
 
@@ -193,7 +193,7 @@ def test_in_17_parquet(case, check, tiny_checkpoint):
     code, _, err = check(folder, a=classify("nulls.parquet"))
     assert code == 2
     assert "nulls.parquet:4:" in err
-    _, found, _ = check(folder, a=classify("nulls.parquet", missing="skip"))
+    _, found, _ = check(folder, a=classify("nulls.parquet", missing_labels="skip"))
     train = found["tasks"]["a"]["train"]
     assert (train["rows"], train["unlabelled"], train["empty"]) == (5, 1, 2)
     for name in ("decimal", "float16"):
@@ -221,7 +221,7 @@ def test_lb_01_spellings_of_labels(case, check):
 
 def test_lb_03_one_table_two_tasks(case, check):
     folder = case("LB-03")
-    keys = {"missing": "skip"}
+    keys = {"missing_labels": "skip"}
     _, found, _ = check(
         folder,
         mood=classify("two-tasks.csv", label="mood", **keys),
@@ -282,7 +282,7 @@ def test_tx_02_texts_without_tokens(case, check, write_checkpoint, tmp_path):
     _, found, _ = check(folder, encoder, a=classify("blank.jsonl"))
     train = found["tasks"]["a"]["train"]
     assert (train["rows"], train["empty"], train["first_empty_line"]) == (13, 12, 1)
-    code, _, err = check(folder, encoder, a=classify("blank.jsonl", empty="error"))
+    code, _, err = check(folder, encoder, a=classify("blank.jsonl", empty_texts="error"))
     assert code == 2
     assert "blank.jsonl:13:" in err
     assert "blank.jsonl:12:" not in err
@@ -334,8 +334,8 @@ def test_labels_that_are_lists_objects_or_odd_numbers(tmp_path, check):
         ("1_0", ["not a number"]),
         ("5.1", ["outside the scale", "0 to 5"]),
         ("-1", ["outside the scale", "GLUE"]),
-        ("2,5", ['decimal = ","']),
-        ("", ["is empty", 'missing = "skip"']),
+        ("2,5", ['decimal_mark = ","']),
+        ("", ["is empty", 'missing_labels = "skip"']),
     ],
 )
 def test_scores_that_are_none(tmp_path, check, score, words):

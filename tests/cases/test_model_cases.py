@@ -18,9 +18,9 @@ from comity.model.encoder import Group, Packed
 def faults_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.faults:
+    for fault in caught.value.messages:
         assert "\n" not in fault
-    return caught.value.faults
+    return caught.value.messages
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.helpers import mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
 from comity.data.augment import AugmentReport, augment, cache_path, check_augment
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.reader import read_table
 from comity.tables.rows import TableFormat
 from comity.training.setup import prepare
@@ -74,7 +74,7 @@ def fault_of(path: Path, columns: list[str], output: Path, **options: Any) -> st
     """The one sentence of a call that must fail before anything is translated."""
     with pytest.raises(ComityError) as caught:
         augment(path, columns, output, never(), never(), **options)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     return fault
 
 
@@ -227,9 +227,9 @@ def test_any_text_survives_delimited_files(tmp_path, pairs, ending):
     ]
     expected = [row | {"text": f'{row["text"]}, "new"\n'} for row in expected]
     assert read_back(output) == expected
-    faults = Faults()
-    found = list(read_table(output, ["id", "note", "text"], TableFormat(), faults))
-    faults.check()
+    errors = ErrorList()
+    found = list(read_table(output, ["id", "note", "text"], TableFormat(), errors))
+    errors.check()
     assert [row.values for row in found] == [tuple(row.values()) for row in expected]
 
 
@@ -531,8 +531,8 @@ def test_all_faults_are_told_together_without_a_translator(tmp_path):
             drop_similar=2,
         )
     told = ("--batch-size", "--drop-similar", "no directory", "list.jsonl:1", "list.jsonl:3")
-    assert len(caught.value.faults) == len(told)
-    for word, fault in zip(told, caught.value.faults, strict=True):
+    assert len(caught.value.messages) == len(told)
+    for word, fault in zip(told, caught.value.messages, strict=True):
         assert word in fault
     write_jsonl(tmp_path / "good.jsonl", [{"text": "one"}])
     check_augment(tmp_path / "good.jsonl", ["text"], tmp_path / "out.csv")
@@ -550,7 +550,7 @@ def test_no_file_is_written_where_no_new_row_is_left(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, "one"), (2, ""), (3, "two")])
     with pytest.raises(ComityError) as caught:
         augment(source, ["text"], tmp_path / "out.csv", there(), again())
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     assert "no new row is left of 3 (2 identical, 1 without text)" in fault
     assert not (tmp_path / "out.csv").exists()
 

@@ -25,12 +25,12 @@ quick = settings(deadline=None, max_examples=60)
 TEMPLATE = Template(cls_id=101, sep_id=102, segment_types=2)
 
 
-def batches_of(lengths, batch_size=None, batch_tokens=None, group_lengths=False, keys=(0,)):
+def batches_of(lengths, batch_size=None, batch_tokens=None, group_by_length=False, keys=(0,)):
     return epoch_batches(
         lengths,
         batch_size=batch_size,
         batch_tokens=batch_tokens,
-        group_lengths=group_lengths,
+        group_by_length=group_by_length,
         keys=keys,
     )
 
@@ -141,7 +141,7 @@ def test_grouped_token_batches_have_close_lengths():
 @pytest.mark.parametrize("rows", [3, 7, 20, 40, 300])
 def test_a_small_task_is_reshuffled_too_when_grouped(limits, rows):
     lengths = 3 + np.arange(rows) % 29
-    passes = [batches_of(lengths, **limits, group_lengths=True, keys=(key,)) for key in range(8)]
+    passes = [batches_of(lengths, **limits, group_by_length=True, keys=(key,)) for key in range(8)]
     assert len({str(np.concatenate(batches)) for batches in passes}) >= 4
     if len(passes[0]) > 1 and rows > 7:
         mates = {frozenset(batch.tolist()) for batches in passes for batch in batches}
@@ -179,13 +179,13 @@ def task(lengths, name="mood", seed=1, stage=0, **limits):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_turns_run_through_reshuffled_passes(limits, grouped):
     lengths = np.random.default_rng(2).integers(3, 30, 23)
-    batches = task(lengths, group_lengths=grouped, **limits)
+    batches = task(lengths, group_by_length=grouped, **limits)
     number, orders = 0, []
     for epoch in range(6):
-        assert batches.first_turn(epoch) == number
+        assert batches.first_batch(epoch) == number
         order = []
         for _ in range(batches.per_pass(epoch)):
-            found, rows = batches.turn(number)
+            found, rows = batches.batch(number)
             assert found == epoch
             assert batches.size(number) == len(rows)
             order += rows.tolist()
@@ -199,11 +199,11 @@ def test_turns_run_through_reshuffled_passes(limits, grouped):
 def test_a_turn_is_the_same_in_any_order_of_asking(limits):
     lengths = np.random.default_rng(2).integers(3, 30, 23)
     forward = task(lengths, **limits)
-    expected = [(epoch, rows.tolist()) for epoch, rows in map(forward.turn, range(40))]
+    expected = [(epoch, rows.tolist()) for epoch, rows in map(forward.batch, range(40))]
     assert {epoch for epoch, _ in expected} >= {0, 1, 2, 3}
     for number in np.random.default_rng(3).permutation(40).tolist():
         for asked in (forward, task(lengths, **limits)):
-            epoch, rows = asked.turn(number)
+            epoch, rows = asked.batch(number)
             assert (epoch, rows.tolist()) == expected[number]
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is, under each schedule, and what a plan says it holds."""
+"""Whose turn it is, under each task_sampling, and what a plan says it holds."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.data.batches import TaskBatches
-from comity.data.task_sampling import SCHEDULES, ScheduledTask, Turn, count, plan_steps
+from comity.data.task_sampling import SAMPLINGS, PlannedBatch, SampledTask, count, plan_steps
 from comity.errors import ComityError
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
@@ -24,7 +24,7 @@ quick = settings(deadline=None, max_examples=30)
 def make(rows: dict[str, int], weights=None, *, seed=0, batch_size: int | None = 4, **more):
     """Tasks of so many rows, whose lengths go from 3 to 13 tokens."""
     return [
-        ScheduledTask(
+        SampledTask(
             name,
             TaskBatches(
                 name, 3 + np.arange(n) % 11, seed=seed, stage=0, batch_size=batch_size, **more
@@ -36,8 +36,8 @@ def make(rows: dict[str, int], weights=None, *, seed=0, batch_size: int | None =
     ]
 
 
-def plan_of(schedule, tasks, seed=0, stage=0, **more):
-    return plan_steps(schedule, tasks, seed=seed, stage=stage, **more)
+def plan_of(task_sampling, tasks, seed=0, stage=0, **more):
+    return plan_steps(task_sampling, tasks, seed=seed, stage=stage, **more)
 
 
 def turns_of(plan):
@@ -48,7 +48,7 @@ def seen(plan, tasks):
     """Row by row what the plan holds, gone through without `count`."""
     rows = [Counter() for _ in tasks]
     for turn in turns_of(plan):
-        rows[turn.task].update(tasks[turn.task].batches.turn(turn.number)[1].tolist())
+        rows[turn.task].update(tasks[turn.task].batches.batch(turn.number)[1].tolist())
     return rows
 
 
@@ -73,12 +73,12 @@ def test_case_tr_06_three_tasks_of_unequal_size(grouped):
     case = json.loads((CASES / "TR-06" / "expected.json").read_text())["expect"]
     rows = case_rows()
     assert rows == case["rows"]
-    tasks = make(rows, batch_size=4, group_lengths=grouped)
+    tasks = make(rows, batch_size=4, group_by_length=grouped)
     wanted = case["round_robin_10_steps"]
     assert [task.batches.per_pass(0) for task in tasks] == [*case["batches_per_own_pass"].values()]
     for plan in (
         plan_of("round-robin", tasks, steps=10),
-        plan_of("round-robin", tasks, epochs=1, epoch="longest"),
+        plan_of("round-robin", tasks, epochs=1, epoch_ends="longest"),
     ):
         assert len(plan) == 10
         for k, told in enumerate(count(plan, tasks)):
@@ -86,16 +86,16 @@ def test_case_tr_06_three_tasks_of_unequal_size(grouped):
             assert told.examples in np.ravel(wanted["rows_seen"][told.name])
             assert told.examples == sum(seen(plan, tasks)[k].values())
             assert told.rows_never_seen == 0
-    for schedule in ("proportional", "sequential"):
-        plan = plan_of(schedule, tasks, epochs=1)
+    for task_sampling in ("proportional", "sequential"):
+        plan = plan_of(task_sampling, tasks, epochs=1)
         assert examples(plan, tasks) == case["proportional_one_pass"]["rows_seen_total"]
         assert [(told.repeats_min, told.repeats_max) for told in count(plan, tasks)] == [(1, 1)] * 3
 
 
 def test_ten_steps_of_round_robin_by_hand():
-    tasks = make(THREE, group_lengths=False, batch_size=4)
+    tasks = make(THREE, group_by_length=False, batch_size=4)
     plan = plan_of("round-robin", tasks, steps=10)
-    assert plan == [[Turn(k, n) for k in range(3)] for n in range(10)]
+    assert plan == [[PlannedBatch(k, n) for k in range(3)] for n in range(10)]
     big, mid, small = count(plan, tasks)
     # mid: passes of 4 + 4 + 2; ten turns are three passes and the first four of the fourth.
     assert (big.turns, big.examples, big.passes, big.repeats_min, big.repeats_max) == (
@@ -120,11 +120,11 @@ def test_ten_steps_of_round_robin_by_hand():
 
 def test_each_pass_has_another_order():
     tasks = make({"big": 40, "mid": 23, "small": 7})
-    for schedule in ("round-robin", "proportional", "sequential"):
-        plan = plan_of(schedule, tasks, epochs=4)
+    for task_sampling in ("round-robin", "proportional", "sequential"):
+        plan = plan_of(task_sampling, tasks, epochs=4)
         orders = {}
         for turn in turns_of(plan):
-            epoch, rows = tasks[turn.task].batches.turn(turn.number)
+            epoch, rows = tasks[turn.task].batches.batch(turn.number)
             orders.setdefault((turn.task, epoch), []).extend(rows.tolist())
         for k, task in enumerate(tasks):
             whole = [
@@ -137,20 +137,22 @@ def test_each_pass_has_another_order():
 sizes = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 40), min_size=1)
 
 
-@given(sizes, st.sampled_from(SCHEDULES), st.integers(1, 3), st.floats(0.1, 3), st.integers(1, 9))
+@given(sizes, st.sampled_from(SAMPLINGS), st.integers(1, 3), st.floats(0.1, 3), st.integers(1, 9))
 @quick
-def test_an_epoch_is_as_many_examples_as_there_are_rows(rows, schedule, turns, epochs, size):
+def test_an_epoch_is_as_many_examples_as_there_are_rows(rows, task_sampling, turns, epochs, size):
     tasks = make(rows, batch_size=size)
-    turns = 1 if schedule == "round-robin" else turns
-    plan = plan_of(schedule, tasks, epochs=epochs, turns=turns)
+    turns = 1 if task_sampling == "round-robin" else turns
+    plan = plan_of(task_sampling, tasks, epochs=epochs, batches_per_step=turns)
     target = epochs * sum(rows.values())
     assert examples(plan, tasks) >= target - 1e-6
-    if schedule == "round-robin":
+    if task_sampling == "round-robin":
         assert examples(plan[:-1], tasks) < target
         assert {len(step) for step in plan} == {len(tasks)}
     else:
         flat = turns_of(plan)
-        if schedule == "sequential":  # every task has its share, less than a batch more at most
+        if (
+            task_sampling == "sequential"
+        ):  # every task has its share, less than a batch more at most
             for told in count(plan, tasks):
                 assert -1e-6 <= told.examples - epochs * told.rows < size
         else:
@@ -159,24 +161,24 @@ def test_an_epoch_is_as_many_examples_as_there_are_rows(rows, schedule, turns, e
         assert 1 <= len(plan[-1]) <= turns
 
 
-@given(sizes, st.sampled_from(SCHEDULES), st.integers(0, 5))
+@given(sizes, st.sampled_from(SAMPLINGS), st.integers(0, 5))
 @quick
 def test_turns_of_each_task_count_up_from_0_and_the_plan_is_a_function_of_its_integers(
-    rows, schedule, seed
+    rows, task_sampling, seed
 ):
     tasks = make(rows)
-    plan = plan_of(schedule, tasks, epochs=2, seed=seed)
-    assert plan == plan_of(schedule, make(rows), epochs=2, seed=seed)
+    plan = plan_of(task_sampling, tasks, epochs=2, seed=seed)
+    assert plan == plan_of(task_sampling, make(rows), epochs=2, seed=seed)
     for k in range(len(tasks)):
         numbers = [turn.number for turn in turns_of(plan) if turn.task == k]
         assert numbers == [*range(len(numbers))]
 
 
-@pytest.mark.parametrize("schedule", ["proportional", "temperature", "annealed"])
-def test_seed_and_stage_change_what_is_drawn(schedule):
+@pytest.mark.parametrize("task_sampling", ["proportional", "temperature", "annealed"])
+def test_seed_and_stage_change_what_is_drawn(task_sampling):
     tasks = make({"big": 60, "mid": 50, "small": 40})
     plans = {
-        str(plan_of(schedule, tasks, epochs=2, seed=seed, stage=stage))
+        str(plan_of(task_sampling, tasks, epochs=2, seed=seed, stage=stage))
         for seed in range(3)
         for stage in range(3)
     }
@@ -185,30 +187,30 @@ def test_seed_and_stage_change_what_is_drawn(schedule):
 
 def test_a_shorter_plan_is_the_start_of_a_longer_one():
     tasks = make(THREE)
-    for schedule in SCHEDULES:
-        if schedule != "annealed":
-            assert plan_of(schedule, tasks, steps=60)[:9] == plan_of(schedule, tasks, steps=9)
+    for task_sampling in SAMPLINGS:
+        if task_sampling != "annealed":
+            assert plan_of(task_sampling, tasks, steps=60)[:9] == plan_of(
+                task_sampling, tasks, steps=9
+            )
 
 
 def test_longest_lasts_until_every_task_is_through():
     tasks = make({"one": 21, "two": 50, "three": 3}, batch_size=5)
     for epochs, steps in ((1, 10), (2, 20), (0.5, 5), (1.25, 13)):
-        plan = plan_of("round-robin", tasks, epochs=epochs, epoch="longest")
+        plan = plan_of("round-robin", tasks, epochs=epochs, epoch_ends="longest")
         assert len(plan) == steps
     assert all(told.rows_never_seen == 0 for told in count(plan, tasks))
 
 
 def test_longest_is_the_task_with_most_batches_not_most_rows():
-    few = ScheduledTask("few", TaskBatches("few", [5] * 12, seed=0, stage=0, batch_size=1), 12)
-    many = ScheduledTask(
-        "many", TaskBatches("many", [5] * 100, seed=0, stage=0, batch_size=50), 100
-    )
-    assert len(plan_of("round-robin", [few, many], epochs=1, epoch="longest")) == 12
+    few = SampledTask("few", TaskBatches("few", [5] * 12, seed=0, stage=0, batch_size=1), 12)
+    many = SampledTask("many", TaskBatches("many", [5] * 100, seed=0, stage=0, batch_size=50), 100)
+    assert len(plan_of("round-robin", [few, many], epochs=1, epoch_ends="longest")) == 12
 
 
 def test_longest_with_token_budgets():
     tasks = make({"one": 37, "two": 50}, batch_size=None, batch_tokens=30)
-    plan = plan_of("round-robin", tasks, epochs=2, epoch="longest")
+    plan = plan_of("round-robin", tasks, epochs=2, epoch_ends="longest")
     told = count(plan, tasks)
     assert min(each.repeats_min for each in told) == 2
     last = max(
@@ -243,7 +245,7 @@ def test_every_task_of_a_partial_epoch_has_its_share_however_small():
 
 def test_a_step_of_several_turns_may_span_tasks():
     tasks = make(THREE)
-    plan = plan_of("sequential", tasks, epochs=1, turns=4)
+    plan = plan_of("sequential", tasks, epochs=1, batches_per_step=4)
     assert [[turn.task for turn in step] for step in plan] == [
         [0, 0, 0, 0],
         [0, 0, 0, 0],
@@ -279,7 +281,7 @@ def normalised(numbers):
 
 # 4000 draws: the standard error of a share is at most 0.008, so 0.03 is four of them.
 @pytest.mark.parametrize(
-    ("schedule", "weights", "more", "expected"),
+    ("task_sampling", "weights", "more", "expected"),
     [
         ("proportional", {"mid": 4.0}, {}, [160, 4 * 40, 10]),
         ("temperature", {}, {}, [160**0.5, 40**0.5, 10**0.5]),
@@ -288,9 +290,9 @@ def normalised(numbers):
         ("temperature", {"small": 3.0}, {"temperature": 4.0}, [160**0.25, 40**0.25, 3 * 10**0.25]),
     ],
 )
-def test_drawn_turns_have_their_probabilities(schedule, weights, more, expected):
+def test_drawn_turns_have_their_probabilities(task_sampling, weights, more, expected):
     tasks = make({"big": 160, "mid": 40, "small": 10}, weights, batch_size=10)
-    plan = plan_of(schedule, tasks, steps=4000, **more)
+    plan = plan_of(task_sampling, tasks, steps=4000, **more)
     assert shares(plan, tasks) == pytest.approx(normalised(expected), abs=0.03)
     owners = [turn.task for turn in turns_of(plan)]
     # No period, neither that of the epochs nor that of the draws made at once.
@@ -318,13 +320,13 @@ def test_annealed_keeps_the_weights():
     assert shares(plan, tasks) == pytest.approx([2 / 3, 1 / 3], abs=0.04)
 
 
-@given(sizes, st.sampled_from(SCHEDULES), st.integers(1, 40), st.booleans())
+@given(sizes, st.sampled_from(SAMPLINGS), st.integers(1, 40), st.booleans())
 @quick
-def test_count_equals_going_through_the_plan(rows, schedule, size, by_tokens):
+def test_count_equals_going_through_the_plan(rows, task_sampling, size, by_tokens):
     tasks = make(
         rows, batch_size=None if by_tokens else size, batch_tokens=3 * size if by_tokens else None
     )
-    plan = plan_of(schedule, tasks, epochs=1.5)
+    plan = plan_of(task_sampling, tasks, epochs=1.5)
     for k, (told, found) in enumerate(zip(count(plan, tasks), seen(plan, tasks), strict=True)):
         repeats = [found[row] for row in range(tasks[k].rows)]
         assert told.name == tasks[k].name
@@ -346,9 +348,13 @@ def test_count_says_what_is_never_seen():
 
 def test_the_last_step_of_round_robin_is_whole():
     # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has its turn.
-    tasks = make(THREE, group_lengths=False)
+    tasks = make(THREE, group_by_length=False)
     assert [len(step) for step in plan_of("round-robin", tasks, epochs=0.5)] == [3, 3, 3]
-    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, turns=3)] == [3, 3, 2]
+    assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, batches_per_step=3)] == [
+        3,
+        3,
+        2,
+    ]
 
 
 def test_rounding_adds_no_step():
@@ -359,19 +365,31 @@ def test_rounding_adds_no_step():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"schedule": "round-robbin", "epochs": 1}, 'did you mean "round-robin"'),
-        ({"schedule": "sequential"}, "exactly one"),
-        ({"schedule": "sequential", "epochs": 1, "steps": 2}, "exactly one"),
-        ({"schedule": "sequential", "epochs": 0}, "epochs is 0"),
-        ({"schedule": "sequential", "epochs": float("nan")}, "epochs is nan"),
-        ({"schedule": "sequential", "steps": 0}, "steps is 0"),
-        ({"schedule": "sequential", "steps": 3, "turns": 0}, "turns is 0"),
-        ({"schedule": "round-robin", "steps": 3, "turns": 2}, "turns has no effect"),
-        ({"schedule": "temperature", "steps": 3, "temperature": 0.0}, "temperature is 0.0"),
-        ({"schedule": "annealed", "steps": 3}, "set epochs"),
-        ({"schedule": "proportional", "epochs": 1, "epoch": "longest"}, '"longest" needs'),
-        ({"schedule": "round-robin", "steps": 3, "epoch": "longest"}, '"longest" needs'),
-        ({"schedule": "round-robin", "epochs": 1, "epoch": "shortest"}, 'epoch is "shortest"'),
+        ({"task_sampling": "round-robbin", "epochs": 1}, 'did you mean "round-robin"'),
+        ({"task_sampling": "sequential"}, "exactly one"),
+        ({"task_sampling": "sequential", "epochs": 1, "steps": 2}, "exactly one"),
+        ({"task_sampling": "sequential", "epochs": 0}, "epochs is 0"),
+        ({"task_sampling": "sequential", "epochs": float("nan")}, "epochs is nan"),
+        ({"task_sampling": "sequential", "steps": 0}, "steps is 0"),
+        (
+            {"task_sampling": "sequential", "steps": 3, "batches_per_step": 0},
+            "batches_per_step is 0",
+        ),
+        (
+            {"task_sampling": "round-robin", "steps": 3, "batches_per_step": 2},
+            "batches_per_step has no effect",
+        ),
+        ({"task_sampling": "temperature", "steps": 3, "temperature": 0.0}, "temperature is 0.0"),
+        ({"task_sampling": "annealed", "steps": 3}, "set epochs"),
+        (
+            {"task_sampling": "proportional", "epochs": 1, "epoch_ends": "longest"},
+            '"longest" needs',
+        ),
+        ({"task_sampling": "round-robin", "steps": 3, "epoch_ends": "longest"}, '"longest" needs'),
+        (
+            {"task_sampling": "round-robin", "epochs": 1, "epoch_ends": "shortest"},
+            'epoch_ends is "shortest"',
+        ),
     ],
 )
 def test_arguments_without_meaning_are_faults(arguments, sentence):
@@ -379,16 +397,16 @@ def test_arguments_without_meaning_are_faults(arguments, sentence):
         plan_of(tasks=make(THREE), **arguments)
 
 
-@pytest.mark.parametrize("schedule", ["round-robin", "sequential"])
-def test_a_weight_without_effect_is_a_fault(schedule):
+@pytest.mark.parametrize("task_sampling", ["round-robin", "sequential"])
+def test_a_weight_without_effect_is_a_fault(task_sampling):
     with pytest.raises(ComityError, match='task "mid": a sampling weight has no effect'):
-        plan_of(schedule, make(THREE, {"mid": 2.0}), epochs=1)
+        plan_of(task_sampling, make(THREE, {"mid": 2.0}), epochs=1)
 
 
 def test_all_faults_are_told_together():
     tasks = make(THREE, {"mid": -1.0, "small": 0.0})
     with pytest.raises(ComityError) as caught:
         plan_of("temperature", tasks, epochs=1, steps=1, temperature=-1.0)
-    assert len(caught.value.faults) == 4
+    assert len(caught.value.messages) == 4
     with pytest.raises(ComityError, match="no tasks"):
         plan_of("sequential", [], epochs=1)

@@ -73,11 +73,11 @@ def test_enough_commands_are_printed():
 def test_the_papers_heads_to_the_letter():
     recipe = Recipe.load(ROOT / "src" / "comity" / "paper" / "bert-base.toml")
     heads = {
-        name: (task.head_name, task.views, task.dropout) for name, task in recipe.tasks.items()
+        name: (task.head_name, task.views, task.head_dropout) for name, task in recipe.tasks.items()
     }
     assert heads == {
         "sentiment": ("linear", ("first",), 0.3),
         "paraphrase": ("linear", ("pair",), 0.3),
         "similarity": ("bins", ("pair",), 0.3),
     }
-    assert recipe.stages[0].schedule == "sequential"
+    assert recipe.stages[0].task_sampling == "sequential"

@@ -135,7 +135,7 @@ def test_a_file_that_no_analysis_wrote_is_left_alone(run, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(ComityError, match=rf"{name}: exists already and is no analysis") as caught:
         analyse(run.path, "alike", tmp_path)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.messages) == 1
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
 
 
@@ -153,7 +153,7 @@ def test_without_matplotlib_one_sentence_says_what_to_install(run, tmp_path, mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ComityError, match=r'pip install "comity\[plots\]"') as caught:
         analyse(run.path, "alike", tmp_path)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.messages) == 1
 
 
 @pytest.mark.parametrize(

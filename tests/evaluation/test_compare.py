@@ -264,7 +264,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path):
     ):
         with pytest.raises(ComityError, match=message) as caught:
             arguments()
-        assert len(caught.value.faults) == 1
+        assert len(caught.value.messages) == 1
     (runs[1] / "predictions" / "000007" / "mood.csv").write_text("line,gold\n2,up\n")
     with pytest.raises(ComityError, match=r"mood\.csv: cannot be read as predictions"):
         compare([runs[0], runs[1]])
@@ -300,7 +300,7 @@ def test_a_seed_that_stands_twice_in_a_group_is_refused(tmp_path):
     runs = [write_run(tmp_path / name, mood(100), seed=3) for name in "ab"]
     with pytest.raises(ComityError, match=r"b: has the seed 3, as .*a of the same") as caught:
         compare(runs, group_seeds=True)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.messages) == 1
     with pytest.raises(ComityError, match="has the seed 3"):
         compare([runs[0], runs[0]], group_seeds=True)
 

@@ -33,7 +33,7 @@ from comity.evaluation.metrics import (
     rmse,
     spearman,
 )
-from comity.targets import Target, TaskModel
+from comity.targets import HeadSpec, Target
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
 needs_cases = pytest.mark.skipif(
@@ -231,7 +231,7 @@ def judged(target: Target, metric: str, targets: list, outputs: list, **how):
         Path("dev.csv"), (), (), np.arange(count), np.zeros((count, 0), np.uint64), {}, ""
     )
     split = Split(table, np.arange(count), np.array(targets))
-    spec = TaskModel(target, ("first",))
+    spec = HeadSpec(target, ("first",))
     return judge("task", spec, metric, split, np.array(outputs, dtype=np.float64), **how)
 
 

@@ -121,7 +121,7 @@ def test_values_that_cannot_stand_in_a_file_name_stay_apart(recipe):
 def test_a_faulty_grid_is_one_sentence(recipe, settings, said):
     with pytest.raises(ComityError) as caught:
         grid(recipe, settings)
-    (sentence,) = caught.value.faults
+    (sentence,) = caught.value.messages
     assert said in sentence
 
 
@@ -343,7 +343,7 @@ def test_results_are_those_of_the_runs(recipe, tmp_path):
 
 def test_a_grid_of_words_and_numbers_is_drawn(recipe, tmp_path):
     pytest.importorskip("matplotlib")
-    points, out = sweep(recipe, "train.decay=linear,constant", RATES), tmp_path / "out"
+    points, out = sweep(recipe, "train.lr_schedule=linear,constant", RATES), tmp_path / "out"
     points.train(quiet=True)
     write_sweep(points.results(), out)
     assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -371,7 +371,9 @@ def test_a_point_of_which_a_task_has_no_value_has_no_mean(recipe):
 
 
 def test_the_lowest_rmse_is_marked_where_it_chooses_the_model(recipe, tiny_checkpoint, capsys):
-    values = two_tasks(tiny_checkpoint, tasks__alike__metric="rmse", train__best="alike").to_dict()
+    values = two_tasks(
+        tiny_checkpoint, tasks__alike__metric="rmse", train__select_by="alike"
+    ).to_dict()
     del values["tasks"]["mood"]
     recipe.write_text(tomli_w.dumps(values))
     points = sweep(recipe)
@@ -407,16 +409,16 @@ def drawn(monkeypatch):
 
 
 def test_true_and_false_are_words(tmp_path, drawn):
-    write_sweep(made(["train.group_lengths"], ([True], 0.5), ([False], 0.25)), tmp_path)
+    write_sweep(made(["train.group_by_length"], ([True], 0.5), ([False], 0.25)), tmp_path)
     assert drawn == [
         (
             [1, 2],
             {"mood": [0.5, 0.25]},  # one task is its own mean
-            "train.group_lengths: 1 true, 2 false",
+            "train.group_by_length: 1 true, 2 false",
         )
     ]
     with (tmp_path / "sweep.csv").open(newline="") as file:
-        assert [row["train.group_lengths"] for row in csv.DictReader(file)] == ["true", "false"]
+        assert [row["train.group_by_length"] for row in csv.DictReader(file)] == ["true", "false"]
 
 
 def test_a_point_that_is_not_finished_is_a_gap(tmp_path, drawn):

@@ -57,7 +57,7 @@ def test_a_value_that_is_not_implemented_is_named(
     path = config_file(tmp_path, **{key: value})
     with pytest.raises(ComityError) as caught:
         BertConfig.from_json_file(path)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     assert fault.startswith(f"{path}: ")
     assert told in fault
 
@@ -81,7 +81,7 @@ def test_all_faults_of_a_config_are_told_at_once(tmp_path: Path) -> None:
     path = config_file(tmp_path, hidden_act="gleu", vocab_size=-1, is_decoder=True)
     with pytest.raises(ComityError) as caught:
         BertConfig.from_json_file(path)
-    assert len(caught.value.faults) == 3
+    assert len(caught.value.messages) == 3
     assert 'did you mean "gelu"?' in str(caught.value)
 
 
@@ -97,5 +97,5 @@ def test_a_config_that_is_no_object_is_one_sentence(tmp_path: Path, content: str
     path.write_text(content)
     with pytest.raises(ComityError) as caught:
         BertConfig.from_json_file(path)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.messages) == 1
     assert str(path) in str(caught.value)

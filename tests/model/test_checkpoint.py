@@ -37,9 +37,9 @@ def assert_same(found: Bert, expected: Bert) -> None:
 def faults_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.faults:
+    for fault in caught.value.messages:
         assert "\n" not in fault
-    return caught.value.faults
+    return caught.value.messages
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +177,9 @@ def test_shards_are_read_through_their_index(
 
     for name in names[1:]:
         (copy / name).unlink()
-    faults = faults_of(copy)
-    assert len(faults) == 2
-    for name, fault in zip(names[1:], faults, strict=True):
+    errors = faults_of(copy)
+    assert len(errors) == 2
+    for name, fault in zip(names[1:], errors, strict=True):
         assert f"shard {name} is missing" in fault
 
 
@@ -218,9 +218,9 @@ def test_every_missing_tensor_is_named(tiny_checkpoint: Path, tmp_path: Path) ->
         "encoder.layer.1.output.dense.weight",
     ]
     copy = rewritten(tiny_checkpoint, tmp_path, without(*names))
-    faults = faults_of(copy)
-    assert len(faults) == 3
-    for name, fault in zip(names, faults, strict=True):
+    errors = faults_of(copy)
+    assert len(errors) == 3
+    for name, fault in zip(names, errors, strict=True):
         assert fault.startswith(f"{copy / 'model.safetensors'}: the tensor {name} is missing")
 
 

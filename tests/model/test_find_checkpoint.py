@@ -21,9 +21,9 @@ from comity.model.checkpoint import find_checkpoint, load_encoder
 def faults_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.faults:
+    for fault in caught.value.messages:
         assert "\n" not in fault
-    return caught.value.faults
+    return caught.value.messages
 
 
 def test_minilm_is_found_and_checked(minilm: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from comity.model.task_gradient_ops import Stretches, linear, look_up, norm
+from comity.model.task_gradient_ops import Spans, linear, look_up, norm
 
 BOUNDS = [(0, 0, 5), (1, 5, 7), (0, 7, 12)]  # the third stretch adds to the first row again
 
@@ -40,7 +40,7 @@ def test_linear(outputs: slice) -> None:
     layer = nn.Linear(4, 6)
     inputs = random(12, 4).requires_grad_()
     rows = Rows()
-    found = linear(inputs, layer, Stretches(BOUNDS, rows), outputs)
+    found = linear(inputs, layer, Spans(BOUNDS, rows), outputs)
     plain = layer(inputs)[:, outputs]
     assert_close(found, plain)
     outer = random(*found.shape)
@@ -60,7 +60,7 @@ def test_norm() -> None:
     nn.init.normal_(layer.weight)
     inputs = random(12, 4).requires_grad_()
     rows, outer = Rows(), random(12, 4)
-    norm(inputs, layer, Stretches(BOUNDS, rows)).backward(outer)
+    norm(inputs, layer, Spans(BOUNDS, rows)).backward(outer)
     wanted = expected_rows(layer, inputs.detach(), [layer.weight, layer.bias], outer)
     for key, gradient in wanted.found.items():
         assert_close(rows.found[key], gradient)
@@ -72,7 +72,7 @@ def test_norm_adds_its_gradients_up_in_float32() -> None:
     inputs = random(3000, 8).to(torch.bfloat16).requires_grad_()
     outer = (random(3000, 8) + 0.5).to(torch.bfloat16)
     rows = Rows()
-    norm(inputs, layer, Stretches([(0, 0, 3000)], rows)).backward(outer)
+    norm(inputs, layer, Spans([(0, 0, 3000)], rows)).backward(outer)
     wide = nn.LayerNorm(8)
     wide(inputs.detach().float()).backward(outer.float())
     assert wide.bias.grad is not None and wide.weight.grad is not None
@@ -84,7 +84,7 @@ def test_look_up() -> None:
     table = nn.Parameter(random(3, 4))
     indices = torch.tensor([0, 2, 2, 1, 0, 2, 2, 1, 1, 1, 0, 0])
     rows, outer = Rows(), random(12, 4)
-    found = look_up(indices, table, Stretches(BOUNDS, rows))
+    found = look_up(indices, table, Spans(BOUNDS, rows))
     assert_close(found, table[indices])
     found.backward(outer)
     wanted = expected_rows(lambda x: table[x], indices, [table], outer)
@@ -96,7 +96,7 @@ def test_a_frequent_row_keeps_its_gradient_in_bfloat16() -> None:
     table = nn.Parameter(torch.zeros(1, 8, dtype=torch.bfloat16))
     rows = Rows()
     indices = torch.zeros(3000, dtype=torch.int64)
-    look_up(indices, table, Stretches([(0, 0, 3000)], rows)).sum().backward()
+    look_up(indices, table, Spans([(0, 0, 3000)], rows)).sum().backward()
     assert (rows.found[0, id(table)] == 3000).all()  # a sum in bfloat16 stops at 256
 
 
@@ -104,6 +104,6 @@ def test_frozen_weights_are_left_out() -> None:
     layer = nn.Linear(4, 4).requires_grad_(False)
     inputs = random(12, 4).requires_grad_()
     rows = Rows()
-    linear(inputs, layer, Stretches(BOUNDS, rows)).sum().backward()
+    linear(inputs, layer, Spans(BOUNDS, rows)).sum().backward()
     assert not rows.found
     assert inputs.grad is not None

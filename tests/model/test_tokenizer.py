@@ -323,8 +323,8 @@ def test_a_needed_token_that_is_missing_is_named(
     (tmp_path / form).write_text(json.dumps(state) if state else content, encoding="utf-8")
     with pytest.raises(ComityError) as caught:
         Tokenizer.from_folder(tmp_path)
-    assert len(caught.value.faults) == len(missing)
-    for name, fault in zip(missing, caught.value.faults, strict=True):
+    assert len(caught.value.messages) == len(missing)
+    for name, fault in zip(missing, caught.value.messages, strict=True):
         assert f"{tmp_path / form}: the vocabulary has no {name}" in fault
 
 
@@ -359,7 +359,7 @@ def test_a_broken_file_is_one_sentence(
     (folder / file).write_bytes(content)
     with pytest.raises(ComityError) as caught:
         Tokenizer.from_folder(folder)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     assert fault.startswith(f"{folder / file}")
     assert told in fault
     assert "\n" not in fault

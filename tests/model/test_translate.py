@@ -130,7 +130,7 @@ def copy(marian: Path, tmp_path: Path) -> Path:
 def fault_of(checkpoint: Path | str, **options: Any) -> str:
     with pytest.raises(ComityError) as caught:
         Translator(str(checkpoint), **options)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     assert "\n" not in fault
     return fault
 
@@ -383,7 +383,7 @@ def test_code_in_a_checkpoint_never_runs(copy):
     try:
         Translator(str(copy))(["tea"])
     except ComityError as error:  # told, or the library's own class taken: both are safe
-        assert len(error.faults) == 1
+        assert len(error.messages) == 1
     assert not mark.exists()
 
 

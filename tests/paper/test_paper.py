@@ -16,7 +16,7 @@ import pytest
 
 from comity import ComityError, Recipe
 from comity.cli.main import main
-from comity.paper.claims import CLAIMS, TRUNCATED, judge_claims
+from comity.paper.claims import CLAIMS, TRUNCATED, check_claims
 from comity.paper.page import _command, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
 from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
@@ -104,18 +104,18 @@ def test_rows_differ_from_the_base_as_the_paper_says():
     rows = {row.name: row for row in all_rows(base, COUNTS, 3.0)}
     recipes = {name: row_recipe("bert-base-uncased", row, 0, []) for name, row in rows.items()}
     sst = recipes["table1-sst-only"]
-    assert [name for name, task in sst.tasks.items() if task.judge_only] == [
+    assert [name for name, task in sst.tasks.items() if task.eval_only] == [
         "paraphrase",
         "similarity",
     ]
     assert sst.stages[0].tasks == ("sentiment",)
-    assert sst.train.best == "sentiment"
+    assert sst.train.select_by == "sentiment"
     first, last = recipes["table3-in-domain"].stages
     assert (first.tasks, first.epochs) == (("similarity",), 1.0)
     assert first.data["similarity"].file == "quora-train.csv"
-    assert (last.schedule, last.balancer) == ("sequential", "sum")
+    assert (last.task_sampling, last.balancer) == ("sequential", "sum")
     surgery = recipes["table3-surgery"].stages[1]
-    assert (surgery.schedule, surgery.balancer) == ("round-robin", "pcgrad")
+    assert (surgery.task_sampling, surgery.balancer) == ("round-robin", "pcgrad")
     views = {
         name: recipes[f"table3-{name}"].tasks["similarity"].views
         for name in ("in-domain", "surgery", "contrastive-interaction", "contrastive-pair")
@@ -219,7 +219,7 @@ def test_three_of_the_papers_means_do_not_follow_from_their_rows():
 
 def test_every_claim_is_one_that_the_papers_own_figures_bear_out():
     rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
-    found = judge_claims(rows, {}, read_reported())
+    found = check_claims(rows, {}, read_reported())
     assert {claim["word"] for claim in found} == {"not run"}
     ours = [claim for claim in found if claim["worse"] == TRUNCATED]
     assert len(ours) == 1
@@ -387,7 +387,7 @@ def test_a_missing_data_file_is_named(data, tmp_path, tiny_checkpoint):
 def test_a_wrong_encoder_is_one_sentence(data, tmp_path):
     with pytest.raises(ComityError, match="no-such-folder") as caught:
         Paper(check_options(data, tmp_path / "out", "./no-such-folder"))
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.messages) == 1
 
 
 def test_a_folder_made_with_other_options_is_refused(finished):
@@ -422,13 +422,13 @@ def test_a_key_that_a_row_decides_cannot_be_set(data, tmp_path, tiny_checkpoint,
 @pytest.mark.parametrize(
     "override",
     [
-        "train.schedule=round-robin",
+        "train.task_sampling=round-robin",
         "train.balancer=pcgrad",
-        "train.best=similarity",
+        "train.select_by=similarity",
         "stages=[]",
         "tasks.sentiment.metric=macro_f1",
         "tasks.similarity.kind=regression",
-        "tasks.paraphrase.judge_only=true",
+        "tasks.paraphrase.eval_only=true",
     ],
 )
 def test_a_key_that_makes_a_row_the_papers_cannot_be_set(override):
@@ -436,7 +436,7 @@ def test_a_key_that_makes_a_row_the_papers_cannot_be_set(override):
     (base,) = (row for row in rows if row.name == "table1-base")
     with pytest.raises(ComityError, match=re.escape(override)):
         row_recipe("minilm", base, 0, [override])
-    assert row_recipe("minilm", base, 0, ["tasks.sentiment.dropout=0.1"])
+    assert row_recipe("minilm", base, 0, ["tasks.sentiment.head_dropout=0.1"])
 
 
 def test_what_an_encoder_has_seen_is_said_where_it_is_known():

@@ -35,7 +35,7 @@ def changed(**changes):
 def faults_of(recipe):
     with pytest.raises(ComityError) as caught:
         Recipe.from_dict(recipe, "r.toml")
-    return caught.value.faults
+    return caught.value.messages
 
 
 def test_defaults_are_the_papers_heads():
@@ -56,7 +56,7 @@ def test_defaults_are_the_papers_heads():
         ({"encoder__nmae": "x"}, ["encoder.nmae", 'did you mean "name"']),
         ({"train__lr": "fast"}, ["train.lr", "a number", '"fast"']),
         ({"train__seed": 1.5}, ["train.seed", "a whole number", "1.5"]),
-        ({"train__group_lengths": "yes"}, ["train.group_lengths", "true or false"]),
+        ({"train__group_by_length": "yes"}, ["train.group_by_length", "true or false"]),
         ({"tasks__mood__text": True}, ["tasks.mood.text", "got true"]),
         ({"tasks__mood__train": ...}, ["tasks.mood.train", "missing"]),
         ({"tasks__mood__kind": "clasification"}, ["kind", 'did you mean "classification"']),
@@ -75,7 +75,7 @@ def test_defaults_are_the_papers_heads():
         ({"tasks__alike__scale": [0, 0.5]}, ["tasks.alike.scale", "whole numbers"]),
         ({"tasks__mood__head": "bins"}, ["tasks.mood.head", "linear"]),
         ({"tasks__mood__metric": "pearson"}, ["tasks.mood.metric", "accuracy"]),
-        ({"train__best": "moood"}, ["train.best", 'did you mean "mood"']),
+        ({"train__select_by": "moood"}, ["train.select_by", 'did you mean "mood"']),
         ({"train__steps": 3, "train__epochs": 2}, ["train.steps", "not both"]),
         ({"tasks__a/b": MOOD}, ["tasks.a/b", "file name"]),
         ({"tasks__..": MOOD}, ["tasks...", "file name"]),
@@ -83,50 +83,59 @@ def test_defaults_are_the_papers_heads():
         ({"tasks__Mood": MOOD}, ["tasks.Mood", "case"]),
         ({"stages": [{"tasks": ["mood"]}]}, ["tasks.alike", "no stage"]),
         ({"tasks__mood__label": "text"}, ["tasks.mood", "text and label at once"]),
-        ({"tasks__mood__accumulate": 64}, ["tasks.mood.accumulate", "32"]),
+        ({"tasks__mood__micro_batches": 64}, ["tasks.mood.micro_batches", "32"]),
         ({"tasks__alike__texts": ["left"]}, ["tasks.alike.texts", "2"]),
         ({"tasks": ...}, ["tasks", "missing"]),
         ({"tasks__int": {"kind": "odd"}}, ["tasks.int.kind"]),
         ({"tasks__mood__kind": "multi-label", "tasks__mood__separator": ""}, ["separator"]),
-        ({"train__schedule": "annealed", "train__steps": 9}, ["steps", "annealed"]),
+        ({"train__task_sampling": "annealed", "train__steps": 9}, ["steps", "annealed"]),
         ({"train__freeze": "encoder", "tasks__alike__head": "cosine"}, ["tasks.alike.head"]),
-        ({"tasks__alike__metric": "rmse", "tasks__mood": ...}, ["train.best", "rmse"]),
+        ({"tasks__alike__metric": "rmse", "tasks__mood": ...}, ["train.select_by", "rmse"]),
         ({"stages": [{"tasks": ["moood"]}]}, ["stages.0.tasks", 'did you mean "mood"']),
         ({"stages": [{"data": {"mod": "x.csv"}}]}, ["stages.0.data.mod", 'did you mean "mood"']),
     ],
 )
 def test_faults_name_the_key(change, words):
-    faults = faults_of(changed(**change))
-    assert any(all(word in fault for word in words) for fault in faults), faults
-    assert all(fault.startswith("r.toml: ") and "\n" not in fault for fault in faults)
+    errors = faults_of(changed(**change))
+    assert any(all(word in fault for word in words) for fault in errors), errors
+    assert all(fault.startswith("r.toml: ") and "\n" not in fault for fault in errors)
 
 
 @pytest.mark.parametrize(
     ("change", "key"),
     [
         ({"tasks__mood__sampling_weight": 2.0}, "tasks.mood.sampling_weight"),
-        ({"train__schedule": "sequential", "train__balancer": "pcgrad"}, "train.balancer"),
-        ({"train__schedule": "proportional", "train__temperature": 3.0}, "train.temperature"),
-        ({"train__turns": 2}, "train.turns"),
+        ({"train__task_sampling": "sequential", "train__balancer": "pcgrad"}, "train.balancer"),
+        (
+            {"train__task_sampling": "proportional", "train__sampling_temperature": 3.0},
+            "train.sampling_temperature",
+        ),
+        ({"train__batches_per_step": 2}, "train.batches_per_step"),
         ({"train__balancer": "pcgrad", "tasks__alike": ...}, "train.balancer"),
-        ({"train__steps": 5, "train__epoch": "longest"}, "train.epoch"),
-        ({"train__schedule": "sequential", "train__epoch": "longest"}, "train.epoch"),
-        ({"train__freeze": "encoder", "train__layer_decay": 0.9}, "train.layer_decay"),
-        ({"train__watch": 5, "tasks__alike": ...}, "train.watch"),
+        ({"train__steps": 5, "train__epoch_ends": "longest"}, "train.epoch_ends"),
+        (
+            {"train__task_sampling": "sequential", "train__epoch_ends": "longest"},
+            "train.epoch_ends",
+        ),
+        ({"train__freeze": "encoder", "train__lr_layer_decay": 0.9}, "train.lr_layer_decay"),
+        ({"train__conflict_every": 5, "tasks__alike": ...}, "train.conflict_every"),
         ({"tasks__mood__separator": "|"}, "tasks.mood.separator"),
         ({"tasks__mood__scale": [0, 1]}, "tasks.mood.scale"),
-        ({"tasks__mood__decimal": ","}, "tasks.mood.decimal"),
+        ({"tasks__mood__decimal_mark": ","}, "tasks.mood.decimal_mark"),
         ({"tasks__mood__pooling": "cls"}, "tasks.mood.pooling"),
         ({"tasks__alike__classes": ["a", "b"]}, "tasks.alike.classes"),
         ({"tasks__alike__class_weights": "balanced"}, "tasks.alike.class_weights"),
         ({"tasks__alike__head": "cosine", "tasks__alike__head_lr": 1e-3}, "tasks.alike.head_lr"),
-        ({"tasks__alike__head": "cosine", "tasks__alike__dropout": 0.1}, "tasks.alike.dropout"),
+        (
+            {"tasks__alike__head": "cosine", "tasks__alike__head_dropout": 0.1},
+            "tasks.alike.head_dropout",
+        ),
         ({"tasks__mood__batch_size": 4, "tasks__mood__batch_tokens": 99}, "tasks.mood.batch_size"),
         ({"encoder__name": "minilm", "encoder__revision": "x"}, "encoder.revision"),
-        ({"stages": [{"turns": 3}, {}]}, "stages.0.turns"),
-        ({"stages": [{"carry": True}, {}]}, "stages.0.carry"),
+        ({"stages": [{"batches_per_step": 3}, {}]}, "stages.0.batches_per_step"),
+        ({"stages": [{"keep_optimizer_state": True}, {}]}, "stages.0.keep_optimizer_state"),
         ({"train__epochs": 2, "stages": [{"steps": 3}, {"epochs": 1}]}, "train.epochs"),
-        ({"train__balancer": "pcgrad", "train__watch": 7}, "train.watch"),
+        ({"train__balancer": "pcgrad", "train__conflict_every": 7}, "train.conflict_every"),
         (
             {"train__head_lr": 1e-3, "tasks__mood__head_lr": 1e-3, "tasks__alike__head_lr": 1e-3},
             "train.head_lr",
@@ -142,22 +151,25 @@ def test_faults_name_the_key(change, words):
     ],
 )
 def test_a_key_without_effect_is_an_error(change, key):
-    faults = faults_of(changed(**change))
-    assert any(f": {key}: " in fault for fault in faults), faults
-    assert any("no effect" in fault for fault in faults), faults
+    errors = faults_of(changed(**change))
+    assert any(f": {key}: " in fault for fault in errors), errors
+    assert any("no effect" in fault for fault in errors), errors
 
 
 def test_a_key_that_works_in_one_stage_is_no_error_in_another():
-    stages = [{"schedule": "temperature"}, {"tasks": ["mood"]}]
+    stages = [{"task_sampling": "temperature"}, {"tasks": ["mood"]}]
     recipe = changed(
-        train__temperature=3.0, train__balancer="pcgrad", train__turns=2, stages=stages
+        train__sampling_temperature=3.0,
+        train__balancer="pcgrad",
+        train__batches_per_step=2,
+        stages=stages,
     )
-    assert [stage.temperature for stage in Recipe.from_dict(recipe).stages] == [3.0, 3.0]
+    assert [stage.sampling_temperature for stage in Recipe.from_dict(recipe).stages] == [3.0, 3.0]
 
 
 def test_all_faults_are_listed():
-    faults = faults_of(changed(train__lr="x", train__sead=3, tasks__mood__kind="y"))
-    assert len(faults) == 3
+    errors = faults_of(changed(train__lr="x", train__sead=3, tasks__mood__kind="y"))
+    assert len(errors) == 3
 
 
 def test_stages_take_from_train_what_they_leave_out():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.csv_reader import delimited_rows
 from comity.tables.rows import Position, TableFormat
 
@@ -17,25 +17,25 @@ Read = tuple[list[tuple[int, tuple[str, ...]]], list[str]]
 
 
 def read(path: Path, content: str, columns: Any = ("text", "label"), **format: Any) -> Read:
-    """Rows of a file with `content`, and the sentences of all faults."""
+    """Rows of a file with `content`, and the sentences of all errors."""
     path.write_bytes(content.encode())
-    faults = Faults(limit=100)
+    errors = ErrorList(limit=100)
     rows: list[tuple[int, tuple[str, ...]]] = []
     try:
-        rows.extend(delimited_rows(path, columns, TableFormat(**format), faults))
-        faults.check()
+        rows.extend(delimited_rows(path, columns, TableFormat(**format), errors))
+        errors.check()
     except ComityError as error:
-        if faults and error.faults[0] not in (sentences := _sentences(faults)):
-            return rows, sentences + error.faults
-        return rows, error.faults
+        if errors and error.messages[0] not in (sentences := _sentences(errors)):
+            return rows, sentences + error.messages
+        return rows, error.messages
     return rows, []
 
 
-def _sentences(faults: Faults) -> list[str]:
+def _sentences(errors: ErrorList) -> list[str]:
     try:
-        faults.check()
+        errors.check()
     except ComityError as error:
-        return error.faults
+        return error.messages
     return []
 
 
@@ -362,11 +362,11 @@ def test_blank_lines(path: Path):
 
 def test_many_faults_are_counted_not_kept(path: Path):
     path.write_text("text,label\n" + "a\n" * 1000)
-    faults = Faults(limit=20)
-    assert list(delimited_rows(path, ["text"], TableFormat(), faults)) == []
-    assert faults.total == 1000
+    errors = ErrorList(limit=20)
+    assert list(delimited_rows(path, ["text"], TableFormat(), errors)) == []
+    assert errors.total == 1000
     with pytest.raises(ComityError, match="and 980 more"):
-        faults.check()
+        errors.check()
 
 
 # --- whatever the texts ---------------------------------------------------------------------------

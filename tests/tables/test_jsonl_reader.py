@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.jsonl_reader import json_names, json_rows
 from comity.tables.rows import NoValue, TableFormat, Value
 
@@ -16,18 +16,18 @@ Read = tuple[list[tuple[int, tuple[Value, ...]]], list[str]]
 
 
 def read(path: Path, content: str, columns: list[str]) -> Read:
-    """Rows of a file with `content`, and the sentences of all faults."""
+    """Rows of a file with `content`, and the sentences of all errors."""
     path.write_bytes(content.encode())
-    faults = Faults(limit=100)
+    errors = ErrorList(limit=100)
     rows: list[tuple[int, tuple[Value, ...]]] = []
     try:
-        rows.extend(json_rows(path, columns, TableFormat(), faults))
+        rows.extend(json_rows(path, columns, TableFormat(), errors))
     except ComityError as error:
-        faults.extend(error)
+        errors.extend(error)
     try:
-        faults.check()
+        errors.check()
     except ComityError as error:
-        return rows, error.faults
+        return rows, error.messages
     return rows, []
 
 
@@ -165,7 +165,7 @@ def test_nesting_without_end(path: Path, opening: str):
 
 def test_names_are_the_keys_of_all_lines(path: Path):
     path.write_text('{"b": 1, "a": {"c": 2}}\n\n{"d": 3, "b": 4}\n')
-    assert json_names(path, TableFormat(), Faults()) == ["b", "a", "d"]
+    assert json_names(path, TableFormat(), ErrorList()) == ["b", "a", "d"]
 
 
 SCALARS: st.SearchStrategy[Any] = st.one_of(

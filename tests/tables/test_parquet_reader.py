@@ -130,7 +130,7 @@ def test_every_row_group_in_order(tmp_path: Path):
 def faults_of(path: Path, columns: Sequence[str | int]) -> list[str]:
     with pytest.raises(ComityError) as error:
         list(parquet_rows(path, columns))
-    return error.value.faults
+    return error.value.messages
 
 
 def test_missing_columns(tmp_path: Path):
@@ -191,7 +191,7 @@ def test_damaged_files_give_rows_or_one_fault(
     try:
         list(parquet_rows(path, ["text", "tags", "n"]))
     except ComityError as error:
-        assert all(str(path) in sentence for sentence in error.faults)
+        assert all(str(path) in sentence for sentence in error.messages)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.reader import column_names, describe, read_table
 from comity.tables.rows import NoValue, TableFormat, Value
 
@@ -18,20 +18,20 @@ Read = tuple[list[tuple[int, tuple[Value, ...]]], list[str]]
 
 
 def read(path: Path, columns: list[str] | list[int], **format: Any) -> Read:
-    """The rows as plain tuples, and the sentences of the faults."""
-    faults = Faults(limit=100)
+    """The rows as plain tuples, and the sentences of the errors."""
+    errors = ErrorList(limit=100)
     rows = [
-        (row.line, row.values) for row in read_table(path, columns, TableFormat(**format), faults)
+        (row.line, row.values) for row in read_table(path, columns, TableFormat(**format), errors)
     ]
     try:
-        faults.check()
+        errors.check()
     except ComityError as error:
-        return rows, error.faults
+        return rows, error.messages
     return rows, []
 
 
 def values(path: Path, columns: list[str] | list[int], **format: Any) -> list[tuple[Value, ...]]:
-    """The values of a table that has no faults."""
+    """The values of a table that has no errors."""
     rows, sentences = read(path, columns, **format)
     assert sentences == []
     return [row for _, row in rows]

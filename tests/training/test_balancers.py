@@ -607,7 +607,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
         sentence = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
         with pytest.raises(ComityError) as error:
             check_installed(name)
-        assert error.value.faults == [sentence]
+        assert error.value.messages == [sentence]
         with pytest.raises(ComityError, match="needs torchjd"):
             BALANCERS[name](torch.eye(2), [[1], [0]], {})
     for name in set(BALANCERS) - set(TORCHJD):

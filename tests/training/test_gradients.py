@@ -5,9 +5,9 @@ import pytest
 import torch
 from tests.helpers import two_tasks, write_two_tasks
 
-from comity.data.task_sampling import Turn
+from comity.data.task_sampling import PlannedBatch
 from comity.losses.task_losses import head_loss
-from comity.model.multitask import TaskInput, to_packed
+from comity.model.multitask import ModelInput, to_packed
 from comity.model.parameters import SHARED, FlatParameters
 from comity.training.gradients import Gradients
 from comity.training.optim import adamw, segment_rates
@@ -33,7 +33,7 @@ def make_trainer(folder, checkpoint, **changes) -> Trainer:
 
 
 def first_batches(trainer: Trainer) -> list[Batch]:
-    return [trainer._batch(trainer.plans[0], Turn(task, 0)) for task in range(2)]
+    return [trainer._batch(trainer.plans[0], PlannedBatch(task, 0)) for task in range(2)]
 
 
 def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     places = np.concatenate([part.places for part in batch.parts])
     data, spec = prepared.tasks[batch.task], model.tasks[batch.task]
     packed = batch.split.pack(places, spec.views, prepared.template, data.max_length)
-    given = TaskInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+    given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
     (outputs,) = model([given])
     wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
     loss = head_loss(spec.target, outputs, wanted)
@@ -73,7 +73,7 @@ def test_masters_hold_the_checkpoints_numbers(tmp_path, tiny_checkpoint):
     prepared = prepare(two_tasks(tiny_checkpoint), tmp_path)
     before = {k: v.detach().clone() for k, v in prepared.encoder.named_parameters()}
     model = prepared.model()
-    flat = FlatParameters(model.pieces(), torch.bfloat16, torch.device("cpu"))
+    flat = FlatParameters(model.owned_parameters(), torch.bfloat16, torch.device("cpu"))
     for name, master in flat.masters_by_name().items():
         if name.startswith("encoder."):
             assert torch.equal(master, before[name.removeprefix("encoder.")])
@@ -167,10 +167,10 @@ def test_accumulation_is_exact(tmp_path, tiny_checkpoint, balancer):
             tiny_checkpoint,
             encoder__dropout=0.0,
             train__balancer=balancer,
-            tasks__mood__accumulate=parts,
+            tasks__mood__micro_batches=parts,
             tasks__mood__class_weights={"up": 3.0, "down": 0.5},
-            tasks__alike__accumulate=parts,
-            tasks__alike__weight=0.7,
+            tasks__alike__micro_batches=parts,
+            tasks__alike__loss_weight=0.7,
         )
         batches = first_batches(trainer)
         assert [len(batch.parts) for batch in batches] == [parts, parts]
@@ -186,7 +186,7 @@ def test_the_tasks_weight_multiplies_its_row(tmp_path, tiny_checkpoint):
     grams = []
     for weight in (1.0, 3.0):
         trainer = make_trainer(
-            tmp_path, tiny_checkpoint, encoder__dropout=0.0, tasks__alike__weight=weight
+            tmp_path, tiny_checkpoint, encoder__dropout=0.0, tasks__alike__loss_weight=weight
         )
         trainer.backward.fill(trainer.gradients, first_batches(trainer), False, 0)
         grams.append(trainer.gradients.gramian())
@@ -220,7 +220,7 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
     state = {name: [torch.zeros_like(v), torch.zeros_like(v), 0] for name, v in expected.items()}
     frozen = trainer.gradients.frozen_layers
     for step, present in enumerate((TASKS, ["alike"], TASKS)):
-        batches = [trainer._batch(plan, Turn(TASKS.index(name), step)) for name in present]
+        batches = [trainer._batch(plan, PlannedBatch(TASKS.index(name), step)) for name in present]
         plain = [plain_gradients(trainer, batch) for batch in batches]
         _, tasks = trainer.backward.fill(trainer.gradients, batches, False, step)
         weights = [0.8, 1.3][: len(tasks)]
@@ -230,7 +230,7 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
             present=set(tasks),
             frozen_layers=frozen,
             top_layer=3,
-            layer_decay=0.5,
+            lr_layer_decay=0.5,
         )
         trainer.optimizer.update(trainer.gradients, weights, 0.5, rates)
         for piece in flat.pieces:

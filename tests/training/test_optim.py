@@ -129,7 +129,7 @@ def test_rates_of_segments():
         present={"here"},
         frozen_layers=1,
         top_layer=3,
-        layer_decay=0.5,
+        lr_layer_decay=0.5,
     )
     assert rate_of(Segment(SHARED, 3, True, False, 0, 1)) == pytest.approx(0.1)
     assert rate_of(Segment(SHARED, 1, True, False, 0, 1)) == pytest.approx(0.1 * 0.25)

@@ -9,9 +9,9 @@ import torch
 from tests.helpers import two_tasks, write_csv, write_two_tasks
 from torch import Tensor
 
-from comity.data.task_sampling import Turn
+from comity.data.task_sampling import PlannedBatch
 from comity.losses.task_losses import head_loss
-from comity.model.multitask import TaskInput, to_packed
+from comity.model.multitask import ModelInput, to_packed
 from comity.model.parameters import SHARED
 from comity.model.reference import padded_forward
 from comity.runs import RunDirectory
@@ -25,23 +25,23 @@ LOSS_WEIGHT = 5.0
 HEAD_RATES = {"mood": 0.02, "alike": 0.004}
 CLIP = 0.4
 STAGES = [
-    {"steps": 5, "lr": 3e-3, "warmup": 2, "decay": "cosine", "layer_decay": 0.5},
+    {"steps": 5, "lr": 3e-3, "warmup": 2, "lr_schedule": "cosine", "lr_layer_decay": 0.5},
     {"steps": 4, "lr": 1e-3, "warmup": 0.5, "freeze": 1},
 ]
 
 
 def make_recipe(checkpoint, carry: bool, **changes):
-    stages = [STAGES[0], {**STAGES[1], "carry": carry}]
+    stages = [STAGES[0], {**STAGES[1], "keep_optimizer_state": carry}]
     keys = {
         "encoder__dropout": 0.0,
         "train__balancer": "pcgrad",
-        "train__clip": CLIP,
+        "train__max_grad_norm": CLIP,
         "train__epochs": ...,
         "train__lr": ...,
         "train__head_lr": HEAD_RATES["alike"],
         "tasks__mood__head_lr": HEAD_RATES["mood"],
         "tasks__mood__class_weights": CLASS_WEIGHTS,
-        "tasks__alike__weight": LOSS_WEIGHT,
+        "tasks__alike__loss_weight": LOSS_WEIGHT,
         "stages": stages,
         **changes,
     }
@@ -59,14 +59,14 @@ class Reference:
         self.step = 0
         self.clipped = self.projected = 0
 
-    def gradients(self, plan: StagePlan, turn: Turn) -> dict[str, Tensor]:
+    def gradients(self, plan: StagePlan, turn: PlannedBatch) -> dict[str, Tensor]:
         """Autograd's gradient of one task's weighted mean loss."""
         trainer = self.trainer
         batch = trainer._batch(plan, turn)
         data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
         places = np.concatenate([part.places for part in batch.parts])
         packed = batch.split.pack(places, spec.views, trainer.prepared.template, data.max_length)
-        given = TaskInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+        given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
         for piece in self.pieces:
             piece.parameter.data.copy_(self.values[piece.name])
             piece.parameter.requires_grad_(True)
@@ -101,7 +101,7 @@ class Reference:
         for piece in trained:
             stop = start + piece.parameter.numel()
             gradient = combined[start:stop].view(piece.parameter.shape) * factor
-            rate = plan.stage.lr * plan.stage.layer_decay ** (3 - piece.layer)
+            rate = plan.stage.lr * plan.stage.lr_layer_decay ** (3 - piece.layer)
             self.adamw(piece.name, gradient, rate * self.shape(plan, number), piece.decays)
             start = stop
         for piece in self.pieces:
@@ -130,7 +130,9 @@ class Reference:
         if number < 2:
             return (number + 1) / 2
         done = (number - 2) / (steps - 2)
-        return (1 + math.cos(math.pi * done)) / 2 if plan.stage.decay == "cosine" else 1 - done
+        return (
+            (1 + math.cos(math.pi * done)) / 2 if plan.stage.lr_schedule == "cosine" else 1 - done
+        )
 
     def adamw(self, name: str, gradient: Tensor, rate: float, decays: bool) -> None:
         first, second, count = self.moments.get(name) or [0.0, 0.0, 0]
@@ -225,7 +227,7 @@ def test_the_heads_dropout_acts(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     losses = []
     for rate in (0.0, 0.5):
-        recipe = make_recipe(tiny_checkpoint, False, tasks__mood__dropout=rate)
+        recipe = make_recipe(tiny_checkpoint, False, tasks__mood__head_dropout=rate)
         trainer = Trainer(prepare(recipe, tmp_path))
         plan = trainer.plans[0]
         trainer.start_stage(plan)
@@ -271,7 +273,7 @@ def test_balanced_weights_count_the_stages_own_rows(tmp_path, tiny_checkpoint):
         stages=[{"data": {"mood": "other.csv"}}],
     )
     trainer = Trainer(prepare(recipe, tmp_path))
-    batch = trainer._batch(trainer.plans[0], Turn(0, 0))
+    batch = trainer._batch(trainer.plans[0], PlannedBatch(0, 0))
     assert len(batch.split) == 4  # the stage's own file
     weights = trainer.backward._weights_of("mood", batch.split)
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 2.0]))

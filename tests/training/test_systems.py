@@ -110,10 +110,10 @@ def test_the_contrastive_objective_stands_beside_the_head(
 def test_the_plan_says_that_accumulation_adds_no_negatives(folder, tiny_checkpoint, capsys):
     changes = {"tasks__alike__objectives": CONTRASTIVE}
     for parts in (1, 2):
-        recipe = two_tasks(tiny_checkpoint, tasks__alike__accumulate=parts, **changes)
+        recipe = two_tasks(tiny_checkpoint, tasks__alike__micro_batches=parts, **changes)
         show_plan(plan_summary(Trainer(prepare(recipe, folder)), None))
         said = (
-            "alike: its objectives compare the rows of one of the 2 parts"
+            "alike: its objectives compare only the rows of one micro-batch (2 in a batch)"
             in capsys.readouterr().out
         )
         assert said == (parts == 2)
@@ -124,9 +124,9 @@ def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
     recipe = two_tasks(
         tiny_checkpoint,
         encoder__dropout=0.0,
-        train__weighting="uncertainty",
+        train__loss_weighting="uncertainty",
         tasks__alike__objectives=[{"loss": "cosent"}, {"loss": "ranking", "symmetric": True}],
-        tasks__alike__layers=2,
+        tasks__alike__head_layers=2,
         tasks__alike__add_norm=True,
     )
     trainer = Trainer(prepare(recipe, folder))
@@ -181,10 +181,10 @@ def test_deeper_heads_by_hand():
 def test_deeper_heads_train_and_load(folder, tmp_path, tiny_checkpoint, layers, interaction):
     recipe = two_tasks(
         tiny_checkpoint,
-        tasks__alike__layers=layers,
+        tasks__alike__head_layers=layers,
         tasks__alike__add_norm=True,
         tasks__alike__interaction=interaction,
-        tasks__mood__layers=layers,
+        tasks__mood__head_layers=layers,
     )
     run = train(recipe, folder, tmp_path / "run")
     score = run.best()["tasks"]["alike"]["value"]
@@ -214,7 +214,7 @@ def test_an_interaction_head_is_what_its_formula_says(folder, tiny_checkpoint):
 
 def test_learned_weights_move_and_are_not_part_of_the_encoders_row(folder, tiny_checkpoint):
     recipe = two_tasks(
-        tiny_checkpoint, train__weighting="uncertainty", train__head_lr=0.1, train__epochs=2
+        tiny_checkpoint, train__loss_weighting="uncertainty", train__head_lr=0.1, train__epochs=2
     )
     trainer = Trainer(prepare(recipe, folder))
     plan = trainer.plans[0]
@@ -240,7 +240,7 @@ def test_uncertainty_by_hand():
 
 
 def in_domain(checkpoint, **changes) -> Recipe:
-    own = {"file": "twins.csv", "label": "twin", "map": {"0": 0, "1.0": 5}}
+    own = {"file": "twins.csv", "label": "twin", "label_map": {"0": 0, "1.0": 5}}
     stages = [
         {"tasks": ["alike"], "epochs": 1, "data": {"alike": own}},
         {"epochs": 1, **changes},
@@ -262,12 +262,12 @@ def test_a_label_that_the_map_lacks_is_named_with_its_line(folder, tiny_checkpoi
     write_csv(folder / "twins.csv", ["a", "b", "twin"], [("a", "b", 0), ("c", "d", "maybe")])
     with pytest.raises(ComityError) as caught:
         prepare(in_domain(tiny_checkpoint), folder)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.messages
     assert 'twins.csv:3: the label "maybe" is not in the map of the stage (0, 1.0)' in fault
 
 
 def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkpoint):
-    recipe = two_tasks(tiny_checkpoint, tasks__mood__judge_only=True, train__best="alike")
+    recipe = two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, train__select_by="alike")
     trainer = Trainer(prepare(recipe, folder))
     before = {n: t.clone() for n, t in trainer.flat.masters_by_name().items()}
     trainer.run(RunDirectory.create(tmp_path / "run"))
@@ -280,7 +280,7 @@ def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkp
 
 
 def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, tiny_checkpoint):
-    changes = {"tasks__mood__judge_only": True, "train__epochs": 3}
+    changes = {"tasks__mood__eval_only": True, "train__epochs": 3}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     evaluations = [e for e in run.metrics() if e["type"] == "evaluation"]
     alike = [e["tasks"]["alike"]["value"] for e in evaluations]
@@ -289,7 +289,7 @@ def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, 
 
 
 def test_what_no_stage_trained_gives_no_embeddings(folder, tmp_path, tiny_checkpoint):
-    changes = {"tasks__alike__judge_only": True, "tasks__alike__interaction": True}
+    changes = {"tasks__alike__eval_only": True, "tasks__alike__interaction": True}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     with pytest.raises(ComityError, match="embeddings: no task of this run trains any"):
         load(run.path).encode(["a house"])
@@ -299,15 +299,15 @@ def test_numbers_of_a_map_are_read_whatever_the_tasks_decimal_mark(folder, tiny_
     rows = [(a, b, str(score).replace(".", ",")) for a, b, score in alike_rows(0, 10)]
     write_csv(folder / "alike.csv", ["a", "b", "score"], rows)
     write_csv(folder / "alike-dev.csv", ["a", "b", "score"], rows)
-    own = {"file": "twins.csv", "label": "twin", "map": {"0": 0.5, "1": 5}}
+    own = {"file": "twins.csv", "label": "twin", "label_map": {"0": 0.5, "1": 5}}
     stages = [{"tasks": ["alike"], "data": {"alike": own}}, {}]
-    recipe = two_tasks(tiny_checkpoint, stages=stages, tasks__alike__decimal=",")
+    recipe = two_tasks(tiny_checkpoint, stages=stages, tasks__alike__decimal_mark=",")
     mapped = prepare(recipe, folder).tasks["alike"].stage_train["twins.csv"]
     assert set(mapped.targets.tolist()) == {0.5, 5.0}
 
 
 def test_sampling_weights_count_where_turns_are_drawn(folder, tiny_checkpoint):
-    stages = [{"epochs": 1}, {"epochs": 1, "schedule": "proportional"}]
+    stages = [{"epochs": 1}, {"epochs": 1, "task_sampling": "proportional"}]
     changes = {"stages": stages, "train__epochs": ..., "tasks__mood__sampling_weight": 2.0}
     plans = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
     assert [plan.tasks[0].sampling_weight for plan in plans] == [1.0, 2.0]
@@ -324,7 +324,7 @@ def test_truncated_scores_are_learned_as_the_whole_number_below(folder, tiny_che
 
 def masked_recipe(checkpoint, **changes) -> Recipe:
     stages = [
-        {"objective": "masked-language-model", "epochs": 1, "lr": 5e-3},
+        {"train_on": "masked-words", "epochs": 1, "lr": 5e-3},
         {"epochs": 1},
     ]
     return two_tasks(checkpoint, stages=stages, train__epochs=..., **changes)
@@ -378,7 +378,7 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
 
 
 def test_masked_words_are_learned(folder, tmp_path, tiny_checkpoint):
-    stage = {"objective": "masked-language-model", "epochs": 20, "lr": 5e-3}
+    stage = {"train_on": "masked-words", "epochs": 20, "lr": 5e-3}
     recipe = two_tasks(tiny_checkpoint, stages=[stage, {"steps": 1}], train__epochs=...)
     run = train(recipe, folder, tmp_path / "run")
     losses = [e["loss"] for e in run.metrics() if e["type"] == "train"]
@@ -406,7 +406,7 @@ def test_a_masked_run_resumes_within_the_stage_and_at_its_end(folder, tmp_path, 
 
 
 def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoint):
-    stages = [{"objective": "masked-language-model", "epochs": 6}, {"epochs": 2}]
+    stages = [{"train_on": "masked-words", "epochs": 6}, {"epochs": 2}]
     changes = {"stages": stages, "train__epochs": ..., "train__patience": 1}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     end = run.metrics()[-1]
@@ -415,8 +415,8 @@ def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoi
 
 
 def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpoint):
-    judged = {"tasks__mood__judge_only": True, "tasks__alike__judge_only": True}
-    stages = [{"objective": "masked-language-model", "epochs": 2}]
+    judged = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
+    stages = [{"train_on": "masked-words", "epochs": 2}]
     recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **judged)
     run = train(recipe, folder, tmp_path / "run")
     last = [e for e in run.metrics() if e["type"] == "evaluation"][-1]
@@ -436,22 +436,22 @@ def test_a_head_over_words_at_random_is_said(folder, tiny_checkpoint):
 
 
 def test_freezing_every_layer_leaves_masked_words_nothing(folder, tiny_checkpoint):
-    stages = [{"objective": "masked-language-model", "freeze": 2}, {}]
+    stages = [{"train_on": "masked-words", "freeze": 2}, {}]
     with pytest.raises(ComityError, match="with all 2 layers frozen masked words train nothing"):
         prepare(two_tasks(tiny_checkpoint, stages=stages), folder)
 
 
 def test_a_task_of_masked_words_alone_is_trained_by_no_stage(tiny_checkpoint):
-    stages = [{"objective": "masked-language-model"}, {"tasks": ["mood"]}]
+    stages = [{"train_on": "masked-words"}, {"tasks": ["mood"]}]
     with pytest.raises(ComityError, match=r"tasks.alike: no stage trains this task"):
         two_tasks(tiny_checkpoint, stages=stages)
-    assert two_tasks(tiny_checkpoint, stages=stages, tasks__alike__judge_only=True)
+    assert two_tasks(tiny_checkpoint, stages=stages, tasks__alike__eval_only=True)
 
 
 def test_a_masked_stage_has_nothing_to_balance(tiny_checkpoint):
     recipe = masked_recipe(tiny_checkpoint, train__balancer="gradvac")
     assert [stage.balancer for stage in recipe.stages] == ["sum", "gradvac"]
-    stages = [{"objective": "masked-language-model", "balancer": "gradvac"}, {}]
+    stages = [{"train_on": "masked-words", "balancer": "gradvac"}, {}]
     with pytest.raises(ComityError, match=r"stages.0.balancer: has no effect here \(masked words"):
         two_tasks(tiny_checkpoint, stages=stages)
 
@@ -509,27 +509,27 @@ FAULTS = {
     "tasks__mood__pooling": ("cls", "tasks.mood.pooling: has no effect here"),
     "tasks__mood__add_norm": (True, "tasks.mood.add_norm: has no effect here"),
     "tasks__alike__rounding": ("down", "tasks.alike.rounding: has no effect here"),
-    "tasks__alike__layers": (5, "tasks.alike.layers: expected"),
+    "tasks__alike__head_layers": (5, "tasks.alike.head_layers: expected"),
     "tasks__alike__objectives": (
-        [{"loss": "contrastive", "scale": 3.0}],
-        "tasks.alike.objectives.0.scale: has no effect here",
+        [{"loss": "contrastive", "cosine_scale": 3.0}],
+        "tasks.alike.objectives.0.cosine_scale: has no effect here",
     ),
     "stages": (
         [{"data": {"alike": {"file": "x.csv", "colour": 1}}}],
         'stages.0.data.alike.colour: unknown key "colour" in [stages.0.data.alike]',
     ),
-    "train__weighting": ("uncertainty", "tasks.alike.weight: has no effect here"),
+    "train__loss_weighting": ("uncertainty", "tasks.alike.loss_weight: has no effect here"),
     "train__freeze": ("encoder", "tasks.alike.objectives: embeddings cannot move"),
     "tasks__alike__view": ("first", "tasks.alike.view: objectives read both texts apart"),
 }
 ALSO = {
-    "train__weighting": {"tasks__alike__weight": 2.0},
+    "train__loss_weighting": {"tasks__alike__loss_weight": 2.0},
     "train__freeze": {"tasks__alike__objectives": CONTRASTIVE},
     "tasks__alike__view": {"tasks__alike__objectives": CONTRASTIVE},
 }
 OWN_FILES = [
-    ({"map": {"0": 0, "0.0": 5}}, "stages.0.data.alike.map: names each"),
-    ({"map": {}}, "stages.0.data.alike.map: names each"),
+    ({"label_map": {"0": 0, "0.0": 5}}, "stages.0.data.alike.label_map: names each"),
+    ({"label_map": {}}, "stages.0.data.alike.label_map: names each"),
     ({"texts": ["a", "a"]}, "stages.0.data.alike.texts: both texts are the column a"),
     ({"text": "a"}, "stages.0.data.alike.text: the task alike has another number of texts"),
 ]
@@ -540,7 +540,7 @@ def test_a_stages_own_file_is_checked_as_the_tasks(tiny_checkpoint, own, sentenc
     stages = [{"data": {"alike": {"file": "x.csv", **own}}}]
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, stages=stages)
-    assert any(sentence in fault for fault in caught.value.faults), caught.value.faults
+    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
 
 
 @pytest.mark.parametrize("key", FAULTS)
@@ -549,17 +549,17 @@ def test_a_key_without_effect_is_named(tiny_checkpoint, key):
     changes = {key: value} | ALSO.get(key, {})
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, **changes)
-    assert any(sentence in fault for fault in caught.value.faults), caught.value.faults
+    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
 
 
 def test_a_stage_cannot_train_what_is_judged_only(tiny_checkpoint):
     stages = [{"tasks": ["mood", "alike"]}]
     with pytest.raises(ComityError, match=r'stages.0.tasks: "mood" is judged only'):
-        two_tasks(tiny_checkpoint, tasks__mood__judge_only=True, stages=stages)
+        two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, stages=stages)
 
 
 def test_a_recipe_that_trains_nothing_is_refused(tiny_checkpoint):
-    nothing = {"tasks__mood__judge_only": True, "tasks__alike__judge_only": True}
+    nothing = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
     with pytest.raises(ComityError, match="every task is judged only"):
         two_tasks(tiny_checkpoint, **nothing)
 

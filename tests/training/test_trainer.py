@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_run_however_often_it_is_judged(
 ):
     recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", train__steps=6, train__epochs=...)
     runs = [train(recipe, folder, tmp_path / f"run{n}") for n in range(2)]
-    changes = {"train__evaluate_every": 1, "train__train_sample": 3}
+    changes = {"train__evaluate_every": 1, "train__eval_train_rows": 3}
     often = two_tasks(
         tiny_checkpoint, train__balancer="pcgrad", train__steps=6, train__epochs=..., **changes
     )
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_run_however_often_it_is_judged(
 def test_probing_for_conflict_changes_nothing(folder, tmp_path, tiny_checkpoint):
     runs = []
     for watch in (0, 2):
-        recipe = two_tasks(tiny_checkpoint, train__watch=watch, train__epochs=2)
+        recipe = two_tasks(tiny_checkpoint, train__conflict_every=watch, train__epochs=2)
         runs.append(train(recipe, folder, tmp_path / f"run{watch}"))
     assert same(weights(runs[0]), weights(runs[1]))
     kinds = [{entry["type"] for entry in run.metrics()} for run in runs]
@@ -119,11 +119,13 @@ def test_probing_for_conflict_changes_nothing(folder, tmp_path, tiny_checkpoint)
     assert "conflict" in kinds[1]
 
 
-@pytest.mark.parametrize("schedule", ["round-robin", "sequential", "proportional"])
-def test_a_resumed_run_ends_where_the_whole_one_does(folder, tmp_path, tiny_checkpoint, schedule):
+@pytest.mark.parametrize("task_sampling", ["round-robin", "sequential", "proportional"])
+def test_a_resumed_run_ends_where_the_whole_one_does(
+    folder, tmp_path, tiny_checkpoint, task_sampling
+):
     """Stopped by a fault between evaluations; two stages, so that the stage is resumed too."""
     changes = {
-        "train__schedule": schedule,
+        "train__task_sampling": task_sampling,
         "train__evaluate_every": 2,
         "stages": [{"steps": 5}, {"steps": 5, "lr": 5e-4}],
     }
@@ -183,7 +185,11 @@ def test_a_resumed_run_computes_in_the_dtype_it_recorded(
 
 def test_a_task_may_be_named_shared(folder, tmp_path, tiny_checkpoint):
     section = two_tasks(tiny_checkpoint).to_dict()["tasks"]["alike"]
-    changes = {"tasks__shared": section, "tasks__alike": ..., "train__schedule": "proportional"}
+    changes = {
+        "tasks__shared": section,
+        "tasks__alike": ...,
+        "train__task_sampling": "proportional",
+    }
     recipe = two_tasks(tiny_checkpoint, train__evaluate_every=2, **changes)
     whole = train(recipe, folder, tmp_path / "whole")
 
@@ -219,7 +225,7 @@ def test_outputs_that_are_not_finite_have_no_score(folder, tmp_path, tiny_checkp
 
 
 def test_judged_at_the_end_of_the_longest_tasks_passes(folder, tiny_checkpoint):
-    changes = {"train__epoch": "longest", "train__epochs": 3}
+    changes = {"train__epoch_ends": "longest", "train__epochs": 3}
     (plan,) = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
     assert plan.evaluations == {5, 10, 15}  # 36 rows in batches of 8
 
@@ -301,7 +307,7 @@ def test_patience_stops_a_run_that_no_longer_gains(folder, tmp_path, tiny_checkp
 
 
 def test_the_best_is_kept_by_the_named_task(folder, tmp_path, tiny_checkpoint):
-    changes = {"train__best": "alike", "train__epochs": 4}
+    changes = {"train__select_by": "alike", "train__epochs": 4}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     evaluations = [e for e in run.metrics() if e["type"] == "evaluation"]
     values = [e["tasks"]["alike"]["value"] for e in evaluations]
@@ -351,7 +357,7 @@ def test_two_tasks_of_one_table_split_it_alike(tmp_path, tiny_checkpoint):
     rows = [(f"text {n}", "up" if n % 2 else "down", n % 3 or "") for n in range(60)]
     write_csv(tmp_path / "t.csv", ["text", "mood", "kind"], rows)
     task = {"kind": "classification", "train": "t.csv", "dev": 0.25, "text": "text"}
-    kind = {**task, "label": "kind", "missing": "skip"}
+    kind = {**task, "label": "kind", "missing_labels": "skip"}
     tasks = {"mood": {**task, "label": "mood"}, "kind": kind}
     recipe = Recipe.from_dict({"encoder": {"name": str(tiny_checkpoint)}, "tasks": tasks})
     prepared = prepare(recipe, tmp_path)
@@ -363,7 +369,7 @@ def test_two_tasks_of_one_table_split_it_alike(tmp_path, tiny_checkpoint):
 def test_a_stages_own_file_is_looked_at_too(folder, tiny_checkpoint):
     rows = [(mood_rows(1000, 1)[0][0], "up"), ("", "down"), ("nice tea", ""), ("sad tea", "down")]
     write_csv(folder / "other.csv", ["text", "mood"], [*rows, ("good tea", "up")])
-    changes = {"tasks__mood__missing": "skip", "stages": [{"data": {"mood": "other.csv"}}]}
+    changes = {"tasks__mood__missing_labels": "skip", "stages": [{"data": {"mood": "other.csv"}}]}
     prepared = prepare(two_tasks(tiny_checkpoint, **changes), folder)
     assert any("other.csv:2" in leak for leak in prepared.leaks)
     assert any("1 rows of" in note and "other.csv" in note for note in prepared.notes)
@@ -372,7 +378,9 @@ def test_a_stages_own_file_is_looked_at_too(folder, tiny_checkpoint):
     assert len(dropped.tasks["mood"].stage_train["other.csv"]) == 3
 
 
-@pytest.mark.parametrize("changes", [{"tasks__mood__dev": 0.5}, {"tasks__mood__empty": "drop"}])
+@pytest.mark.parametrize(
+    "changes", [{"tasks__mood__dev": 0.5}, {"tasks__mood__empty_texts": "drop"}]
+)
 def test_one_class_that_is_left_is_an_error(tmp_path, tiny_checkpoint, changes):
     write_csv(tmp_path / "mood.csv", ["text", "mood"], [("", "up"), ("bad", "down")])
     write_csv(tmp_path / "mood-dev.csv", ["text", "mood"], [("bad", "down")])
@@ -498,14 +506,14 @@ def test_tr_04_a_last_batch_of_one_row(shared, tmp_path, tiny_checkpoint, kind, 
     np.testing.assert_allclose(few, one, atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["round-robin", "proportional", "temperature"])
-def test_tr_06_three_tasks_of_unequal_size(shared, tmp_path, tiny_checkpoint, schedule):
+@pytest.mark.parametrize("task_sampling", ["round-robin", "proportional", "temperature"])
+def test_tr_06_three_tasks_of_unequal_size(shared, tmp_path, tiny_checkpoint, task_sampling):
     folder = shared / "cases" / "files" / "TR-06"
     names = ["big", "mid", "small"]
     task = {"kind": "classification", "text": "text", "label": "label"}
     tasks = {n: {**task, "train": f"{n}.csv", "dev": f"{n}.csv"} for n in names}
-    settings = {"precision": "float32", "batch_size": 4, "schedule": schedule}
-    settings |= {"steps": 10} if schedule == "round-robin" else {"epochs": 1}
+    settings = {"precision": "float32", "batch_size": 4, "task_sampling": task_sampling}
+    settings |= {"steps": 10} if task_sampling == "round-robin" else {"epochs": 1}
     recipe = Recipe.from_dict(
         {"encoder": {"name": str(tiny_checkpoint)}, "train": settings, "tasks": tasks}
     )
@@ -518,12 +526,12 @@ def test_tr_06_three_tasks_of_unequal_size(shared, tmp_path, tiny_checkpoint, sc
     for name, count in seen.counts.items():
         rows = list(chain.from_iterable(seen.rows.get(name, [])))
         assert count.rows_never_seen == count.rows - len(set(rows))
-    if schedule == "round-robin":
+    if task_sampling == "round-robin":
         assert counted == {"big": 40, "mid": 34, "small": 30}
         passes = [list(chain(*seen.rows["mid"][p : p + 3])) for p in (0, 3, 6)]
         assert all(sorted(one) == list(range(10)) for one in passes)
         assert passes[0] != passes[1] != passes[2]
-    if schedule == "proportional":
+    if task_sampling == "proportional":
         assert counted == {"big": 40, "mid": 10, "small": 3}
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except ComityError as error:
-        for fault in error.faults:
+        for fault in error.messages:
             print(f"error: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -251,7 +251,7 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps(summary, allow_nan=False))
     else:
         show_data(summary)
-        print(f"{options.recipe}: no faults found")
+        print(f"{options.recipe}: no errors found")
     return 0
 
 

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.reader import Own, column_names, own_names, row_texts, whole_rows
 from comity.tables.rows import CHUNK, DELIMITED, JSON_LINES, PARQUET, TableFormat
 from comity.tables.writer import check_output, table_writer
@@ -155,33 +155,33 @@ def _checked(
     format: TableFormat,
 ) -> tuple[list[str], Rows]:
     """The table's column names and rows, once nothing is wrong with them or the arguments."""
-    faults = Faults()
-    _check_arguments(columns, batch_size, drop_similar, faults)
-    _check_format(path, format, faults)
+    errors = ErrorList()
+    _check_arguments(columns, batch_size, drop_similar, errors)
+    _check_format(path, format, errors)
     try:
         _check_new(path, output)
     except ComityError as error:
-        faults.extend(error)
-    names, rows = _read(path, columns, format, faults)
-    faults.check()
+        errors.extend(error)
+    names, rows = _read(path, columns, format, errors)
+    errors.check()
     return names, rows
 
 
 def _check_arguments(
-    columns: Sequence[str | int], batch_size: int, drop_similar: float | None, faults: Faults
+    columns: Sequence[str | int], batch_size: int, drop_similar: float | None, errors: ErrorList
 ) -> None:
     if not columns:
-        faults.add("--column: name at least one column to translate")
+        errors.add("--column: name at least one column to translate")
     for column, times in Counter(str(column).strip() for column in columns).items():
         if times > 1:
-            faults.add(f'--column: "{column}" is named {times} times; name it once')
+            errors.add(f'--column: "{column}" is named {times} times; name it once')
     if batch_size < 1:
-        faults.add(f"--batch-size: {batch_size} is no number of texts; give 1 or more")
+        errors.add(f"--batch-size: {batch_size} is no number of texts; give 1 or more")
     if drop_similar is not None and not 0 < drop_similar <= 1:
-        faults.add(f"--drop-similar: {drop_similar} is no share; give more than 0 and at most 1")
+        errors.add(f"--drop-similar: {drop_similar} is no share; give more than 0 and at most 1")
 
 
-def _check_format(path: Path, format: TableFormat, faults: Faults) -> None:
+def _check_format(path: Path, format: TableFormat, errors: ErrorList) -> None:
     """How text is read has no effect on a file that is none."""
     ending = path.suffix.lower()
     idle = ["delimiter", "header", "quoting"] if ending in JSON_LINES + PARQUET else []
@@ -189,7 +189,7 @@ def _check_format(path: Path, format: TableFormat, faults: Faults) -> None:
     for key in idle:
         if getattr(format, key) != getattr(TableFormat(), key):
             option = key if key in ("delimiter", "encoding") else f"no-{key}"
-            faults.add(f"--{option}: has no effect on {path}; remove it")
+            errors.add(f"--{option}: has no effect on {path}; remove it")
 
 
 def _check_new(path: Path, output: Path) -> None:
@@ -201,16 +201,16 @@ def _check_new(path: Path, output: Path) -> None:
 
 
 def _read(
-    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
 ) -> tuple[list[str], Rows]:
     """The table's column names and rows; none where it cannot be read."""
     try:
         names = own_names(path, format, columns)
     except ComityError as error:
-        faults.extend(error)
+        errors.extend(error)
         return [], []
-    whole = whole_rows(path, columns, names, format, faults)
-    return names, [(row_texts(path, row, faults), own) for row, own in whole]
+    whole = whole_rows(path, columns, names, format, errors)
+    return names, [(row_texts(path, row, errors), own) for row, own in whole]
 
 
 def _places(

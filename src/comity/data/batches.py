@@ -23,21 +23,21 @@ def epoch_batches(
     *,
     batch_size: int | None,
     batch_tokens: int | None,
-    group_lengths: bool,
+    group_by_length: bool,
     keys: tuple[int, ...],
 ) -> list[Integers]:
     """One pass: row numbers in batches, each row exactly once, in an order that `keys` alone fix.
 
     `lengths: [n]` tokens of each row. A batch holds at most `batch_size` rows and `batch_tokens`
     tokens (one of the two may be None); a row longer than the budget is a batch of its own. By
-    number alone, all batches are full but the last. With `group_lengths` the rows of a batch have
+    number alone, all batches are full but the last. With `group_by_length` the rows of a batch have
     similar lengths, but for that last one, and the batches stand in random order.
     """
     _check_limits(batch_size, batch_tokens)
     lengths = np.asarray(lengths, dtype=np.int32)
     draws = generator(BATCHES, *keys)
     order = draws.permutation(np.arange(len(lengths), dtype=np.int32))
-    if not group_lengths or not len(order):
+    if not group_by_length or not len(order):
         return _cut(order, lengths, batch_size, batch_tokens)
     short = len(order) % batch_size if batch_size is not None and batch_tokens is None else 0
     order, last = np.split(order, [len(order) - short])
@@ -107,7 +107,7 @@ class TaskBatches:
         stage: int,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
-        group_lengths: bool = True,
+        group_by_length: bool = True,
     ):
         """`lengths: [n]` tokens of each row; limits as in `epoch_batches`.
 
@@ -123,7 +123,7 @@ class TaskBatches:
         self._keys = (seed, stage, name_key(name))
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
-        self._group_lengths = group_lengths
+        self._group_by_length = group_by_length
         self._starts = [0]  # the first turn of each pass known so far, where passes differ
         self._pass: tuple[int, list[Integers]] | None = None
 
@@ -139,7 +139,7 @@ class TaskBatches:
                 self.lengths,
                 batch_size=self._batch_size,
                 batch_tokens=self._batch_tokens,
-                group_lengths=self._group_lengths,
+                group_by_length=self._group_by_length,
                 keys=(*self._keys, epoch),
             )
             self._pass = epoch, batches
@@ -151,7 +151,7 @@ class TaskBatches:
             return -(-self.rows // self._batch_size)
         return len(self.batches(epoch))
 
-    def first_turn(self, epoch: int) -> int:
+    def first_batch(self, epoch: int) -> int:
         """The number of the first turn of pass `epoch`, counted over all passes from 0."""
         if self._batch_tokens is None:
             return epoch * self.per_pass(0)
@@ -159,21 +159,21 @@ class TaskBatches:
             self._starts.append(self._starts[-1] + self.per_pass(len(self._starts) - 1))
         return self._starts[epoch]
 
-    def turn(self, number: int) -> tuple[int, Integers]:
+    def batch(self, number: int) -> tuple[int, Integers]:
         """The pass and the row numbers `[b]` of turn `number`, counted over all passes from 0."""
         epoch = self._epoch(number)
-        return epoch, self.batches(epoch)[number - self.first_turn(epoch)]
+        return epoch, self.batches(epoch)[number - self.first_batch(epoch)]
 
     def size(self, number: int) -> int:
         """How many rows turn `number` has; no pass is made for it where arithmetic will do."""
         if self._batch_size is not None and self._batch_tokens is None:
             before = number % self.per_pass(0) * self._batch_size
             return min(self._batch_size, self.rows - before)
-        return len(self.turn(number)[1])
+        return len(self.batch(number)[1])
 
     def _epoch(self, number: int) -> int:
         if self._batch_tokens is None:
             return number // self.per_pass(0)
         while self._starts[-1] <= number:
-            self.first_turn(len(self._starts))
+            self.first_batch(len(self._starts))
         return bisect_right(self._starts, number) - 1

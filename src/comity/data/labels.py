@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.token_cache import LabelColumn, TokenTable
-from comity.errors import Faults, nearest
+from comity.errors import ErrorList, nearest
 from comity.recipe.schema import TaskSection
 from comity.tables.rows import NoValue, Value
 from comity.targets import Classes, Target, is_number
@@ -23,35 +23,37 @@ class _Wrong(str):
     """Why a value is no target: the sentence between the line and what to do."""
 
 
-def find_target(name: str, task: TaskSection, table: TokenTable, faults: Faults) -> Target | None:
+def find_target(
+    name: str, task: TaskSection, table: TokenTable, errors: ErrorList
+) -> Target | None:
     """What a task predicts, from its training file (and the classes that the recipe lists)."""
     if task.kind == "similarity":
         return Target(task.kind, task.head_name, scale=task.scale, rounding=task.rounding)
     if task.kind == "regression":
-        return _find_regression(name, task, table, faults)
+        return _find_regression(name, task, table, errors)
     if task.labels is not None:
         classes = Classes.found([str(column) for column in task.labels])
     elif task.classes is not None:
-        classes = _listed(name, task.classes, faults)
+        classes = _listed(name, task.classes, errors)
     else:
         classes = Classes.found(sorted(_labels_in(task, table)))
     target = Target(task.kind, task.head_name, classes=classes.names)
     for weighed in task.class_weights if isinstance(task.class_weights, dict) else ():
         if weighed not in classes.names:
             hint = nearest(weighed, classes.names)
-            faults.add(f'tasks.{name}.class_weights: "{weighed}" is no class of the task{hint}')
+            errors.add(f'tasks.{name}.class_weights: "{weighed}" is no class of the task{hint}')
     if task.objectives and len(classes.names) != 2:
-        faults.add(
+        errors.add(
             f"tasks.{name}.objectives: compare pairs that are alike or not, and {table.path} has "
             f"{len(classes.names)} classes; remove them"
         )
     elif task.objectives and task.classes is None and not _ordered(classes.names):
         first, last = classes.names
-        faults.add(
+        errors.add(
             f'tasks.{name}.classes: objectives take the last class for "alike", and names have no '
             f'order; list them, as in classes = ["{last}", "{first}"] if that is {first}'
         )
-    read_targets(name, task, target, table, faults)
+    read_targets(name, task, target, table, errors)
     return target
 
 
@@ -61,7 +63,7 @@ def _ordered(names: Sequence[str]) -> bool:
 
 
 def check_trainable(
-    name: str, target: Target, path: Path, targets: NDArray, faults: Faults
+    name: str, target: Target, path: Path, targets: NDArray, errors: ErrorList
 ) -> None:
     """Whether the rows that are left for training can teach anything.
 
@@ -69,48 +71,48 @@ def check_trainable(
     """
     rows = len(targets)
     if rows == 0:
-        faults.add(f"{path}: no row is left to train the task {name} on; add rows")
+        errors.add(f"{path}: no row is left to train the task {name} on; add rows")
     elif target.kind == "classification":
         counts = class_counts(target, targets)
         if (counts > 0).sum() < 2:
             only = target.classes[int(counts.argmax())]
             hint = f" ({GLUE_HINT})" if only == "-1" else ""
-            faults.add(
+            errors.add(
                 f'{path}: the task {name} has one class only, "{only}", in its {rows} training '
                 f"rows{hint}; add rows of another class"
             )
     elif target.kind == "multi-label" and not targets.any():
-        faults.add(f"{path}: no training row of the task {name} has a label; add some")
+        errors.add(f"{path}: no training row of the task {name} has a label; add some")
     elif target.kind == "regression" and targets.min() == targets.max():
-        faults.add(
+        errors.add(
             f"{path}: the task {name} needs training targets that differ, all {rows} are "
             f"{targets[0]:g}; use a labelled file"
         )
 
 
-def _listed(name: str, names: tuple[str, ...], faults: Faults) -> Classes:
+def _listed(name: str, names: tuple[str, ...], errors: ErrorList) -> Classes:
     """The classes as the recipe lists them, in its order."""
     if len(Classes.found(names).names) < len(names):
-        faults.add(f"tasks.{name}.classes: a class is listed twice; list each once")
+        errors.add(f"tasks.{name}.classes: a class is listed twice; list each once")
     return Classes(names)
 
 
 def _find_regression(
-    name: str, task: TaskSection, table: TokenTable, faults: Faults
+    name: str, task: TaskSection, table: TokenTable, errors: ErrorList
 ) -> Target | None:
     plain = Target(task.kind, task.head_name)
-    before = faults.total
-    values, labelled = read_targets(name, task, plain, table, faults)
+    before = errors.total
+    values, labelled = read_targets(name, task, plain, table, errors)
     values = values[labelled]
-    if faults.total > before:
+    if errors.total > before:
         return None
     if len(values) == 0 or values.min() == values.max():
-        check_trainable(name, plain, table.path, values, faults)
+        check_trainable(name, plain, table.path, values, errors)
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = float(values.mean()), float(values.std())
     if not (math.isfinite(mean) and math.isfinite(deviation)):
-        faults.add(f"{table.path}: the targets of {name} are too large to average; rescale them")
+        errors.add(f"{table.path}: the targets of {name} are too large to average; rescale them")
         return None
     return Target(task.kind, task.head_name, mean=mean, deviation=deviation)
 
@@ -135,16 +137,16 @@ def class_counts(target: Target, targets: NDArray) -> NDArray[np.int64]:
 
 
 def read_targets(
-    name: str, task: TaskSection, target: Target, table: TokenTable, faults: Faults
+    name: str, task: TaskSection, target: Target, table: TokenTable, errors: ErrorList
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """Targets of all rows of a table, and which rows have one.
 
-    Rows without a label are faults unless the task says `missing = "skip"`; labels that are wrong
-    are faults always. The target of a row without one is 0.
+    Rows without a label are errors unless `missing_labels = "skip"`; labels that are wrong
+    are errors always. The target of a row without one is 0.
     """
     if task.kind == "multi-label" and task.labels is not None:
         columns = [
-            _column(name, task, table, column, label, lambda v: _indicator(v), np.int8, faults)
+            _column(name, task, table, column, label, lambda v: _indicator(v), np.int8, errors)
             for column, label in zip(table.labels, task.labels, strict=True)
         ]
         order = [[str(c) for c in task.labels].index(_as_written(task, n)) for n in target.classes]
@@ -156,14 +158,14 @@ def read_targets(
         read, kind = _class_reader(target), np.int32
     elif task.kind == "multi-label":
         read, kind, width = _tags_reader(task, target), np.int8, (len(target.classes),)
-    return _column(name, task, table, table.labels[0], label, read, kind, faults, width)
+    return _column(name, task, table, table.labels[0], label, read, kind, errors, width)
 
 
 def mapped_labels(
     table: TokenTable,
     mapping: Mapping[str, str | int | float],
     decimal: str,
-    faults: Faults,
+    errors: ErrorList,
 ) -> TokenTable:
     """A table whose labels are what a recipe's `map` makes of them, numbers in any spelling.
 
@@ -178,7 +180,7 @@ def mapped_labels(
         place = places.index(value) if isinstance(value, str) and value.strip() else None
         if place is None and isinstance(value, str) and value.strip():
             line = table.lines[int(np.flatnonzero(np.asarray(column.codes) == code)[0])]
-            faults.add(
+            errors.add(
                 f'{table.path}:{line}: the label "{value.strip()}" is not in the map of the stage '
                 f"({', '.join(mapping)}); add it there"
             )
@@ -202,7 +204,7 @@ def _column(
     label: str | int,
     read: Callable[[Value], Any],
     kind: type,
-    faults: Faults,
+    errors: ErrorList,
     width: tuple[int, ...] = (),
 ) -> tuple[NDArray, NDArray[np.bool_]]:
     """Read each distinct value once, then spread the results (`width` each) over the rows."""
@@ -211,10 +213,10 @@ def _column(
     wrong = np.array([isinstance(r, _Wrong) for r in results], dtype=bool)[codes]
     missing = np.array([r is _MISSING for r in results], dtype=bool)[codes]
     for row in np.flatnonzero(wrong):
-        faults.add(f"{table.path}:{table.lines[row]}: {results[codes[row]]}")
-    if task.missing == "error":
+        errors.add(f"{table.path}:{table.lines[row]}: {results[codes[row]]}")
+    if task.missing_labels == "error":
         for row in np.flatnonzero(missing):
-            faults.add(_missing_sentence(name, table, int(row), column.values[codes[row]], label))
+            errors.add(_missing_sentence(name, table, int(row), column.values[codes[row]], label))
     labelled = ~(wrong | missing)
     values = np.zeros((len(results), *width), dtype=kind)
     for place, result in enumerate(results):
@@ -235,7 +237,7 @@ def _missing_sentence(
     what = value.reason if isinstance(value, NoValue) else f"the label ({label}) is empty"
     return (
         f"{table.path}:{table.lines[row]}: {what}; fill it in, or set "
-        f'missing = "skip" in [tasks.{name}] to leave such rows out'
+        f'missing_labels = "skip" in [tasks.{name}] to leave such rows out'
     )
 
 
@@ -314,12 +316,12 @@ def _score_reader(task: TaskSection) -> Callable[[Value], Any]:
             return _Wrong("the score is a list; write one number")
         if not value.strip():
             return _MISSING
-        number = _number(value, task.decimal)
+        number = _number(value, task.decimal_mark)
         if number is None:
             hint = "correct it"
-            other = "," if task.decimal == "." else "."
+            other = "," if task.decimal_mark == "." else "."
             if _number(value, other) is not None:
-                hint = f'set decimal = "{other}" in the task if that is its decimal mark'
+                hint = f'set decimal_mark = "{other}" in the task if that is its decimal mark'
             return _Wrong(f'the score "{value.strip()}" is not a number; {hint}')
         if task.kind == "similarity" and not low <= number <= high:
             hint = f" ({GLUE_HINT})" if number == -1 else ""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from comity.data.labels import check_trainable, find_target, mapped_labels, read_targets
 from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
 from comity.data.token_cache import TextEncoder, TokenTable, token_counts, token_table
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import StageFile, TaskSection
 from comity.rng import SPLIT, generator
@@ -94,13 +94,13 @@ def load_tasks(
     Raises:
         ComityError: with everything that is wrong with any of the files.
     """
-    faults = Faults()
+    errors = ErrorList()
     loaded: dict[str, TaskData] = {}
     for name, task in recipe.tasks.items():
-        data = _load_task(name, task, recipe, folder, encoder, max_length, seed, faults)
+        data = _load_task(name, task, recipe, folder, encoder, max_length, seed, errors)
         if data is not None:
             loaded[name] = data
-    faults.check()
+    errors.check()
     return loaded
 
 
@@ -112,91 +112,91 @@ def _load_task(
     encoder: TextEncoder,
     longest: int,
     seed: int,
-    faults: Faults,
+    errors: ErrorList,
 ) -> TaskData | None:
     max_length = task.max_length or recipe.train.max_length or longest
     if max_length > longest:
-        faults.add(
+        errors.add(
             f"tasks.{name}.max_length: {max_length} is more than the {longest} tokens that the "
             "encoder takes; lower it"
         )
         max_length = longest
-    before = faults.total
-    train_table = read_file(folder / task.train, task, encoder, faults)
+    before = errors.total
+    train_table = read_file(folder / task.train, task, encoder, errors)
     dev_table = None
     if isinstance(task.dev, str):
-        dev_table = read_file(folder / task.dev, task, encoder, faults)
+        dev_table = read_file(folder / task.dev, task, encoder, errors)
     files = {
         stage.data[name].file: stage.data[name] for stage in recipe.stages if name in stage.data
     }
     stage_tables = {
-        path: _read_stage_file(folder, task, file, encoder, faults) for path, file in files.items()
+        path: _read_stage_file(folder, task, file, encoder, errors) for path, file in files.items()
     }
     if train_table is None:
         return None
-    target = find_target(name, task, train_table, faults)
-    if target is None or faults.total > before:
+    target = find_target(name, task, train_table, errors)
+    if target is None or errors.total > before:
         return None
-    train = make_split(name, task, target, train_table, faults)
+    train = make_split(name, task, target, train_table, errors)
     stage_train = {
-        path: make_split(name, task, target, table, faults)
+        path: make_split(name, task, target, table, errors)
         for path, table in stage_tables.items()
         if table is not None
     }
     if isinstance(task.dev, str):
-        dev = None if dev_table is None else make_split(name, task, target, dev_table, faults)
+        dev = None if dev_table is None else make_split(name, task, target, dev_table, errors)
         if dev is not None and not len(dev):
-            faults.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
+            errors.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
     else:
         train, dev = split_off(train, task.dev, seed)
         if not len(dev):
-            faults.add(
+            errors.add(
                 f"{train.table.path}: dev = {task.dev} of {len(train)} rows leaves none to judge "
                 f"by; raise tasks.{name}.dev or name a file"
             )
-    if dev is None or faults.total > before:
+    if dev is None or errors.total > before:
         return None
     for split in (train, *stage_train.values()):
-        check_trainable(name, target, split.table.path, split.targets, faults)
-    if faults.total > before:
+        check_trainable(name, target, split.table.path, split.targets, errors)
+    if errors.total > before:
         return None
     return TaskData(name, task, target, max_length, train, dev, stage_train)
 
 
 def read_file(
-    path: Path, task: TaskSection, encoder: TextEncoder, faults: Faults
+    path: Path, task: TaskSection, encoder: TextEncoder, errors: ErrorList
 ) -> TokenTable | None:
-    """One file of a task as token ids; None where it has faults."""
+    """One file of a task as token ids; None where it has errors."""
     columns = task.text_columns, task.label_columns
-    return token_table(path, *columns, task.table_format, encoder, faults)
+    return token_table(path, *columns, task.table_format, encoder, errors)
 
 
 def _read_stage_file(
-    folder: Path, task: TaskSection, file: StageFile, encoder: TextEncoder, faults: Faults
+    folder: Path, task: TaskSection, file: StageFile, encoder: TextEncoder, errors: ErrorList
 ) -> TokenTable | None:
     """A stage's own file, read as the task's but for what the stage says of it."""
-    table = read_file(folder / file.file, file.read_as(task), encoder, faults)
-    if table is None or not file.map:
+    table = read_file(folder / file.file, file.read_as(task), encoder, errors)
+    if table is None or not file.label_map:
         return table
-    return mapped_labels(table, file.map, task.decimal, faults)
+    return mapped_labels(table, file.label_map, task.decimal_mark, errors)
 
 
 def make_split(
-    name: str, task: TaskSection, target: Target, table: TokenTable, faults: Faults
+    name: str, task: TaskSection, target: Target, table: TokenTable, errors: ErrorList
 ) -> Split:
     """The rows of a table that serve the task: labelled, and not empty where the recipe drops."""
-    targets, labelled = read_targets(name, task, target, table, faults)
+    targets, labelled = read_targets(name, task, target, table, errors)
     rows = np.flatnonzero(labelled).astype(np.int32)
     empty = (token_counts(table, rows) == 0).any(axis=1)
     lines = table.lines[rows[empty]].tolist()
-    if task.empty == "error":
+    if task.empty_texts == "error":
         for line in lines:
-            faults.add(
-                f"{table.path}:{line}: the text is empty; fill it in, or set empty = "
+            errors.add(
+                f"{table.path}:{line}: the text is empty; fill it in, or set empty_texts = "
                 f'"keep" or "drop" in [tasks.{name}]'
             )
     unlabelled = len(table) - len(rows)
-    if task.empty != "drop" or not lines:
+    if task.empty_texts != "drop" or not lines:
         return Split(table, rows, targets[rows], unlabelled)
     kept = rows[~empty]
     return Split(table, kept, targets[kept], unlabelled, len(lines), lines[0])
@@ -258,12 +258,12 @@ def file_split(
     Raises:
         ComityError: with everything that is wrong with it.
     """
-    faults = Faults()
-    table = read_file(path, task, encoder, faults)
-    faults.check()
+    errors = ErrorList()
+    table = read_file(path, task, encoder, errors)
+    errors.check()
     assert table is not None
-    split = make_split(name, task, target, table, faults)
-    faults.check()
+    split = make_split(name, task, target, table, errors)
+    errors.check()
     if not len(split):
         raise ComityError(f"{path}: no row is left to judge the task {name} by; add rows")
     return split

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
-from comity.errors import Faults
+from comity.errors import ErrorList
 from comity.tables.reader import describe, read_table
 from comity.tables.rows import NoValue, Row, TableFormat, Value
 
@@ -75,16 +75,16 @@ def token_table(
     labels: Sequence[str | int],
     format: TableFormat,
     encoder: TextEncoder,
-    faults: Faults,
+    errors: ErrorList,
 ) -> TokenTable | None:
     """The table at `path`, from the cache or read, tokenised and cached now.
 
-    A file with faults (they are in `faults`) is never cached. None where rows could not be read;
+    A file with errors (they are in `errors`) is never cached. None where rows could not be read;
     where only texts were wrong the table is there, so that its labels can be looked at too.
     """
     digest = _digest(path)
     if digest is None:
-        for _ in read_table(path, [*texts, *labels], format, faults):
+        for _ in read_table(path, [*texts, *labels], format, errors):
             break  # the reader finds the words for what is wrong with the path
         return None
     about = {
@@ -100,11 +100,11 @@ def token_table(
     folder = cache_folder() / "tokens" / key
     if not _complete(folder):
         building = _new_folder(folder)
-        unread, no_texts = Faults(faults.limit), Faults(faults.limit)
+        unread, no_texts = ErrorList(errors.limit), ErrorList(errors.limit)
         writer = _Writer(building, len(texts), len(labels), encoder, path, no_texts)
         writer.write(read_table(path, [*texts, *labels], format, unread))
-        faults.merge(unread)
-        faults.merge(no_texts)
+        errors.merge(unread)
+        errors.merge(no_texts)
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
@@ -168,12 +168,12 @@ class _Writer:
         labels: int,
         encoder: TextEncoder,
         path: Path,
-        faults: Faults,
+        errors: ErrorList,
     ):
         self.folder = folder
         self.encoder = encoder
         self.path = path
-        self.faults = faults
+        self.errors = errors
         self.type = np.uint16 if encoder.size <= 1 << 16 else np.int32
         self.offsets = [array("q", [0]) for _ in range(texts)]
         self.values: list[dict[str, int]] = [{} for _ in range(labels)]
@@ -211,9 +211,9 @@ class _Writer:
         if isinstance(value, str):
             return value
         if isinstance(value, NoValue):
-            self.faults.add(f"{self.path}:{row.line}: {value.reason}; give the row a text")
+            self.errors.add(f"{self.path}:{row.line}: {value.reason}; give the row a text")
         elif isinstance(value, list):
-            self.faults.add(f"{self.path}:{row.line}: the text is a list; write it as one text")
+            self.errors.add(f"{self.path}:{row.line}: the text is a list; write it as one text")
         return ""  # a null is an empty text
 
     def finish(self, about: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.evaluation.metrics import METRICS
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
@@ -200,11 +200,11 @@ def _texts(
         return path, None, f"The texts are not shown, since {path} {what}."
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
-    faults = Faults()
-    for row in read_table(path, columns, section.table_format, faults):
+    errors = ErrorList()
+    for row in read_table(path, columns, section.table_format, errors):
         if row.line in wanted:
             found[row.line] = [str(text) for text in row.values[: len(section.text_columns)]]
-    faults.check()
+    errors.check()
     return path, [found[line] for line in lines], None
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from comity.errors import ComityError, nearest
 from comity.evaluation.bootstrap import Interval, percentile, resampled
 from comity.evaluation.metrics import METRICS, Score, mean_score
-from comity.evaluation.predictions import Judged, kept_predictions
+from comity.evaluation.predictions import TaskPredictions, kept_predictions
 from comity.rng import name_key
 from comity.runs import RunDirectory
 
@@ -143,7 +143,7 @@ class _Side:
     """One or more runs with what each says of each task."""
 
     runs: Sequence[Path]
-    judged: list[dict[str, Judged]]  # of each run
+    judged: list[dict[str, TaskPredictions]]  # of each run
 
     @property
     def name(self) -> str:
@@ -219,7 +219,9 @@ def _columns(task: str, sides: Sequence[_Side]) -> list[_Column]:
     return columns
 
 
-def _check_same_rows(task: str, first: tuple[Path, Judged], other: tuple[Path, Judged]) -> None:
+def _check_same_rows(
+    task: str, first: tuple[Path, TaskPredictions], other: tuple[Path, TaskPredictions]
+) -> None:
     (run, one), (other_run, two) = first, other
     same_file = (one.file, one.lines) == (two.file, two.lines)
     same_task = (one.target.kind, one.target.classes) == (two.target.kind, two.target.classes)
@@ -230,7 +232,7 @@ def _check_same_rows(task: str, first: tuple[Path, Judged], other: tuple[Path, J
         )
 
 
-def _averaged(runs: Sequence[Judged]) -> NDArray:
+def _averaged(runs: Sequence[TaskPredictions]) -> NDArray:
     """The prediction of several runs together, spelled as gold is."""
     if len(runs) == 1:
         return runs[0].predicted
@@ -296,6 +298,6 @@ def _verdict(first: _Column, other: _Column) -> Verdict:
 # --- what a run directory holds -------------------------------------------------------------------
 
 
-def _read_run(run: Path) -> dict[str, Judged]:
+def _read_run(run: Path) -> dict[str, TaskPredictions]:
     directory = RunDirectory.open(run)
     return {task: kept_predictions(directory, task) for task in directory.facts()["tasks"]}

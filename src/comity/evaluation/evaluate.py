@@ -13,9 +13,9 @@ from comity.data.splits import Split
 from comity.evaluation.bootstrap import Interval, interval
 from comity.evaluation.metrics import METRICS, Score, calibration_error, confusion_matrix
 from comity.losses.task_losses import head_loss
-from comity.model.multitask import MultiTaskModel, TaskInput, to_packed
+from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
 from comity.recipe.schema import METRICS_OF
-from comity.targets import Target, TaskModel
+from comity.targets import HeadSpec, Target
 
 BATCH_TOKENS = 4096
 """Tokens in one pass of an evaluation; rows of like lengths go together."""
@@ -70,7 +70,7 @@ def task_outputs(
     outputs = np.zeros((len(split), spec.target.outputs))
     for places in by_length(lengths, batch_tokens):
         packed = to_packed(split.pack(places, spec.views, template, max_length), device)
-        (found,) = model([TaskInput(task, packed, len(places))])
+        (found,) = model([ModelInput(task, packed, len(places))])
         outputs[places] = found.cpu().double().numpy()
     return outputs
 
@@ -91,7 +91,7 @@ def by_length(
 
 def judge(
     task: str,
-    spec: TaskModel,
+    spec: HeadSpec,
     metric: str,
     split: Split,
     outputs: NDArray,

@@ -17,7 +17,7 @@ from comity.targets import Target
 
 
 @dataclass(frozen=True)
-class Judged:
+class TaskPredictions:
     """What a run's kept model says of one task's dev rows."""
 
     metric: str
@@ -29,7 +29,7 @@ class Judged:
     probabilities: NDArray[np.float64] | None  # [n, C]; None where the head gives a number
 
 
-def kept_predictions(directory: RunDirectory, task: str) -> Judged:
+def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     """The kept model's predictions for the dev rows of a task, as `write_predictions` left them.
 
     Raises:
@@ -48,7 +48,7 @@ def kept_predictions(directory: RunDirectory, task: str) -> Judged:
             rows = list(csv.DictReader(file))
         separator = directory.recipe().tasks[task].separator or "|"
         columns = [f"p_{name}" for name in probability_names(target)]
-        return Judged(
+        return TaskPredictions(
             facts["tasks"][task]["metric"],
             target,
             facts["files"].get(f"{task} dev"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.recipe.recipe import Recipe
 from comity.runs import RunDirectory, has_checkpoint, is_finished
 from comity.terminal.progress import SeriesDisplay
@@ -51,20 +51,20 @@ class Series:
         self.notes: list[str] = []  # what a user should see about the data, each sentence once
         self.runs: list[PlannedRun] = []
         planned: dict[str, PlannedRun] = {}
-        faults = Faults()
+        errors = ErrorList()
         for name, recipe in recipes.items():
             alike = _what_is_read(recipe)
             if alike not in planned:
                 try:
                     planned[alike] = self._plan(name, recipe)
                 except ComityError as error:
-                    faults.extend(error)
+                    errors.extend(error)
                     continue
             found = planned[alike]
             self.runs.append(
                 PlannedRun(name, recipe, found.steps, found.examples, found.tokens, found.made_of)
             )
-        faults.check()
+        errors.check()
 
     def _plan(self, name: str, recipe: Recipe) -> PlannedRun:
         prepared = prepare(recipe, self.data, self.drop_leaks)
@@ -138,7 +138,7 @@ class Series:
         """
         self.check()
         left = self.unfinished()
-        faults = Faults()
+        errors = ErrorList()
         display = SeriesDisplay(left, quiet)
         with display:
             for run in left:
@@ -146,13 +146,13 @@ class Series:
                 try:
                     self._train(run, display)
                 except ComityError as error:  # a learning rate may fail where the next does not
-                    for sentence in error.faults:
-                        faults.add(f"{run.name}: {sentence}")
+                    for sentence in error.messages:
+                        errors.add(f"{run.name}: {sentence}")
                     continue
                 display.ends(run)
         for run in self.finished():  # one may have been stopped just after its end
             _drop_checkpoints(self.out / run.name)
-        faults.check()
+        errors.check()
 
     def _train(self, run: PlannedRun, display: "SeriesDisplay") -> None:
         directory = self.out / run.name
@@ -226,7 +226,7 @@ def _shown(value: Any) -> str:
 def _what_is_read(recipe: Recipe) -> str:
     """A recipe without the keys that change neither the rows that it reads nor how many."""
     values = recipe.to_dict()
-    for key in ("seed", "lr", "head_lr", "weight_decay", "clip"):
+    for key in ("seed", "lr", "head_lr", "weight_decay", "max_grad_norm"):
         values.get("train", {}).pop(key, None)
     return json.dumps(values)
 

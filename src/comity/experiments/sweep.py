@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.experiments.runner import Series
 from comity.recipe.recipe import Recipe
 from comity.runs import RunDirectory, is_finished, reached
@@ -39,7 +39,7 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
     its value. The keys with several values are swept, the last one fastest.
 
     Raises:
-        ComityError: with the faults of all points, each once.
+        ComityError: with the errors of all points, each once.
 
     Example:
         grid(Path("recipe.toml"), ["train.lr=1e-5,2e-5", "train.batch_size=8,32"])
@@ -60,18 +60,18 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
             "--set: no key has several values; write one as train.lr=1e-5,2e-5, or use comity train"
         )
     points: dict[str, Point] = {}
-    faults = Faults()
+    errors = ErrorList()
     for chosen in itertools.product(*values.values()):
         overrides = [f"{key}={text}" for key, text in zip(values, chosen, strict=True)]
         try:
             point = _point(Recipe.load(recipe, overrides), swept)
         except ComityError as error:
-            faults.extend(error)
+            errors.extend(error)
             continue
         if point.name in points:
-            faults.add(f"--set: {point.name.replace(',', ' ')} stands there twice; leave one out")
+            errors.add(f"--set: {point.name.replace(',', ' ')} stands there twice; leave one out")
         points[point.name] = point
-    faults.check()
+    errors.check()
     return list(points.values())
 
 
@@ -189,8 +189,8 @@ class Sweep:
 
 
 def _judged_by(recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """Which score tells the best point: the task that train.best names in all, else the mean."""
-    names = {recipe.train.best for recipe in recipes}
+    """The score that ranks the points: the task that all recipes select by, else the mean."""
+    names = {recipe.train.select_by for recipe in recipes}
     best = names.pop() if len(names) == 1 else "mean"
     lower = best != "mean" and recipes[0].tasks[best].metric_name == "rmse"
     return {"judged_by": best, "lower_is_better": lower}

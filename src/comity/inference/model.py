@@ -22,7 +22,7 @@ from comity.model.parameters import FlatParameters
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory
-from comity.targets import Target, TaskModel
+from comity.targets import HeadSpec, Target
 
 Text = str | Sequence[str]
 CHUNK = 1024
@@ -201,7 +201,7 @@ class Model:
                 "name a file to judge with --file"
             )
 
-    def _spec(self, task: str) -> TaskModel:
+    def _spec(self, task: str) -> HeadSpec:
         self.section(task)
         return self._model.tasks[task]
 
@@ -288,7 +288,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
     facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
     folder = directory.path / best["folder"]
     loaded = load_as_declared(recipe, str(folder / "encoder"))
-    tasks = {name: TaskModel.from_dict(of_task) for name, of_task in facts["tasks"].items()}
+    tasks = {name: HeadSpec.from_dict(of_task) for name, of_task in facts["tasks"].items()}
     model = MultiTaskModel(loaded.encoder, tasks)
     heads = folder / "heads.safetensors"
     try:
@@ -300,6 +300,6 @@ def load(run: str | Path, device: str = "auto") -> Model:
         raise ComityError(f"{heads}: cannot be read; the run is damaged") from None
     where = hardware.choose_device(device)
     model = model.to(where)
-    FlatParameters(model.pieces(), getattr(torch, facts["precision"]), where)
+    FlatParameters(model.owned_parameters(), getattr(torch, facts["precision"]), where)
     model.eval()
     return Model(model, loaded, facts, recipe, where)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import cell, probability_names
 from comity.inference.model import Model, Prediction
 from comity.recipe.schema import TaskSection
@@ -46,7 +46,7 @@ def predict_file(
     ours = _our_names(model, task, names)
     partial = destination.with_name(f".{destination.name}.part")
     ending = destination.suffix.lower()
-    faults = Faults()
+    errors = ErrorList()
     total = 0
     try:
         if leaderboard is not None:
@@ -55,13 +55,13 @@ def predict_file(
             types = _arrow_types(model, task, ours) if ending in PARQUET else {}
             writer = table_writer(partial, ending, source, [*names, *ours.values()], types)
         try:
-            rows = whole_rows(source, section.text_columns, names, read_as, faults)
+            rows = whole_rows(source, section.text_columns, names, read_as, errors)
             while chunk := list(islice(rows, CHUNK)):
-                texts = [row_texts(source, row, faults) for row, _ in chunk]
+                texts = [row_texts(source, row, errors) for row, _ in chunk]
                 if leaderboard is not None:
-                    _check_ids(source, chunk, faults)
-                if faults:
-                    continue  # read on, so that all faults are listed
+                    _check_ids(source, chunk, errors)
+                if errors:
+                    continue  # read on, so that all errors are listed
                 pairs = zip(chunk, model.predict(task, texts), strict=True)
                 found = [own | _found(prediction, ours) for (_, own), prediction in pairs]
                 if ending in DELIMITED:
@@ -71,7 +71,7 @@ def predict_file(
                 total += len(chunk)
         finally:
             writer.close()
-        faults.check()
+        errors.check()
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)
@@ -88,10 +88,10 @@ def _leaderboard_name(model: Model, task: str) -> str:
     return LEADERBOARD[kind, texts]
 
 
-def _check_ids(source: Path, rows: Sequence[tuple[Row, Own]], faults: Faults) -> None:
+def _check_ids(source: Path, rows: Sequence[tuple[Row, Own]], errors: ErrorList) -> None:
     for row, own in rows:
         if own.get("id") is None:
-            faults.add(f"{source}:{row.line}: has no id for the cs224n format; give the row one")
+            errors.add(f"{source}:{row.line}: has no id for the cs224n format; give the row one")
 
 
 # --- names ----------------------------------------------------------------------------------------

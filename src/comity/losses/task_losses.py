@@ -80,11 +80,16 @@ def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs
     if objective.loss == "contrastive":
         return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
     if objective.loss == "cosent":
-        return cosent(pairs.first, pairs.second, closeness, objective.scale)
-    least = objective.positive if target.kind == "similarity" else 0.5
+        return cosent(pairs.first, pairs.second, closeness, objective.cosine_scale)
+    least = objective.positive_from if target.kind == "similarity" else 0.5
     same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
     return ranking(
-        pairs.first, pairs.second, closeness >= least, same, objective.scale, objective.symmetric
+        pairs.first,
+        pairs.second,
+        closeness >= least,
+        same,
+        objective.cosine_scale,
+        objective.symmetric,
     )
 
 

@@ -17,7 +17,7 @@ from comity.model.attention_layout import Layout
 from comity.model.bert_config import ACTIVATIONS, BertConfig
 from comity.model.dropout import add_dropped, dropout_mask
 from comity.model.encoder import Group, Read
-from comity.model.task_gradient_ops import Sink, Stretches, linear, look_up, norm
+from comity.model.task_gradient_ops import Sink, Spans, linear, look_up, norm
 
 ROUNDING = 32
 """Tokens of a group are rounded up to a multiple of this, so that the shapes of products recur: a
@@ -116,15 +116,15 @@ class Bert(nn.Module):
     ) -> list[Tensor]:
         """[N, H] for each group that reads "all", [B, H] for "cls"; see `Encoder`."""
         parts = self._parts(groups)
-        stretches = None
+        spans = None
         if rows is not None and sink is not None:
-            stretches = _stretches(rows, parts, sink)
-        hidden = self.embed(groups, parts, words, stretches)
-        hidden = norm(hidden, self.embedding_norm, stretches)
+            spans = _spans(rows, parts, sink)
+        hidden = self.embed(groups, parts, words, spans)
+        hidden = norm(hidden, self.embedding_norm, spans)
         hidden = drop_and_add(None, hidden, self.embedding_dropout, parts)
         for layer in self.layers[:-1]:
-            hidden = layer(hidden, parts, stretches)
-        return self._last_layer(hidden, parts, stretches, rows)
+            hidden = layer(hidden, parts, spans)
+        return self._last_layer(hidden, parts, spans, rows)
 
     def _parts(self, groups: Sequence[Group]) -> list[Part]:
         parts = []
@@ -152,7 +152,7 @@ class Bert(nn.Module):
         groups: Sequence[Group],
         parts: Sequence[Part],
         words: Tensor | None,
-        stretches: Stretches | None,
+        spans: Spans | None,
     ) -> Tensor:
         """The sum [N, H] of word, position and segment embeddings, added up in float32."""
         fill = [(0, part.sizes[1]) for part in parts]
@@ -166,35 +166,35 @@ class Bert(nn.Module):
             segments = torch.zeros_like(segments)
         positions = joined(part.layout.positions for part in parts)
         table = self.word_embeddings if words is None else words
-        hidden = look_up(ids, table, stretches).float()
-        hidden = hidden + look_up(positions, self.position_embeddings, stretches)
-        hidden = hidden + look_up(segments, self.segment_embeddings, stretches)
+        hidden = look_up(ids, table, spans).float()
+        hidden = hidden + look_up(positions, self.position_embeddings, spans)
+        hidden = hidden + look_up(segments, self.segment_embeddings, spans)
         return hidden.to(self.word_embeddings.dtype)
 
     def _last_layer(
         self,
         hidden: Tensor,
         parts: Sequence[Part],
-        stretches: Stretches | None,
+        spans: Spans | None,
         rows: Sequence[int] | None,
     ) -> list[Tensor]:
         """The last layer, for the positions alone that are read."""
         layer = cast(BertLayer, self.layers[-1])
         if all(part.read == "all" for part in parts):
-            return list(apart(layer(hidden, parts, stretches), parts))
+            return list(apart(layer(hidden, parts, spans), parts))
         read = torch.cat([part.positions_read() for part in parts])
         read_parts = []
         for part in parts:
             read_parts.append(part.of_read(read_parts[-1].end if read_parts else 0))
-        read_stretches = None
-        if stretches is not None and rows is not None:
-            read_stretches = _stretches(rows, read_parts, stretches.sink)
-        hidden = layer.of_read(hidden, parts, stretches, read, read_parts, read_stretches)
+        read_spans = None
+        if spans is not None and rows is not None:
+            read_spans = _spans(rows, read_parts, spans.sink)
+        hidden = layer.of_read(hidden, parts, spans, read, read_parts, read_spans)
         return list(apart(hidden, read_parts))
 
-    def pool(self, cls: Tensor, stretches: Stretches | None = None) -> Tensor:
+    def pool(self, cls: Tensor, spans: Spans | None = None) -> Tensor:
         """BERT's pooler, dense and tanh: [B, H] -> [B, H]."""
-        return torch.tanh(linear(cls, self.pooler, stretches))
+        return torch.tanh(linear(cls, self.pooler, spans))
 
     def layer_of(self, parameter_name: str) -> int:
         """0 for the embeddings, 1 to L for the layers, L + 1 for the pooler."""
@@ -220,23 +220,23 @@ class BertLayer(nn.Module):
         self.contract = nn.Linear(config.intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, config.layer_norm_eps)
 
-    def forward(self, hidden: Tensor, parts: Sequence[Part], stretches: Stretches | None) -> Tensor:
+    def forward(self, hidden: Tensor, parts: Sequence[Part], spans: Spans | None) -> Tensor:
         """[N, H] -> [N, H]."""
-        qkv = linear(hidden, self.qkv, stretches)
+        qkv = linear(hidden, self.qkv, spans)
         context = []
         for part, own in zip(parts, apart(qkv, parts), strict=True):
             query, key, value = part.layout.pad(own, 3)
             context.append(part.layout.unpad(self._attend(part, query, key, value)))
-        return self._after_attention(together(context, parts), hidden, parts, stretches)
+        return self._after_attention(together(context, parts), hidden, parts, spans)
 
     def of_read(
         self,
         hidden: Tensor,
         parts: Sequence[Part],
-        stretches: Stretches | None,
+        spans: Spans | None,
         read: Tensor,
         read_parts: Sequence[Part],
-        read_stretches: Stretches | None,
+        read_spans: Spans | None,
     ) -> Tensor:
         """The same for the M positions `read` alone: [N, H] -> [M, H].
 
@@ -244,8 +244,8 @@ class BertLayer(nn.Module):
         """
         width = hidden.shape[1]
         asking = hidden.index_select(0, read)
-        query = linear(asking, self.qkv, read_stretches, slice(0, width))
-        key_value = linear(hidden, self.qkv, stretches, slice(width, 3 * width))
+        query = linear(asking, self.qkv, read_spans, slice(0, width))
+        key_value = linear(hidden, self.qkv, spans, slice(width, 3 * width))
         context = []
         pieces = zip(parts, apart(query, read_parts), apart(key_value, parts), strict=True)
         for part, asking_own, own in pieces:
@@ -258,7 +258,7 @@ class BertLayer(nn.Module):
                 asked = asking_own.reshape(-1, 1, width // layout.heads)
                 context.append(self._attend(part, asked, key, value).view(-1, width))
         context = together(context, read_parts)
-        return self._after_attention(context, asking, read_parts, read_stretches)
+        return self._after_attention(context, asking, read_parts, read_spans)
 
     def _attend(self, part: Part, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rate = self.attention_dropout
@@ -269,14 +269,14 @@ class BertLayer(nn.Module):
         context: Tensor,
         hidden: Tensor,
         parts: Sequence[Part],
-        stretches: Stretches | None,
+        spans: Spans | None,
     ) -> Tensor:
         rate = self.hidden_dropout
-        output = linear(context, self.attention_output, stretches)
-        hidden = norm(drop_and_add(hidden, output, rate, parts), self.attention_norm, stretches)
-        inner = self.activation(linear(hidden, self.expand, stretches))
-        output = linear(inner, self.contract, stretches)
-        return norm(drop_and_add(hidden, output, rate, parts), self.output_norm, stretches)
+        output = linear(context, self.attention_output, spans)
+        hidden = norm(drop_and_add(hidden, output, rate, parts), self.attention_norm, spans)
+        inner = self.activation(linear(hidden, self.expand, spans))
+        output = linear(inner, self.contract, spans)
+        return norm(drop_and_add(hidden, output, rate, parts), self.output_norm, spans)
 
 
 def drop_and_add(
@@ -290,7 +290,7 @@ def drop_and_add(
     return values if residual is None else values + residual
 
 
-def _stretches(rows: Sequence[int], parts: Sequence[Part], sink: Sink) -> Stretches:
+def _spans(rows: Sequence[int], parts: Sequence[Part], sink: Sink) -> Spans:
     """The stretch of each part; neighbours that add to the same row as one larger product."""
     joined: list[tuple[int, int, int]] = []
     for row, part in zip(rows, parts, strict=True):
@@ -298,4 +298,4 @@ def _stretches(rows: Sequence[int], parts: Sequence[Part], sink: Sink) -> Stretc
             joined[-1] = (row, joined[-1][1], part.end)
         else:
             joined.append((row, part.start, part.end))
-    return Stretches(joined, sink)
+    return Spans(joined, sink)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comity.errors import ComityError, Faults, nearest
+from comity.errors import ComityError, ErrorList, nearest
 from comity.model.checkpoint_files import read_json_object
 from comity.model.dropout import LARGEST_RATE
 
@@ -67,20 +67,20 @@ class BertConfig:
         given = read_json_object(path)
         known = {field.name: field for field in fields(cls)}
         config = {key: value for key, value in given.items() if key in known}
-        faults = Faults()
+        errors = ErrorList()
         for key, value in config.items():
             wanted = _unfit(key, value, known[key].type)
             if wanted:
                 shown = json.dumps(value)
-                faults.add(f'{path}: "{key}" is {shown}, but must be {wanted}; correct it there')
+                errors.add(f'{path}: "{key}" is {shown}, but must be {wanted}; correct it there')
         for key, only in _ONLY.items():
             value = given.get(key)
             if value is not None and value != only:
-                faults.add(
+                errors.add(
                     f'{path}: "{key}" is {json.dumps(value)}, which is not implemented; '
                     f"use a checkpoint where it is {json.dumps(only)} or absent"
                 )
-        faults.check()
+        errors.check()
         result = cls(**config)
         if result.hidden_size % result.num_attention_heads:
             raise ComityError(

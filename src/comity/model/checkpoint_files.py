@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,16 +102,16 @@ def _shards(index: Path) -> list[Path]:
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ComityError(f'{index}: "weight_map" does not map tensors to files; copy it again')
-    faults = Faults()
+    errors = ErrorList()
     shards = []
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            faults.add(f"{index}: shard {name} is not a plain file name; copy the index again")
+            errors.add(f"{index}: shard {name} is not a plain file name; copy the index again")
         elif not (index.parent / name).is_file():
-            faults.add(f"{index}: shard {name} is missing from its folder; copy it there")
+            errors.add(f"{index}: shard {name} is missing from its folder; copy it there")
         else:
             shards.append(index.parent / name)
-    faults.check()
+    errors.check()
     return shards
 
 

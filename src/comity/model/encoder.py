@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from comity.model.task_gradient_ops import Sink, Stretches
+from comity.model.task_gradient_ops import Sink, Spans
 
 Read = Literal["all", "cls"]
 """Which positions of the last layer a caller reads: every token, or the first of each sequence."""
@@ -69,7 +69,7 @@ class Encoder(Protocol):
         """
         ...
 
-    def pool(self, cls: Tensor, stretches: Stretches | None = None) -> Tensor:
+    def pool(self, cls: Tensor, spans: Spans | None = None) -> Tensor:
         """The vector [B, H] that heads read, from the hidden state [B, H] of the first token."""
         ...
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.model.dropout import dropout
-from comity.targets import TaskModel
+from comity.targets import HeadSpec
 
 COSINE_EPS = 1e-8
 NORM_EPS = 1e-12
@@ -63,7 +63,7 @@ class LinearHead(nn.Module):
     2017 join two sentences.
     """
 
-    def __init__(self, width: int, task: TaskModel):
+    def __init__(self, width: int, task: HeadSpec):
         super().__init__()
         self.rate = task.dropout
         self.interaction = task.interaction
@@ -114,6 +114,6 @@ def mean_pool(hidden: Tensor, offsets: Tensor) -> Tensor:
     return sums.index_add(0, rows, hidden.float()) / lengths.clamp(min=1)[:, None]
 
 
-def make_head(width: int, task: TaskModel) -> nn.Module:
+def make_head(width: int, task: HeadSpec) -> nn.Module:
     """The head that a task's recipe names."""
     return CosineHead() if task.target.head == "cosine" else LinearHead(width, task)

@@ -12,16 +12,16 @@ from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
 from comity.model.heads import LinearHead, make_head, mean_pool
 from comity.model.masked_lm import MaskedLanguageHead
-from comity.model.parameters import SHARED, Piece
-from comity.model.task_gradient_ops import Sink, Stretches
+from comity.model.parameters import SHARED, OwnedParameter
+from comity.model.task_gradient_ops import Sink, Spans
 from comity.rng import INITIALISATION, name_key
-from comity.targets import TaskModel
+from comity.targets import HeadSpec
 
 MASKED = "*masked words"  # owns the head over words; no task can have that name
 
 
 @dataclass(frozen=True)
-class TaskInput:
+class ModelInput:
     """A batch of one task: `count` rows for each view its head reads, view after view."""
 
     task: str
@@ -46,13 +46,13 @@ class MultiTaskModel(nn.Module):
     `masked` is the head over words where a stage trains on masked words.
 
     Example:
-        (outputs,) = model([TaskInput("sentiment", packed, count=32)])
+        (outputs,) = model([ModelInput("sentiment", packed, count=32)])
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        tasks: Mapping[str, TaskModel],
+        tasks: Mapping[str, HeadSpec],
         seed: int = 0,
         learned_weights: bool = False,
         masked: MaskedLanguageHead | None = None,
@@ -77,13 +77,13 @@ class MultiTaskModel(nn.Module):
         place = list(self.tasks).index(task)
         return self.log_variances[place] if len(self.log_variances) else None
 
-    def forward(self, inputs: Sequence[TaskInput]) -> list[Tensor]:
+    def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
         """Outputs `[count, outputs]` of each input's head, all encoded in one pass."""
         return self.outputs(inputs, self.encode(inputs))
 
     def encode(
         self,
-        inputs: Sequence[TaskInput],
+        inputs: Sequence[ModelInput],
         words: Tensor | None = None,
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
@@ -118,7 +118,7 @@ class MultiTaskModel(nn.Module):
 
     def masked_logits(
         self,
-        inputs: Sequence[TaskInput],
+        inputs: Sequence[ModelInput],
         places: Sequence[Tensor],
         words: Tensor,
         rows: Sequence[int],
@@ -135,7 +135,7 @@ class MultiTaskModel(nn.Module):
         logits = self.masked(torch.cat(at), words)
         return list(logits.split([len(states) for states in at]))
 
-    def outputs(self, inputs: Sequence[TaskInput], encoded: Sequence[Encoded]) -> list[Tensor]:
+    def outputs(self, inputs: Sequence[ModelInput], encoded: Sequence[Encoded]) -> list[Tensor]:
         """Outputs `[count, outputs]` of each input's head."""
         outputs = []
         for given, of_input in zip(inputs, encoded, strict=True):
@@ -148,7 +148,7 @@ class MultiTaskModel(nn.Module):
 
     def heads_together(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
         """Outputs of several tasks that read the same views alike, the texts encoded once."""
-        (encoded,) = self.encode([TaskInput(tasks[0], packed, count)])
+        (encoded,) = self.encode([ModelInput(tasks[0], packed, count)])
         return [self.head(task)(encoded.views, None) for task in tasks]
 
     def reads(self, task: str) -> tuple[Any, ...]:
@@ -172,23 +172,23 @@ class MultiTaskModel(nn.Module):
                 vectors[number] = mean_pool(hidden[number], group.packed.offsets)
         if pooled:
             counts = [len(hidden[number]) for number in pooled]
-            stretches = None
+            spans = None
             if rows is not None and sink is not None:
                 ends = np.cumsum([0, *counts]).tolist()
                 bounds = [(rows[n], *ends[i : i + 2]) for i, n in enumerate(pooled)]
-                stretches = Stretches(bounds, sink)
-            together = self.encoder.pool(torch.cat([hidden[n] for n in pooled]), stretches)
+                spans = Spans(bounds, sink)
+            together = self.encoder.pool(torch.cat([hidden[n] for n in pooled]), spans)
             for number, of_task in zip(pooled, together.split(counts), strict=True):
                 vectors[number] = of_task
         return vectors
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
-        """Embeddings `[B, H]` float32 of packed texts, pooled as `TaskModel.pooling` says."""
+        """Embeddings `[B, H]` float32 of packed texts, pooled as `HeadSpec.pooling` says."""
         group = _group(packed, pooling, None)
         (vectors,) = self._vectors([group], [pooling], self.encoder([group]), None, None)
         return vectors.float()
 
-    def pieces(self) -> list[Piece]:
+    def owned_parameters(self) -> list[OwnedParameter]:
         """Every parameter with its owner and layer, for the flat vector."""
         pieces = []
         top = 0
@@ -197,17 +197,23 @@ class MultiTaskModel(nn.Module):
             top = max(top, layer)
             table = parameter is self.encoder.word_embeddings
             pieces.append(
-                Piece(f"encoder.{name}", parameter, SHARED, layer, parameter.dim() > 1, table)
+                OwnedParameter(
+                    f"encoder.{name}", parameter, SHARED, layer, parameter.dim() > 1, table
+                )
             )
         for task, head in zip(self.tasks, self.heads, strict=True):
             for name, parameter in head.named_parameters():
                 decays = parameter.dim() > 1
-                pieces.append(Piece(f"heads.{task}.{name}", parameter, task, top, decays))
+                pieces.append(OwnedParameter(f"heads.{task}.{name}", parameter, task, top, decays))
             learned = self.log_variance(task)
             if isinstance(learned, nn.Parameter):
-                pieces.append(Piece(f"heads.{task}.log_variance", learned, task, top, False))
+                pieces.append(
+                    OwnedParameter(f"heads.{task}.log_variance", learned, task, top, False)
+                )
         for name, parameter in self.masked.named_parameters() if self.masked else ():
-            pieces.append(Piece(f"masked.{name}", parameter, MASKED, top, parameter.dim() > 1))
+            pieces.append(
+                OwnedParameter(f"masked.{name}", parameter, MASKED, top, parameter.dim() > 1)
+            )
         return pieces
 
 

@@ -3,7 +3,7 @@
 Layout: `[word table | embeddings | layer 1 | ... | pooler | head 1 | head 2 | ...]`. Within a layer
 the decayed weights come first, then biases and LayerNorm. So freezing the lowest layers leaves the
 trained part of the encoder one stretch, and gradient surgery, clipping, the optimizer and
-checkpoints are all arithmetic on stretches of numbers.
+checkpoints are all arithmetic on spans of numbers.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ SHARED = ""  # the owner of everything that all tasks share; a task's name canno
 
 
 @dataclass(frozen=True)
-class Piece:
+class OwnedParameter:
     """One parameter and where it belongs."""
 
     name: str
@@ -47,7 +47,7 @@ class FlatParameters:
     optimizer read the masters; `refresh` brings an updated stretch into the compute buffer.
     """
 
-    def __init__(self, pieces: Sequence[Piece], dtype: torch.dtype, device: torch.device):
+    def __init__(self, pieces: Sequence[OwnedParameter], dtype: torch.dtype, device: torch.device):
         self.pieces = sorted(pieces, key=_layout_key(pieces))
         self.starts: dict[str, int] = {}
         total = sum(piece.parameter.numel() for piece in self.pieces)
@@ -109,10 +109,10 @@ class FlatParameters:
         }
 
 
-def _layout_key(pieces: Sequence[Piece]):
+def _layout_key(pieces: Sequence[OwnedParameter]):
     owners = list(dict.fromkeys([SHARED, *(piece.owner for piece in pieces)]))
 
-    def key(piece: Piece) -> tuple[int, bool, int, bool]:
+    def key(piece: OwnedParameter) -> tuple[int, bool, int, bool]:
         return (owners.index(piece.owner), not piece.is_word_table, piece.layer, not piece.decays)
 
     return key

@@ -21,7 +21,7 @@ Sink = Callable[[int, Tensor, Tensor, int], None]
 
 
 @dataclass(frozen=True)
-class Stretches:
+class Spans:
     """Which rows of a packed tensor belong to which task gradient, and where gradients go."""
 
     bounds: Sequence[tuple[int, int, int]]  # row of J, start, stop
@@ -34,17 +34,17 @@ class Stretches:
 
 
 def linear(
-    inputs: Tensor, layer: nn.Linear, stretches: Stretches | None, outputs: slice = slice(None)
+    inputs: Tensor, layer: nn.Linear, spans: Spans | None, outputs: slice = slice(None)
 ) -> Tensor:
     """A dense layer, `[N, I]` to `[N, O]`, or only its rows `outputs`.
 
-    Without stretches it is the plain product with ordinary gradients.
+    Without spans it is the plain product with ordinary gradients.
     """
     weight, bias = layer.weight[outputs], layer.bias[outputs]
-    if stretches is None:
+    if spans is None:
         multiply = matmul.linear if torch.is_grad_enabled() else matmul.product
         return multiply(inputs, weight, bias)
-    return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, stretches)  # type: ignore[return-value]
+    return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, spans)  # type: ignore[return-value]
 
 
 class _Linear(torch.autograd.Function):
@@ -56,31 +56,31 @@ class _Linear(torch.autograd.Function):
         bias: Tensor,
         layer: nn.Linear,
         first: int,
-        stretches: Stretches,
+        spans: Spans,
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.layer, ctx.first, ctx.stretches = layer, first, stretches
+        ctx.layer, ctx.first, ctx.spans = layer, first, spans
         return matmul.product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         inputs, weight = ctx.saved_tensors
-        layer, first, stretches = ctx.layer, ctx.first, ctx.stretches
+        layer, first, spans = ctx.layer, ctx.first, ctx.spans
         (outer,) = gradients
         if layer.weight.requires_grad:
-            for row, of_task, inputs_of_task in stretches.each(outer, inputs):
+            for row, of_task, inputs_of_task in spans.each(outer, inputs):
                 of_weight = matmul.product(of_task.t(), inputs_of_task.t())
-                stretches.sink(row, layer.weight, of_weight, first)
-                stretches.sink(row, layer.bias, of_task.sum(0), first)
+                spans.sink(row, layer.weight, of_weight, first)
+                spans.sink(row, layer.bias, of_task.sum(0), first)
         inner = matmul.product(outer, weight.t()) if ctx.needs_input_grad[0] else None
         return inner, None, None, None, None, None
 
 
-def norm(inputs: Tensor, layer: nn.LayerNorm, stretches: Stretches | None) -> Tensor:
+def norm(inputs: Tensor, layer: nn.LayerNorm, spans: Spans | None) -> Tensor:
     """LayerNorm (Ba et al. 2016) of `[N, H]`."""
-    if stretches is None:
+    if spans is None:
         return layer(inputs)
-    return _Norm.apply(inputs, layer.weight, layer, stretches)  # type: ignore[return-value]
+    return _Norm.apply(inputs, layer.weight, layer, spans)  # type: ignore[return-value]
 
 
 class _Norm(torch.autograd.Function):
@@ -89,14 +89,14 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, layer: nn.LayerNorm, stretches: Stretches
+        ctx: Any, inputs: Tensor, weight: Tensor, layer: nn.LayerNorm, spans: Spans
     ) -> Tensor:
         wide = inputs.float()
         output, mean, scale = torch.native_layer_norm(
             wide, list(layer.normalized_shape), layer.weight.float(), layer.bias.float(), layer.eps
         )
         ctx.save_for_backward(inputs, mean, scale)
-        ctx.layer, ctx.stretches = layer, stretches
+        ctx.layer, ctx.spans = layer, spans
         return output.to(inputs.dtype)
 
     @staticmethod
@@ -107,7 +107,7 @@ class _Norm(torch.autograd.Function):
         wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
         of_inputs = torch.empty_like(inputs) if wanted[0] else None
         tensors = (gradients[0].float(), inputs.float(), mean, scale)
-        for row, start, stop in ctx.stretches.bounds:
+        for row, start, stop in ctx.spans.bounds:
             outer, *saved = (tensor[start:stop] for tensor in tensors)
             of_task, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
                 outer, saved[0], list(layer.normalized_shape), *saved[1:], weight, bias, wanted
@@ -115,23 +115,23 @@ class _Norm(torch.autograd.Function):
             if of_inputs is not None:
                 of_inputs[start:stop] = of_task
             if layer.weight.requires_grad:
-                ctx.stretches.sink(row, layer.weight, of_weight, 0)
-                ctx.stretches.sink(row, layer.bias, of_bias, 0)
+                ctx.spans.sink(row, layer.weight, of_weight, 0)
+                ctx.spans.sink(row, layer.bias, of_bias, 0)
         return of_inputs, None, None, None
 
 
-def look_up(indices: Tensor, table: Tensor, stretches: Stretches | None) -> Tensor:
+def look_up(indices: Tensor, table: Tensor, spans: Spans | None) -> Tensor:
     """Rows of a table, `[N]` and `[T, H]` to `[N, H]`, whose gradient adds up in float32."""
-    if stretches is None:
+    if spans is None:
         return F.embedding(indices, table)
-    return _LookUp.apply(indices, table, stretches)  # type: ignore[return-value]
+    return _LookUp.apply(indices, table, spans)  # type: ignore[return-value]
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, indices: Tensor, table: Tensor, stretches: Stretches) -> Tensor:
+    def forward(ctx: Any, indices: Tensor, table: Tensor, spans: Spans) -> Tensor:
         ctx.save_for_backward(indices)
-        ctx.table, ctx.stretches = table, stretches
+        ctx.table, ctx.spans = table, spans
         return F.embedding(indices, table)
 
     @staticmethod
@@ -139,7 +139,7 @@ class _LookUp(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         table = ctx.table
         if table.requires_grad:
-            for row, outer, places in ctx.stretches.each(gradients[0], indices):
+            for row, outer, places in ctx.spans.each(gradients[0], indices):
                 whole = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-                ctx.stretches.sink(row, table, whole.index_add_(0, places, outer.float()), 0)
+                ctx.spans.sink(row, table, whole.index_add_(0, places, outer.float()), 0)
         return None, None, None

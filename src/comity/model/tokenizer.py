@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.model.checkpoint_files import read_json_object
 
 FILE = "tokenizer.json"
@@ -42,14 +42,14 @@ class Tokenizer:
 
         Raises ComityError where [CLS], [SEP] or [UNK] is not in the vocabulary.
         """
-        faults = Faults()
+        errors = ErrorList()
         for role in _NEEDED:
             if backend.token_to_id(names[role]) is None:
-                faults.add(
+                errors.add(
                     f"{source}: the vocabulary has no {names[role]}, which a BERT needs; add it, "
                     f'or name the token that takes its place as "{role}_token" in {CONFIG}'
                 )
-        faults.check()
+        errors.check()
         self._backend = backend
         ids = {role: backend.token_to_id(name) for role, name in names.items()}
         self._ids = {role: id for role, id in ids.items() if id is not None}
@@ -220,16 +220,16 @@ def _add_tokens(
                 added[int(key)] = AddedToken(name, special=is_special, normalized=not is_special)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ComityError(f"{source}: the added tokens are not readable; copy it again") from None
-    faults = Faults()
+    errors = ErrorList()
     for key, token in sorted(added.items(), key=lambda item: item[0]):
         add = backend.add_special_tokens if token.special else backend.add_tokens
         add([token])
         if backend.token_to_id(token.content) != key:
-            faults.add(
+            errors.add(
                 f"{source}: added token {token.content} has id {key}, but {VOCABULARY} makes it "
                 f"{backend.token_to_id(token.content)}; use files of one model"
             )
-    faults.check()
+    errors.check()
 
 
 def _name(config: dict[str, Any], role: str) -> str:
@@ -240,13 +240,13 @@ def _name(config: dict[str, Any], role: str) -> str:
 
 
 def _check_settings(config: dict[str, Any], path: Path) -> None:
-    faults = Faults()
+    errors = ErrorList()
     for setting, (_, default) in _SETTINGS.items():
         value = config.get(setting, default)
         if not isinstance(value, bool) and not (value is None and default is None):
             allowed = "true, false or null" if default is None else "true or false"
-            faults.add(f'{path}: "{setting}" is {json.dumps(value)}; make it {allowed}')
-    faults.check()
+            errors.add(f'{path}: "{setting}" is {json.dumps(value)}; make it {allowed}')
+    errors.check()
 
 
 def _is_plain_bert(state: dict[str, Any]) -> bool:

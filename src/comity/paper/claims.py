@@ -65,7 +65,7 @@ CLAIMS = (
 )
 
 
-def judge_claims(
+def check_claims(
     rows: Sequence[Row],
     runs: Mapping[str, Mapping[int, Path]],
     reported: Mapping[tuple[str, str], Reported],

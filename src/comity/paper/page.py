@@ -12,7 +12,7 @@ from comity.evaluation.analysis import analyse
 from comity.evaluation.compare import MEAN
 from comity.files import sha256_of
 from comity.model.checkpoint import WEIGHTS
-from comity.paper.claims import judge_claims
+from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, Row
 from comity.paper.run import Paper, run_name
@@ -74,7 +74,7 @@ def _results(paper: Paper) -> dict[str, Any]:
             for row in paper.rows
             if runs[row.name] or row.reported
         ],
-        "claims": judge_claims(paper.rows, runs, reported),
+        "claims": check_claims(paper.rows, runs, reported),
         "figures": _figures(runs, paper.options.out),
     }
 

@@ -29,8 +29,8 @@ STS_ONLY = "table1-sts-only"
 _OPTIONS = ("encoder.name", "train.seed", "train.epochs", "train.steps")
 """Keys that options of comity paper, or the rows themselves, set."""
 _OF_ALL_ROWS = (
-    *("train.schedule", "train.balancer", "train.best", "stages"),
-    *("tasks.*.kind", "tasks.*.metric", "tasks.*.judge_only"),
+    *("train.task_sampling", "train.balancer", "train.select_by", "stages"),
+    *("tasks.*.kind", "tasks.*.metric", "tasks.*.eval_only"),
 )
 """Keys with which no row would be the paper's any more, whatever its own keys are."""
 
@@ -85,7 +85,7 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row
     leaves.
     """
     minilm = base.encoder.name == MINILM
-    with_surgery = 'schedule = "round-robin", balancer = "pcgrad", '
+    with_surgery = 'task_sampling = "round-robin", balancer = "pcgrad", '
     sequential = _stages(base, counts, epochs, "")
     surgery = _stages(base, counts, epochs, with_surgery)
     one_epoch = _stages(base, counts, 1.0, with_surgery)
@@ -128,8 +128,8 @@ def _slug(label: str) -> str:
 
 def _only(task: str, epochs: float) -> tuple[str, ...]:
     """One task is trained and chooses the kept model; all three are judged, as in Table 1."""
-    others = tuple(f"tasks.{other}.judge_only=true" for other in TASKS if other != task)
-    return (*others, f"train.best={task}", f"train.epochs={epochs}")
+    others = tuple(f"tasks.{other}.eval_only=true" for other in TASKS if other != task)
+    return (*others, f"train.select_by={task}", f"train.epochs={epochs}")
 
 
 def _contrastive(pooling: str) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def _stages(base: Recipe, counts: Mapping[str, int], epochs: float, then: str) -
     low, high = base.tasks["similarity"].scale
     data = (
         f"{{file = {json.dumps(source.train)}, label = {json.dumps(source.label)}, "
-        f'map = {{"0" = {low:g}, "1" = {high:g}}}}}'
+        f'label_map = {{"0" = {low:g}, "1" = {high:g}}}}}'
     )
     return (
         f'stages=[{{name = "in-domain", tasks = ["similarity"], epochs = {passes}, '

@@ -30,13 +30,13 @@ _EXPECTED = {
 }
 
 
-def type_faults(error: ValidationError, source: str) -> list[str]:
+def type_errors(error: ValidationError, source: str) -> list[str]:
     """One sentence per faulty key. Where a key may have several types, pydantic reports each."""
     by_key: dict[str, list[Any]] = {}
     for fault in error.errors(include_url=False):
         keys = _key_path(fault["loc"])
         by_key.setdefault(keys, []).append(fault)
-    return [f"{source}: {_sentence(key, faults)}" for key, faults in by_key.items()]
+    return [f"{source}: {_sentence(key, errors)}" for key, errors in by_key.items()]
 
 
 def _key_path(location: tuple[int | str, ...]) -> str:
@@ -52,9 +52,9 @@ def _key_path(location: tuple[int | str, ...]) -> str:
     )
 
 
-def _sentence(key: str, faults: list[Any]) -> str:
-    kinds = {fault["type"] for fault in faults}
-    fault = faults[0]
+def _sentence(key: str, errors: list[Any]) -> str:
+    kinds = {fault["type"] for fault in errors}
+    fault = errors[0]
     parent, _, last = key.rpartition(".")
     if "extra_forbidden" in kinds:
         known = sorted(_known_keys(parent))
@@ -69,7 +69,7 @@ def _sentence(key: str, faults: list[Any]) -> str:
         )
         return f"{key}: this key is missing; {where}"
     given = _shown(fault["input"])
-    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
+    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in errors))
     return f"{key}: expected {expected}, got {given}"
 
 

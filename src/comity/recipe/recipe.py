@@ -8,14 +8,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError
 
-from comity.errors import ComityError, Faults
-from comity.recipe.messages import type_faults
+from comity.errors import ComityError, ErrorList
+from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules
 from comity.recipe.schema import (
     EncoderSection,
-    Schedule,
     Section,
     Stage,
+    StageKeys,
     StageSection,
     TaskSection,
     TrainSection,
@@ -53,16 +53,16 @@ class Recipe(Section):
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:
-            raise ComityError(*type_faults(error, source)) from None
-        faults = Faults()
-        check_rules(recipe, source, faults)
-        faults.check()
+            raise ComityError(*type_errors(error, source)) from None
+        errors = ErrorList()
+        check_rules(recipe, source, errors)
+        errors.check()
         return recipe
 
     @property
     def stages(self) -> list[Stage]:
         """The stages of the run; a recipe that declares none has one over all tasks."""
-        shared = {k: getattr(self.train, k) for k in Schedule.model_fields if self.train.sets(k)}
+        shared = {k: getattr(self.train, k) for k in StageKeys.model_fields if self.train.sets(k)}
         resolved = []
         for number, stage in enumerate(self.stages_declared or (StageSection(),), start=1):
             own = {key: getattr(stage, key) for key in stage.model_fields_set}
@@ -70,8 +70,8 @@ class Recipe(Section):
                 shared_here = {k: v for k, v in shared.items() if k not in ("epochs", "steps")}
             else:
                 shared_here = shared
-            masked = stage.objective != "tasks"  # reads texts alone, also of tasks that are judged
-            tasks = tuple(n for n, task in self.tasks.items() if masked or not task.judge_only)
+            masked = stage.train_on != "labels"  # reads texts alone, also of tasks that are judged
+            tasks = tuple(n for n, task in self.tasks.items() if masked or not task.eval_only)
             values = {"name": f"stage {number}", "tasks": tasks, **shared_here, **own}
             if masked and not stage.sets("balancer"):
                 values["balancer"] = "sum"  # one objective has nothing to balance

@@ -12,7 +12,7 @@ View = Literal["first", "second", "pair"]
 Pooling = Literal["mean", "cls", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
-ScheduleName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
+TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
 
 DRAWN = ("proportional", "temperature", "annealed")
 """The schedules that weigh tasks by `sampling_weight`."""
@@ -63,9 +63,9 @@ class ObjectiveSection(Section):
 
     loss: LossName
     weight: Positive = 1.0
-    scale: Positive = 20.0
+    cosine_scale: Positive = 20.0
     symmetric: bool = False
-    positive: Annotated[float, Field(gt=0, le=1)] = 0.8
+    positive_from: Annotated[float, Field(gt=0, le=1)] = 0.8
     denominator: Literal["norms", "printed"] = "norms"
 
 
@@ -86,10 +86,10 @@ class TaskSection(Section):
     header: bool = True
     quoting: bool | None = None
     encoding: str | None = None
-    decimal: Literal[".", ","] = "."
+    decimal_mark: Literal[".", ","] = "."
     separator: Annotated[str, Field(min_length=1)] | None = None
-    missing: Literal["error", "skip"] = "error"
-    empty: Literal["keep", "drop", "error"] = "keep"
+    missing_labels: Literal["error", "skip"] = "error"
+    empty_texts: Literal["keep", "drop", "error"] = "keep"
     # What is predicted, and how.
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         default=None, strict=False
@@ -99,20 +99,20 @@ class TaskSection(Section):
     rounding: Literal["nearest", "down"] = "nearest"
     view: View | None = None
     interaction: bool = False
-    layers: Annotated[int, Field(ge=0, le=4)] = 0
+    head_layers: Annotated[int, Field(ge=0, le=4)] = 0
     add_norm: bool = False
     pooling: Pooling = "mean"
-    dropout: Share | None = None
+    head_dropout: Share | None = None
     metric: Literal["accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse"] | None = None
     # How it is trained.
-    judge_only: bool = False
+    eval_only: bool = False
     objectives: tuple[ObjectiveSection, ...] = Field(default=(), strict=False)
     batch_size: Count | None = None
     batch_tokens: Count | None = None
-    accumulate: Count = 1
+    micro_batches: Count = 1
     max_length: Annotated[int, Field(ge=4)] | None = None
     head_lr: Positive | None = None
-    weight: Positive = 1.0
+    loss_weight: Positive = 1.0
     sampling_weight: Positive = 1.0
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None
 
@@ -170,24 +170,24 @@ class TaskSection(Section):
         return self.metric or METRICS_OF[self.kind][0]
 
 
-class Schedule(Section):
+class StageKeys(Section):
     """The keys that a stage may set for itself; `[train]` holds them for all stages."""
 
-    schedule: ScheduleName = "round-robin"
-    turns: Count = 1
-    temperature: Positive = 2.0
+    task_sampling: TaskSamplingName = "round-robin"
+    batches_per_step: Count = 1
+    sampling_temperature: Positive = 2.0
     balancer: BalancerName = "sum"
     epochs: Positive | None = None
     steps: Count | None = None
-    epoch: Literal["examples", "longest"] = "examples"
+    epoch_ends: Literal["examples", "longest"] = "examples"
     lr: Positive = 5e-5
     warmup: NotNegative = 0.1
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    lr_layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Literal["nothing", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "nothing"
 
 
-class TrainSection(Schedule):
+class TrainSection(StageKeys):
     """What holds for the whole run, and what every stage starts from."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -195,32 +195,32 @@ class TrainSection(Schedule):
     device: str = "auto"
     batch_size: Count = 32
     batch_tokens: Count | None = None
-    group_lengths: bool = True
+    group_by_length: bool = True
     max_length: Annotated[int, Field(ge=4)] | None = None
     head_lr: Positive | None = None
-    weighting: Literal["fixed", "uncertainty"] = "fixed"
+    loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
     weight_decay: NotNegative = 0.01
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
     eps: Positive = 1e-6
-    clip: NotNegative = 1.0
-    watch: Annotated[int, Field(ge=0)] = 100
+    max_grad_norm: NotNegative = 1.0
+    conflict_every: Annotated[int, Field(ge=0)] = 100
     evaluate_every: Count | Literal["epoch"] = "epoch"
-    train_sample: Annotated[int, Field(ge=0)] = 500
-    best: str = "mean"
+    eval_train_rows: Annotated[int, Field(ge=0)] = 500
+    select_by: str = "mean"
     patience: Annotated[int, Field(ge=0)] = 0
 
 
 class StageFile(Section):
     """The rows that a stage trains a task on instead of the task's own.
 
-    What it leaves out is as the task has it; `map` sends the file's labels to the task's.
+    What it leaves out is as the task has it; `label_map` sends the file's labels to the task's.
     """
 
     file: str
     text: Column | None = None
     texts: tuple[Column, Column] | None = Field(default=None, strict=False)
     label: Column | None = None
-    map: dict[str, str | int | float] = Field(default_factory=dict)
+    label_map: dict[str, str | int | float] = Field(default_factory=dict)
 
     def read_as(self, task: TaskSection) -> TaskSection:
         """The task with the columns of this file."""
@@ -235,23 +235,23 @@ def _as_table(value: Any) -> Any:
 StageData = dict[str, Annotated[StageFile, BeforeValidator(_as_table)]]
 
 
-class StageSection(Schedule):
+class StageSection(StageKeys):
     """A span of training. What it leaves out it takes from `[train]`."""
 
     name: str | None = None
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         default=None, strict=False
     )
-    objective: Literal["tasks", "masked-language-model"] = "tasks"
+    train_on: Literal["labels", "masked-words"] = "labels"
     data: StageData = Field(default_factory=dict)
-    carry: bool = False
+    keep_optimizer_state: bool = False
 
 
-class Stage(Schedule):
+class Stage(StageKeys):
     """A stage with everything resolved: its own keys, then those of `[train]`, then defaults."""
 
     name: str
     tasks: tuple[str, ...]
-    objective: Literal["tasks", "masked-language-model"] = "tasks"
+    train_on: Literal["labels", "masked-words"] = "labels"
     data: StageData = Field(default_factory=dict)
-    carry: bool = False
+    keep_optimizer_state: bool = False

@@ -1,1 +1,1 @@
-"""Users' tables (CSV, TSV, JSON Lines, Parquet) as rows of texts; knows nothing of machine learning."""
+"""Users' tables (CSV, TSV, JSON Lines, Parquet) as rows of texts; no machine learning."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from comity.errors import ComityError, Faults, nearest
+from comity.errors import ComityError, ErrorList, nearest
 from comity.tables.csv_dialect import find_delimiter, finds_quoting
 from comity.tables.csv_records import QUOTE, Record, column_name, spelled, split_records, unquoted
 from comity.tables.rows import Position, TableFormat, quoted_list, shown
@@ -28,9 +28,9 @@ class Layout:
 
 
 def delimited_rows(
-    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line and values of each good row; faults of single rows are added to `faults`.
+    """Line and values of each good row; errors of single rows are added to `errors`.
 
     Raises `ComityError` where the file cannot be read at all.
     """
@@ -43,9 +43,9 @@ def delimited_rows(
         rows += 1
         line, fields = record.line, record.fields
         if fields is None or len(fields) != layout.width:
-            faults.add(_bad_record(path, record, layout, format))
+            errors.add(_bad_record(path, record, layout, format))
         elif fields == header and layout.width > 1:
-            faults.add(
+            errors.add(
                 f"{path}:{line}: the header stands here again, as in files glued together; "
                 f"remove the line"
             )
@@ -139,7 +139,7 @@ def _bad_record(path: Path, record: Record, layout: Layout, format: TableFormat)
 def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list[int]:
     """Where the asked columns stand. Raises `ComityError` if one is missing."""
     positions: list[int] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for column in columns:
         if isinstance(column, Position) and column < layout.width:
             positions.append(int(column))
@@ -149,7 +149,7 @@ def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list
             if text.isdecimal() and int(text) < layout.width:
                 positions.append(int(text))
             else:
-                faults.append(
+                errors.append(
                     f'{path}: no column "{column}"; without a header the columns are numbered from '
                     f"0 to {layout.width - 1}"
                 )
@@ -158,14 +158,14 @@ def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list
         if len(places) == 1:
             positions.append(places[0])
         elif places:
-            faults.append(
+            errors.append(
                 f'{path}:{layout.first_line}: the header holds "{column}" {len(places)} times; '
                 f"rename one of the columns {places}"
             )
         else:
-            faults.append(_missing(path, column, layout))
-    if faults:
-        raise ComityError(*faults)
+            errors.append(_missing(path, column, layout))
+    if errors:
+        raise ComityError(*errors)
     return positions
 
 

@@ -7,7 +7,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.rows import NoValue, TableFormat, Value, no_column
 from comity.tables.text_files import find_encoding, text_lines
 
@@ -16,7 +16,7 @@ MOST_KEYS = 1000
 
 
 def json_rows(
-    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
 ) -> Iterator[tuple[int, tuple[Value, ...]]]:
     """Line and values of each line that holds an object; blank lines are passed over.
 
@@ -25,20 +25,20 @@ def json_rows(
     names = [str(column) for column in columns]
     encoding = find_encoding(path, format.encoding)
     unseen = _check_columns(path, names, encoding)
-    for line, record in _objects(path, encoding, faults):
+    for line, record in _objects(path, encoding, errors):
         if not unseen:
             yield line, tuple([_value(*_find(record, name), name) for name in names])
     if unseen:
         raise ComityError(*unseen)
 
 
-def json_names(path: Path, format: TableFormat, faults: Faults) -> list[str]:
+def json_names(path: Path, format: TableFormat, errors: ErrorList) -> list[str]:
     """The keys of all lines, in the order in which they first appear."""
     encoding = find_encoding(path, format.encoding)
-    return list(dict.fromkeys(key for _, item in _objects(path, encoding, faults) for key in item))
+    return list(dict.fromkeys(key for _, item in _objects(path, encoding, errors) for key in item))
 
 
-def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path, encoding: str, errors: ErrorList) -> Iterator[tuple[int, dict[str, Any]]]:
     # Numbers stay as they are spelled: 0012 is no JSON, but 1.0 and 1 are two texts.
     decode = json.JSONDecoder(
         object_pairs_hook=_distinct, parse_int=str, parse_float=str, parse_constant=_no_number
@@ -57,17 +57,17 @@ def _objects(path: Path, encoding: str, faults: Faults) -> Iterator[tuple[int, d
             item = decode(line.rstrip("\r\n"))
         except JSONDecodeError as error:
             reason = error.msg[:1].lower() + error.msg[1:]
-            faults.add(
+            errors.add(
                 f"{path}:{number}: column {error.colno}: not valid JSON ({reason}); write one "
                 f"object on each line"
             )
         except RecursionError:
-            faults.add(f"{path}:{number}: the JSON is nested too deeply; flatten it")
+            errors.add(f"{path}:{number}: the JSON is nested too deeply; flatten it")
         else:
             if isinstance(item, dict):
                 yield number, item
             else:
-                faults.add(f"{path}:{number}: {_what(item)}, not an object; write {{...}}")
+                errors.add(f"{path}:{number}: {_what(item)}, not an object; write {{...}}")
     if first:
         raise ComityError(f"{path}: the file is empty; give a file with rows")
 
@@ -149,14 +149,14 @@ def _check_columns(path: Path, names: Sequence[str], encoding: str) -> list[str]
     """A sentence for each column that is on no line; usually the first lines settle it."""
     unseen = list(names)
     keys: dict[str, None] = {}
-    for _, item in _objects(path, encoding, Faults()):
+    for _, item in _objects(path, encoding, ErrorList()):
         unseen = [name for name in unseen if not _find(item, name)[0]]
         if not unseen:
             return []
         if len(keys) < MOST_KEYS:
             keys.update(dict.fromkeys(_dotted(item)))
     if not keys:
-        return []  # not one object: the faults of the lines say what is wrong
+        return []  # not one object: the errors of the lines say what is wrong
     return [f"{path}: {no_column(name, keys)}" for name in dict.fromkeys(unseen)]
 
 

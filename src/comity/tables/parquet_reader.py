@@ -61,18 +61,18 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 def _find_columns(path: Path, columns: Sequence[str | int], schema: pa.Schema) -> list[list[str]]:
     """For each column the outer column and the fields below that lead to it."""
     found = [_steps(schema, str(column)) for column in columns]
-    faults = [
+    errors = [
         f"{path}: {no_column(column, _dotted(schema))}"
         for column, steps in zip(columns, found, strict=True)
         if not steps
     ]
-    faults += [
+    errors += [
         f'{path}: the column "{name}" stands twice; rename one'
         for name in dict.fromkeys(steps[0] for steps in found if steps)
         if len(schema.get_all_field_indices(name)) > 1
     ]
-    if faults:
-        raise ComityError(*faults)
+    if errors:
+        raise ComityError(*errors)
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.tables.csv_reader import delimited_rows, find_layout
 from comity.tables.jsonl_reader import json_names, json_rows
 from comity.tables.rows import (
@@ -26,34 +26,34 @@ from comity.tables.text_files import check_file, find_encoding, text_lines
 
 
 def read_table(
-    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
 ) -> Iterator[Row]:
     """The rows of a table, each with one value for each of `columns`, in that order.
 
     Rows are read as they are asked for, so memory does not grow with the file. A row that cannot be
     read (ragged, a quote that never closes, invalid JSON) is left out and a sentence about it goes
-    to `faults`; so does one about a file that cannot be read at all or a column that is missing,
-    and then there are no rows. The faults are complete once the rows are exhausted.
+    to `errors`; so does one about a file that cannot be read at all or a column that is missing,
+    and then there are no rows. The errors are complete once the rows are exhausted.
 
     A name with dots leads into JSON objects and Parquet structs ("data.text"). Without a header
     columns are positions, counted from 0. Blank lines are passed over; in a table of one column
     they are empty texts, except at the end of the file.
     """
     try:
-        for line, values in _rows(path, columns, format, faults):
+        for line, values in _rows(path, columns, format, errors):
             yield Row(line, values)
     except ComityError as error:
-        faults.extend(error)
+        errors.extend(error)
 
 
 def _rows(
-    path: Path, columns: Sequence[str | int], format: TableFormat, faults: Faults
+    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
 ) -> Iterator[tuple[int, tuple[Value, ...]]]:
     kind = _kind(path)
     if kind in DELIMITED:
-        return delimited_rows(path, columns, format, faults)
+        return delimited_rows(path, columns, format, errors)
     if kind in JSON_LINES:
-        return json_rows(path, columns, format, faults)
+        return json_rows(path, columns, format, errors)
     # Imported here because pyarrow is slow to import and most tables are text.
     from comity.tables.parquet_reader import parquet_rows
 
@@ -71,9 +71,9 @@ def column_names(path: Path, format: TableFormat, columns: Sequence[str | int] =
         layout = find_layout(path, columns, format)
         return layout.names or [str(position) for position in range(layout.width)]
     if kind in JSON_LINES:
-        faults = Faults()
-        names = json_names(path, format, faults)
-        faults.check()
+        errors = ErrorList()
+        names = json_names(path, format, errors)
+        errors.check()
         return names
     from comity.tables.parquet_reader import parquet_names
 
@@ -141,20 +141,20 @@ def whole_rows(
     texts: Sequence[str | int],
     names: Sequence[str],
     format: TableFormat,
-    faults: Faults,
+    errors: ErrorList,
 ) -> Iterator[tuple[Row, Own]]:
     """Each row's values of the columns `texts`, and the row as it came under `names`."""
     ending = source.suffix.lower()
     if ending in DELIMITED:
         own_columns = [Position(place) for place in range(len(names))]
-        for row in read_table(source, [*texts, *own_columns], format, faults):
+        for row in read_table(source, [*texts, *own_columns], format, errors):
             own = row.values[len(texts) :]
             yield Row(row.line, row.values[: len(texts)]), dict(zip(names, own, strict=True))
         return
     whole = _parquet_rows(source) if ending in PARQUET else _json_rows(source, format)
-    for row in read_table(source, texts, format, faults):
+    for row in read_table(source, texts, format, errors):
         line, own = next(whole)
-        while line < row.line:  # lines that were left out as faults
+        while line < row.line:  # lines that were left out as errors
             line, own = next(whole)
         yield row, own
 
@@ -178,12 +178,12 @@ def _parquet_rows(source: Path) -> Iterator[tuple[int, Own]]:
             yield number, own
 
 
-def row_texts(source: Path, row: Row, faults: Faults) -> tuple[str, ...]:
+def row_texts(source: Path, row: Row, errors: ErrorList) -> tuple[str, ...]:
     """The values of a row as texts: a null is an empty one, what is no text a fault."""
     texts = []
     for value in row.values:
         if isinstance(value, NoValue | list):
             reason = value.reason if isinstance(value, NoValue) else "the text is a list"
-            faults.add(f"{source}:{row.line}: {reason}; give the row a text")
+            errors.add(f"{source}:{row.line}: {reason}; give the row a text")
         texts.append(value if isinstance(value, str) else "")
     return tuple(texts)

@@ -109,9 +109,9 @@ def show_plan(summary: Mapping[str, Any], stderr: bool = False) -> None:
     """The plan as a table for each stage."""
     out = console(stderr)
     for stage in summary["stages"]:
-        what = "" if stage["objective"] == "tasks" else f"{stage['objective']}, "
+        what = "" if stage["train_on"] == "labels" else f"{stage['train_on']}, "
         title = (
-            f"Plan, {stage['name']}: {what}{stage['schedule']}, {stage['balancer']}, "
+            f"Plan, {stage['name']}: {what}{stage['task_sampling']}, {stage['balancer']}, "
             f"{stage['steps']:,} steps, {stage['evaluations']} evaluations"
         )
         table = Table(title=title, title_justify="left")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from comity.errors import ComityError
-from comity.rng import ORDERS, generator
+from comity.rng import PCGRAD_ORDERS, generator
 
 Orders = list[list[int]]
 State = dict[str, Tensor]
@@ -220,7 +220,7 @@ def draw_orders(seed: int, step: int, count: int) -> Orders:
 
     A function of its three integers, so that all processes of a run draw the same.
     """
-    draws = generator(ORDERS, seed, step)
+    draws = generator(PCGRAD_ORDERS, seed, step)
     return [
         draws.permutation([j for j in range(count) if j != i]).astype(int).tolist()
         for i in range(count)

@@ -155,7 +155,7 @@ class Gradients:
 def _inner_products(rows: Tensor) -> Tensor:
     """All pairs of rows of `[K, S]`, as `[K, K]` float64 on the CPU.
 
-    Piece by piece, the pieces added up in float64: a product over millions of float32 numbers in
+    Part by part, the parts added up in float64: a product over millions of float32 numbers in
     one go errs in the fourth digit, and takes three times as long.
     """
     whole = rows.shape[1] // PIECE * PIECE

@@ -144,17 +144,17 @@ def segment_rates(
     present: set[str],
     frozen_layers: int,
     top_layer: int,
-    layer_decay: float,
+    lr_layer_decay: float,
 ) -> Callable[[Segment], float | None]:
     """The rate of each segment in a step; None for what is frozen and for absent tasks' heads.
 
-    The encoder's layer l moves at `lr * layer_decay ** (top_layer - l)` (Howard & Ruder 2018).
+    The encoder's layer l moves at `lr * lr_layer_decay ** (top_layer - l)` (Howard & Ruder 2018).
     """
 
     def rate_of(segment: Segment) -> float | None:
         if segment.owner == SHARED:
             frozen = segment.layer < frozen_layers
-            return None if frozen else lr * layer_decay ** (top_layer - segment.layer)
+            return None if frozen else lr * lr_layer_decay ** (top_layer - segment.layer)
         return head_lr[segment.owner] if segment.owner in present else None
 
     return rate_of

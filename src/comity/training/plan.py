@@ -8,7 +8,7 @@ import numpy as np
 
 from comity.data.batches import TaskBatches
 from comity.data.splits import Split, TaskData
-from comity.data.task_sampling import ScheduledTask, TaskPlan, Turn, count, plan_steps
+from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, count, plan_steps
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
 
@@ -22,10 +22,10 @@ class StagePlan:
 
     stage: Stage
     number: int
-    tasks: list[ScheduledTask]
+    tasks: list[SampledTask]
     splits: list[Split]  # the training rows of each task in this stage
-    steps: list[list[Turn]]
-    counts: list[TaskPlan]
+    steps: list[list[PlannedBatch]]
+    counts: list[PlanCounts]
     evaluations: set[int]  # steps of the stage, counted from 1, after which dev is judged
 
     @property
@@ -37,7 +37,7 @@ class StagePlan:
 
     def rows_of_a_probe(self, watch: int) -> int:
         """Rows that a probe for conflict fills: none where the balancer sees every step."""
-        summed = self.stage.balancer == "sum" and self.stage.objective == "tasks"
+        summed = self.stage.balancer == "sum" and self.stage.train_on == "labels"
         watched = summed and len(self.tasks) > 1 and watch > 0
         return len(self.tasks) if watched else 0
 
@@ -55,7 +55,7 @@ def plan_stage(
         tokens = section.batch_tokens
         if tokens is None and section.batch_size is None:
             tokens = train.batch_tokens
-        views = section.trained_views if stage.objective == "tasks" else section.views
+        views = section.trained_views if stage.train_on == "labels" else section.views
         batches = TaskBatches(
             name,
             split.lengths(views, of_task.max_length),
@@ -63,21 +63,21 @@ def plan_stage(
             stage=number,
             batch_size=None if tokens else section.batch_size or train.batch_size,
             batch_tokens=tokens,
-            group_lengths=train.group_lengths,
+            group_by_length=train.group_by_length,
         )
-        weight = section.sampling_weight if stage.schedule in DRAWN else 1.0
-        tasks.append(ScheduledTask(name, batches, len(split), weight))
+        weight = section.sampling_weight if stage.task_sampling in DRAWN else 1.0
+        tasks.append(SampledTask(name, batches, len(split), weight))
         splits.append(split)
     steps = plan_steps(
-        stage.schedule,
+        stage.task_sampling,
         tasks,
         seed=train.seed,
         stage=number,
-        turns=stage.turns,
-        temperature=stage.temperature,
+        batches_per_step=stage.batches_per_step,
+        temperature=stage.sampling_temperature,
         epochs=None if stage.steps else stage.epochs,
         steps=stage.steps,
-        epoch=stage.epoch,
+        epoch_ends=stage.epoch_ends,
     )
     return StagePlan(
         stage,
@@ -91,14 +91,14 @@ def plan_stage(
 
 
 def _evaluations(
-    steps: Sequence[Sequence[Turn]],
-    tasks: Sequence[ScheduledTask],
+    steps: Sequence[Sequence[PlannedBatch]],
+    tasks: Sequence[SampledTask],
     every: int | str,
     stage: Stage,
 ) -> set[int]:
     """After which steps dev is judged: every n, or each time an epoch of the stage is over."""
     last = {len(steps)}
-    if stage.epoch == "longest" and stage.steps is None:
+    if stage.epoch_ends == "longest" and stage.steps is None:
         every = max(task.batches.per_pass(0) for task in tasks) if every == "epoch" else every
     if isinstance(every, int):
         return set(range(every, len(steps) + 1, every)) | last
@@ -118,7 +118,7 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict
     dense = flat.shared_stop - flat.table_stop
     rows = max(plan.rows_needed + plan.rows_of_a_probe(watch) for plan in plans)
     heads = numbers - flat.shared_stop
-    masked = any(plan.stage.objective != "tasks" for plan in plans)
+    masked = any(plan.stage.train_on != "labels" for plan in plans)
     # Gathered as the decoder, the decoder's gradient, and the row that takes it.
     whole_table = 3 * flat.table_stop if masked else 0
     return {
@@ -132,7 +132,7 @@ def plan_summary(trainer: "Trainer", seconds: float | None) -> dict[str, Any]:
     """The plan before the spend, for its table and its JSON."""
     return {
         "stages": [_stage_summary(plan) for plan in trainer.plans],
-        "memory_bytes": memory(trainer.flat, trainer.plans, trainer.settings.watch),
+        "memory_bytes": memory(trainer.flat, trainer.plans, trainer.settings.conflict_every),
         "precision": str(trainer.dtype).removeprefix("torch."),
         "device": str(trainer.device),
         "notes": _accumulation_notes(trainer.prepared.tasks),
@@ -143,18 +143,18 @@ def plan_summary(trainer: "Trainer", seconds: float | None) -> dict[str, Any]:
 def _accumulation_notes(tasks: Mapping[str, TaskData]) -> list[str]:
     """What a user may expect of accumulation that it does not do."""
     return [
-        f"{name}: its objectives compare the rows of one of the {data.task.accumulate} parts of a "
-        "batch; accumulation adds no negatives, a larger batch does"
+        f"{name}: its objectives compare only the rows of one micro-batch ("
+        f"{data.task.micro_batches} in a batch); for more negatives use a larger micro-batch"
         for name, data in tasks.items()
-        if data.task.objectives and data.task.accumulate > 1
+        if data.task.objectives and data.task.micro_batches > 1
     ]
 
 
 def _stage_summary(plan: StagePlan) -> dict[str, Any]:
     return {
         "name": plan.stage.name,
-        "objective": plan.stage.objective,
-        "schedule": plan.stage.schedule,
+        "train_on": plan.stage.train_on,
+        "task_sampling": plan.stage.task_sampling,
         "balancer": plan.stage.balancer,
         "steps": len(plan.steps),
         "evaluations": len(plan.evaluations),

@@ -1,4 +1,4 @@
-"""From a recipe to everything that training needs: encoder, tasks, model; all faults found here."""
+"""From a recipe to everything that training needs: encoder, tasks, model; all errors found here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from comity.data.leakage import Reading, find_leaks, without
 from comity.data.packing import Template
 from comity.data.splits import Split, TaskData, load_tasks
 from comity.data.token_cache import token_counts
-from comity.errors import ComityError, Faults
+from comity.errors import ComityError, ErrorList
 from comity.model.bert import Bert
 from comity.model.checkpoint import (
     LoadedEncoder,
@@ -29,7 +29,7 @@ from comity.model.masked_lm import MaskedLanguageHead, load_predictions
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
-from comity.targets import TaskModel
+from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
 
@@ -68,20 +68,20 @@ class Prepared:
         chosen = self.recipe.encoder.rates()["hidden_dropout"]
         default = rate if chosen is None else chosen
         tasks = {
-            name: TaskModel(
+            name: HeadSpec(
                 data.target,
                 data.task.views,
                 data.task.pooling,
-                default if data.task.dropout is None else data.task.dropout,
+                default if data.task.head_dropout is None else data.task.head_dropout,
                 data.task.interaction,
-                data.task.layers,
+                data.task.head_layers,
                 data.task.add_norm,
-                embeds=not data.task.judge_only and data.task.embeds,
+                embeds=not data.task.eval_only and data.task.embeds,
             )
             for name, data in self.tasks.items()
         }
         train = self.recipe.train
-        learned = train.weighting == "uncertainty"
+        learned = train.loss_weighting == "uncertainty"
         return MultiTaskModel(self.encoder, tasks, train.seed, learned, self._masked_head())
 
     def _masked_head(self) -> MaskedLanguageHead | None:
@@ -98,7 +98,7 @@ class Prepared:
             ) from None
         return head
 
-    def facts(self, specs: Mapping[str, TaskModel]) -> dict[str, Any]:
+    def facts(self, specs: Mapping[str, HeadSpec]) -> dict[str, Any]:
         """What a run of this is made of, for run.json: encoder, tasks, digests of the files."""
         splits: dict[str, Split] = {}
         for name, data in self.tasks.items():
@@ -132,7 +132,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     hardware.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
-    masked = any(stage.objective != "tasks" for stage in recipe.stages)
+    masked = any(stage.train_on != "labels" for stage in recipe.stages)
     if masked and loaded.tokenizer.mask_id is None:
         raise ComityError(
             f"{recipe.encoder.name}: the tokenizer has no token [MASK], which a stage with masked "
@@ -166,7 +166,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
 def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
     layers = encoder.config.num_hidden_layers
     for stage in recipe.stages:
-        if stage.freeze == layers and stage.objective != "tasks":
+        if stage.freeze == layers and stage.train_on != "labels":
             raise ComityError(
                 f"freeze: with all {layers} layers frozen masked words train nothing; lower it"
             )
@@ -194,7 +194,7 @@ def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
     """Every training split, a stage's own file under the task's name and the file's."""
     rows: dict[str, Reading] = {}
     for name, data in tasks.items():
-        if data.task.judge_only:
+        if data.task.eval_only:
             continue
         rows[name] = (data.train, _read_columns(data))
         for path, split in data.stage_train.items():
@@ -209,18 +209,18 @@ def _dev_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
 def _without_leaks(
     tasks: Mapping[str, TaskData], masks: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, TaskData]:
-    faults = Faults()
+    errors = ErrorList()
     kept = {}
     for name, data in tasks.items():
-        if data.task.judge_only:
+        if data.task.eval_only:
             kept[name] = data
             continue
         own = {p: without(s, masks[f"{name} ({p})"]) for p, s in data.stage_train.items()}
         kept[name] = replace(data, train=without(data.train, masks[name]), stage_train=own)
         for split in (kept[name].train, *own.values()):
             path = split.table.path
-            check_trainable(f"{name} without leaks", data.target, path, split.targets, faults)
-    faults.check()
+            check_trainable(f"{name} without leaks", data.target, path, split.targets, errors)
+    errors.check()
     return kept
 
 

@@ -21,14 +21,14 @@ from comity.losses.task_losses import (
 )
 from comity.model.encoder import Packed
 from comity.model.masked_lm import mask_words
-from comity.model.multitask import MASKED, MultiTaskModel, TaskInput, to_packed
+from comity.model.multitask import MASKED, ModelInput, MultiTaskModel, to_packed
 from comity.rng import DROPOUT, MASKING, generator, integer, name_key
 from comity.training.gradients import Gradients
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The rows of one backward pass: a batch is cut into `accumulate` of them."""
+    """The rows of one backward pass: a batch is cut into `micro_batches` of them."""
 
     places: NDArray[np.integer]  # in the split
     inputs: Packed  # on the CPU, as the next
@@ -116,12 +116,12 @@ class Backward:
     def batch(
         self, task: str, split: Split, places: NDArray[np.integer], masked: bool = False
     ) -> Batch:
-        """The rows at `places`, packed, in `accumulate` parts of nearly equal size.
+        """The rows at `places`, packed, in `micro_batches` parts of nearly equal size.
 
         `masked`: for guessing words, where objectives play no part.
         """
         data, views = self.tasks[task], self.model.tasks[task].views
-        count = min(data.task.accumulate, len(places))
+        count = min(data.task.micro_batches, len(places))
         apart = data.task.trained_views != views and not masked
         parts = []
         for of_part in np.array_split(places, count):
@@ -233,12 +233,12 @@ class Backward:
         hidden, places = (torch.from_numpy(array).to(self.device) for array in found)
         return hidden, places
 
-    def _input(self, part: Part, words: NDArray[np.int64], *keys: int) -> TaskInput:
+    def _input(self, part: Part, words: NDArray[np.int64], *keys: int) -> ModelInput:
         """A part of a batch on the device, its ids counted among the step's words."""
         inputs, *texts = [self._on_device(pack, words) for pack in part.chunk.packs]
         draw = integer(DROPOUT, self.seed, *keys, *part.keys)
         rows = len(part.chunk.places)
-        return TaskInput(part.batch.task, inputs, rows, draw, texts[0] if texts else None)
+        return ModelInput(part.batch.task, inputs, rows, draw, texts[0] if texts else None)
 
     def _on_device(self, pack: Packed, words: NDArray[np.int64]) -> Packed:
         local = torch.from_numpy(np.searchsorted(words, pack.ids.numpy()))
@@ -268,7 +268,7 @@ class Backward:
         """The loss times the task's weight, the recipe's or the learned one."""
         log_variance = self.model.log_variance(task)
         if log_variance is None:
-            return loss * self.tasks[task].task.weight
+            return loss * self.tasks[task].task.loss_weight
         return uncertainty_weighted(loss, log_variance, self.model.tasks[task].target)
 
     def _weights_of(self, task: str, split: Split) -> Tensor | None:

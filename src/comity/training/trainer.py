@@ -17,7 +17,7 @@ from torch import Tensor
 
 from comity import hardware
 from comity.data.splits import Split
-from comity.data.task_sampling import Turn
+from comity.data.task_sampling import PlannedBatch
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation, judge, scores_of, task_outputs
 from comity.evaluation.metrics import Score, better, mean_score
@@ -102,7 +102,7 @@ class Trainer:
         if resumed is not None:
             self.dtype = getattr(torch, resumed.facts()["precision"])
         self.model = prepared.model().to(self.device)
-        self.flat = FlatParameters(self.model.pieces(), self.dtype, self.device)
+        self.flat = FlatParameters(self.model.owned_parameters(), self.dtype, self.device)
         self.optimizer = FlatAdamW(
             self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
         )
@@ -119,7 +119,7 @@ class Trainer:
             for number, stage in enumerate(recipe.stages)
         ]
         self.train_samples = {
-            name: _sample(name, data.train, recipe.train.train_sample, recipe.train.seed)
+            name: _sample(name, data.train, recipe.train.eval_train_rows, recipe.train.seed)
             for name, data in prepared.tasks.items()
         }
         self.progress = Progress()
@@ -173,10 +173,10 @@ class Trainer:
         if self.progress.stage_step == 0:
             self.balancer_state = {}
             self.progress.without_gain = 0
-            if not plan.stage.carry:
+            if not plan.stage.keep_optimizer_state:
                 self.optimizer.reset()
 
-    def step(self, plan: StagePlan, turns: Sequence[Turn]) -> None:
+    def step(self, plan: StagePlan, turns: Sequence[PlannedBatch]) -> None:
         """One update of the weights from the batches of `turns`."""
         started = time.perf_counter()
         batches = [self._batch(plan, turn) for turn in turns]
@@ -196,17 +196,17 @@ class Trainer:
         self, plan: StagePlan, batches: Sequence[Batch], *keys: int
     ) -> tuple[list[float], list[str], Tensor]:
         """Losses of the batches, the tasks of the gradient rows, and the rows' Gramian."""
-        if plan.stage.objective == "tasks":
+        if plan.stage.train_on == "labels":
             together = plan.stage.balancer == "sum"
             losses, tasks = self.backward.fill(self.gradients, batches, together, *keys)
         else:
             losses, tasks = self.backward.fill_masked(self.gradients, batches, *keys)
         return losses, tasks, self.gradients.gramian()
 
-    def _batch(self, plan: StagePlan, turn: Turn) -> Batch:
+    def _batch(self, plan: StagePlan, turn: PlannedBatch) -> Batch:
         scheduled = plan.tasks[turn.task]
-        _, places = scheduled.batches.turn(turn.number)
-        masked = plan.stage.objective != "tasks"
+        _, places = scheduled.batches.batch(turn.number)
+        masked = plan.stage.train_on != "labels"
         return self.backward.batch(scheduled.name, plan.splits[turn.task], places, masked)
 
     def _weigh(
@@ -242,9 +242,9 @@ class Trainer:
         self, plan: StagePlan, present: set[str], weights: list[float], norm: float
     ) -> None:
         """Clip once, after the balancer, then AdamW."""
-        stage, clip = plan.stage, self.settings.clip
+        stage, clip = plan.stage, self.settings.max_grad_norm
         shape = schedule_factor(
-            self.progress.stage_step, len(plan.steps), stage.warmup, stage.decay
+            self.progress.stage_step, len(plan.steps), stage.warmup, stage.lr_schedule
         )
         rates = segment_rates(
             lr=shape * stage.lr,
@@ -256,7 +256,7 @@ class Trainer:
             present=present,
             frozen_layers=self.gradients.frozen_layers,
             top_layer=top_layer(self.flat),
-            layer_decay=stage.layer_decay,
+            lr_layer_decay=stage.lr_layer_decay,
         )
         factor = clip / norm if 0 < clip < norm else 1.0
         self.optimizer.update(self.gradients, weights, factor, rates)
@@ -321,7 +321,7 @@ class Trainer:
 
     def _watch(self, plan: StagePlan) -> None:
         """Where a stage keeps no task gradients apart, probe for conflict every so often."""
-        every = self.settings.watch
+        every = self.settings.conflict_every
         if plan.rows_of_a_probe(every) and (
             self.progress.step == 1 or not self.progress.step % every
         ):
@@ -333,7 +333,7 @@ class Trainer:
         batches = []
         for task, split in zip(plan.tasks, plan.splits, strict=True):
             draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
-            _, places = task.batches.turn(int(draws.integers(task.batches.per_pass(0))))
+            _, places = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
             batches.append(self.backward.batch(task.name, split, places))
         _, tasks = self.backward.fill(apart, batches, False, PROBE, self.progress.step)
         self._note_conflict(tasks, apart.gramian())
@@ -394,7 +394,7 @@ class Trainer:
             separator = self.prepared.tasks[name].task.separator
             target = self.model.tasks[name].target
             write_predictions(path, target, split, outputs[name], separator)
-        self._keep_best(scores, plan.stage.objective == "tasks")
+        self._keep_best(scores, plan.stage.train_on == "labels")
         self.directory.write_checkpoint(
             step, self.flat, self.optimizer, self.balancer_state, asdict(self.progress)
         )
@@ -408,19 +408,19 @@ class Trainer:
         """
         progress = self.progress
         tasks = self.prepared.tasks
-        trained = {n: s for n, s in scores.items() if not tasks[n].task.judge_only}
+        trained = {n: s for n, s in scores.items() if not tasks[n].task.eval_only}
         mean = mean_score(trained)
         for name, score in scores.items():
             known = progress.best_of_task.get(name)
             if better(score, _score(known)):
                 progress.best_of_task[name] = {**asdict(score), "step": progress.step}
-        chosen = mean if self.settings.best == "mean" else scores[self.settings.best]
+        chosen = mean if self.settings.select_by == "mean" else scores[self.settings.select_by]
         newest = progress.best is None or not trained
         if better(chosen, _score(progress.best)) or newest:
             progress.best = {**asdict(chosen), "step": progress.step}
             progress.without_gain = 0
             about = {
-                "by": self.settings.best,
+                "by": self.settings.select_by,
                 "score": asdict(chosen),
                 "tasks": {name: asdict(score) for name, score in scores.items()},
             }
