@@ -165,11 +165,18 @@ def test_reading_cls_alone_equals_slicing_the_whole(
 def test_a_tail_that_nobody_reads_changes_nothing(
     tiny_checkpoint: Path, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Products of other shapes are rounded otherwise, which is not what is asked here.
+    # Products of different shapes round differently, so both kinds are computed in float64 here.
     def exact(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(inputs.double(), weight.double(), bias.double()).to(inputs.dtype)
 
+    def exact_batched(
+        left: Tensor, right: Tensor, factor: float, added: Tensor | None = None
+    ) -> Tensor:
+        product = factor * (left.double() @ right.double())
+        return (product if added is None else product + added.double()).to(left.dtype)
+
     monkeypatch.setattr("comity.model.matmul.linear", exact)
+    monkeypatch.setattr("comity.model.attention.batched_product", exact_batched)
     bert = load_encoder(str(tiny_checkpoint)).encoder
     batch = random_batch([7, 3, 1], 60, 2)
     ids = torch.cat([batch.ids, torch.zeros(9, dtype=torch.int64)])

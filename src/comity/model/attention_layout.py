@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class AttentionLayout:
     """Where each packed token stands in attention's padded arrangement.
 
     A padding slot holds a copy of its own sequence's last token. No query is read there and the
@@ -28,7 +28,7 @@ class Layout:
     @classmethod
     def of(
         cls, offsets: Tensor, tokens: int, longest: int, heads: int, dtype: torch.dtype
-    ) -> "Layout":
+    ) -> "AttentionLayout":
         """The layout of `tokens` tokens in sequences from `offsets` [B + 1]; some may be empty."""
         device = offsets.device
         lengths = offsets.diff()
