@@ -44,7 +44,7 @@ def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     for parameter in names.values():
         parameter.requires_grad_(True)
         parameter.grad = None
-    places = np.concatenate([part.places for part in batch.parts])
+    places = np.concatenate([part.indices for part in batch.micro_batches])
     data, spec = prepared.tasks[batch.task], model.tasks[batch.task]
     packed = batch.split.pack(places, spec.views, prepared.template, data.max_length)
     given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
@@ -97,7 +97,7 @@ def test_layout_keeps_layers_together_and_heads_last(trainer):
 
 def test_rows_and_gramian_are_autograds(trainer):
     batches = first_batches(trainer)
-    _, tasks = trainer.backward.fill(trainer.gradients, batches, False, 0)
+    _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     assert tasks == TASKS
     plain = [flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches]
     shared = torch.stack(plain)[:, : trainer.flat.shared_stop]
@@ -135,7 +135,7 @@ def test_the_gramian_of_long_rows_is_fine_to_the_sixth_digit(trainer):
 
 def test_one_row_for_all_is_the_sum(trainer):
     batches = first_batches(trainer)
-    trainer.backward.fill(trainer.gradients, batches, True, 0)
+    trainer.task_gradients[0].fill(trainer.gradients, batches, True, 0)
     plain = torch.stack([flat_of(trainer, plain_gradients(trainer, b)) for b in batches]).sum(0)
     start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
     found = trainer.gradients.combined(start, stop, [1.0], 1.0)
@@ -144,7 +144,7 @@ def test_one_row_for_all_is_the_sum(trainer):
 
 def test_a_huge_head_gradient_leaves_the_weights_as_they_were(trainer):
     batches = first_batches(trainer)
-    trainer.backward.fill(trainer.gradients, batches, False, 0)
+    trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     plan = trainer.plans[0]
     rows = trainer.gradients.rows
     rows[1] -= 2 * (rows[0] @ rows[1]) / (rows[0] @ rows[0]) * rows[0]  # make them conflict
@@ -173,8 +173,8 @@ def test_accumulation_is_exact(tmp_path, tiny_checkpoint, balancer):
             tasks__alike__loss_weight=0.7,
         )
         batches = first_batches(trainer)
-        assert [len(batch.parts) for batch in batches] == [parts, parts]
-        losses, _ = trainer.backward.fill(trainer.gradients, batches, balancer == "sum", 0)
+        assert [len(batch.micro_batches) for batch in batches] == [parts, parts]
+        losses, _ = trainer.task_gradients[0].fill(trainer.gradients, batches, balancer == "sum", 0)
         rows.append((trainer.gradients.rows.clone(), trainer.gradients.word_rows.clone(), losses))
     torch.testing.assert_close(rows[0][0], rows[1][0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(rows[0][1], rows[1][1], rtol=1e-4, atol=1e-6)
@@ -188,7 +188,7 @@ def test_the_tasks_weight_multiplies_its_row(tmp_path, tiny_checkpoint):
         trainer = make_trainer(
             tmp_path, tiny_checkpoint, encoder__dropout=0.0, tasks__alike__loss_weight=weight
         )
-        trainer.backward.fill(trainer.gradients, first_batches(trainer), False, 0)
+        trainer.task_gradients[0].fill(trainer.gradients, first_batches(trainer), False, 0)
         grams.append(trainer.gradients.gramian())
     scale = torch.tensor([1.0, 3.0], dtype=torch.float64)
     torch.testing.assert_close(grams[1], grams[0] * scale * scale[:, None], rtol=1e-4, atol=1e-9)
@@ -201,7 +201,7 @@ def test_bf16_rows_are_float32_and_close(tmp_path, tiny_checkpoint):
         trainer = make_trainer(
             tmp_path, tiny_checkpoint, encoder__dropout=0.0, train__precision=precision
         )
-        trainer.backward.fill(trainer.gradients, first_batches(trainer), False, 0)
+        trainer.task_gradients[0].fill(trainer.gradients, first_batches(trainer), False, 0)
         rows[precision] = trainer.gradients.rows.clone()
         assert trainer.gradients.rows.dtype == torch.float32
     cosine = torch.nn.functional.cosine_similarity(rows["float32"], rows["bf16"])
@@ -222,7 +222,7 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
     for step, present in enumerate((TASKS, ["alike"], TASKS)):
         batches = [trainer._batch(plan, PlannedBatch(TASKS.index(name), step)) for name in present]
         plain = [plain_gradients(trainer, batch) for batch in batches]
-        _, tasks = trainer.backward.fill(trainer.gradients, batches, False, step)
+        _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, step)
         weights = [0.8, 1.3][: len(tasks)]
         rates = segment_rates(
             lr=0.01,
@@ -262,8 +262,8 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
 
 def test_words_of_a_step_are_those_of_its_batches(trainer):
     batches = first_batches(trainer)
-    trainer.backward.fill(trainer.gradients, batches, False, 0)
-    used = {int(i) for batch in batches for part in batch.parts for i in part.inputs.ids}
+    trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
+    used = {int(i) for batch in batches for part in batch.micro_batches for i in part.inputs.ids}
     assert set(trainer.gradients.words.tolist()) == used
 
 
@@ -272,7 +272,9 @@ def test_dropout_is_drawn_for_the_step_not_for_the_past(tmp_path, tiny_checkpoin
     trainer = make_trainer(tmp_path, tiny_checkpoint, encoder__dropout=0.3)
 
     def losses(step: int) -> list[float]:
-        return trainer.backward.fill(trainer.gradients, first_batches(trainer), False, step)[0]
+        return trainer.task_gradients[0].fill(
+            trainer.gradients, first_batches(trainer), False, step
+        )[0]
 
     first = losses(4)
     torch.rand(10)  # the global generator does not matter

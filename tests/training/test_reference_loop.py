@@ -64,7 +64,7 @@ class Reference:
         trainer = self.trainer
         batch = trainer._batch(plan, turn)
         data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
-        places = np.concatenate([part.places for part in batch.parts])
+        places = np.concatenate([part.indices for part in batch.micro_batches])
         packed = batch.split.pack(places, spec.views, trainer.prepared.template, data.max_length)
         given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
         for piece in self.pieces:
@@ -232,7 +232,7 @@ def test_the_heads_dropout_acts(tmp_path, tiny_checkpoint):
         plan = trainer.plans[0]
         trainer.start_stage(plan)
         batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
-        losses.append(trainer.backward.fill(trainer.gradients, batches, False, 0)[0])
+        losses.append(trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)[0])
     assert losses[0][0] != losses[1][0]
     assert losses[0][1] == losses[1][1]
 
@@ -243,8 +243,8 @@ def test_a_tasks_dropout_does_not_depend_on_its_place(tmp_path, tiny_checkpoint)
     plan = trainer.plans[0]
     trainer.start_stage(plan)
     batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
-    forward = trainer.backward.fill(trainer.gradients, batches, False, 7)[0]
-    backward = trainer.backward.fill(trainer.gradients, batches[::-1], False, 7)[0]
+    forward = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 7)[0]
+    backward = trainer.task_gradients[0].fill(trainer.gradients, batches[::-1], False, 7)[0]
     assert forward == pytest.approx(backward[::-1], rel=1e-5)
 
 
@@ -257,9 +257,9 @@ def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
     trainer.start_stage(plan)
     batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
     pooler = slice(trainer.flat.starts["encoder.pooler.weight"] - trainer.gradients.start, None)
-    trainer.backward.fill(trainer.gradients, batches, False, 0)
+    trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     assert trainer.gradients.rows[0, pooler].any()
-    trainer.backward.fill(trainer.gradients, batches[1:], False, 1)
+    trainer.task_gradients[0].fill(trainer.gradients, batches[1:], False, 1)
     assert not trainer.gradients.rows[0, pooler].any()
 
 
@@ -275,5 +275,5 @@ def test_balanced_weights_count_the_stages_own_rows(tmp_path, tiny_checkpoint):
     trainer = Trainer(prepare(recipe, tmp_path))
     batch = trainer._batch(trainer.plans[0], PlannedBatch(0, 0))
     assert len(batch.split) == 4  # the stage's own file
-    weights = trainer.backward._weights_of("mood", batch.split)
+    weights = trainer.task_gradients[0].class_weights["mood"]
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 2.0]))

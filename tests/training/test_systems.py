@@ -22,7 +22,7 @@ from comity.training.balancers import BALANCERS
 from comity.training.events import Listener
 from comity.training.plan import plan_summary
 from comity.training.setup import prepare
-from comity.training.task_gradients import Part
+from comity.training.task_gradients import _passes
 from comity.training.trainer import Trainer
 
 CONTRASTIVE = [{"loss": "contrastive", "weight": 2.0}]
@@ -70,7 +70,7 @@ def batch_of(trainer: Trainer, task: str):
 
 def texts_of(batch) -> list[tuple[str, str, float]]:
     """The rows of a batch of the task `alike`, by their lines in the file."""
-    places = np.concatenate([part.places for part in batch.parts])
+    places = np.concatenate([part.indices for part in batch.micro_batches])
     lines = batch.split.table.lines[batch.split.rows[places]]
     return [alike_rows(line - 2, 1)[0] for line in lines]
 
@@ -94,7 +94,7 @@ def test_the_contrastive_objective_stands_beside_the_head(
     losses = []
     for trainer in (plain, both):
         batch = batch_of(trainer, "alike")
-        losses.append(trainer.backward.fill(trainer.gradients, [batch], True, 0)[0][0])
+        losses.append(trainer.task_gradients[0].fill(trainer.gradients, [batch], True, 0)[0][0])
     rows = texts_of(batch_of(both, "alike"))
     embeddings = []
     for column in ([row[0] for row in rows], [row[1] for row in rows]):
@@ -134,20 +134,20 @@ def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
     variance = trainer.model.log_variance("alike")
     assert variance is not None
     variance.data.fill_(0.3)
-    trainer.backward.fill(trainer.gradients, [batch], True, 0)
+    trainer.task_gradients[0].fill(trainer.gradients, [batch], True, 0)
     rows = trainer.gradients.combined(trainer.flat.table_stop, trainer.flat.shared_stop, [1.0], 1.0)
     rows = rows.clone()
     heads = trainer.gradients.heads.clone()
     words = np.arange(len(trainer.model.encoder.word_embeddings))
-    (part,) = batch.parts
+    ((part,),) = _passes([batch])
     for piece in trainer.flat.pieces:
         piece.parameter.requires_grad_(True)
         piece.parameter.grad = None
-    given = trainer.backward._input(Part(batch, 0, 0), words)
+    given = trainer.task_gradients[0]._input(part, words)
     given = type(given)(given.task, given.packed, given.count, None, given.texts)
     encoded = trainer.model.encode([given])
     (outputs,) = trainer.model.outputs([given], encoded)
-    loss = trainer.backward._loss(batch, part, outputs, encoded[0].texts)
+    loss = trainer.task_gradients[0]._loss(part, outputs, encoded[0].texts)
     # Kendall et al. 2018, equation 7: exp(-s) / 2 of a squared error, and s / 2.
     total = math.exp(-0.3) / 2 * loss
     value = loss.item()
@@ -347,7 +347,7 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
         return found
 
     monkeypatch.setattr(task_gradients, "mask_words", recorded)
-    (loss,), tasks = trainer.backward.fill_masked(trainer.gradients, [batch], 0)
+    (loss,), tasks = trainer.task_gradients[0].fill_masked(trainer.gradients, [batch], 0)
     assert tasks == [MASKED]
 
     theirs = transformers.BertForMaskedLM.from_pretrained(
@@ -359,7 +359,7 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
         head.transform.dense.load_state_dict(own.dense.state_dict())
         head.transform.LayerNorm.load_state_dict(own.norm.state_dict())
         head.bias.copy_(own.bias)
-    offsets = batch.parts[0].inputs.offsets.tolist()
+    offsets = batch.micro_batches[0].inputs.offsets.tolist()
     rows = list(itertools.pairwise(offsets))
     longest = max(stop - start for start, stop in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)

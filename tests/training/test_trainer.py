@@ -16,6 +16,7 @@ from comity.runs import RunDirectory
 from comity.training.events import Listener
 from comity.training.plan import plan_stage
 from comity.training.setup import prepare
+from comity.training.task_gradients import TaskGradients
 from comity.training.trainer import Trainer
 
 
@@ -32,7 +33,7 @@ class Recorder(Listener):
 
         def recorded(plan, turn):
             found = batch(plan, turn)
-            places = [place for part in found.parts for place in part.places.tolist()]
+            places = [place for part in found.micro_batches for place in part.indices.tolist()]
             self.rows.setdefault(found.task, []).append(places)
             return found
 
@@ -267,20 +268,23 @@ def test_frozen_parts_do_not_move(folder, tmp_path, tiny_checkpoint):
 
 
 def test_a_loss_that_is_not_finite_skips_the_step_and_stops_after_ten(
-    folder, tmp_path, tiny_checkpoint
+    folder, tmp_path, tiny_checkpoint, monkeypatch
 ):
     recipe = two_tasks(tiny_checkpoint, train__epochs=9)
+    fill = TaskGradients.fill
 
     class Poison(Listener):
         def __init__(self, steps):
             self.steps = steps
 
         def planned(self, trainer):
-            self.trainer, self.fill = trainer, trainer.backward.fill
-            trainer.backward.fill = self.poisoned
+            self.trainer = trainer
+            monkeypatch.setattr(TaskGradients, "fill", self.poisoned)
 
         def poisoned(self, gradients, batches, together, *keys):
-            losses, tasks = self.fill(gradients, batches, together, *keys)
+            losses, tasks = fill(
+                self.trainer.task_gradients[0], gradients, batches, together, *keys
+            )
             if self.trainer.progress.step in self.steps:
                 gradients.rows[0, 0] = math.nan
                 losses[0] = math.nan

@@ -1,6 +1,6 @@
-"""From the batches of a step to its task gradients: forward and backward passes, nothing else."""
+"""From the batches of a step to its task gradients: forward, losses, backward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,256 +27,239 @@ from comity.training.gradients import Gradients
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """The rows of one backward pass: a batch is cut into `micro_batches` of them."""
+class MicroBatch:
+    """The rows of a batch that one backward pass sees, packed on the CPU."""
 
-    places: NDArray[np.integer]  # in the split
-    inputs: Packed  # on the CPU, as the next
+    indices: NDArray[np.integer]  # of the rows in the split
+    share: float  # of the batch's rows
+    inputs: Packed  # what the head reads
     texts: Packed | None  # the two texts apart, for objectives where the head reads a pair
 
     @property
-    def packs(self) -> list[Packed]:
-        """All that is encoded."""
+    def packed(self) -> list[Packed]:
+        """Everything that is encoded."""
         return [self.inputs] if self.texts is None else [self.inputs, self.texts]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one turn."""
+    """The rows that one task contributes to a step."""
 
     task: str
     split: Split
-    parts: list[Chunk]
+    micro_batches: list[MicroBatch]
 
     @property
     def rows(self) -> int:
         """Examples in the batch."""
-        return sum(len(part.places) for part in self.parts)
+        return sum(len(part.indices) for part in self.micro_batches)
 
     @property
     def tokens(self) -> int:
         """Tokens in the batch, over all views."""
-        return sum(len(pack.ids) for part in self.parts for pack in part.packs)
+        return sum(len(packed.ids) for part in self.micro_batches for packed in part.packed)
 
     @property
     def lines(self) -> list[int]:
-        """Where the rows stand in their file."""
-        places = np.concatenate([part.places for part in self.parts])
-        return sorted(self.split.table.lines[self.split.rows[places]].tolist())
+        """The lines of the rows in their file."""
+        indices = np.concatenate([part.indices for part in self.micro_batches])
+        return sorted(self.split.table.lines[self.split.rows[indices]].tolist())
 
 
-@dataclass(frozen=True)
-class Part:
-    """Part `number` of the batch of a task's `turn`, each counted from 0 in its step."""
+class TaskGradients:
+    """Runs the model forward and backward on the batches of a stage's steps.
 
-    batch: Batch
-    turn: int
-    number: int
-
-    @property
-    def chunk(self) -> Chunk:
-        """Its rows."""
-        return self.batch.parts[self.number]
-
-    @property
-    def share(self) -> float:
-        """Of the batch's rows."""
-        return len(self.chunk.places) / self.batch.rows
-
-    @property
-    def keys(self) -> tuple[int, ...]:
-        """What it draws by, beside the seed and the step."""
-        return name_key(self.batch.task), self.turn, self.number
-
-
-LossesOf = Callable[[Sequence[Part]], list[tuple[Tensor, Tensor]]]
-
-
-class Backward:
-    """Runs the model forward and backward on batches, into the rows of a step's gradients."""
+    Args:
+        splits: the rows that the stage trains each task on.
+        masking: the id of [MASK] and the size of the vocabulary, where a stage masks words.
+    """
 
     def __init__(
         self,
         model: MultiTaskModel,
         tasks: Mapping[str, TaskData],
+        splits: Mapping[str, Split],
         template: Template,
         seed: int,
         device: torch.device,
         masking: tuple[int, int] | None = None,
     ):
-        """`masking`: the id of [MASK] and the number of tokens, where a stage masks words."""
         self.model = model
         self.tasks = tasks
+        self.splits = splits
         self.template = template
         self.seed = seed
         self.device = device
         self.masking = masking
-        self._class_weights: dict[tuple[str, int], Tensor | None] = {}
+        self.class_weights = {
+            name: _class_weights(tasks[name], split, device) for name, split in splits.items()
+        }
 
-    def batch(
-        self, task: str, split: Split, places: NDArray[np.integer], masked: bool = False
-    ) -> Batch:
-        """The rows at `places`, packed, in `micro_batches` parts of nearly equal size.
+    def batch(self, task: str, indices: NDArray[np.integer], masked: bool = False) -> Batch:
+        """The rows of a task at `indices`, packed, in micro-batches of nearly equal size.
 
-        `masked`: for guessing words, where objectives play no part.
+        `masked`: for predicting masked words, which uses no objectives.
         """
-        data, views = self.tasks[task], self.model.tasks[task].views
-        count = min(data.task.micro_batches, len(places))
+        data, views, split = self.tasks[task], self.model.tasks[task].views, self.splits[task]
+        count = min(data.task.micro_batches, len(indices))
         apart = data.task.trained_views != views and not masked
-        parts = []
-        for of_part in np.array_split(places, count):
-            inputs = self._packed(split, of_part, views, data.max_length)
-            texts = self._packed(split, of_part, PAIR, data.max_length) if apart else None
-            parts.append(Chunk(of_part, inputs, texts))
-        return Batch(task, split, parts)
+        micro_batches = []
+        for own in np.array_split(indices, count):
+            inputs = self._packed(split, own, views, data.max_length)
+            texts = self._packed(split, own, PAIR, data.max_length) if apart else None
+            micro_batches.append(MicroBatch(own, len(own) / len(indices), inputs, texts))
+        return Batch(task, split, micro_batches)
 
     def _packed(
-        self, split: Split, places: NDArray[np.integer], views: tuple[str, ...], max_length: int
+        self, split: Split, indices: NDArray[np.integer], views: tuple[str, ...], max_length: int
     ) -> Packed:
-        packed = split.pack(places, views, self.template, max_length)
+        packed = split.pack(indices, views, self.template, max_length)
         return to_packed(packed, torch.device("cpu"))
 
     def fill(
         self, gradients: Gradients, batches: Sequence[Batch], together: bool, *keys: int
     ) -> tuple[list[float], list[str]]:
-        """Fill a row for each task present, or one row for all of them (`together`).
+        """Fill a row of J for each task present, or one row for all of them (`together`).
 
-        A row is the gradient of the task's loss, times the task's weight, averaged over the
-        examples of its batch. All tasks go forward and backward in one pass; where batches are cut
-        into parts, there is a pass for each part. (An objective that compares rows with each other
-        compares those of one part: accumulation adds no negatives.) Dropout is drawn for `keys`,
-        the task and the part.
+        A row is the gradient of the task's loss, times its loss weight, averaged over the examples
+        of its batch. All tasks share one forward and one backward pass, or one for each
+        micro-batch. An objective that compares rows with each other compares those of one
+        micro-batch. Dropout is a function of `keys`, the task and the micro-batch.
 
-        Returns the loss of each batch, before the weight, and the tasks of the rows in order.
+        Returns the loss of each batch, before the loss weight, and the tasks of the rows in order.
         """
-        packs = [pack for batch in batches for part in batch.parts for pack in part.packs]
-        words = np.unique(np.concatenate([pack.ids.numpy() for pack in packs]))
         tasks = list(dict.fromkeys(batch.task for batch in batches))
+        words = _distinct_words(batches)
         gradients.begin(words, 1 if together else len(tasks))
-
-        def losses_of(parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
+        losses = torch.zeros(len(batches), device=self.device)
+        for parts in _passes(batches):
             inputs = [self._input(part, words, *keys) for part in parts]
-            rows = [0 if together else tasks.index(given.task) for given in inputs]
+            rows = [0 if together else tasks.index(part.task) for part in parts]
             encoded = self.model.encode(inputs, gradients.leaf, rows, gradients.add)
-            losses = []
-            for part, of_part, vectors in zip(
-                parts, self.model.outputs(inputs, encoded), encoded, strict=True
-            ):
-                loss = self._loss(part.batch, part.chunk, of_part, vectors.texts)
-                losses.append((loss, self._weighed(part.batch.task, loss)))
-            return losses
-
-        losses = self._descend(batches, losses_of)
+            outputs = self.model.outputs(inputs, encoded)
+            total = torch.zeros((), device=self.device)
+            for part, output, vectors in zip(parts, outputs, encoded, strict=True):
+                loss = self._loss(part, output, vectors.texts)
+                losses[part.batch_index] += loss.detach() * part.rows.share
+                total = total + self._weighted(part.task, loss) * part.rows.share
+            total.backward()
         gradients.finish()
-        return losses, tasks
+        return losses.tolist(), tasks
 
     def fill_masked(
         self, gradients: Gradients, batches: Sequence[Batch], *keys: int
     ) -> tuple[list[float], list[str]]:
-        """Fill one row with the gradient of guessing masked words in the batches' texts.
+        """Fill one row of J with the gradient of predicting masked words in the batches' texts.
 
-        Labels play no part. The tied decoder reaches every word, so the step touches the whole word
-        table. Returns as `fill` does.
+        Labels are not used. The decoder is tied to the word table, so the step touches all of it.
+        Returns as `fill` does.
         """
         words = np.arange(len(self.model.encoder.word_embeddings))
         gradients.begin(words)
-
-        def losses_of(parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
-            inputs, places, wanted = [], [], []
+        losses = torch.zeros(len(batches), device=self.device)
+        for parts in _passes(batches):
+            inputs, positions, targets = [], [], []
             for part in parts:
-                given = self._input(part, words, *keys)
-                hidden, chosen = self._mask(part, *keys)
-                inputs.append(replace(given, packed=replace(given.packed, ids=hidden)))
-                places.append(chosen)
-                wanted.append(given.packed.ids[chosen])
+                whole = self._input(part, words, *keys)
+                masked_ids, masked_positions = self._mask(part, *keys)
+                inputs.append(replace(whole, packed=replace(whole.packed, ids=masked_ids)))
+                positions.append(masked_positions)
+                targets.append(whole.packed.ids[masked_positions])
             rows = [0] * len(parts)
-            logits = self.model.masked_logits(inputs, places, gradients.leaf, rows, gradients.add)
-            # A part whose texts have no token has nothing to guess.
-            losses = [
-                cross_entropy(of_part, correct) if len(correct) else of_part.sum()
-                for of_part, correct in zip(logits, wanted, strict=True)
-            ]
-            return [(loss, loss) for loss in losses]
-
-        losses = self._descend(batches, losses_of)
+            logits = self.model.masked_logits(
+                inputs, positions, gradients.leaf, rows, gradients.add
+            )
+            total = torch.zeros((), device=self.device)
+            for part, predicted, correct in zip(parts, logits, targets, strict=True):
+                # Texts without any token have no word to predict.
+                loss = cross_entropy(predicted, correct) if len(correct) else predicted.sum()
+                losses[part.batch_index] += loss.detach() * part.rows.share
+                total = total + loss * part.rows.share
+            total.backward()
         if gradients.leaf.grad is not None:  # the decoder's; the embedding's went to the sink
             gradients.add(0, gradients.leaf, gradients.leaf.grad)
         gradients.finish()
-        return losses, [MASKED]
+        return losses.tolist(), [MASKED]
 
-    def _descend(self, batches: Sequence[Batch], losses_of: LossesOf) -> list[float]:
-        """A backward pass for each part of the batches; the loss of each batch, before weights.
-
-        `losses_of` gives two losses for each part, plain and weighed; the weighed one is followed.
-        """
-        losses = torch.zeros(len(batches), device=self.device)
-        # A task's own turns are counted, so that its draws do not depend on other tasks.
-        names = [batch.task for batch in batches]
-        nth = [names[:turn].count(name) for turn, name in enumerate(names)]
-        for number in range(max(len(batch.parts) for batch in batches)):
-            turns = [turn for turn, batch in enumerate(batches) if number < len(batch.parts)]
-            parts = [Part(batches[turn], nth[turn], number) for turn in turns]
-            total = torch.zeros((), device=self.device)
-            for turn, part, (loss, weighed) in zip(turns, parts, losses_of(parts), strict=True):
-                losses[turn] += loss.detach() * part.share
-                total = total + weighed * part.share
-            total.backward()
-        return losses.tolist()
-
-    def _mask(self, part: Part, *keys: int) -> tuple[Tensor, Tensor]:
-        """The part's ids with some hidden, and the places that are to be guessed."""
-        assert self.masking is not None  # `prepare` sees to it
-        ids = part.chunk.inputs.ids.numpy()
+    def _mask(self, part: "_Part", *keys: int) -> tuple[Tensor, Tensor]:
+        """The micro-batch's ids with some masked, and the positions to predict."""
+        assert self.masking is not None  # setup checks it
+        ids = part.rows.inputs.ids.numpy()
         special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
         draws = generator(MASKING, self.seed, *keys, *part.keys)
-        found = mask_words(ids, special, *self.masking, draws)
-        hidden, places = (torch.from_numpy(array).to(self.device) for array in found)
-        return hidden, places
-
-    def _input(self, part: Part, words: NDArray[np.int64], *keys: int) -> ModelInput:
-        """A part of a batch on the device, its ids counted among the step's words."""
-        inputs, *texts = [self._on_device(pack, words) for pack in part.chunk.packs]
-        draw = integer(DROPOUT, self.seed, *keys, *part.keys)
-        rows = len(part.chunk.places)
-        return ModelInput(part.batch.task, inputs, rows, draw, texts[0] if texts else None)
-
-    def _on_device(self, pack: Packed, words: NDArray[np.int64]) -> Packed:
-        local = torch.from_numpy(np.searchsorted(words, pack.ids.numpy()))
-        return Packed(
-            local.to(self.device),
-            pack.segments.to(self.device),
-            pack.offsets.to(self.device),
-            pack.longest,
+        masked_ids, positions = mask_words(ids, special, *self.masking, draws)
+        return (
+            torch.from_numpy(masked_ids).to(self.device),
+            torch.from_numpy(positions).to(self.device),
         )
 
-    def _loss(self, batch: Batch, part: Chunk, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
-        """The mean loss of the part's rows: the head's, and those of the task's objectives."""
-        target = self.model.tasks[batch.task].target
-        targets = batch.split.targets[part.places]
-        wanted = np.ascontiguousarray(target.trained_on(targets))
-        weights = self._weights_of(batch.task, batch.split)
+    def _input(self, part: "_Part", words: NDArray[np.int64], *keys: int) -> ModelInput:
+        """A micro-batch on the device, its ids counted among the step's words."""
+        inputs, *texts = [self._on_device(packed, words) for packed in part.rows.packed]
+        draw = integer(DROPOUT, self.seed, *keys, *part.keys)
+        count = len(part.rows.indices)
+        return ModelInput(part.task, inputs, count, draw, texts[0] if texts else None)
+
+    def _on_device(self, packed: Packed, words: NDArray[np.int64]) -> Packed:
+        local = torch.from_numpy(np.searchsorted(words, packed.ids.numpy()))
+        return Packed(
+            local.to(self.device),
+            packed.segments.to(self.device),
+            packed.offsets.to(self.device),
+            packed.longest,
+        )
+
+    def _loss(self, part: "_Part", outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
+        """The mean loss of the micro-batch's rows: the head's, plus the task's objectives."""
+        task, indices = part.task, part.rows.indices
+        split, target = self.splits[task], self.model.tasks[task].target
+        labels = split.targets[indices]
+        wanted = np.ascontiguousarray(target.trained_on(labels))
+        weights = self.class_weights[task]
         loss = head_loss(target, outputs, torch.from_numpy(wanted).to(self.device), weights)
-        objectives = self.tasks[batch.task].task.objectives
+        objectives = self.tasks[task].task.objectives
         if objectives:
-            keys = batch.split.table.keys[batch.split.rows[part.places]]
-            pairs = TextPairs(texts[0], texts[1], target.closeness(targets), keys)
+            keys = split.table.keys[split.rows[indices]]
+            pairs = TextPairs(texts[0], texts[1], target.closeness(labels), keys)
             for objective in objectives:
                 loss = loss + objective.weight * objective_loss(objective, target, pairs)
         return loss
 
-    def _weighed(self, task: str, loss: Tensor) -> Tensor:
-        """The loss times the task's weight, the recipe's or the learned one."""
+    def _weighted(self, task: str, loss: Tensor) -> Tensor:
+        """The loss times the task's loss weight, the recipe's or the learned one."""
         log_variance = self.model.log_variance(task)
         if log_variance is None:
             return loss * self.tasks[task].task.loss_weight
         return uncertainty_weighted(loss, log_variance, self.model.tasks[task].target)
 
-    def _weights_of(self, task: str, split: Split) -> Tensor | None:
-        """Class weights of the rows that a stage trains on, made once."""
-        key = (task, id(split))
-        if key not in self._class_weights:
-            self._class_weights[key] = _class_weights(self.tasks[task], split, self.device)
-        return self._class_weights[key]
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch in its step."""
+
+    task: str
+    batch_index: int  # among the batches of the step
+    keys: tuple[int, ...]  # that its draws are a function of, besides seed and step
+    rows: MicroBatch
+
+
+def _passes(batches: Sequence[Batch]) -> Iterator[list[_Part]]:
+    """The micro-batches of each forward and backward pass: the first of every batch, and so on."""
+    names = [batch.task for batch in batches]
+    for number in range(max(len(batch.micro_batches) for batch in batches)):
+        parts = []
+        for index, batch in enumerate(batches):
+            if number < len(batch.micro_batches):
+                # A task's own batches are counted, so that its draws do not depend on others.
+                keys = (name_key(batch.task), names[:index].count(batch.task), number)
+                parts.append(_Part(batch.task, index, keys, batch.micro_batches[number]))
+        yield parts
+
+
+def _distinct_words(batches: Sequence[Batch]) -> NDArray[np.int64]:
+    """The ids `[U]` of the words in the batches, sorted."""
+    packed = [packed for batch in batches for part in batch.micro_batches for packed in part.packed]
+    return np.unique(np.concatenate([one.ids.numpy() for one in packed]))
 
 
 def _class_weights(data: TaskData, split: Split, device: torch.device) -> Tensor | None:

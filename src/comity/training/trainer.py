@@ -34,7 +34,7 @@ from comity.training.gradients import Gradients
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import StagePlan, plan_stage
 from comity.training.setup import Prepared, prepare
-from comity.training.task_gradients import Backward, Batch
+from comity.training.task_gradients import Batch, TaskGradients
 
 MOST_SKIPPED = 10
 """Steps in a row whose loss or gradient is not finite before the run stops."""
@@ -106,17 +106,21 @@ class Trainer:
         self.optimizer = FlatAdamW(
             self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
         )
-        self.backward = Backward(
-            self.model,
-            prepared.tasks,
-            prepared.template,
-            recipe.train.seed,
-            self.device,
-            prepared.masking,
-        )
         self.plans = [
             plan_stage(number, stage, prepared.tasks, recipe.train)
             for number, stage in enumerate(recipe.stages)
+        ]
+        self.task_gradients = [
+            TaskGradients(
+                self.model,
+                prepared.tasks,
+                {task.name: split for task, split in zip(plan.tasks, plan.splits, strict=True)},
+                prepared.template,
+                recipe.train.seed,
+                self.device,
+                prepared.masking,
+            )
+            for plan in self.plans
         ]
         self.train_samples = {
             name: _sample(name, data.train, recipe.train.eval_train_rows, recipe.train.seed)
@@ -198,16 +202,20 @@ class Trainer:
         """Losses of the batches, the tasks of the gradient rows, and the rows' Gramian."""
         if plan.stage.train_on == "labels":
             together = plan.stage.balancer == "sum"
-            losses, tasks = self.backward.fill(self.gradients, batches, together, *keys)
+            losses, tasks = self.task_gradients[plan.number].fill(
+                self.gradients, batches, together, *keys
+            )
         else:
-            losses, tasks = self.backward.fill_masked(self.gradients, batches, *keys)
+            losses, tasks = self.task_gradients[plan.number].fill_masked(
+                self.gradients, batches, *keys
+            )
         return losses, tasks, self.gradients.gramian()
 
     def _batch(self, plan: StagePlan, turn: PlannedBatch) -> Batch:
         scheduled = plan.tasks[turn.task]
         _, places = scheduled.batches.batch(turn.number)
         masked = plan.stage.train_on != "labels"
-        return self.backward.batch(scheduled.name, plan.splits[turn.task], places, masked)
+        return self.task_gradients[plan.number].batch(scheduled.name, places, masked)
 
     def _weigh(
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
@@ -331,11 +339,13 @@ class Trainer:
         """The Gramian of one batch of each task, from draws of its own and without an update."""
         apart = Gradients(self.flat, len(plan.tasks), self.gradients.frozen_layers)
         batches = []
-        for task, split in zip(plan.tasks, plan.splits, strict=True):
+        for task in plan.tasks:
             draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
             _, places = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
-            batches.append(self.backward.batch(task.name, split, places))
-        _, tasks = self.backward.fill(apart, batches, False, PROBE, self.progress.step)
+            batches.append(self.task_gradients[plan.number].batch(task.name, places))
+        _, tasks = self.task_gradients[plan.number].fill(
+            apart, batches, False, PROBE, self.progress.step
+        )
         self._note_conflict(tasks, apart.gramian())
         self._log_conflict()
 
