@@ -22,14 +22,15 @@ def test_all_keys_have_a_line(capsys, monkeypatch):
     assert max(len(line) for line in lines) == 60
 
 
-def test_a_key_in_full(capsys):
+def test_a_key_in_full(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     text = output(capsys, "train.lr_layer_decay")
     assert text == (
         "lr_layer_decay  in [train] and [[stages]]\n"
         "values   number above 0 and at most 1\n"
         "default  `1.0`\n"
-        "Learning rate of each encoder layer as a multiple of the layer above it (Howard & Ruder "
-        "2018).\n"
+        "Learning rate of each encoder layer as a multiple of the layer above it (Howard\n"
+        "& Ruder 2018).\n"
     )
 
 

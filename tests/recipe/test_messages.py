@@ -1,5 +1,7 @@
 """The messages about errors in a recipe, word for word, and the names that keys had before."""
 
+from typing import Any
+
 import pytest
 from tests.recipe.helpers import ALIKE, MOOD, changed, errors_of
 
@@ -48,7 +50,7 @@ def recipe_with(table, key):
     objectives = [{"loss": "ranking"}]
     stages = [{"data": {"mood": {"file": "other.csv"}}}]
     recipe = changed(tasks__alike__objectives=objectives, stages=stages)
-    node = recipe
+    node: Any = recipe
     for part in table.split("."):
         node = node[int(part)] if part.isdigit() else node[part]
     node[key] = 1

@@ -41,11 +41,11 @@ def test_an_unknown_key_gets_a_suggestion(name, message):
 
 
 def test_a_key_is_listed_once_per_table():
-    places = [(table, key.name) for key in all_keys() for table in key.tables]
-    assert len(places) == len(set(places))
-    in_train = {name for table, name in places if table == "[train]"}
+    entries = [(table, key.name) for key in all_keys() for table in key.tables]
+    assert len(entries) == len(set(entries))
+    in_train = {name for table, name in entries if table == "[train]"}
     assert in_train == set(TrainSection.model_fields)
-    assert len({table for table, _ in places}) == 2 + len(RecipeSchema.model_fields)
+    assert len({table for table, _ in entries}) == 2 + len(RecipeSchema.model_fields)
 
 
 @pytest.mark.parametrize(
