@@ -519,8 +519,8 @@ FAULTS = {
         'stages.0.data.alike.colour: unknown key "colour" in [stages.0.data.alike]',
     ),
     "train__loss_weighting": ("uncertainty", "tasks.alike.loss_weight: has no effect here"),
-    "train__freeze": ("encoder", "tasks.alike.objectives: embeddings cannot move"),
-    "tasks__alike__view": ("first", "tasks.alike.view: objectives read both texts apart"),
+    "train__freeze": ("encoder", "tasks.alike.objectives: objectives train the encoder"),
+    "tasks__alike__view": ("first", "tasks.alike.view: objectives need both texts"),
 }
 ALSO = {
     "train__loss_weighting": {"tasks__alike__loss_weight": 2.0},
@@ -528,10 +528,10 @@ ALSO = {
     "tasks__alike__view": {"tasks__alike__objectives": CONTRASTIVE},
 }
 OWN_FILES = [
-    ({"label_map": {"0": 0, "0.0": 5}}, "stages.0.data.alike.label_map: names each"),
-    ({"label_map": {}}, "stages.0.data.alike.label_map: names each"),
+    ({"label_map": {"0": 0, "0.0": 5}}, "stages.0.data.alike.label_map: names a label twice"),
+    ({"label_map": {}}, "stages.0.data.alike.label_map: is empty"),
     ({"texts": ["a", "a"]}, "stages.0.data.alike.texts: both texts are the column a"),
-    ({"text": "a"}, "stages.0.data.alike.text: the task alike has another number of texts"),
+    ({"text": "a"}, 'stages.0.data.alike.text: the task has "texts"'),
 ]
 
 
@@ -554,13 +554,13 @@ def test_a_key_without_effect_is_named(tiny_checkpoint, key):
 
 def test_a_stage_cannot_train_what_is_judged_only(tiny_checkpoint):
     stages = [{"tasks": ["mood", "alike"]}]
-    with pytest.raises(ComityError, match=r'stages.0.tasks: "mood" is judged only'):
+    with pytest.raises(ComityError, match=r'stages.0.tasks: the task "mood" is eval_only'):
         two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, stages=stages)
 
 
 def test_a_recipe_that_trains_nothing_is_refused(tiny_checkpoint):
     nothing = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
-    with pytest.raises(ComityError, match="every task is judged only"):
+    with pytest.raises(ComityError, match="all tasks are eval_only"):
         two_tasks(tiny_checkpoint, **nothing)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import comity
+from comity.cli import recipe as recipe_command
 from comity.errors import ComityError
 
 EPILOG = """\
@@ -183,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
         "--with-source", action="store_true", help="write the file's own rows first"
     )
     augment.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+    recipe_command.add_parser(commands)
 
     info = _command(commands, "info", _info, "say what a run is and how well it did")
     info.add_argument("run_directory", type=Path, metavar="RUN")

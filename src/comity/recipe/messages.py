@@ -1,7 +1,8 @@
-"""Validation errors of a recipe as sentences: the key, what is wrong, and what to write."""
+"""Turns pydantic's validation errors into messages: the key, what is wrong, what to write."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -9,14 +10,52 @@ from comity.errors import nearest
 from comity.recipe.schema import (
     EncoderSection,
     ObjectiveSection,
+    RecipeSchema,
+    Section,
     StageFile,
+    StageKeys,
     StageSection,
     TaskSection,
     TrainSection,
 )
 
-if TYPE_CHECKING:
-    pass
+RENAMED: Mapping[type[Section], Mapping[str, str]] = {
+    StageKeys: {
+        "schedule": "task_sampling",
+        "turns": "batches_per_step",
+        "temperature": "sampling_temperature",
+        "epoch": "epoch_ends",
+        "decay": "lr_schedule",
+        "layer_decay": "lr_layer_decay",
+    },
+    TrainSection: {
+        "group_lengths": "group_by_length",
+        "weighting": "loss_weighting",
+        "clip": "max_grad_norm",
+        "watch": "conflict_every",
+        "train_sample": "eval_train_rows",
+        "best": "select_by",
+    },
+    StageSection: {"objective": "train_on", "carry": "keep_optimizer_state"},
+    StageFile: {"map": "label_map"},
+    TaskSection: {
+        "judge_only": "eval_only",
+        "accumulate": "micro_batches",
+        "weight": "loss_weight",
+        "layers": "head_layers",
+        "dropout": "head_dropout",
+        "decimal": "decimal_mark",
+        "missing": "missing_labels",
+        "empty": "empty_texts",
+    },
+    ObjectiveSection: {"scale": "cosine_scale", "positive": "positive_from"},
+}
+"""Keys that had another name before, in each table: old name → new name."""
+
+RENAMED_VALUES: Mapping[str, Mapping[str, str]] = {
+    "train_on": {"tasks": "labels", "masked-language-model": "masked-words"},
+}
+"""Values that had another name before, by key: old value → new value."""
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -28,66 +67,109 @@ _EXPECTED = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+_BRANCH = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
+_BOUNDS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
 
 
 def type_errors(error: ValidationError, source: str) -> list[str]:
-    """One sentence per faulty key. Where a key may have several types, pydantic reports each."""
+    """One message per key that is wrong; `source` names the recipe.
+
+    Where a key may have one of several types, pydantic reports one error for each of them.
+    """
     by_key: dict[str, list[Any]] = {}
-    for fault in error.errors(include_url=False):
-        keys = _key_path(fault["loc"])
-        by_key.setdefault(keys, []).append(fault)
-    return [f"{source}: {_sentence(key, errors)}" for key, errors in by_key.items()]
+    for detail in error.errors(include_url=False):
+        by_key.setdefault(_key_path(detail["loc"]), []).append(detail)
+    return [f"{source}: {key}: {_message(key, details)}" for key, details in by_key.items()]
+
+
+def new_name(section: type[Section], key: str) -> str | None:
+    """What an old key of a table is called now, or None for a key that was never renamed."""
+    for table in section.__mro__:
+        if key in RENAMED.get(table, {}):
+            return RENAMED[table][key]
+    return None
+
+
+def keys_of(section: type[Section]) -> list[str]:
+    """The keys of a table as a recipe spells them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _key_path(location: tuple[int | str, ...]) -> str:
-    """The key as a user writes it, without the branch names of types that may be one of several.
+    """The key as a user writes it, without the types that pydantic tried for it.
 
-    A task may bear such a name: what stands right below `tasks` (or `data`) is a key always.
+    A task may be called like a type: the name right after `tasks` or `data` is always a key.
     """
-    branches = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
     return ".".join(
         str(part)
-        for place, part in enumerate(location)
-        if not branches.match(str(part)) or location[place - 1 : place] in (("tasks",), ("data",))
+        for index, part in enumerate(location)
+        if not _BRANCH.match(str(part)) or location[index - 1 : index] in (("tasks",), ("data",))
     )
 
 
-def _sentence(key: str, errors: list[Any]) -> str:
-    kinds = {fault["type"] for fault in errors}
-    fault = errors[0]
+def _message(key: str, details: list[Any]) -> str:
+    types = {detail["type"] for detail in details}
     parent, _, last = key.rpartition(".")
-    if "extra_forbidden" in kinds:
-        known = sorted(_known_keys(parent))
-        where = f"in [{parent}]" if parent else "at the top"
-        hint = nearest(last, known) or f"; known there: {', '.join(known)}"
-        return f'{key}: unknown key "{last}" {where}{hint}'
-    if "missing" in kinds and last.isdigit():
-        return f"{parent}: an entry is missing; this list has {int(last) + 1}"
-    if "missing" in kinds:
-        where = (
-            f'add "{last}" to [{parent}]' if parent else f"add [{last}.NAME] with a kind and files"
-        )
-        return f"{key}: this key is missing; {where}"
-    given = _shown(fault["input"])
-    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in errors))
-    return f"{key}: expected {expected}, got {given}"
+    if "extra_forbidden" in types:
+        return _unknown_key(parent, last)
+    if "missing" in types:
+        return _missing_key(parent, last)
+    given = details[0]["input"]
+    if isinstance(given, str) and given in RENAMED_VALUES.get(last, {}):
+        return f'"{given}" is now called "{RENAMED_VALUES[last][given]}"'
+    expected = " or ".join(dict.fromkeys(_expectation(detail) for detail in details))
+    choices = [choice for detail in details for choice in _choices(detail)]
+    return f"expected {expected}, got {_shown(given)}{nearest(given, choices)}"
 
 
-def _expectation(fault: Any) -> str:
-    if fault["type"] in _EXPECTED:
-        return _EXPECTED[fault["type"]]
-    context = fault.get("ctx", {})
-    if fault["type"] == "literal_error":
-        return f"one of {context['expected']}{nearest(fault['input'], _words(context['expected']))}"
-    if fault["type"] in ("too_short", "too_long"):
-        least, most = context.get("min_length"), context.get("max_length")
-        return f"at least {least} entries" if least else f"at most {most} entries"
-    text = fault["msg"].removeprefix("Input should be ")
-    return text.replace("greater than or equal to", "at least").replace("less than", "below")
+def _unknown_key(parent: str, key: str) -> str:
+    section = _section_of(parent)
+    where = f"in [{parent}]" if parent else "at the top level"
+    renamed = new_name(section, key)
+    if renamed is not None:
+        return f'unknown key "{key}" {where}; it is now called "{renamed}"'
+    known = sorted(keys_of(section))
+    hint = nearest(key, known) or f"; the keys there are {', '.join(known)}"
+    return f'unknown key "{key}" {where}{hint}'
 
 
-def _words(expected: str) -> list[str]:
-    return re.findall(r"'([^']+)'", expected)
+def _missing_key(parent: str, key: str) -> str:
+    if key.isdigit():
+        return f"entry {int(key) + 1} of this list is missing; add it"
+    if not parent:
+        return f"missing; add a table [{key}.NAME] for each task"
+    return f'missing; add "{key}" to [{parent}]'
+
+
+def _expectation(detail: Any) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if kind == "literal_error":
+        return f"one of {context['expected']}"
+    if kind == "too_short":
+        return f"at least {_entries(context['min_length'])}"
+    if kind == "too_long":
+        return f"at most {_entries(context['max_length'])}"
+    text = detail["msg"].removeprefix("Input should be ")
+    for theirs, ours in _BOUNDS.items():
+        text = text.replace(theirs, ours)
+    return text
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
+
+
+def _choices(detail: Any) -> list[str]:
+    if detail["type"] != "literal_error":
+        return []
+    return re.findall(r"'([^']+)'", detail["ctx"]["expected"])
 
 
 def _shown(value: Any) -> str:
@@ -97,11 +179,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(parent: str) -> set[str]:
-    if parent == "":
-        return {"encoder", "train", "tasks", "stages"}
-    first, *rest = parent.split(".")
-    if "data" in rest[1:2] or "objectives" in rest[1:2]:
-        return set((StageFile if first == "stages" else ObjectiveSection).model_fields)
-    section = {"encoder": EncoderSection, "train": TrainSection, "stages": StageSection}
-    return set(section.get(first, TaskSection).model_fields)
+def _section_of(path: str) -> type[Section]:
+    """The class of a table, given its full key such as "stages.0.data.mood"."""
+    if path == "":
+        return RecipeSchema
+    first, *rest = path.split(".")
+    if first == "stages":
+        return StageFile if "data" in rest[1:2] else StageSection
+    if first == "tasks":
+        return ObjectiveSection if "objectives" in rest[1:2] else TaskSection
+    return EncoderSection if first == "encoder" else TrainSection

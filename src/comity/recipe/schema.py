@@ -1,8 +1,9 @@
-"""The tables that a recipe is made of: every key, its type, and what it means if left out."""
+"""The keys of a recipe, table by table: type, default and description of each."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from comity.tables.rows import TableFormat
 
@@ -13,17 +14,29 @@ Pooling = Literal["mean", "cls", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
+MetricName = Literal["accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse"]
 
 DRAWN = ("proportional", "temperature", "annealed")
-"""The schedules that weigh tasks by `sampling_weight`."""
+"""The task samplings that use `sampling_weight`."""
 
-METRICS_OF = {
+HEADS_OF: dict[str, tuple[HeadName, ...]] = {
+    "classification": ("linear",),
+    "multi-label": ("linear",),
+    "regression": ("regression",),
+    "similarity": ("bins", "regression", "cosine"),
+}
+"""The heads of each kind; the first is the default (the paper, section 3.3)."""
+
+METRICS_OF: dict[str, tuple[MetricName, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "multi-label": ("micro_f1",),
     "regression": ("pearson", "spearman", "rmse"),
     "similarity": ("pearson", "spearman", "rmse"),
 }
-"""The metrics of each kind; the first judges unless the recipe names another."""
+"""The metrics of each kind; the first is the default."""
+
+NOT_AVERAGED: tuple[MetricName, ...] = ("rmse",)
+"""Metrics in the unit of the labels. They have no common scale, so the mean excludes them."""
 
 Column = str | int
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,89 +45,284 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def default_is(text: str) -> JsonDict:
+    """Extra schema data: what applies where the key is not set, for the reference page."""
+    return {"default_text": text}
+
+
 class Section(BaseModel):
-    """A table of the recipe: unknown keys and wrong types are errors, nothing is converted."""
+    """A table of the recipe. Unknown keys and wrong types are errors; nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def sets(self, key: str) -> bool:
-        """Whether the user wrote this key."""
+        """Whether the user set this key."""
         return key in self.model_fields_set
 
 
 class EncoderSection(Section):
-    """Which encoder, and its dropout rates (those of its config unless set)."""
+    """The encoder and its dropout."""
 
-    name: str = "minilm"
-    revision: str | None = None
-    dropout: Share | None = None
-    embedding_dropout: Share | None = None
-    hidden_dropout: Share | None = None
-    attention_dropout: Share | None = None
+    name: str = Field(
+        default="minilm",
+        description="`minilm`, a folder with a BERT checkpoint, or a hub id such as "
+        "`bert-base-uncased`. A folder is relative to the recipe or to the working directory.",
+    )
+    revision: str | None = Field(
+        default=None,
+        description="Branch, tag or commit of a hub id.",
+        json_schema_extra=default_is("the hub's main branch"),
+    )
+    dropout: Share | None = Field(
+        default=None,
+        description="Dropout probability for the embeddings, the hidden states and the attention "
+        "weights. The three keys below override it one by one.",
+        json_schema_extra=default_is("the checkpoint's"),
+    )
+    embedding_dropout: Share | None = Field(
+        default=None,
+        description="Dropout probability after the embeddings.",
+        json_schema_extra=default_is("`dropout`"),
+    )
+    hidden_dropout: Share | None = Field(
+        default=None,
+        description="Dropout probability after the attention output and the feed-forward output "
+        "of each layer.",
+        json_schema_extra=default_is("`dropout`"),
+    )
+    attention_dropout: Share | None = Field(
+        default=None,
+        description="Dropout probability of the attention weights.",
+        json_schema_extra=default_is("`dropout`"),
+    )
 
     def rates(self) -> dict[str, float | None]:
-        """The three rates as the encoder takes them; `dropout` stands for those not set apart."""
+        """The three dropout probabilities; None means the checkpoint's."""
         names = ("embedding_dropout", "hidden_dropout", "attention_dropout")
         return {n: self.dropout if getattr(self, n) is None else getattr(self, n) for n in names}
 
 
 class ObjectiveSection(Section):
-    """A loss beside the head's, on the embeddings of the two texts of a pair."""
+    """A loss on the embeddings of the two texts of a pair, added to the head's loss."""
 
-    loss: LossName
-    weight: Positive = 1.0
-    cosine_scale: Positive = 20.0
-    symmetric: bool = False
-    positive_from: Annotated[float, Field(gt=0, le=1)] = 0.8
-    denominator: Literal["norms", "printed"] = "norms"
+    loss: LossName = Field(
+        description="Loss function. `ranking`: multiple negatives ranking (Henderson et al. 2017). "
+        "`contrastive`: the paper's own variant. `cosent`: CoSENT (Su 2022).",
+    )
+    weight: Positive = Field(
+        default=1.0,
+        description="Factor on this loss; the head's loss has the factor 1.",
+    )
+    cosine_scale: Positive = Field(
+        default=20.0,
+        description="Factor on the cosines in `ranking` and `cosent`.",
+    )
+    symmetric: bool = Field(
+        default=False,
+        description="`ranking` in both directions: the mean of first to second text and second "
+        "to first.",
+    )
+    positive_from: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.8,
+        description="For `ranking` on a similarity task: the share of the scale from which a pair "
+        "counts as positive.",
+    )
+    denominator: Literal["norms", "printed"] = Field(
+        default="norms",
+        description="For `contrastive`: `norms` divides by the two norms, which gives the cosine; "
+        "`printed` divides by the expression printed in the paper.",
+    )
 
 
 class TaskSection(Section):
-    """One task: its files and columns, its kind and head, and how it is trained."""
+    """One task: its files and columns, its head, and how it is trained."""
 
-    kind: Kind
-    train: str
-    dev: str | Annotated[float, Field(gt=0, lt=1)]
-    text: Column | None = None
-    texts: tuple[Column, Column] | None = Field(default=None, strict=False)
-    label: Column | None = None
-    labels: Annotated[tuple[Column, ...], Field(min_length=2)] | None = Field(
-        default=None, strict=False
+    kind: Kind = Field(description="What the task predicts.")
+    train: str = Field(
+        description="Training file: CSV, TSV, JSON Lines or Parquet; the extension sets the "
+        "format.",
     )
-    # How the files are read; detected where not set.
-    delimiter: str | None = None
-    header: bool = True
-    quoting: bool | None = None
-    encoding: str | None = None
-    decimal_mark: Literal[".", ","] = "."
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    missing_labels: Literal["error", "skip"] = "error"
-    empty_texts: Literal["keep", "drop", "error"] = "keep"
+    dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="File of the dev set. A number such as 0.1 splits that share off the training "
+        "file; rows that have a text in common stay on the same side.",
+    )
+    text: Column | None = Field(
+        default=None,
+        description="Text column of a task with one text: its name, or its index from 0 where "
+        "`header = false`. A nested JSON key is written with dots.",
+        json_schema_extra=default_is("required, unless `texts` is set"),
+    )
+    texts: tuple[Column, Column] | None = Field(
+        default=None,
+        strict=False,
+        description="The two text columns of a task on pairs of texts.",
+        json_schema_extra=default_is("required, unless `text` is set"),
+    )
+    label: Column | None = Field(
+        default=None,
+        description="Label column, by name or index like `text`.",
+        json_schema_extra=default_is("required, unless `labels` is set"),
+    )
+    labels: Annotated[tuple[Column, ...], Field(min_length=2)] | None = Field(
+        default=None,
+        strict=False,
+        description="Indicator columns of a multi-label task, one per class.",
+        json_schema_extra=default_is("required, unless `label` is set"),
+    )
+    # How text files are read.
+    delimiter: str | None = Field(
+        default=None,
+        description="Character between two columns of a text file; a tab may be written `tab`.",
+        json_schema_extra=default_is("detected"),
+    )
+    header: bool = Field(
+        default=True,
+        description="Whether the first line of a text file names the columns. If false, columns "
+        "are given by their index, counted from 0.",
+    )
+    quoting: bool | None = Field(
+        default=None,
+        description="Whether a text file quotes values. If false, quote characters are ordinary "
+        "text.",
+        json_schema_extra=default_is("detected"),
+    )
+    encoding: str | None = Field(
+        default=None,
+        description="Character encoding of a text file, such as `utf-8` or `cp1252`.",
+        json_schema_extra=default_is("detected"),
+    )
+    decimal_mark: Literal[".", ","] = Field(
+        default=".",
+        description="Decimal mark of the scores of a similarity or regression task.",
+    )
+    separator: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Text between two labels in one cell of a multi-label task.",
+        json_schema_extra=default_is("not set"),
+    )
+    missing_labels: Literal["error", "skip"] = Field(
+        default="error",
+        description="A row without a label: `error` reports it, `skip` leaves the row out and "
+        "counts it.",
+    )
+    empty_texts: Literal["keep", "drop", "error"] = Field(
+        default="keep",
+        description="A text without any token: `keep` and `drop` count its row, `error` reports "
+        "it.",
+    )
     # What is predicted, and how.
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
-        default=None, strict=False
+        default=None,
+        strict=False,
+        description="The classes in order, instead of those found in the training file. Of two "
+        "classes, the last is the positive one.",
+        json_schema_extra=default_is("found in the training file"),
     )
-    scale: tuple[float, float] = Field(default=(0.0, 5.0), strict=False)
-    head: HeadName | None = None
-    rounding: Literal["nearest", "down"] = "nearest"
-    view: View | None = None
-    interaction: bool = False
-    head_layers: Annotated[int, Field(ge=0, le=4)] = 0
-    add_norm: bool = False
-    pooling: Pooling = "mean"
-    head_dropout: Share | None = None
-    metric: Literal["accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse"] | None = None
+    scale: tuple[float, float] = Field(
+        default=(0.0, 5.0),
+        strict=False,
+        description="Lowest and highest score of a similarity task.",
+    )
+    head: HeadName | None = Field(
+        default=None,
+        description="How the task predicts; only similarity has a choice. `bins`: softmax over the "
+        "whole numbers of the scale; the prediction is the expected score (the paper, section "
+        "3.3). `regression`: one number. `cosine`: the cosine of the two texts' embeddings.",
+        json_schema_extra=default_is("`bins` for similarity, else the only head of the kind"),
+    )
+    rounding: Literal["nearest", "down"] = Field(
+        default="nearest",
+        description="How the `bins` head rounds scores in training; `down` turns 2.6 into 2.",
+    )
+    view: View | None = Field(
+        default=None,
+        description="What the head reads: the `first` or `second` text alone, or the `pair` in "
+        "one sequence.",
+        json_schema_extra=default_is("`pair` for two texts, else `first`"),
+    )
+    interaction: bool = Field(
+        default=False,
+        description="The head reads u, v, abs(u - v) and u * v, where u and v are the embeddings "
+        "of the two texts, encoded separately.",
+    )
+    head_layers: Annotated[int, Field(ge=0, le=4)] = Field(
+        default=0,
+        description="Dense layers of the head before its output.",
+    )
+    add_norm: bool = Field(
+        default=False,
+        description="Each of the `head_layers` adds its input and normalises, as in the encoder.",
+    )
+    pooling: Pooling = Field(
+        default="mean",
+        description="How a text that is encoded separately (cosine head, interaction, objectives) "
+        "becomes one vector: the mean of its tokens, [CLS], or the pooler's output.",
+    )
+    head_dropout: Share | None = Field(
+        default=None,
+        description="Dropout probability of the head.",
+        json_schema_extra=default_is("the encoder's hidden dropout"),
+    )
+    metric: MetricName | None = Field(
+        default=None,
+        description="Metric of the task. Classification: `accuracy`, `macro_f1`. Multi-label: "
+        "`micro_f1`. Regression and similarity: `pearson`, `spearman`, `rmse`.",
+        json_schema_extra=default_is("the first one listed"),
+    )
     # How it is trained.
-    eval_only: bool = False
-    objectives: tuple[ObjectiveSection, ...] = Field(default=(), strict=False)
-    batch_size: Count | None = None
-    batch_tokens: Count | None = None
-    micro_batches: Count = 1
-    max_length: Annotated[int, Field(ge=4)] | None = None
-    head_lr: Positive | None = None
-    loss_weight: Positive = 1.0
-    sampling_weight: Positive = 1.0
-    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    eval_only: bool = Field(
+        default=False,
+        description="Evaluate the task without training it. Its randomly initialised head is "
+        "evaluated on dev like the others, but has no part in the mean that selects the kept "
+        "model.",
+    )
+    objectives: tuple[ObjectiveSection, ...] = Field(
+        default=(),
+        strict=False,
+        description="Losses on embeddings, next to the head's loss; see below.",
+        json_schema_extra=default_is("none"),
+    )
+    batch_size: Count | None = Field(
+        default=None,
+        description="Rows in a batch of this task.",
+        json_schema_extra=default_is("`train.batch_size`"),
+    )
+    batch_tokens: Count | None = Field(
+        default=None,
+        description="Token budget of a batch of this task, instead of `batch_size`.",
+        json_schema_extra=default_is("`train.batch_tokens`"),
+    )
+    micro_batches: Count = Field(
+        default=1,
+        description="Parts that a batch is cut into, with one backward pass each, to save memory. "
+        "The gradient is the same, except for objectives and masked words, which are computed "
+        "within each part.",
+    )
+    max_length: Annotated[int, Field(ge=4)] | None = Field(
+        default=None,
+        description="Maximum sequence length of this task in tokens, special tokens included.",
+        json_schema_extra=default_is("`train.max_length`"),
+    )
+    head_lr: Positive | None = Field(
+        default=None,
+        description="Peak learning rate of this task's head.",
+        json_schema_extra=default_is("`train.head_lr`"),
+    )
+    loss_weight: Positive = Field(
+        default=1.0,
+        description="Factor on the task's loss, before the balancer.",
+    )
+    sampling_weight: Positive = Field(
+        default=1.0,
+        description="Factor on the task's probability where batches are drawn (`proportional`, "
+        "`temperature` and `annealed` sampling).",
+    )
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
+        default=None,
+        description="`balanced` (inverse class frequency), or a table from class to weight. The "
+        "loss is still a mean over rows.",
+        json_schema_extra=default_is("equal weights"),
+    )
 
     @property
     def table_format(self) -> TableFormat:
@@ -133,19 +341,17 @@ class TaskSection(Section):
 
     @property
     def head_name(self) -> HeadName:
-        """The head that serves the kind unless another is named: the paper's (section 3.3)."""
-        if self.head is not None:
-            return self.head
-        return {"similarity": "bins", "regression": "regression"}.get(self.kind, "linear")  # type: ignore[return-value]
+        """The head: as set, else the default of the kind."""
+        return self.head or HEADS_OF[self.kind][0]
 
     @property
     def apart(self) -> bool:
-        """Whether the head reads the two texts of a pair apart."""
+        """Whether the head reads the two texts of a pair as separate embeddings."""
         return self.head_name == "cosine" or self.interaction
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The readings that the head takes: two texts apart, or one sequence."""
+        """The views that the head reads."""
         if self.apart:
             return ("first", "second")
         if self.view is not None:
@@ -154,73 +360,211 @@ class TaskSection(Section):
 
     @property
     def embeds(self) -> bool:
-        """Whether training the task shapes the embedding of a text alone."""
+        """Whether training the task shapes the embedding of a single text."""
         return self.apart or bool(self.objectives)
 
     @property
     def trained_views(self) -> tuple[View, ...]:
-        """The readings that training takes: the head's, and both texts apart for objectives."""
+        """The views that training encodes: the head's, and for objectives both texts alone."""
         if self.objectives and not self.apart:
             return (*self.views, "first", "second")
         return self.views
 
     @property
-    def metric_name(self) -> str:
-        """The metric that the task is judged by."""
+    def metric_name(self) -> MetricName:
+        """The metric: as set, else the default of the kind."""
         return self.metric or METRICS_OF[self.kind][0]
 
 
 class StageKeys(Section):
-    """The keys that a stage may set for itself; `[train]` holds them for all stages."""
+    """The keys that `[train]` sets for all stages and a stage sets for itself."""
 
-    task_sampling: TaskSamplingName = "round-robin"
-    batches_per_step: Count = 1
-    sampling_temperature: Positive = 2.0
-    balancer: BalancerName = "sum"
-    epochs: Positive | None = None
-    steps: Count | None = None
-    epoch_ends: Literal["examples", "longest"] = "examples"
-    lr: Positive = 5e-5
-    warmup: NotNegative = 0.1
-    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
-    lr_layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    freeze: Literal["nothing", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "nothing"
+    task_sampling: TaskSamplingName = Field(
+        default="round-robin",
+        description="Which tasks contribute a batch to a step. `round-robin`: every task, one "
+        "batch each. `sequential`: each epoch runs every batch of each task, in recipe order (the "
+        "paper's); if the last epoch is a fraction, each task runs that fraction. "
+        "`proportional`: each epoch runs every batch of every task in random order; with sampling "
+        "weights, batches are drawn with probability proportional to weight times rows. "
+        "`temperature`: drawn proportional to rows^(1/T), where T is `sampling_temperature`. "
+        "`annealed`: drawn proportional to rows^a, where a falls from 1 to 0.2 over the epochs "
+        "(Stickland & Murray 2019).",
+    )
+    batches_per_step: Count = Field(
+        default=1,
+        description="Batches in a step; without effect for `round-robin`.",
+    )
+    sampling_temperature: Positive = Field(
+        default=2.0,
+        description="Temperature of `temperature` sampling: 1 is proportional to the number of "
+        "rows, higher is closer to uniform.",
+    )
+    balancer: BalancerName = Field(
+        default="sum",
+        description="How the task gradients on the shared encoder are combined into one. `pcgrad` "
+        "(Yu et al. 2020) projects each gradient onto the normal plane of those it conflicts "
+        "with.",
+    )
+    epochs: Positive | None = Field(
+        default=None,
+        description="Length of a stage in epochs. An epoch is as many examples as the stage's "
+        "tasks have rows together, whatever the task sampling.",
+        json_schema_extra=default_is("3, unless `steps` is set"),
+    )
+    steps: Count | None = Field(
+        default=None,
+        description="Length of a stage in optimizer updates, instead of `epochs`.",
+        json_schema_extra=default_is("not set"),
+    )
+    epoch_ends: Literal["examples", "longest"] = Field(
+        default="examples",
+        description="When an epoch ends. `examples`: after as many examples as the tasks have rows "
+        "together. `longest` (round-robin only): when the task with the most batches has run "
+        "through its rows.",
+    )
+    lr: Positive = Field(
+        default=5e-5,
+        description="Peak learning rate of the encoder.",
+    )
+    warmup: NotNegative = Field(
+        default=0.1,
+        description="Steps over which learning rates rise linearly: a share of the stage's steps "
+        "if below 1, else a whole number of steps.",
+    )
+    lr_schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear",
+        description="How learning rates fall after the warm-up: to 0 along a line or a cosine "
+        "(Loshchilov & Hutter 2017), or not at all.",
+    )
+    lr_layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Learning rate of each encoder layer as a multiple of the layer above it "
+        "(Howard & Ruder 2018).",
+    )
+    freeze: Literal["nothing", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = Field(
+        default="nothing",
+        description="What is not trained: `nothing`, the `embeddings`, the embeddings and the "
+        "lowest n layers (a number n), or the whole `encoder` with its pooler.",
+    )
 
 
 class TrainSection(StageKeys):
-    """What holds for the whole run, and what every stage starts from."""
+    """Settings of the whole run, and defaults for every stage."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    device: str = "auto"
-    batch_size: Count = 32
-    batch_tokens: Count | None = None
-    group_by_length: bool = True
-    max_length: Annotated[int, Field(ge=4)] | None = None
-    head_lr: Positive | None = None
-    loss_weighting: Literal["fixed", "uncertainty"] = "fixed"
-    weight_decay: NotNegative = 0.01
-    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
-    eps: Positive = 1e-6
-    max_grad_norm: NotNegative = 1.0
-    conflict_every: Annotated[int, Field(ge=0)] = 100
-    evaluate_every: Count | Literal["epoch"] = "epoch"
-    eval_train_rows: Annotated[int, Field(ge=0)] = 500
-    select_by: str = "mean"
-    patience: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Seed of every random draw: batches, dropout, projection orders, new heads.",
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        default="auto",
+        description="Precision of the encoder's computation. `auto` is bf16 where the processor or "
+        "card is fast at it, else float32. A processor without bf16 instructions runs `bf16` at "
+        "the speed of float32.",
+    )
+    device: str = Field(
+        default="auto",
+        description="`auto`, `cpu`, `cuda`, or one card such as `cuda:1`.",
+    )
+    batch_size: Count = Field(
+        default=32,
+        description="Rows in a batch.",
+    )
+    batch_tokens: Count | None = Field(
+        default=None,
+        description="Token budget of a batch, instead of `batch_size`.",
+        json_schema_extra=default_is("not set"),
+    )
+    group_by_length: bool = Field(
+        default=True,
+        description="Put rows of similar length into the same batch.",
+    )
+    max_length: Annotated[int, Field(ge=4)] | None = Field(
+        default=None,
+        description="Maximum sequence length in tokens, special tokens included. A pair that is "
+        "too long is cut in its longer text first.",
+        json_schema_extra=default_is("the encoder's"),
+    )
+    head_lr: Positive | None = Field(
+        default=None,
+        description="Peak learning rate of the heads.",
+        json_schema_extra=default_is("the stage's `lr`"),
+    )
+    loss_weighting: Literal["fixed", "uncertainty"] = Field(
+        default="fixed",
+        description="How the tasks' losses are weighted. `fixed`: by `loss_weight`. `uncertainty`: "
+        "by learned weights, one variance per task (Kendall et al. 2018).",
+    )
+    weight_decay: NotNegative = Field(
+        default=0.01,
+        description="Weight decay of AdamW, on all weights except biases and LayerNorm.",
+    )
+    betas: tuple[Share, Share] = Field(
+        default=(0.9, 0.999),
+        strict=False,
+        description="Decay rates of AdamW's first and second moment.",
+    )
+    eps: Positive = Field(
+        default=1e-6,
+        description="Added to the denominator of AdamW's update, before the bias correction (the "
+        "paper, section 3.2).",
+    )
+    max_grad_norm: NotNegative = Field(
+        default=1.0,
+        description="Maximum norm of the gradient, clipped once, after the balancer; 0 turns "
+        "clipping off.",
+    )
+    conflict_every: Annotated[int, Field(ge=0)] = Field(
+        default=100,
+        description="Steps between two conflict probes in stages with the balancer `sum`. A probe "
+        "takes one batch per task and updates nothing; 0 turns probes off.",
+    )
+    evaluate_every: Count | Literal["epoch"] = Field(
+        default="epoch",
+        description="Steps between two evaluations, or `epoch`.",
+    )
+    eval_train_rows: Annotated[int, Field(ge=0)] = Field(
+        default=500,
+        description="Training rows per task, always the same, that are evaluated next to the dev "
+        "set to show overfitting.",
+    )
+    select_by: str = Field(
+        default="mean",
+        description="The task whose dev score selects the kept model, or `mean`. The mean excludes "
+        "`rmse`, which has the unit of the labels.",
+    )
+    patience: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Evaluations without a better score before the run stops; 0 never stops it. "
+        "The count starts again in each stage, and a stage on masked words never stops the run.",
+    )
 
 
 class StageFile(Section):
-    """The rows that a stage trains a task on instead of the task's own.
+    """A training file that a stage uses for a task instead of the task's own."""
 
-    What it leaves out is as the task has it; `label_map` sends the file's labels to the task's.
-    """
-
-    file: str
-    text: Column | None = None
-    texts: tuple[Column, Column] | None = Field(default=None, strict=False)
-    label: Column | None = None
-    label_map: dict[str, str | int | float] = Field(default_factory=dict)
+    file: str = Field(description="Path of the training file.")
+    text: Column | None = Field(
+        default=None,
+        description="Text column of this file.",
+        json_schema_extra=default_is("the task's"),
+    )
+    texts: tuple[Column, Column] | None = Field(
+        default=None,
+        strict=False,
+        description="The two text columns of this file.",
+        json_schema_extra=default_is("the task's"),
+    )
+    label: Column | None = Field(
+        default=None,
+        description="Label column of this file.",
+        json_schema_extra=default_is("the task's"),
+    )
+    label_map: dict[str, str | int | float] = Field(
+        default_factory=dict,
+        description="A table from this file's labels to the task's. A label that is not in the "
+        "table is an error.",
+        json_schema_extra=default_is("labels are used as they are"),
+    )
 
     def read_as(self, task: TaskSection) -> TaskSection:
         """The task with the columns of this file."""
@@ -232,26 +576,85 @@ def _as_table(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
 
-StageData = dict[str, Annotated[StageFile, BeforeValidator(_as_table)]]
+StageData = dict[
+    str, Annotated[StageFile, BeforeValidator(_as_table, json_schema_input_type=str | StageFile)]
+]
 
 
 class StageSection(StageKeys):
-    """A span of training. What it leaves out it takes from `[train]`."""
+    """A span of training. Keys that are not set are taken from `[train]`."""
 
-    name: str | None = None
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
-        default=None, strict=False
+    name: str | None = Field(
+        default=None,
+        description="Name of the stage in reports.",
+        json_schema_extra=default_is("stage 1, stage 2, ..."),
     )
-    train_on: Literal["labels", "masked-words"] = "labels"
-    data: StageData = Field(default_factory=dict)
-    keep_optimizer_state: bool = False
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        strict=False,
+        description="The tasks that take part.",
+        json_schema_extra=default_is("all, on labels without `eval_only` tasks"),
+    )
+    train_on: Literal["labels", "masked-words"] = Field(
+        default="labels",
+        description="What the stage trains. `labels`: the tasks. `masked-words`: the encoder, by "
+        "further pre-training on masked words in the tasks' training texts, without labels (Sun et "
+        "al. 2019).",
+    )
+    data: StageData = Field(
+        default_factory=dict,
+        description="A table from task to another training file: its path, or a table; see below.",
+        json_schema_extra=default_is("the tasks' own files"),
+    )
+    keep_optimizer_state: bool = Field(
+        default=False,
+        description="Keep AdamW's moments from the previous stage.",
+    )
 
 
 class Stage(StageKeys):
-    """A stage with everything resolved: its own keys, then those of `[train]`, then defaults."""
+    """A stage with all keys resolved: its own, then those of `[train]`, then the defaults."""
 
     name: str
     tasks: tuple[str, ...]
     train_on: Literal["labels", "masked-words"] = "labels"
     data: StageData = Field(default_factory=dict)
     keep_optimizer_state: bool = False
+
+
+class RecipeSchema(Section):
+    """The tables of a recipe, and its stages resolved. `Recipe` adds reading and writing."""
+
+    encoder: EncoderSection = Field(default=EncoderSection(), description="The encoder.")
+    train: TrainSection = Field(
+        default=TrainSection(), description="Settings of the whole run, and defaults for stages."
+    )
+    tasks: Annotated[dict[str, TaskSection], Field(min_length=1)] = Field(
+        description="The tasks, by name."
+    )
+    stages_declared: tuple[StageSection, ...] = Field(
+        default=(),
+        alias="stages",
+        strict=False,
+        description="The stages, one after another. Without any there is one over all tasks.",
+    )
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages with all keys resolved; without declared stages, one over all tasks."""
+        declared = self.stages_declared or (StageSection(),)
+        return [self._resolved(stage, number) for number, stage in enumerate(declared, start=1)]
+
+    def _resolved(self, stage: StageSection, number: int) -> Stage:
+        shared = {k: getattr(self.train, k) for k in StageKeys.model_fields if self.train.sets(k)}
+        own = {key: getattr(stage, key) for key in stage.model_fields_set}
+        if own.keys() & {"epochs", "steps"}:  # either of them replaces the length in [train]
+            shared = {k: v for k, v in shared.items() if k not in ("epochs", "steps")}
+        masked = stage.train_on != "labels"  # needs no labels, so eval_only tasks take part too
+        tasks = tuple(n for n, task in self.tasks.items() if masked or not task.eval_only)
+        values = {"name": f"stage {number}", "tasks": tasks, **shared, **own}
+        if masked and not stage.sets("balancer"):
+            values["balancer"] = "sum"  # masked words are one loss: there is nothing to balance
+        if values.get("epochs") is None and values.get("steps") is None:
+            values["epochs"] = 3.0
+        return Stage(**values)

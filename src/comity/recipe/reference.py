@@ -1,0 +1,238 @@
+"""The reference of all keys of a recipe: docs/recipe.md, and what `comity recipe` prints."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from comity.errors import ComityError, nearest
+from comity.recipe.json_schema import Node, section_json_schema
+from comity.recipe.messages import RENAMED
+from comity.recipe.schema import (
+    EncoderSection,
+    ObjectiveSection,
+    Section,
+    StageFile,
+    StageKeys,
+    StageSection,
+    TaskSection,
+    TrainSection,
+)
+
+REGENERATE = "comity recipe --markdown > docs/recipe.md"
+"""The command that writes docs/recipe.md."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a recipe, described in text with `code` in backticks."""
+
+    name: str
+    tables: tuple[str, ...]  # where it may be set, such as "[train]"
+    values: str
+    default: str
+    description: str
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the description."""
+        return re.split(r"(?<=\.)\s", self.description, maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Keys that are described together: the own keys of `section`, and a text before them."""
+
+    tables: tuple[str, ...]
+    section: type[Section]
+    heading: str
+    introduction: str
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of the section; those of a stage have a group of their own."""
+        schema = section_json_schema(self.section)
+        inherited = StageKeys.model_fields if self.section is not StageKeys else {}
+        return [
+            Key(
+                name=name,
+                tables=self.tables,
+                values=_values(node),
+                default=_default(node, required=name in schema.get("required", ())),
+                description=node["description"],
+            )
+            for name, node in schema["properties"].items()
+            if name not in inherited
+        ]
+
+
+GROUPS = (
+    Group(
+        ("[encoder]",),
+        EncoderSection,
+        "## `[encoder]`",
+        """\
+Dropout probabilities are rounded to a multiple of 1/256 (0.1 becomes 0.1016), and the values that
+are kept are divided by the exact share kept.""",
+    ),
+    Group(("[train]",), TrainSection, "## `[train]`", "Keys of the whole run:"),
+    Group(
+        ("[train]", "[[stages]]"),
+        StageKeys,
+        "### `[train]` and `[[stages]]`",
+        """\
+These keys may be set in `[train]`, for all stages, and in a stage, for that stage.
+[Balancers](paper.md#balancers) says what each balancer does and which of them need an extra
+package.""",
+    ),
+    Group(
+        ("[tasks.NAME]",),
+        TaskSection,
+        "## `[tasks.NAME]`",
+        "One table per task. NAME is used in file names and on the command line.",
+    ),
+    Group(
+        ("[[tasks.NAME.objectives]]",),
+        ObjectiveSection,
+        "### `[[tasks.NAME.objectives]]`",
+        """\
+Losses on the embeddings of the two texts of a pair, added to the head's loss. The task is a
+similarity, or a classification with two classes. Objectives compare the rows of a batch with each
+other, so `micro_batches`, which cuts the batch, adds no negatives.""",
+    ),
+    Group(
+        ("[[stages]]",),
+        StageSection,
+        "## `[[stages]]`",
+        """\
+Stages run one after another. Without any, there is one stage over all tasks. In `--set` and in
+error messages, stages are counted from 0: `--set stages.0.lr=1e-5`. Besides the keys that `[train]`
+has too, a stage may set:""",
+    ),
+    Group(
+        ("[stages.data.NAME]",),
+        StageFile,
+        "### `[stages.data.NAME]`",
+        """\
+A stage may train a task on another file, with its own columns and labels. This example first trains
+a similarity on a file of duplicates, whose two labels become the ends of the scale:
+
+```toml
+[[stages]]
+tasks = ["similarity"]
+epochs = 1
+
+[stages.data.similarity]
+file = "quora-train.csv"
+label = "is_duplicate"
+label_map = { "0" = 0, "1" = 5 }
+
+[[stages]]
+```
+
+How the file is read (`delimiter`, `header`, `decimal_mark`, ...) is set in the task.""",
+    ),
+)
+
+_PAGE = f"""\
+<!-- Generated from the schema by `{REGENERATE}`; do not edit. -->
+
+# The recipe
+
+A recipe is a TOML file. Relative paths of data files start at `--data`, or without it at the
+recipe's own folder. Keys can be set on the command line too:
+`--set train.lr=3e-5 tasks.mood.batch_size=16` (except in a task whose name has a dot). An unknown
+key, a wrong type, and **a key that would have no effect in this recipe** are errors; all of them
+are reported before anything is loaded.
+
+`comity recipe` lists all keys, `comity recipe KEY` describes one of them, and
+`comity recipe --json-schema` prints a JSON Schema, with which a TOML editor completes and checks
+keys.
+"""
+
+
+def all_keys() -> list[Key]:
+    """Every key of every table, in the order of the page."""
+    return [key for group in GROUPS for key in group.keys]
+
+
+def find_keys(name: str) -> list[Key]:
+    """The keys called `name`, which may name the table too: "lr", "train.lr", "tasks.mood.head".
+
+    Raises:
+        ComityError: no key has that name.
+    """
+    *tables, last = name.split(".")
+    found = [key for key in all_keys() if key.name == last and _is_in(key, tables)]
+    if found:
+        return found
+    names = {key.name for key in all_keys()}
+    renamed = dict.fromkeys(table[last] for table in RENAMED.values() if last in table)
+    if renamed and last not in names:
+        raise ComityError(f'unknown key "{name}"; it is now called "{" or ".join(renamed)}"')
+    hint = nearest(last, names) or "; `comity recipe` lists all keys"
+    raise ComityError(f'unknown key "{name}"{hint}')
+
+
+def recipe_page() -> str:
+    """The text of docs/recipe.md."""
+    parts = [_PAGE]
+    for group in GROUPS:
+        rows = [
+            f"| `{key.name}` | {key.values} | {key.default} | {key.description} |"
+            for key in group.keys
+        ]
+        head = ["| key | values | default | meaning |", "|---|---|---|---|"]
+        parts.append("\n".join([group.heading, "", group.introduction, "", *head, *rows, ""]))
+    return "\n".join(parts)
+
+
+def _is_in(key: Key, path: list[str]) -> bool:
+    """Whether one of the key's tables fits `path`, such as ["tasks", "mood"]; [] fits any."""
+    return not path or any(path[0] == re.split(r"[.\]]", t.strip("["))[0] for t in key.tables)
+
+
+def _values(node: Node) -> str:
+    """The values that a key takes, in words."""
+    if "anyOf" in node:
+        return " or ".join(dict.fromkeys(_values(choice) for choice in node["anyOf"]))
+    if "enum" in node or "const" in node:
+        return ", ".join(f"`{value}`" for value in node.get("enum", [node.get("const")]))
+    kind = node["type"]
+    if kind == "array":
+        return _list(node)
+    words = {"string": "text", "boolean": "`true`, `false`", "object": "table"}
+    numbers = {"integer": "whole number", "number": "number"}
+    return words.get(kind) or " ".join([numbers[kind], *_bounds(node)])
+
+
+def _list(node: Node) -> str:
+    if isinstance(node["items"], list):
+        return f"list of {len(node['items'])}: {_values(node['items'][0])}"
+    if node["items"].get("type") == "object":
+        return "list of tables"
+    least = node.get("minItems", 0)
+    size = f"at least {least}: " if least > 1 else ""
+    return f"list of {size}{_values(node['items'])}"
+
+
+def _bounds(node: Node) -> Iterator[str]:
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    bounds = [f"{word} {node[bound]:g}" for bound, word in words.items() if bound in node]
+    if bounds:
+        yield " and ".join(bounds)
+
+
+def _default(node: Node, required: bool) -> str:
+    if required:
+        return "required"
+    if "default_text" in node:
+        return node["default_text"]
+    default = node["default"]
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`".replace("e-0", "e-")

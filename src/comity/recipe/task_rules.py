@@ -1,0 +1,159 @@
+"""Checks across the keys of one task."""
+
+from pathlib import Path
+
+from comity.recipe.schema import (
+    HEADS_OF,
+    METRICS_OF,
+    ObjectiveSection,
+    RecipeSchema,
+    TaskSection,
+)
+from comity.recipe.unused_keys import Report, Unused, report_unused
+
+_TRAINING_KEYS = (
+    "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
+    "class_weights", "objectives", "rounding",
+)  # fmt: skip
+_HEAD_KEYS = ("head_dropout", "head_lr", "interaction", "head_layers", "add_norm")
+_JSON_LINES = {".jsonl", ".ndjson", ".json"}
+_PARQUET = {".parquet"}
+
+
+def check_task(name: str, recipe: RecipeSchema, report: Report) -> None:
+    """Report everything that is wrong with the task `name` by itself."""
+    path, task = f"tasks.{name}", recipe.tasks[name]
+    check_columns(path, task, report)
+    _check_file_keys(name, task, recipe, report)
+    _check_head(path, task, report)
+    _check_views(path, task, report)
+    _check_unused_task_keys(path, task, report)
+    _check_micro_batches(path, task, recipe, report)
+    _check_objectives(path, task, report)
+
+
+def check_columns(path: str, task: TaskSection, report: Report) -> None:
+    """Report text and label columns that do not fit together."""
+    if (task.text is None) == (task.texts is None):
+        report(path, 'set either "text" (one column) or "texts" (a list of two columns)')
+    if (task.label is None) == (task.labels is None):
+        report(path, 'set either "label" (one column) or "labels" (several, multi-label only)')
+    columns = [c for c in (*task.text_columns, *task.label_columns) if c is not None]
+    if not task.header and any(isinstance(column, str) for column in columns):
+        report(f"{path}.header", "without a header, give columns by their index, counted from 0")
+    if task.header and any(isinstance(column, int) for column in columns):
+        report(path, "columns given by index need header = false")
+    both = set(task.text_columns) & set(task.label_columns) - {None}
+    if both:
+        report(path, f"the column {both.pop()} is both text and label; name two columns")
+    if task.labels is not None and len(set(task.labels)) < len(task.labels):
+        report(f"{path}.labels", "names a column twice; remove one")
+    if task.texts is not None and task.texts[0] == task.texts[1]:
+        report(f"{path}.texts", f"both texts are the column {task.texts[0]}; name two columns")
+
+
+def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report: Report) -> None:
+    """Keys on how text files are read have no effect if the task has no text file."""
+    of_stages = [s.data[name].file for s in recipe.stages_declared if name in s.data]
+    files = [file for file in (task.train, task.dev, *of_stages) if isinstance(file, str)]
+    extensions = {Path(file).suffix.lower() for file in files}
+    no_delimited = extensions <= _JSON_LINES | _PARQUET
+    table = [
+        *((key, no_delimited, "no file is CSV or TSV") for key in ("delimiter", "quoting")),
+        ("header", no_delimited, "no file is CSV or TSV"),
+        ("encoding", extensions <= _PARQUET, "all files are Parquet"),
+    ]
+    report_unused(task, f"tasks.{name}", table, report)
+
+
+def _check_head(path: str, task: TaskSection, report: Report) -> None:
+    heads, metrics = HEADS_OF[task.kind], METRICS_OF[task.kind]
+    if task.head is not None and task.head not in heads:
+        report(f"{path}.head", f"{task.kind} needs the head {' or '.join(heads)}, got {task.head}")
+    if task.metric is not None and task.metric not in metrics:
+        choice = " or ".join(metrics)
+        report(f"{path}.metric", f"{task.kind} needs the metric {choice}, got {task.metric}")
+    if task.scale[0] >= task.scale[1]:
+        report(f"{path}.scale", "the lower end must come first, and the two ends must differ")
+    elif task.head_name == "bins" and any(end != int(end) for end in task.scale):
+        report(f"{path}.scale", "the bins head needs whole numbers; change the scale or the head")
+
+
+def _check_views(path: str, task: TaskSection, report: Report) -> None:
+    has_pairs = task.texts is not None
+    if task.kind == "similarity" and not has_pairs:
+        report(path, 'similarity compares two texts; set "texts" to a list of two columns')
+    for key in ("interaction", "objectives"):
+        if getattr(task, key) and not has_pairs:
+            report(f"{path}.{key}", 'needs two text columns; set "texts"')
+    if task.view in ("second", "pair") and not has_pairs:
+        report(f"{path}.view", f'the view "{task.view}" needs two text columns; set "texts"')
+    if task.objectives and task.view in ("first", "second"):
+        report(
+            f"{path}.view", 'objectives need both texts; set view = "pair" or interaction = true'
+        )
+
+
+def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> None:
+    multi_label = task.kind == "multi-label"
+    labelled = task.kind in ("classification", "multi-label")
+    numeric = task.kind in ("similarity", "regression")
+    separate = task.apart or bool(task.objectives)
+    table = [
+        ("labels", not multi_label, "only multi-label has several label columns"),
+        ("separator", not multi_label, "only multi-label has several labels in a cell"),
+        ("separator", task.labels is not None, "each class has a column of its own"),
+        ("scale", task.kind != "similarity", "only similarity has a scale"),
+        ("decimal_mark", not numeric, "only similarity and regression read numbers"),
+        ("classes", task.labels is not None, "the label columns name the classes"),
+        ("classes", not labelled, "only classification and multi-label have classes"),
+        (
+            "class_weights",
+            task.kind != "classification",
+            "only classification has class weights",
+        ),
+        ("rounding", task.head_name != "bins", "only the bins head rounds scores"),
+        ("pooling", not separate, "no text is encoded separately"),
+        ("view", task.apart, "the head encodes both texts separately"),
+        ("add_norm", task.head_layers == 0, "the head has no extra layers; set head_layers"),
+        ("batch_size", task.batch_tokens is not None, "batch_tokens sets the size"),
+        *(
+            (key, task.head_name == "cosine", "the cosine head has no weights")
+            for key in _HEAD_KEYS
+        ),
+        *((key, task.eval_only, "the task is eval_only") for key in _TRAINING_KEYS),
+    ]
+    report_unused(task, path, table, report)
+
+
+def _check_micro_batches(
+    path: str, task: TaskSection, recipe: RecipeSchema, report: Report
+) -> None:
+    size = task.batch_size or (None if task.batch_tokens else recipe.train.batch_size)
+    if size is not None and task.micro_batches > size:
+        report(
+            f"{path}.micro_batches",
+            f"a batch of {size} rows cannot be cut into {task.micro_batches} parts; lower it",
+        )
+
+
+def _check_objectives(path: str, task: TaskSection, report: Report) -> None:
+    if task.objectives and task.kind not in ("similarity", "classification"):
+        report(
+            f"{path}.objectives",
+            f"need a similarity task or one with two classes, not {task.kind}; remove them",
+        )
+    for number, objective in enumerate(task.objectives):
+        table = _unused_objective_keys(objective, task)
+        report_unused(objective, f"{path}.objectives.{number}", table, report)
+
+
+def _unused_objective_keys(objective: ObjectiveSection, task: TaskSection) -> Unused:
+    ranking, contrastive = objective.loss == "ranking", objective.loss == "contrastive"
+    scored_ranking = ranking and task.kind == "similarity"
+    return [
+        ("cosine_scale", contrastive, "contrastive compares plain cosines"),
+        ("symmetric", not ranking, "only ranking has two directions"),
+        ("denominator", not contrastive, "only contrastive has a denominator"),
+        ("positive_from", not scored_ranking, "only ranking on a similarity task uses it"),
+    ]

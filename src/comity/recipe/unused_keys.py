@@ -1,0 +1,23 @@
+"""Reports keys that a user set although they have no effect."""
+
+from collections.abc import Callable, Iterable
+
+from comity.recipe.schema import Section
+
+Report = Callable[[str, str], None]
+"""Takes the full key, such as "tasks.mood.label", and what is wrong with it."""
+
+Unused = Iterable[tuple[str, bool, str]]
+"""Keys of one table: key, whether it would have no effect, and why."""
+
+
+def report_unused(section: Section, path: str, table: Unused, report: Report) -> None:
+    """Report each key of `table` that the user set although it has no effect."""
+    for key, reason in {key: reason for key, unused, reason in table if unused}.items():
+        if section.sets(key):
+            report_no_effect(f"{path}.{key}", reason, report)
+
+
+def report_no_effect(key: str, reason: str, report: Report) -> None:
+    """Report one key, given in full."""
+    report(key, f"has no effect here ({reason}); remove it")

@@ -1,0 +1,199 @@
+"""The messages about errors in a recipe, word for word, and the names that keys had before."""
+
+from typing import Any
+
+import pytest
+from tests.recipe.helpers import ALIKE, MOOD, changed, errors_of
+
+from comity import ComityError, Recipe
+from comity.recipe.messages import RENAMED, RENAMED_VALUES, keys_of
+from comity.recipe.schema import StageSection
+
+# Table, old name, new name.
+RENAMED_KEYS = [
+    ("stages.0", "schedule", "task_sampling"),
+    ("stages.0", "turns", "batches_per_step"),
+    ("stages.0", "temperature", "sampling_temperature"),
+    ("stages.0", "epoch", "epoch_ends"),
+    ("stages.0", "decay", "lr_schedule"),
+    ("stages.0", "layer_decay", "lr_layer_decay"),
+    ("stages.0", "objective", "train_on"),
+    ("stages.0", "carry", "keep_optimizer_state"),
+    ("stages.0.data.mood", "map", "label_map"),
+    ("train", "schedule", "task_sampling"),
+    ("train", "turns", "batches_per_step"),
+    ("train", "temperature", "sampling_temperature"),
+    ("train", "epoch", "epoch_ends"),
+    ("train", "decay", "lr_schedule"),
+    ("train", "layer_decay", "lr_layer_decay"),
+    ("train", "group_lengths", "group_by_length"),
+    ("train", "weighting", "loss_weighting"),
+    ("train", "clip", "max_grad_norm"),
+    ("train", "watch", "conflict_every"),
+    ("train", "train_sample", "eval_train_rows"),
+    ("train", "best", "select_by"),
+    ("tasks.mood", "judge_only", "eval_only"),
+    ("tasks.mood", "accumulate", "micro_batches"),
+    ("tasks.mood", "weight", "loss_weight"),
+    ("tasks.mood", "layers", "head_layers"),
+    ("tasks.mood", "dropout", "head_dropout"),
+    ("tasks.mood", "decimal", "decimal_mark"),
+    ("tasks.mood", "missing", "missing_labels"),
+    ("tasks.mood", "empty", "empty_texts"),
+    ("tasks.alike.objectives.0", "scale", "cosine_scale"),
+    ("tasks.alike.objectives.0", "positive", "positive_from"),
+]
+
+
+def recipe_with(table, key):
+    """A recipe in which `key`, of any value, is set in a table given by its full name."""
+    objectives = [{"loss": "ranking"}]
+    stages = [{"data": {"mood": {"file": "other.csv"}}}]
+    recipe = changed(tasks__alike__objectives=objectives, stages=stages)
+    node: Any = recipe
+    for part in table.split("."):
+        node = node[int(part)] if part.isdigit() else node[part]
+    node[key] = 1
+    return recipe
+
+
+@pytest.mark.parametrize(("table", "old", "new"), RENAMED_KEYS)
+def test_an_old_key_gets_its_new_name(table, old, new):
+    assert errors_of(recipe_with(table, old)) == [
+        f'r.toml: {table}.{old}: unknown key "{old}" in [{table}]; it is now called "{new}"'
+    ]
+
+
+def test_every_old_key_is_tested():
+    inherited = len(RENAMED_KEYS) - sum(len(table) for table in RENAMED.values())
+    assert inherited == 6  # those of a stage, which [train] has too
+
+
+def test_every_new_name_is_a_key_and_no_old_name_is():
+    for section, names in RENAMED.items():
+        assert set(names.values()) <= set(keys_of(section))
+        assert not set(names) & set(keys_of(section))
+
+
+def test_an_old_name_may_be_a_key_elsewhere():
+    recipe = changed(tasks__alike__objectives=[{"loss": "cosent", "weight": 0.5}])
+    assert Recipe.from_dict(recipe).tasks["alike"].objectives[0].weight == 0.5
+    [error] = errors_of(changed(encoder={"weight": 1}))
+    assert "loss_weight" not in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("tasks", "labels"), ("masked-language-model", "masked-words")]
+)
+def test_an_old_value_gets_its_new_name(old, new):
+    assert errors_of(changed(stages=[{"train_on": old}])) == [
+        f'r.toml: stages.0.train_on: "{old}" is now called "{new}"'
+    ]
+    assert RENAMED_VALUES["train_on"][old] == new
+    assert StageSection.model_validate({"train_on": new})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"tasks__alike__metric": "rmse", "tasks__mood": ...},
+            "train.select_by: the mean excludes rmse; set train.select_by to a task",
+        ),
+        (
+            {"train__select_by": "x"},
+            'train.select_by: unknown task "x"; use "mean" or mood, alike',
+        ),
+        (
+            {"train__select_by": "mood", "tasks__mood__eval_only": True},
+            "train.select_by: the task mood is eval_only; name a task that is trained",
+        ),
+        (
+            {"stages": [{"tasks": ["mood", "alike", "x"]}]},
+            'stages.0.tasks: unknown task "x"; this recipe has mood, alike',
+        ),
+        (
+            {"stages": [{"data": {"x": "x.csv"}}]},
+            'stages.0.data.x: unknown task "x"; this stage has mood, alike',
+        ),
+        (
+            {"tasks__mood__eval_only": True, "stages": [{"tasks": ["mood", "alike"]}]},
+            'stages.0.tasks: the task "mood" is eval_only; remove it here, or unset eval_only',
+        ),
+        (
+            {"tasks__mood__eval_only": True, "tasks__mood__loss_weight": 2.0},
+            "tasks.mood.loss_weight: has no effect here (the task is eval_only); remove it",
+        ),
+        (
+            {"tasks__mood__metric": "pearson"},
+            "tasks.mood.metric: classification needs the metric accuracy or macro_f1, got pearson",
+        ),
+        (
+            {"tasks__mood__kind": "clasification"},
+            "tasks.mood.kind: expected one of 'classification', 'multi-label', 'regression' or "
+            '\'similarity\', got "clasification", did you mean "classification"?',
+        ),
+        (
+            {"train__lr_layer_decay": 1.5},
+            "train.lr_layer_decay: expected at most 1, got 1.5",
+        ),
+        ({"train__lr": 0.0}, "train.lr: expected above 0, got 0.0"),
+        ({"train__eps": "x"}, 'train.eps: expected a number, got "x"'),
+        (
+            {"tasks__mood__classes": ["a"]},
+            "tasks.mood.classes: expected at least 2 entries, got ['a']",
+        ),
+        ({"tasks__alike__texts": ["left"]}, "tasks.alike.texts.1: entry 2 of this list is missing"),
+        ({"tasks__mood__train": ...}, 'tasks.mood.train: missing; add "train" to [tasks.mood]'),
+        ({"tasks": ...}, "tasks: missing; add a table [tasks.NAME] for each task"),
+        (
+            {"colour": 1},
+            'colour: unknown key "colour" at the top level; the keys there are encoder, stages, '
+            "tasks, train",
+        ),
+        (
+            {"train__freeze": "encoder", "tasks__alike__objectives": [{"loss": "cosent"}]},
+            "tasks.alike.objectives: objectives train the encoder, which is frozen in every stage; "
+            "remove them",
+        ),
+        (
+            {"stages": [{"data": {"alike": {"file": "x.csv", "text": "a"}}}]},
+            'stages.0.data.alike.text: the task has "texts"; set "texts" instead',
+        ),
+        (
+            {"stages": [{"data": {"alike": {"file": "x.csv", "label_map": {}}}}]},
+            "stages.0.data.alike.label_map: is empty; map each label of the file, or remove it",
+        ),
+        (
+            {"stages": [{"data": {"alike": {"file": "x", "label_map": {"0": 0, "0.0": 5}}}}]},
+            "stages.0.data.alike.label_map: names a label twice; remove one",
+        ),
+        (
+            {
+                "stages": [
+                    {"data": {"mood": {"file": "x.csv", "label": "a"}}},
+                    {"data": {"mood": {"file": "x.csv", "label": "b"}}},
+                ]
+            },
+            "stages.1.data.mood.file: two stages read x.csv with different keys; use the same "
+            "keys, or a copy of the file",
+        ),
+        (
+            {"stages": [{"warmup": 2.5}]},
+            "stages.0.warmup: above 1 it is a number of steps; use a whole number",
+        ),
+        (
+            {"stages": [{"train_on": "masked-words", "freeze": "encoder"}, {}]},
+            "stages.0.freeze: masked words train the encoder, so it cannot be frozen",
+        ),
+    ],
+)
+def test_a_message(change, message):
+    errors = errors_of(changed(**change))
+    assert any(error.startswith(f"r.toml: {message}") for error in errors), errors
+
+
+def test_a_task_called_like_a_type_keeps_its_name():
+    tasks = {"float": {**MOOD, "train": 1}, "alike": ALIKE}
+    with pytest.raises(ComityError, match=r"recipe: tasks\.float\.train: expected text in quotes"):
+        Recipe.from_dict({"tasks": tasks})
