@@ -1,37 +1,15 @@
-"""Dense products of either library against float64, in every storage order that training uses."""
+"""Dense products against float64, in every storage order that training uses."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from comity.model import matmul
-from comity.model.matmul import batched_product, by_onednn, fastest, product
-
-
-@pytest.mark.parametrize("multiply", [by_onednn, product])
-@pytest.mark.parametrize(("plain_left", "plain_right"), [(1, 1), (1, 0), (0, 0)])
-def test_products_are_float32_products(multiply, plain_left, plain_right):
-    draws = torch.Generator().manual_seed(3)
-    left, right = torch.randn(70, 48, generator=draws), torch.randn(33, 48, generator=draws)
-    bias = torch.randn(33, generator=draws)
-    stored = [
-        factor if plain else factor.t().contiguous().t()
-        for factor, plain in ((left, plain_left), (right, plain_right))
-    ]
-    expected = left.double() @ right.double().T + bias.double()
-    found = multiply(*stored, bias)
-    assert found.dtype == torch.float32
-    assert (found.double() - expected).abs().max() < 2e-5  # bfloat16 products err by 1e-1 here
-
-
-def test_other_types_go_where_torch_sends_them():
-    left, right = torch.randn(4, 8).double(), torch.randn(3, 8).double()
-    assert torch.equal(product(left, right), F.linear(left, right))
+from comity.model.matmul import batched_product, linear
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_products_are_sums_rounded_once(monkeypatch, fast):
-    """Both ways, that of a processor with bfloat16 instructions and that of one without."""
+    """With bfloat16 instructions and without."""
     monkeypatch.setattr(matmul, "fast_bf16", lambda device: fast)
     draws = torch.Generator().manual_seed(5)
     left = torch.randn(3, 40, 24, generator=draws).bfloat16()
@@ -46,9 +24,8 @@ def test_bfloat16_products_are_sums_rounded_once(monkeypatch, fast):
         error = (found.double() - expected).abs()
         assert (error <= roundings * unit_roundoff * expected.abs() + 1e-5).all()
 
-    check(product(left[0], right[0].t(), bias), summed[0] + bias.double())
-    check(product(left[0].t().contiguous().t(), right[0].t().contiguous()), summed[0])
-    check(matmul.linear(left[0], right[0].t(), bias), summed[0] + bias.double())
+    check(linear(left[0], right[0].t(), bias), summed[0] + bias.double())
+    check(linear(left[0].t().contiguous().t(), right[0].t().contiguous()), summed[0])
     check(batched_product(left, right, 0.25), 0.25 * summed)
     check(batched_product(left, right, 1.1), 1.1 * summed, roundings=3)  # and of the factor
     check(batched_product(left, right, 0.25, added), added.double() + 0.25 * summed)
@@ -62,20 +39,10 @@ def test_a_widened_product_has_the_gradients_of_the_other(monkeypatch):
         draws.manual_seed(6)
         factors = [torch.randn(n, 24, generator=draws).bfloat16() for n in (40, 17)]
         left, right = (factor.requires_grad_() for factor in factors)
-        matmul.linear(left, right).float().square().sum().backward()
+        linear(left, right).float().square().sum().backward()
         gradients.append((left.grad, right.grad))
     for fast, slow in zip(*gradients, strict=True):
         assert fast is not None and slow is not None
         assert slow.dtype == torch.bfloat16
         scale = fast.abs().max()
         assert ((fast - slow).abs() <= 2**-6 * scale).all()
-
-
-def test_without_the_operation_torch_multiplies(monkeypatch):
-    def missing(*_):
-        raise AttributeError("_linear_pointwise")
-
-    monkeypatch.setattr("comity.model.matmul.by_onednn", missing)
-    fastest.cache_clear()
-    assert fastest(True, True) is F.linear
-    fastest.cache_clear()

@@ -20,8 +20,8 @@ def attention(
 ) -> Tensor:
     """Dropout(Softmax(Q K^T / sqrt(d))) V (Vaswani et al. 2017, equation 1): [B heads, queries, d].
 
-    Two batched products, and not torch's fused attention, whose bfloat16 backward on a CPU runs
-    many small products one after the other.
+    Uses two batched products instead of torch's fused attention, whose bfloat16 backward on a CPU
+    runs many small products one after another.
     """
     mask = None
     if generator is not None and round(256 * rate):
@@ -31,7 +31,7 @@ def attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax and its gradient in float32: finer, and quicker than torch's in bfloat16."""
+    """Softmax and its gradient in float32: more exact than bfloat16, and faster on a CPU."""
 
     @staticmethod
     def forward(
@@ -53,15 +53,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         query, key, value, weights, mask = ctx.saved_tensors
-        (outer,) = gradients
+        (grad_output,) = gradients
         dropped = weights if mask is None else weights * mask
-        of_value = batched_product(dropped.transpose(1, 2), outer, ctx.kept)
-        of_weights = batched_product(outer, value.transpose(1, 2), ctx.kept)
+        grad_value = batched_product(dropped.transpose(1, 2), grad_output, ctx.kept)
+        grad_weights = batched_product(grad_output, value.transpose(1, 2), ctx.kept)
         if mask is not None:
-            of_weights.mul_(mask)
-        of_scores = torch.ops.aten._softmax_backward_data(
-            of_weights.float(), weights.float(), -1, torch.float32
+            grad_weights.mul_(mask)
+        grad_scores = torch.ops.aten._softmax_backward_data(
+            grad_weights.float(), weights.float(), -1, torch.float32
         ).to(weights.dtype)
-        of_query = batched_product(of_scores, key, ctx.scale)
-        of_key = batched_product(of_scores.transpose(1, 2), query, ctx.scale)
-        return of_query, of_key, of_value, None, None, None
+        grad_query = batched_product(grad_scores, key, ctx.scale)
+        grad_key = batched_product(grad_scores.transpose(1, 2), query, ctx.scale)
+        return grad_query, grad_key, grad_value, None, None, None

@@ -1,9 +1,9 @@
-"""Operations on weights that several tasks share: one forward for all, one gradient for each task.
+"""Operations on parameters that tasks share: one forward pass, one gradient for each task.
 
-The tokens of all tasks stand in one packed pass, task after task. A product with a shared weight is
-then one large product, and so is the gradient of its input; only the gradient of the weight is
-taken task by task, from the task's own stretch of tokens, and goes straight into the task's row. So
-K task gradients cost about what their sum costs.
+The tokens of all tasks are packed task after task. A product with a shared weight is then one large
+product, and so is the gradient of its input. Only the gradient of the weight is computed task by
+task, from the task's span of tokens, and goes straight into the task's row of J. So K task
+gradients cost about as much as their sum.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ Sink = Callable[[int, Tensor, Tensor, int], None]
 
 @dataclass(frozen=True)
 class Spans:
-    """Which rows of a packed tensor belong to which task gradient, and where gradients go."""
+    """The rows of a packed tensor that belong to each task gradient, and where gradients go."""
 
     bounds: Sequence[tuple[int, int, int]]  # row of J, start, stop
     sink: Sink
 
     def each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-        """The row of J and each tensor's stretch, task after task."""
+        """The row of J and the span of each tensor, for one task after another."""
         for row, start, stop in self.bounds:
             yield row, *(tensor[start:stop] for tensor in tensors)
 
@@ -38,12 +38,11 @@ def linear(
 ) -> Tensor:
     """A dense layer, `[N, I]` to `[N, O]`, or only its rows `outputs`.
 
-    Without spans it is the plain product with ordinary gradients.
+    Without spans it is an ordinary differentiable product.
     """
     weight, bias = layer.weight[outputs], layer.bias[outputs]
     if spans is None:
-        multiply = matmul.linear if torch.is_grad_enabled() else matmul.product
-        return multiply(inputs, weight, bias)
+        return matmul.linear(inputs, weight, bias)
     return _Linear.apply(inputs, weight, bias, layer, outputs.start or 0, spans)  # type: ignore[return-value]
 
 
@@ -60,20 +59,21 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.layer, ctx.first, ctx.spans = layer, first, spans
-        return matmul.product(inputs, weight, bias)
+        return matmul.linear(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         inputs, weight = ctx.saved_tensors
         layer, first, spans = ctx.layer, ctx.first, ctx.spans
-        (outer,) = gradients
+        (grad_output,) = gradients
         if layer.weight.requires_grad:
-            for row, of_task, inputs_of_task in spans.each(outer, inputs):
-                of_weight = matmul.product(of_task.t(), inputs_of_task.t())
-                spans.sink(row, layer.weight, of_weight, first)
-                spans.sink(row, layer.bias, of_task.sum(0), first)
-        inner = matmul.product(outer, weight.t()) if ctx.needs_input_grad[0] else None
-        return inner, None, None, None, None, None
+            for row, task_grad, task_inputs in spans.each(grad_output, inputs):
+                grad_weight = matmul.linear(task_grad.t(), task_inputs.t())
+                spans.sink(row, layer.weight, grad_weight, first)
+                spans.sink(row, layer.bias, task_grad.sum(0), first)
+        needed = ctx.needs_input_grad[0]
+        grad_input = matmul.linear(grad_output, weight.t()) if needed else None
+        return grad_input, None, None, None, None, None
 
 
 def norm(inputs: Tensor, layer: nn.LayerNorm, spans: Spans | None) -> Tensor:
@@ -84,8 +84,11 @@ def norm(inputs: Tensor, layer: nn.LayerNorm, spans: Spans | None) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """In bfloat16 torch's backward adds the weights' gradients up over tokens in bfloat16, where a
-    sum stops growing at a few hundred; hence float32 in between, which costs no more."""
+    """LayerNorm computed in float32.
+
+    In bfloat16 torch's backward sums the gradients of the weights over tokens in bfloat16, where a
+    sum stops growing at a few hundred. Float32 costs no more.
+    """
 
     @staticmethod
     def forward(
@@ -105,23 +108,23 @@ class _Norm(torch.autograd.Function):
         inputs, mean, scale = ctx.saved_tensors
         weight, bias = layer.weight.float(), layer.bias.float()
         wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
-        of_inputs = torch.empty_like(inputs) if wanted[0] else None
+        grad_input = torch.empty_like(inputs) if wanted[0] else None
         tensors = (gradients[0].float(), inputs.float(), mean, scale)
         for row, start, stop in ctx.spans.bounds:
-            outer, *saved = (tensor[start:stop] for tensor in tensors)
-            of_task, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-                outer, saved[0], list(layer.normalized_shape), *saved[1:], weight, bias, wanted
+            task_grad, *saved = (tensor[start:stop] for tensor in tensors)
+            task_grad_input, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+                task_grad, saved[0], list(layer.normalized_shape), *saved[1:], weight, bias, wanted
             )
-            if of_inputs is not None:
-                of_inputs[start:stop] = of_task
+            if grad_input is not None:
+                grad_input[start:stop] = task_grad_input
             if layer.weight.requires_grad:
-                ctx.spans.sink(row, layer.weight, of_weight, 0)
-                ctx.spans.sink(row, layer.bias, of_bias, 0)
-        return of_inputs, None, None, None
+                ctx.spans.sink(row, layer.weight, grad_weight, 0)
+                ctx.spans.sink(row, layer.bias, grad_bias, 0)
+        return grad_input, None, None, None
 
 
 def look_up(indices: Tensor, table: Tensor, spans: Spans | None) -> Tensor:
-    """Rows of a table, `[N]` and `[T, H]` to `[N, H]`, whose gradient adds up in float32."""
+    """Rows of a table, `[N]` and `[T, H]` to `[N, H]`; the gradient is summed in float32."""
     if spans is None:
         return F.embedding(indices, table)
     return _LookUp.apply(indices, table, spans)  # type: ignore[return-value]
@@ -139,7 +142,7 @@ class _LookUp(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         table = ctx.table
         if table.requires_grad:
-            for row, outer, places in ctx.spans.each(gradients[0], indices):
+            for row, task_grad, task_indices in ctx.spans.each(gradients[0], indices):
                 whole = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-                ctx.spans.sink(row, table, whole.index_add_(0, places, outer.float()), 0)
+                ctx.spans.sink(row, table, whole.index_add_(0, task_indices, task_grad.float()), 0)
         return None, None, None
