@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,9 @@ from comity.model.attention import attention
 from comity.model.bert import Bert
 from comity.model.bert_config import ACTIVATIONS, BertConfig
 from comity.model.checkpoint import load_encoder, save_encoder
-from comity.model.dropout import dropout, dropout_mask
 from comity.model.encoder import Group, Packed, Read
 from comity.model.reference import padded_forward
+from comity.rng import DROPOUT, row_keys
 
 
 def random_batch(lengths: list[int], vocabulary: int, types: int, seed: int = 0) -> Packed:
@@ -48,6 +49,12 @@ def run(bert: Bert, batch: Packed, **options: Any) -> Tensor:
     words = options.pop("words", None)
     (hidden,) = bert([Group(batch, **options)], words)
     return hidden
+
+
+def keys_of(batch: Packed, seed: int) -> Tensor:
+    """A dropout key for each sequence."""
+    rows = np.arange(len(batch.offsets) - 1)
+    return torch.from_numpy(row_keys(DROPOUT, seed, rows=rows))
 
 
 def random_bert(write_checkpoint: Any, folder: Path, **config: Any) -> Bert:
@@ -278,61 +285,20 @@ def test_layer_of_counts_from_the_embeddings_to_the_pooler(write_checkpoint: Any
     assert sorted(set(layers.values())) == list(range(14))
 
 
-# Dropout.
-
-
-def test_dropout_keeps_the_share_and_the_mean_it_says() -> None:
-    values = torch.ones(1000, 1003)
-    dropped = dropout(values, 0.1, torch.Generator().manual_seed(0))
-    kept = (dropped != 0).double()
-    share = 230 / 256  # 26 of 256 bytes are below round(0.1 * 256)
-    deviation = (share * (1 - share) / values.numel()) ** 0.5
-    assert abs(kept.mean().item() - share) < 5 * deviation
-    assert dropped.unique().tolist() == pytest.approx([0, 256 / 230])
-    for lane in range(8):  # each byte of a 64-bit word is as random as the others
-        for rate in (0.1, 0.5):
-            mask = dropout(torch.ones(800_000), rate, torch.Generator().manual_seed(1)) != 0
-            assert mask[lane::8].double().mean() == pytest.approx(1 - rate, abs=0.01)
-
-
-def test_dropout_in_bfloat16_has_no_bias() -> None:
-    values = torch.rand(1_000_000, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16)
-    dropped = dropout(values, 0.1, torch.Generator().manual_seed(0))
-    kept = values[dropped != 0].double().sum()
-    assert (dropped.double().sum() / kept).item() == pytest.approx(256 / 230, rel=2e-4)
-
-
-def test_dropout_is_a_function_of_its_seed() -> None:
-    values = torch.randn(7, 13, generator=torch.Generator().manual_seed(0))
-    first, again, other = (
-        dropout(values, 0.3, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-    )
-    assert_close(first, again, atol=0, rtol=0)
-    assert not torch.equal(first, other)
-    assert dropout(values, 0.3, None) is values
-    assert dropout(values, 0.0, torch.Generator()) is values
-    with pytest.raises(ValueError, match=r"between 0 and 0\.99"):
-        dropout(values, 1.0, torch.Generator())
-
-
-def test_gradient_of_dropout_is_its_mask() -> None:
-    values = torch.ones(500, requires_grad=True)
-    dropped = dropout(values, 0.4, torch.Generator().manual_seed(0))
-    dropped.sum().backward()
-    assert_close(values.grad, dropped.detach(), atol=0, rtol=0)
+# Dropout; see also test_dropout.py.
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_masks_depend_on_the_seed_alone(tiny_checkpoint: Path, read: str) -> None:
+def test_masks_depend_on_the_keys_alone(tiny_checkpoint: Path, read: str) -> None:
     bert = load_encoder(str(tiny_checkpoint)).encoder
     batch = random_batch([7, 12], 60, 2)
     before = torch.get_rng_state()
-    first = run(bert, batch, dropout_seed=1, read=read)
-    run(bert, batch, dropout_seed=9, read=read)
+    first = run(bert, batch, dropout_keys=keys_of(batch, 1), read=read)
+    run(bert, batch, dropout_keys=keys_of(batch, 9), read=read)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(77)
-    assert torch.equal(run(bert, batch, dropout_seed=1, read=read), first)
-    assert not torch.equal(run(bert, batch, dropout_seed=2, read=read), first)
+    assert torch.equal(run(bert, batch, dropout_keys=keys_of(batch, 1), read=read), first)
+    assert not torch.equal(run(bert, batch, dropout_keys=keys_of(batch, 2), read=read), first)
     plain = run(bert, batch, read=read)
     assert not torch.equal(plain, first)
     assert torch.equal(plain, run(bert, batch, read=read))
@@ -352,9 +318,9 @@ def test_each_rate_of_dropout_acts_alone(tiny_checkpoint: Path, read: str) -> No
 
     bert = rated(0, 0, 0)
     plain = run(bert, batch, read=read)
-    assert torch.equal(run(bert, batch, dropout_seed=1, read=read), plain)
+    assert torch.equal(run(bert, batch, dropout_keys=keys_of(batch, 1), read=read), plain)
     each = [rated(0.2, 0, 0), rated(0, 0.2, 0), rated(0, 0, 0.2)]
-    results = [run(bert, batch, dropout_seed=1, read=read) for bert in each]
+    results = [run(bert, batch, dropout_keys=keys_of(batch, 1), read=read) for bert in each]
     for number, result in enumerate(results):
         assert not torch.equal(result, plain)
         assert not torch.equal(result, results[number - 1])
@@ -372,7 +338,7 @@ def test_hidden_dropout_acts_after_attention_and_after_feed_forward(
         for name, parameter in bert.named_parameters():
             if silent in name:
                 parameter.zero_()
-    assert not torch.equal(run(bert, batch, dropout_seed=1), run(bert, batch))
+    assert not torch.equal(run(bert, batch, dropout_keys=keys_of(batch, 1)), run(bert, batch))
 
 
 def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_path: Path) -> None:
@@ -394,14 +360,13 @@ def test_groups_in_one_pass_are_what_each_is_alone(tiny_checkpoint: Path) -> Non
     for reads in (["all", "cls"], ["cls", "all"], ["cls", "cls"], ["all", "all"]):
         for seeds in ([None, None], [4, 9]):
             groups = [
-                Group(batch, read, seed)  # type: ignore[arg-type]
+                Group(batch, read, seed and keys_of(batch, seed))  # type: ignore[arg-type]
                 for batch, read, seed in zip(batches, reads, seeds, strict=True)
             ]
             together = bert(groups)
             for group, found in zip(groups, together, strict=True):
-                if seeds[0] is None or reads[0] == reads[1]:
-                    (alone,) = bert([group])
-                    assert_close(found, alone, atol=2e-6, rtol=1e-5)
+                (alone,) = bert([group])
+                assert_close(found, alone, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -413,17 +378,14 @@ def test_attention_and_its_gradient_are_autograds(dropped):
     key_bias = torch.zeros(6, 1, 7, dtype=torch.float64)
     key_bias[2, :, 5:] = -1e30
     given = [tensor.float().requires_grad_() for tensor in (query, key, value)]
-    generator = torch.Generator().manual_seed(11) if dropped else None
-    found = attention(given[0], given[1], given[2], key_bias.float(), 0.25, generator)
+    mask = (torch.rand(6, 3, 7, generator=draws) >= 0.25).float() if dropped else None
+    found = attention(given[0], given[1], given[2], key_bias.float(), mask, 0.25)
     found.backward(outer.float())
 
-    mask = 1.0
-    if dropped:
-        again = [(6, torch.Generator().manual_seed(11))]
-        mask = dropout_mask((6, 3, 7), 0.25, again, torch.float64) / 0.75
+    kept = 1.0 if mask is None else mask.double() / 0.75
     plain = [tensor.requires_grad_() for tensor in (query, key, value)]
     scores = plain[0] @ plain[1].transpose(1, 2) / 2 + key_bias
-    (((scores.softmax(-1) * mask) @ plain[2]) * outer).sum().backward()
+    (((scores.softmax(-1) * kept) @ plain[2]) * outer).sum().backward()
     for ours, theirs in zip(given, plain, strict=True):
         assert ours.grad is not None
         assert_close(ours.grad.double(), theirs.grad, atol=1e-5, rtol=1e-5)

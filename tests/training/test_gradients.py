@@ -33,7 +33,7 @@ def make_trainer(folder, checkpoint, **changes) -> Trainer:
 
 
 def first_batches(trainer: Trainer) -> list[Batch]:
-    return [trainer._batch(trainer.plans[0], PlannedBatch(task, 0)) for task in range(2)]
+    return trainer._batches(trainer.plans[0], [PlannedBatch(task, 0) for task in range(2)])
 
 
 def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
@@ -220,7 +220,8 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
     state = {name: [torch.zeros_like(v), torch.zeros_like(v), 0] for name, v in expected.items()}
     frozen = trainer.gradients.frozen_layers
     for step, present in enumerate((TASKS, ["alike"], TASKS)):
-        batches = [trainer._batch(plan, PlannedBatch(TASKS.index(name), step)) for name in present]
+        planned = [PlannedBatch(TASKS.index(name), step) for name in present]
+        batches = trainer._batches(plan, planned)
         plain = [plain_gradients(trainer, batch) for batch in batches]
         _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, step)
         weights = [0.8, 1.3][: len(tasks)]

@@ -62,7 +62,7 @@ class Reference:
     def gradients(self, plan: StagePlan, turn: PlannedBatch) -> dict[str, Tensor]:
         """Autograd's gradient of one task's weighted mean loss."""
         trainer = self.trainer
-        batch = trainer._batch(plan, turn)
+        (batch,) = trainer._batches(plan, [turn])
         data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
         places = np.concatenate([part.indices for part in batch.micro_batches])
         packed = batch.split.pack(places, spec.views, trainer.prepared.template, data.max_length)
@@ -231,21 +231,68 @@ def test_the_heads_dropout_acts(tmp_path, tiny_checkpoint):
         trainer = Trainer(prepare(recipe, tmp_path))
         plan = trainer.plans[0]
         trainer.start_stage(plan)
-        batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
+        batches = trainer._batches(plan, plan.steps[0])
         losses.append(trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)[0])
     assert losses[0][0] != losses[1][0]
     assert losses[0][1] == losses[1][1]
 
 
-def test_a_tasks_dropout_does_not_depend_on_its_place(tmp_path, tiny_checkpoint):
+def test_a_tasks_dropout_does_not_depend_on_the_order_of_tasks(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     trainer = Trainer(prepare(make_recipe(tiny_checkpoint, False, encoder__dropout=0.3), tmp_path))
     plan = trainer.plans[0]
     trainer.start_stage(plan)
-    batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
-    forward = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 7)[0]
-    backward = trainer.task_gradients[0].fill(trainer.gradients, batches[::-1], False, 7)[0]
-    assert forward == pytest.approx(backward[::-1], rel=1e-5)
+    losses = []
+    for planned in (plan.steps[0], plan.steps[0][::-1]):
+        batches = trainer._batches(plan, planned)
+        losses.append(trainer.task_gradients[0].fill(trainer.gradients, batches, False, 7)[0])
+    assert losses[0] == pytest.approx(losses[1][::-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("objectives", [[], [{"loss": "contrastive"}]])
+def test_a_rows_dropout_does_not_depend_on_micro_batches(tmp_path, tiny_checkpoint, objectives):
+    """Losses and gradients of one step with dropout everywhere, whole and cut into three."""
+    write_two_tasks(tmp_path)
+    found = []
+    for micro_batches in (1, 3):
+        recipe = make_recipe(
+            tiny_checkpoint,
+            False,
+            encoder__dropout=0.3,
+            tasks__mood__head_dropout=0.3,
+            tasks__mood__micro_batches=micro_batches,
+            tasks__alike__micro_batches=1 if objectives else micro_batches,
+            tasks__alike__objectives=objectives,
+        )
+        trainer = Trainer(prepare(recipe, tmp_path))
+        plan = trainer.plans[0]
+        trainer.start_stage(plan)
+        batches = trainer._batches(plan, plan.steps[0])
+        losses, _ = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 7)
+        found.append((losses, trainer.gradients.rows.clone(), trainer.gradients.heads.clone()))
+    (whole, whole_rows, whole_heads), (cut, cut_rows, cut_heads) = found
+    assert whole == pytest.approx(cut, rel=1e-5)
+    torch.testing.assert_close(cut_rows, whole_rows, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cut_heads, whole_heads, atol=1e-5, rtol=1e-4)
+
+
+def test_each_row_view_and_batch_has_its_own_dropout_key(tmp_path, tiny_checkpoint):
+    """Two batches of one task in a step, two views of a row, the head, two tasks, two steps."""
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(
+        tiny_checkpoint, tasks__alike__head="cosine", train__batch_size=4, train__balancer="sum"
+    )
+    trainer = Trainer(prepare(recipe, tmp_path))
+    plan = trainer.plans[0]
+    planned = [PlannedBatch(task, number) for task in range(2) for number in range(2)]
+    batches = trainer._batches(plan, planned)
+    keys = []
+    for step in (3, 4):
+        for part in (batch.micro_batches[0] for batch in batches):
+            own = trainer.task_gradients[0]._dropout_keys(part, step)
+            keys += [*own.packed.tolist(), *own.head.tolist()]
+    # Per step: mood 2 batches x 4 rows x (view, head), alike 2 x 4 x (two views, head).
+    assert len(keys) == 2 * (2 * 4 * 2 + 2 * 4 * 3) == len(set(keys))
 
 
 def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
@@ -255,7 +302,7 @@ def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
     trainer = Trainer(prepare(recipe, tmp_path))
     plan = trainer.plans[0]
     trainer.start_stage(plan)
-    batches = [trainer._batch(plan, turn) for turn in plan.steps[0]]
+    batches = trainer._batches(plan, plan.steps[0])
     pooler = slice(trainer.flat.starts["encoder.pooler.weight"] - trainer.gradients.start, None)
     trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     assert trainer.gradients.rows[0, pooler].any()
@@ -273,7 +320,7 @@ def test_balanced_weights_count_the_stages_own_rows(tmp_path, tiny_checkpoint):
         stages=[{"data": {"mood": "other.csv"}}],
     )
     trainer = Trainer(prepare(recipe, tmp_path))
-    batch = trainer._batch(trainer.plans[0], PlannedBatch(0, 0))
+    (batch,) = trainer._batches(trainer.plans[0], [PlannedBatch(0, 0)])
     assert len(batch.split) == 4  # the stage's own file
     weights = trainer.task_gradients[0].class_weights["mood"]
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 2.0]))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from comity.training.balancers import BALANCERS
 from comity.training.events import Listener
 from comity.training.plan import plan_summary
 from comity.training.setup import prepare
-from comity.training.task_gradients import _passes
 from comity.training.trainer import Trainer
 
 CONTRASTIVE = [{"loss": "contrastive", "weight": 2.0}]
@@ -65,7 +65,8 @@ def batch_of(trainer: Trainer, task: str):
     plan = trainer.plans[0]
     trainer.start_stage(plan)
     turn = next(t for t in plan.steps[0] if plan.tasks[t.task].name == task)
-    return trainer._batch(plan, turn)
+    (batch,) = trainer._batches(plan, [turn])
+    return batch
 
 
 def texts_of(batch) -> list[tuple[str, str, float]]:
@@ -139,12 +140,12 @@ def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
     rows = rows.clone()
     heads = trainer.gradients.heads.clone()
     words = np.arange(len(trainer.model.encoder.word_embeddings))
-    ((part,),) = _passes([batch])
+    (part,) = batch.micro_batches
     for piece in trainer.flat.pieces:
         piece.parameter.requires_grad_(True)
         piece.parameter.grad = None
     given = trainer.task_gradients[0]._input(part, words)
-    given = type(given)(given.task, given.packed, given.count, None, given.texts)
+    given = replace(given, dropout=None)
     encoded = trainer.model.encode([given])
     (outputs,) = trainer.model.outputs([given], encoded)
     loss = trainer.task_gradients[0]._loss(part, outputs, encoded[0].texts)
@@ -337,13 +338,13 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
     plan = trainer.plans[0]
     trainer.start_stage(plan)
     batch = batch_of(trainer, "mood")
-    seen = {}
+    seen = []
     from comity.training import task_gradients
 
     masking = task_gradients.mask_words
 
     def recorded(ids, *rest):
-        seen["ids"], (seen["hidden"], seen["places"]) = ids, (found := masking(ids, *rest))
+        seen.append((ids, *(found := masking(ids, *rest))))
         return found
 
     monkeypatch.setattr(task_gradients, "mask_words", recorded)
@@ -364,12 +365,10 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
     longest = max(stop - start for start, stop in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, (start, stop) in enumerate(rows):
-        ids[row, : stop - start] = torch.from_numpy(seen["hidden"][start:stop])
-        mask[row, : stop - start] = 1
-        for place in seen["places"]:
-            if start <= place < stop:
-                labels[row, place - start] = int(seen["ids"][place])
+    for row, (correct, masked_ids, positions) in enumerate(seen):
+        ids[row, : len(masked_ids)] = torch.from_numpy(masked_ids)
+        mask[row, : len(masked_ids)] = 1
+        labels[row, positions] = torch.from_numpy(correct[positions])
     expected = theirs(input_ids=ids, attention_mask=mask, labels=labels).loss
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()

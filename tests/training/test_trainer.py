@@ -29,15 +29,16 @@ class Recorder(Listener):
 
     def planned(self, trainer):
         self.counts = {c.name: c for plan in trainer.plans for c in plan.counts}
-        batch = trainer._batch
+        batches = trainer._batches
 
-        def recorded(plan, turn):
-            found = batch(plan, turn)
-            places = [place for part in found.micro_batches for place in part.indices.tolist()]
-            self.rows.setdefault(found.task, []).append(places)
+        def recorded(plan, planned):
+            found = batches(plan, planned)
+            for batch in found:
+                indices = [i for part in batch.micro_batches for i in part.indices.tolist()]
+                self.rows.setdefault(batch.task, []).append(indices)
             return found
 
-        trainer._batch = recorded
+        trainer._batches = recorded
 
     def stepped(self, trainer):
         self.losses.append({t: v[-1] for t, v in trainer.tally.losses.items()})

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comity.model.dropout import dropout_mask, kept_scale
+from comity.model.dropout import kept_scale
 from comity.model.matmul import batched_product
 
 
@@ -15,18 +15,14 @@ def attention(
     key: Tensor,  # [B heads, longest, d]
     value: Tensor,  # [B heads, longest, d]
     key_bias: Tensor,  # [B heads, 1, longest]
+    mask: Tensor | None,  # [B heads, queries, longest], from `keep_mask`; None: no dropout
     rate: float,
-    generator: torch.Generator | None,
 ) -> Tensor:
     """Dropout(Softmax(Q K^T / sqrt(d))) V (Vaswani et al. 2017, equation 1): [B heads, queries, d].
 
     Uses two batched products instead of torch's fused attention, whose bfloat16 backward on a CPU
     runs many small products one after another.
     """
-    mask = None
-    if generator is not None and round(256 * rate):
-        shape = (*query.shape[:2], key.shape[1])
-        mask = dropout_mask(shape, rate, [(len(query), generator)], query.dtype)
     return _Attention.apply(query, key, value, key_bias, mask, kept_scale(rate))  # type: ignore[return-value]
 
 

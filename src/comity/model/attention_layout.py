@@ -21,7 +21,7 @@ class AttentionLayout:
     cls: Tensor  # [B], packed index of each first token
     key_bias: Tensor  # [B heads, 1, longest]: 0 for a token, hugely negative for padding
     padding: Tensor  # [B heads longest, 1] bool
-    _sequences: Tensor  # [N], the sequence of each token
+    sequences: Tensor  # [N], the sequence of each token
     _tokens: Tensor  # [B, longest], the packed index of the token in each slot
     _maps: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class AttentionLayout:
             cls=taken[:, 0],
             key_bias=key_bias.masked_fill_(padding, lowest).view(count * heads, 1, longest),
             padding=padding.reshape(-1, 1),
-            _sequences=sequences,
+            sequences=sequences,
             _tokens=taken,
         )
 
@@ -80,7 +80,7 @@ class AttentionLayout:
             part = torch.arange(parts, device=device)
             token = self._tokens[:, None, :]
             slots = (token * parts + part[:, None, None, None]) * self.heads + head[:, None]
-            block = part[:, None] * len(self._tokens) + self._sequences[:, None, None]
+            block = part[:, None] * len(self._tokens) + self.sequences[:, None, None]
             tokens = (block * self.heads + head) * self.longest + self.positions[:, None, None]
             self._maps[parts] = (slots.flatten(), tokens.flatten())
         return self._maps[parts]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from comity.model.bert_config import ACTIVATIONS, BertConfig
+from comity.model.dropout import ATTENTION_OUTPUT, EMBEDDINGS, OUTPUT
 from comity.model.encoder import Group
 from comity.model.encoder_pass import EncoderPass
 from comity.model.task_gradient_ops import Sink, Spans, linear
@@ -48,7 +49,8 @@ class Bert(nn.Module):
         self.segment_embeddings = nn.Parameter(torch.empty(self.segment_types, self.width))
         self.embedding_norm = nn.LayerNorm(self.width, config.layer_norm_eps)
         self.layers = nn.ModuleList(
-            BertLayer(config, hidden_rate, attention_rate) for _ in range(config.num_hidden_layers)
+            BertLayer(config, number, hidden_rate, attention_rate)
+            for number in range(1, config.num_hidden_layers + 1)
         )
         self.pooler = nn.Linear(self.width, self.width)
 
@@ -69,7 +71,7 @@ class Bert(nn.Module):
         tokens = EncoderPass.over(groups, self.heads, dtype, rows, sink)
         read = tokens.of_positions_read()
         hidden = tokens.norm(self.embed(groups, tokens, words), self.embedding_norm)
-        hidden = tokens.add_dropped(None, hidden, self.embedding_dropout)
+        hidden = tokens.add_dropped(None, hidden, self.embedding_dropout, 0, EMBEDDINGS)
         *layers, last = cast(Iterable[BertLayer], self.layers)
         for layer in layers:
             hidden = layer(hidden, tokens)
@@ -105,8 +107,12 @@ class Bert(nn.Module):
 class BertLayer(nn.Module):
     """Attention and feed-forward, each followed by LayerNorm(Dropout(output) + input)."""
 
-    def __init__(self, config: BertConfig, hidden_dropout: float, attention_dropout: float):
+    def __init__(
+        self, config: BertConfig, number: int, hidden_dropout: float, attention_dropout: float
+    ):
+        """`number` counts the layers from 1."""
         super().__init__()
+        self.number = number
         self.width = width = config.hidden_size
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
@@ -128,16 +134,20 @@ class BertLayer(nn.Module):
         """
         if read is None:
             read = tokens
-            context = tokens.attend(tokens.linear(hidden, self.qkv), self.attention_dropout)
+            query_key_value = tokens.linear(hidden, self.qkv)
+            context = tokens.attend(query_key_value, self.attention_dropout, self.number)
         else:
             all_hidden, hidden = hidden, read.select(hidden)
             query = read.linear(hidden, self.qkv, slice(0, self.width))
             key_value = tokens.linear(all_hidden, self.qkv, slice(self.width, 3 * self.width))
-            context = read.attend_to(tokens, query, key_value, self.attention_dropout)
+            context = read.attend_to(tokens, query, key_value, self.attention_dropout, self.number)
         output = read.linear(context, self.attention_output)
-        hidden = read.add_dropped(hidden, output, self.hidden_dropout)
+        hidden = self._drop_and_add(read, output, hidden, ATTENTION_OUTPUT)
         hidden = read.norm(hidden, self.attention_norm)
         expanded = self.activation(read.linear(hidden, self.expand))
         output = read.linear(expanded, self.contract)
-        hidden = read.add_dropped(hidden, output, self.hidden_dropout)
+        hidden = self._drop_and_add(read, output, hidden, OUTPUT)
         return read.norm(hidden, self.output_norm)
+
+    def _drop_and_add(self, read: EncoderPass, output: Tensor, hidden: Tensor, site: int) -> Tensor:
+        return read.add_dropped(hidden, output, self.hidden_dropout, self.number, site)

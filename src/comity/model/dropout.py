@@ -1,71 +1,115 @@
-"""Dropout masks, and the random numbers they are drawn from."""
+"""Dropout whose masks are functions of named integers, by hashing.
 
-import math
-from collections.abc import Sequence
+A mask depends on (seed, step, task, row of the task's batch in the step, view, draw, layer, site)
+and on nothing else: not on the other rows of a pass, on padding, on how a batch is cut into
+micro-batches, or on the device. `rng.row_keys` hashes the first six into a 64-bit key for each
+sequence, `site_keys` adds layer and site, and `keep_mask` hashes that key with a counter for every
+four values.
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from comity.rng import integer
+from comity.rng import GOLDEN, integer
 
 LARGEST_RATE = 0.99
-"""A dropout above this keeps next to nothing; it is refused wherever a rate is given."""
+"""A larger dropout rate keeps next to nothing, so it is refused."""
+
+# The sites of an encoder layer where values are dropped (the embeddings are layer 0), and the head.
+EMBEDDINGS, ATTENTION, ATTENTION_OUTPUT, OUTPUT, HEAD = range(5)
+SITES = 8
+
+TOKEN_STRIDE = 1 << 16
+"""Counters between two tokens of a sequence, enough for vectors of 4 x 65,536 values."""
+
+QUERY_STRIDE, HEAD_STRIDE = 1 << 10, 1 << 22
+"""Counters between two queries and two attention heads, enough for 4,096 tokens, 1,024 heads."""
+
+BLOCK = 1 << 16
+"""Words hashed at a time, so that they stay in a processor's cache."""
 
 
-def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Set a share `rate` of `values` to zero and scale the rest up (Srivastava et al. 2014).
-
-    `generator` lives on the device of `values`; None leaves `values` as they are.
-    """
-    if generator is None or round(256 * rate) == 0:
-        return values
-    mask = dropout_mask(values.shape, rate, [(len(values), generator)], values.dtype)
-    return add_dropped(None, values, rate, mask)
+def torch_generator(purpose: int, *keys: int) -> torch.Generator:
+    """A torch generator on the CPU for `keys`; see `rng`."""
+    return torch.Generator().manual_seed(integer(purpose, *keys))
 
 
-def dropout_mask(
-    shape: Sequence[int],
-    rate: float,
-    draws: Sequence[tuple[int, torch.Generator]],
-    dtype: torch.dtype,
+def site_keys(keys: Tensor, layer: int, site: int) -> Tensor:
+    """Keys `[B]` int64 for a site of a layer, from the keys `[B]` of sequences."""
+    z = keys + _signed(GOLDEN * (1 + layer * SITES + site))
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shifted(z, 31)
+
+
+def keep_mask(
+    keys: Tensor, counters: Tensor, width: int, rate: float, dtype: torch.dtype
 ) -> Tensor:
-    """1 where a value is kept and 0 where it is dropped.
+    """1 where a value is kept and 0 where it is dropped, `[R, width]` in `dtype`.
 
-    draws: for each stretch of rows how many they are, and what draws them; together `shape[0]`.
+    Args:
+        keys: `[R]` int64, the key of each vector.
+        counters: `[R]` int32, the counter of the vector's first four values; the next four have the
+            next counter. Vectors with one key must not overlap.
 
-    Eight bits decide on each value: torch's generator is asked for 64-bit words, which is several
-    times quicker than one draw per value, and a value is kept where its byte is at least
-    t = round(256 rate). A rate is therefore rounded to a multiple of 1/256 (0.1 to 0.1016), and
-    kept values are multiplied by 256 / (256 - t) (`kept_scale`), so that the mean stays exact.
+    Eight bits decide on each value: it is kept where its byte is at least t = round(256 rate). A
+    rate is therefore rounded to a multiple of 1/256 (0.1 to 0.1016), and kept values are multiplied
+    by 256 / (256 - t) (`kept_scale`), so that the mean stays exact.
+
+    A byte comes from a 32-bit hash of (key, counter): a Weyl sequence from the key's lower half and
+    the finalizer of MurmurHash3 (Appleby 2011) with the key's upper half mixed in.
     """
     threshold = round(256 * rate)
     if not 0 < threshold < 256:
-        raise ValueError(f"a dropout rate lies between 0 and {LARGEST_RATE}, {rate} does not")
-    each = math.prod(shape[1:])
-    pieces = [_random_bytes(rows * each, generator) for rows, generator in draws]
-    drawn = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        raise ValueError(f"a dropout rate must be between 0 and {LARGEST_RATE}, got {rate}")
+    words = -(-width // 4)
+    low, high = keys.view(torch.int32).view(-1, 2).unbind(1)
+    starts = low + counters * _WEYL
+    steps = torch.arange(words, dtype=torch.int32, device=keys.device) * _WEYL
+    hashed = torch.empty(len(keys), words, dtype=torch.int32, device=keys.device)
+    size = max(BLOCK // words, 1)
+    for first in range(0, len(keys), size):
+        z = hashed[first : first + size]
+        torch.add(starts[first : first + size, None], steps, out=z)
+        z.bitwise_xor_((z >> 16).bitwise_and_(0xFFFF)).mul_(_MURMUR_1)
+        z.bitwise_xor_(high[first : first + size, None])
+        z.bitwise_xor_((z >> 13).bitwise_and_(0x7FFFF)).mul_(_MURMUR_2)
+        z.bitwise_xor_((z >> 16).bitwise_and_(0xFFFF))
     # In place, since a comparison that makes booleans is many times slower, and so is their cast.
-    return drawn.view(*shape).ge_(threshold).to(dtype)
-
-
-def _random_bytes(count: int, generator: torch.Generator) -> Tensor:
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=generator.device)
-    return words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count]
+    return hashed.view(torch.uint8)[:, :width].ge_(threshold).to(dtype)
 
 
 def kept_scale(rate: float) -> float:
-    """What kept values are multiplied by, the rate rounded as `dropout_mask` rounds it."""
+    """What kept values are multiplied by, for the rate as `keep_mask` rounds it."""
     return 256 / (256 - round(256 * rate))
 
 
+def drops(rate: float) -> bool:
+    """Whether a rate drops anything after rounding."""
+    return round(256 * rate) > 0
+
+
+def dropout(values: Tensor, rate: float, keys: Tensor | None) -> Tensor:
+    """Set a share `rate` of `values [B, W]` to zero and scale the rest up (Srivastava et al. 2014).
+
+    `keys [B]` from `site_keys`; None leaves `values` unchanged.
+    """
+    if keys is None or not drops(rate):
+        return values
+    counters = torch.zeros(len(keys), dtype=torch.int32, device=keys.device)
+    mask = keep_mask(keys, counters, values.shape[1], rate, values.dtype)
+    return add_dropped(None, values, rate, mask)
+
+
 def add_dropped(residual: Tensor | None, values: Tensor, rate: float, mask: Tensor) -> Tensor:
-    """`residual + dropout(values)`, or without a residual; `mask` as `dropout_mask` makes it."""
+    """`residual + dropout(values)`, or without a residual; `mask` from `keep_mask`."""
     return _AddDropped.apply(residual, values, mask, kept_scale(rate))  # type: ignore[return-value]
 
 
 class _AddDropped(torch.autograd.Function):
-    """The scale multiplies as a float32 number: rounded to the dtype it would shift the mean."""
+    """The scale multiplies as a float32 number: rounded to bfloat16 it would shift the mean."""
 
     @staticmethod
     def forward(
@@ -80,11 +124,21 @@ class _AddDropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (mask,) = ctx.saved_tensors
-        (outer,) = gradients
-        of_residual = outer if ctx.needs_input_grad[0] else None
-        return of_residual, (outer * mask).mul_(ctx.scale), None, None
+        (grad_output,) = gradients
+        grad_residual = grad_output if ctx.needs_input_grad[0] else None
+        return grad_residual, (grad_output * mask).mul_(ctx.scale), None, None
 
 
-def torch_generator(purpose: int, *keys: int) -> torch.Generator:
-    """A torch generator on the CPU for `keys`."""
-    return torch.Generator().manual_seed(integer(purpose, *keys))
+def _signed(value: int, bits: int = 64) -> int:
+    """The low `bits` of an unsigned integer as torch's signed integer of that size."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """int64 shifted right with zeros; torch repeats the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+_WEYL = _signed(0x9E3779B9, 32)
+_MURMUR_1, _MURMUR_2 = _signed(0x85EBCA6B, 32), _signed(0xC2B2AE35, 32)

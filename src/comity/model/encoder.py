@@ -38,7 +38,7 @@ class Group:
 
     packed: Packed
     read: Read = "all"
-    dropout_seed: int | None = None  # None: no dropout (evaluation)
+    dropout_keys: Tensor | None = None  # [B] int64, one a sequence; None: no dropout
 
 
 class Encoder(Protocol):

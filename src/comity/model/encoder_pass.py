@@ -9,12 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.model import task_gradient_ops as ops
 from comity.model.attention import attention
 from comity.model.attention_layout import AttentionLayout
-from comity.model.dropout import add_dropped, dropout_mask
+from comity.model.dropout import (
+    ATTENTION,
+    HEAD_STRIDE,
+    QUERY_STRIDE,
+    TOKEN_STRIDE,
+    add_dropped,
+    drops,
+    keep_mask,
+    site_keys,
+)
 from comity.model.encoder import Group, Read
 from comity.model.task_gradient_ops import Sink, Spans
 
@@ -35,7 +45,7 @@ class GroupRows:
     end: int
     layout: AttentionLayout
     read: Read
-    generator: torch.Generator | None
+    dropout_keys: Tensor | None  # [B], one for each sequence; None: no dropout
 
     @property
     def padding(self) -> int:
@@ -52,6 +62,7 @@ class EncoderPass:
             parameters; without a sink gradients go where autograd puts them.
         indices: in a pass over the positions that a caller reads, those positions in the whole
             pass, `[M]`.
+        dropout: what its dropout masks are drawn from.
     """
 
     def __init__(
@@ -60,8 +71,10 @@ class EncoderPass:
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
         indices: Tensor | None = None,
+        dropout: "_Dropout | None" = None,
     ):
         self.groups = groups
+        self._dropout = dropout
         self.indices = indices
         self._rows = rows
         self._sink = sink
@@ -80,16 +93,13 @@ class EncoderPass:
         found = []
         start = 0
         for group in groups:
-            packed, generator = group.packed, None
-            if group.dropout_seed is not None:
-                generator = torch.Generator(device=packed.ids.device)
-                generator.manual_seed(group.dropout_seed)
-            tokens = len(packed.ids)
+            packed, tokens = group.packed, len(group.packed.ids)
             end = start + -(-tokens // ROUNDING) * ROUNDING
             layout = AttentionLayout.of(packed.offsets, tokens, packed.longest, heads, dtype)
-            found.append(GroupRows(start, start + tokens, end, layout, group.read, generator))
+            keys = group.dropout_keys
+            found.append(GroupRows(start, start + tokens, end, layout, group.read, keys))
             start = end
-        return cls(found, rows, sink)
+        return cls(found, rows, sink, dropout=_Dropout.of(found))
 
     def of_positions_read(self) -> "EncoderPass | None":
         """The pass over the positions that callers read, or None where they read all of them."""
@@ -109,7 +119,9 @@ class EncoderPass:
                 indices.append(group.layout.cls + group.start)
             groups.append(found)
             start = found.end
-        return EncoderPass(groups, self._rows, self._sink, torch.cat(indices))
+        read = torch.cat(indices)
+        dropout = self._dropout and self._dropout.select(read)
+        return EncoderPass(groups, self._rows, self._sink, read, dropout)
 
     def select(self, values: Tensor) -> Tensor:
         """The rows `[M, W]` of the positions read, from those of the whole pass, `[N, W]`."""
@@ -140,26 +152,30 @@ class EncoderPass:
         """Rows `[N, H]` of a table `[T, H]`."""
         return ops.look_up(indices, table, self._spans)
 
-    def add_dropped(self, residual: Tensor | None, values: Tensor, rate: float) -> Tensor:
+    def add_dropped(
+        self, residual: Tensor | None, values: Tensor, rate: float, layer: int, site: int
+    ) -> Tensor:
         """`residual + dropout(values)`, both `[N, H]`; without a residual only the second."""
-        draws = [(g.end - g.start, g.generator) for g in self.groups if g.generator is not None]
-        if draws and round(256 * rate):
-            mask = dropout_mask(values.shape, rate, draws, values.dtype)
+        if self._dropout is not None and drops(rate):
+            keys = site_keys(self._dropout.keys, layer, site)[self._dropout.sequences]
+            counters = self._dropout.counters
+            mask = keep_mask(keys, counters, values.shape[1], rate, values.dtype)
             return add_dropped(residual, values, rate, mask)
         return values if residual is None else values + residual
 
-    def attend(self, query_key_value: Tensor, rate: float) -> Tensor:
+    def attend(self, query_key_value: Tensor, rate: float, layer: int) -> Tensor:
         """Self-attention within each sequence: `[N, 3 H]` to `[N, H]`. `rate`: dropout."""
         contexts = []
         for group, own in zip(self.groups, self.split(query_key_value), strict=True):
             layout = group.layout
             query, key, value = layout.pad(own, 3)
-            context = attention(query, key, value, layout.key_bias, rate, group.generator)
+            mask = _attention_mask(group, query, rate, layer)
+            context = attention(query, key, value, layout.key_bias, mask, rate)
             contexts.append(layout.unpad(context))
         return self.join(contexts)
 
     def attend_to(
-        self, tokens: "EncoderPass", query: Tensor, key_value: Tensor, rate: float
+        self, tokens: "EncoderPass", query: Tensor, key_value: Tensor, rate: float, layer: int
     ) -> Tensor:
         """Attention of the positions read, `query [M, H]`, to all tokens, `key_value [N, 2 H]`."""
         contexts = []
@@ -171,12 +187,63 @@ class EncoderPass:
                 (asked,) = layout.pad(asking, 1)
             else:  # one query for each sequence and head
                 asked = asking.reshape(-1, 1, asking.shape[1] // layout.heads)
-            context = attention(asked, key, value, layout.key_bias, rate, group.generator)
+            mask = _attention_mask(group, asked, rate, layer)
+            context = attention(asked, key, value, layout.key_bias, mask, rate)
             if group.read == "all":
                 contexts.append(layout.unpad(context))
             else:
                 contexts.append(context.view(-1, asking.shape[1]))
         return self.join(contexts)
+
+
+@dataclass(frozen=True)
+class _Dropout:
+    """The keys of all sequences of a pass, and each row's sequence and first counter."""
+
+    keys: Tensor  # [B]
+    sequences: Tensor  # [N]
+    counters: Tensor  # [N] int32
+
+    @classmethod
+    def of(cls, groups: Sequence[GroupRows]) -> "_Dropout | None":
+        """None where no group has dropout keys."""
+        keys, sequences, positions = [], [], []
+        before = 0
+        for group in groups:
+            if group.dropout_keys is None:
+                return None
+            keys.append(group.dropout_keys)
+            sequences.append(F.pad(group.layout.sequences + before, (0, group.padding)))
+            positions.append(F.pad(group.layout.positions, (0, group.padding)))
+            before += len(group.dropout_keys)
+        counters = torch.cat(positions).to(torch.int32) * TOKEN_STRIDE
+        return cls(torch.cat(keys), torch.cat(sequences), counters)
+
+    def select(self, indices: Tensor) -> "_Dropout":
+        """The same for the rows at `indices`."""
+        return replace(self, sequences=self.sequences[indices], counters=self.counters[indices])
+
+
+def _attention_mask(group: GroupRows, query: Tensor, rate: float, layer: int) -> Tensor | None:
+    """The mask `[B heads, queries, longest]` of a group's attention weights."""
+    if group.dropout_keys is None or not drops(rate):
+        return None
+    heads, longest = group.layout.heads, group.layout.longest
+    queries, device = query.shape[1], query.device
+    keys = site_keys(group.dropout_keys, layer, ATTENTION)
+    head = torch.arange(heads, dtype=torch.int32, device=device) * HEAD_STRIDE
+    counters = (
+        head[:, None] + torch.arange(queries, device=device, dtype=torch.int32) * QUERY_STRIDE
+    )
+    each = heads * queries
+    mask = keep_mask(
+        keys.repeat_interleave(each, output_size=len(keys) * each),
+        counters.flatten().repeat(len(keys)),
+        longest,
+        rate,
+        query.dtype,
+    )
+    return mask.view(-1, queries, longest)
 
 
 def _spans(groups: Sequence[GroupRows], rows: Sequence[int], sink: Sink) -> Spans:

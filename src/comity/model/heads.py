@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.model.dropout import dropout
+from comity.model.dropout import HEAD, dropout, site_keys
 from comity.targets import HeadSpec
 
 COSINE_EPS = 1e-8
@@ -43,9 +43,9 @@ class HeadLayer(Dense):
         self.norm_weight = nn.Parameter(torch.ones(outputs)) if add_norm else None
         self.norm_bias = nn.Parameter(torch.zeros(outputs)) if add_norm else None
 
-    def apply_to(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        """values: `[B, inputs]` float32. Gives `[B, outputs]` float32."""
-        found = dropout(F.gelu(self(values)), self.rate, generator)
+    def apply_to(self, values: Tensor, keys: Tensor | None) -> Tensor:
+        """`[B, inputs]` float32 to `[B, outputs]` float32; `keys [B]`: of its dropout site."""
+        found = dropout(F.gelu(self(values)), self.rate, keys)
         if self.norm_weight is None or self.norm_bias is None:
             return found
         total = found + values if self.residual else found
@@ -79,23 +79,30 @@ class LinearHead(nn.Module):
         for layer in (*self.layers, self.output):
             layer.initialise(generator)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, vectors: list[Tensor], generator: torch.Generator | None) -> Tensor:
-        """vectors: one `[B, H]` a view. Gives `[B, outputs]`, float32 so that scores stay fine."""
+    def forward(self, vectors: list[Tensor], dropout_keys: Tensor | None) -> Tensor:
+        """Outputs `[B, outputs]` float32 from one vector `[B, H]` for each view.
+
+        dropout_keys: `[B]`, one for each row; None: no dropout.
+        """
         values = vectors[0].float()
         if self.interaction:
             first, second = values, vectors[1].float()
             values = torch.cat([first, second, (first - second).abs(), first * second], dim=1)
-        for layer in self.layers:
-            values = layer.apply_to(values, generator)  # pyright: ignore[reportCallIssue]
-        # A layer has dropped already.
-        values = values if self.layers else dropout(values, self.rate, generator)
+        keys = [
+            None if dropout_keys is None else site_keys(dropout_keys, number, HEAD)
+            for number in range(max(len(self.layers), 1))
+        ]
+        for layer, own in zip(self.layers, keys, strict=False):
+            values = layer.apply_to(values, own)  # pyright: ignore[reportCallIssue]
+        # Where the head has layers, the last of them has dropped already.
+        values = values if self.layers else dropout(values, self.rate, keys[0])
         return self.output(values)
 
 
 class CosineHead(nn.Module):
     """The cosine of two texts' embeddings (Reimers & Gurevych 2019); no weights of its own."""
 
-    def forward(self, embeddings: list[Tensor], generator: torch.Generator | None) -> Tensor:
+    def forward(self, embeddings: list[Tensor], dropout_keys: Tensor | None) -> Tensor:
         """embeddings: two `[B, H]`. Gives the cosine `[B, 1]`, trained on scores from 0 to 1."""
         first, second = (e.float() for e in embeddings)
         return F.cosine_similarity(first, second, eps=COSINE_EPS)[:, None]

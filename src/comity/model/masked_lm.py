@@ -35,11 +35,12 @@ def mask_words(
     draws: np.random.Generator,
     share: float = 0.15,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The ids `[N]` with some hidden, and the places `[M]`, ascending, that are to be guessed.
+    """The ids `[N]` of a sequence with some masked, and the positions `[M]` to predict, ascending.
 
-    A place is chosen with chance `share`, each by itself, but never where `special [N]` is True;
-    where all would be passed over, one is chosen still. Of the chosen, 80 % become `mask_id`, 10 %
-    an id drawn from 0 to `vocabulary` - 1, and 10 % stay as they are.
+    Each position is chosen with probability `share`, independently, but never where `special [N]`
+    is True; at least one is chosen, as in BERT's own code, which masks at least one in a sequence.
+    Of the chosen, 80 % become `mask_id`, 10 % an id drawn from 0 to `vocabulary` - 1, and 10 % stay
+    unchanged.
     """
     ordinary = np.flatnonzero(~special)
     drawn = draws.random(len(ordinary))

@@ -27,8 +27,17 @@ class ModelInput:
     task: str
     packed: Packed
     count: int
-    dropout_seed: int | None = None  # None: no dropout (evaluation)
+    dropout: "DropoutKeys | None" = None  # None: no dropout (evaluation)
     texts: Packed | None = None  # first and second text, for objectives where the head reads a pair
+
+
+@dataclass(frozen=True)
+class DropoutKeys:
+    """Keys, int64, that dropout masks are drawn from; see `model/dropout.py`."""
+
+    packed: Tensor  # [count * views], one for each sequence of the head's views
+    texts: Tensor | None  # [count * 2], one for each text where texts are read apart
+    head: Tensor  # [count], one for each row
 
 
 @dataclass(frozen=True)
@@ -96,12 +105,12 @@ class MultiTaskModel(nn.Module):
         groups, poolings, of_inputs = [], [], []
         for number, given in enumerate(inputs):
             spec = self.tasks[given.task]
-            groups.append(_group(given.packed, spec.head_pooling, given.dropout_seed))
+            dropout = given.dropout
+            groups.append(_group(given.packed, spec.head_pooling, dropout and dropout.packed))
             poolings.append(spec.head_pooling)
             of_inputs.append(number)
             if given.texts is not None:
-                seed = None if given.dropout_seed is None else given.dropout_seed ^ 2
-                groups.append(_group(given.texts, spec.pooling, seed))
+                groups.append(_group(given.texts, spec.pooling, dropout and dropout.texts))
                 poolings.append(spec.pooling)
                 of_inputs.append(number)
         of_groups = None if rows is None else [rows[number] for number in of_inputs]
@@ -129,7 +138,9 @@ class MultiTaskModel(nn.Module):
         words: the whole word table `[V, H]`, which also is the decoder.
         """
         assert self.masked is not None
-        groups = [Group(given.packed, "all", given.dropout_seed) for given in inputs]
+        groups = [
+            Group(given.packed, "all", given.dropout and given.dropout.packed) for given in inputs
+        ]
         hidden = self.encoder(groups, words, rows, sink)
         at = [states[of_input] for states, of_input in zip(hidden, places, strict=True)]
         logits = self.masked(torch.cat(at), words)
@@ -139,11 +150,8 @@ class MultiTaskModel(nn.Module):
         """Outputs `[count, outputs]` of each input's head."""
         outputs = []
         for given, of_input in zip(inputs, encoded, strict=True):
-            generator = None
-            if given.dropout_seed is not None:
-                device = given.packed.ids.device
-                generator = torch.Generator(device).manual_seed(given.dropout_seed ^ 1)
-            outputs.append(self.head(given.task)(of_input.views, generator))
+            keys = given.dropout and given.dropout.head
+            outputs.append(self.head(given.task)(of_input.views, keys))
         return outputs
 
     def heads_together(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
@@ -217,9 +225,9 @@ class MultiTaskModel(nn.Module):
         return pieces
 
 
-def _group(packed: Packed, pooling: str, dropout_seed: int | None) -> Group:
+def _group(packed: Packed, pooling: str, dropout_keys: Tensor | None) -> Group:
     """The sequences of one input with what of them is read: all tokens for a mean, else [CLS]."""
-    return Group(packed, "all" if pooling == "mean" else "cls", dropout_seed)
+    return Group(packed, "all" if pooling == "mean" else "cls", dropout_keys)
 
 
 def to_packed(parts: Sequence, device: torch.device) -> Packed:

@@ -1,5 +1,6 @@
 """From the batches of a step to its task gradients: forward, losses, backward."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,16 +22,21 @@ from comity.losses.task_losses import (
 )
 from comity.model.encoder import Packed
 from comity.model.masked_lm import mask_words
-from comity.model.multitask import MASKED, ModelInput, MultiTaskModel, to_packed
-from comity.rng import DROPOUT, MASKING, generator, integer, name_key
+from comity.model.multitask import MASKED, DropoutKeys, ModelInput, MultiTaskModel, to_packed
+from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
+
+DRAW = 0
+"""The number of a row's draw of dropout in a step; there is one."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """The rows of a batch that one backward pass sees, packed on the CPU."""
 
+    task: str
     indices: NDArray[np.integer]  # of the rows in the split
+    numbers: NDArray[np.integer]  # of the rows among all rows of the task in the step
     share: float  # of the batch's rows
     inputs: Packed  # what the head reads
     texts: Packed | None  # the two texts apart, for objectives where the head reads a pair
@@ -95,19 +101,34 @@ class TaskGradients:
             name: _class_weights(tasks[name], split, device) for name, split in splits.items()
         }
 
-    def batch(self, task: str, indices: NDArray[np.integer], masked: bool = False) -> Batch:
-        """The rows of a task at `indices`, packed, in micro-batches of nearly equal size.
+    def batches(
+        self, chosen: Sequence[tuple[str, NDArray[np.integer]]], masked: bool = False
+    ) -> list[Batch]:
+        """The batches of a step, from the task and the indices of the rows of each.
 
-        `masked`: for predicting masked words, which uses no objectives.
+        Each is cut into micro-batches of nearly equal size. `masked`: for predicting masked words,
+        which uses no objectives.
         """
+        seen: dict[str, int] = {}
+        batches = []
+        for task, indices in chosen:
+            first = seen.get(task, 0)
+            seen[task] = first + len(indices)
+            batches.append(self._batch(task, indices, first, masked))
+        return batches
+
+    def _batch(self, task: str, indices: NDArray[np.integer], first: int, masked: bool) -> Batch:
         data, views, split = self.tasks[task], self.model.tasks[task].views, self.splits[task]
         count = min(data.task.micro_batches, len(indices))
         apart = data.task.trained_views != views and not masked
+        numbers = np.arange(first, first + len(indices))
         micro_batches = []
-        for own in np.array_split(indices, count):
+        parts = np.array_split(indices, count), np.array_split(numbers, count)
+        for own, own_numbers in zip(*parts, strict=True):
             inputs = self._packed(split, own, views, data.max_length)
             texts = self._packed(split, own, PAIR, data.max_length) if apart else None
-            micro_batches.append(MicroBatch(own, len(own) / len(indices), inputs, texts))
+            share = len(own) / len(indices)
+            micro_batches.append(MicroBatch(task, own, own_numbers, share, inputs, texts))
         return Batch(task, split, micro_batches)
 
     def _packed(
@@ -124,7 +145,7 @@ class TaskGradients:
         A row is the gradient of the task's loss, times its loss weight, averaged over the examples
         of its batch. All tasks share one forward and one backward pass, or one for each
         micro-batch. An objective that compares rows with each other compares those of one
-        micro-batch. Dropout is a function of `keys`, the task and the micro-batch.
+        micro-batch. Dropout and masked words are functions of `keys` (the step) and each row.
 
         Returns the loss of each batch, before the loss weight, and the tasks of the rows in order.
         """
@@ -132,16 +153,17 @@ class TaskGradients:
         words = _distinct_words(batches)
         gradients.begin(words, 1 if together else len(tasks))
         losses = torch.zeros(len(batches), device=self.device)
-        for parts in _passes(batches):
+        for present, parts in _passes(batches):
             inputs = [self._input(part, words, *keys) for part in parts]
             rows = [0 if together else tasks.index(part.task) for part in parts]
             encoded = self.model.encode(inputs, gradients.leaf, rows, gradients.add)
             outputs = self.model.outputs(inputs, encoded)
             total = torch.zeros((), device=self.device)
-            for part, output, vectors in zip(parts, outputs, encoded, strict=True):
+            results = zip(present, parts, outputs, encoded, strict=True)
+            for number, part, output, vectors in results:
                 loss = self._loss(part, output, vectors.texts)
-                losses[part.batch_index] += loss.detach() * part.rows.share
-                total = total + self._weighted(part.task, loss) * part.rows.share
+                losses[number] += loss.detach() * part.share
+                total = total + self._weighted(part.task, loss) * part.share
             total.backward()
         gradients.finish()
         return losses.tolist(), tasks
@@ -157,7 +179,7 @@ class TaskGradients:
         words = np.arange(len(self.model.encoder.word_embeddings))
         gradients.begin(words)
         losses = torch.zeros(len(batches), device=self.device)
-        for parts in _passes(batches):
+        for present, parts in _passes(batches):
             inputs, positions, targets = [], [], []
             for part in parts:
                 whole = self._input(part, words, *keys)
@@ -170,35 +192,58 @@ class TaskGradients:
                 inputs, positions, gradients.leaf, rows, gradients.add
             )
             total = torch.zeros((), device=self.device)
-            for part, predicted, correct in zip(parts, logits, targets, strict=True):
+            results = zip(present, parts, logits, targets, strict=True)
+            for number, part, predicted, correct in results:
                 # Texts without any token have no word to predict.
                 loss = cross_entropy(predicted, correct) if len(correct) else predicted.sum()
-                losses[part.batch_index] += loss.detach() * part.rows.share
-                total = total + loss * part.rows.share
+                losses[number] += loss.detach() * part.share
+                total = total + loss * part.share
             total.backward()
         if gradients.leaf.grad is not None:  # the decoder's; the embedding's went to the sink
             gradients.add(0, gradients.leaf, gradients.leaf.grad)
         gradients.finish()
         return losses.tolist(), [MASKED]
 
-    def _mask(self, part: "_Part", *keys: int) -> tuple[Tensor, Tensor]:
+    def _mask(self, part: MicroBatch, *keys: int) -> tuple[Tensor, Tensor]:
         """The micro-batch's ids with some masked, and the positions to predict."""
         assert self.masking is not None  # setup checks it
-        ids = part.rows.inputs.ids.numpy()
+        ids, offsets = part.inputs.ids.numpy(), part.inputs.offsets.numpy()
         special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
-        draws = generator(MASKING, self.seed, *keys, *part.keys)
-        masked_ids, positions = mask_words(ids, special, *self.masking, draws)
+        masked_ids, positions = ids.copy(), []
+        views = self.model.tasks[part.task].views
+        named = [(name_key(view), row) for view in views for row in part.numbers.tolist()]
+        for names, (start, stop) in zip(named, itertools.pairwise(offsets), strict=True):
+            draws = generator(MASKING, self.seed, *keys, name_key(part.task), *names)
+            own = mask_words(ids[start:stop], special[start:stop], *self.masking, draws)
+            masked_ids[start:stop] = own[0]
+            positions.append(own[1] + start)
         return (
             torch.from_numpy(masked_ids).to(self.device),
-            torch.from_numpy(positions).to(self.device),
+            torch.from_numpy(np.concatenate(positions)).to(self.device),
         )
 
-    def _input(self, part: "_Part", words: NDArray[np.int64], *keys: int) -> ModelInput:
+    def _input(self, part: MicroBatch, words: NDArray[np.int64], *keys: int) -> ModelInput:
         """A micro-batch on the device, its ids counted among the step's words."""
-        inputs, *texts = [self._on_device(packed, words) for packed in part.rows.packed]
-        draw = integer(DROPOUT, self.seed, *keys, *part.keys)
-        count = len(part.rows.indices)
-        return ModelInput(part.task, inputs, count, draw, texts[0] if texts else None)
+        inputs, *texts = [self._on_device(packed, words) for packed in part.packed]
+        dropout = self._dropout_keys(part, *keys)
+        count = len(part.indices)
+        return ModelInput(part.task, inputs, count, dropout, texts[0] if texts else None)
+
+    def _dropout_keys(self, part: MicroBatch, *keys: int) -> DropoutKeys:
+        """A key for each sequence and each head row, from step, task, view, draw and row."""
+
+        def of_views(views: Sequence[str]) -> Tensor:
+            each = [
+                row_keys(DROPOUT, self.seed, *keys, *named, rows=part.numbers)
+                for named in ((name_key(part.task), name_key(view), DRAW) for view in views)
+            ]
+            return torch.from_numpy(np.concatenate(each)).to(self.device)
+
+        return DropoutKeys(
+            packed=of_views(self.model.tasks[part.task].views),
+            texts=None if part.texts is None else of_views(PAIR),
+            head=of_views(["head"]),
+        )
 
     def _on_device(self, packed: Packed, words: NDArray[np.int64]) -> Packed:
         local = torch.from_numpy(np.searchsorted(words, packed.ids.numpy()))
@@ -209,9 +254,9 @@ class TaskGradients:
             packed.longest,
         )
 
-    def _loss(self, part: "_Part", outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
+    def _loss(self, part: MicroBatch, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
         """The mean loss of the micro-batch's rows: the head's, plus the task's objectives."""
-        task, indices = part.task, part.rows.indices
+        task, indices = part.task, part.indices
         split, target = self.splits[task], self.model.tasks[task].target
         labels = split.targets[indices]
         wanted = np.ascontiguousarray(target.trained_on(labels))
@@ -233,27 +278,14 @@ class TaskGradients:
         return uncertainty_weighted(loss, log_variance, self.model.tasks[task].target)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A micro-batch in its step."""
+def _passes(batches: Sequence[Batch]) -> Iterator[tuple[list[int], list[MicroBatch]]]:
+    """The micro-batches of each pass, with the positions of their batches in the step.
 
-    task: str
-    batch_index: int  # among the batches of the step
-    keys: tuple[int, ...]  # that its draws are a function of, besides seed and step
-    rows: MicroBatch
-
-
-def _passes(batches: Sequence[Batch]) -> Iterator[list[_Part]]:
-    """The micro-batches of each forward and backward pass: the first of every batch, and so on."""
-    names = [batch.task for batch in batches]
+    The first pass has the first micro-batch of every batch, and so on.
+    """
     for number in range(max(len(batch.micro_batches) for batch in batches)):
-        parts = []
-        for index, batch in enumerate(batches):
-            if number < len(batch.micro_batches):
-                # A task's own batches are counted, so that its draws do not depend on others.
-                keys = (name_key(batch.task), names[:index].count(batch.task), number)
-                parts.append(_Part(batch.task, index, keys, batch.micro_batches[number]))
-        yield parts
+        present = [k for k, batch in enumerate(batches) if number < len(batch.micro_batches)]
+        yield present, [batches[k].micro_batches[number] for k in present]
 
 
 def _distinct_words(batches: Sequence[Batch]) -> NDArray[np.int64]:

@@ -183,7 +183,7 @@ class Trainer:
     def step(self, plan: StagePlan, turns: Sequence[PlannedBatch]) -> None:
         """One update of the weights from the batches of `turns`."""
         started = time.perf_counter()
-        batches = [self._batch(plan, turn) for turn in turns]
+        batches = self._batches(plan, turns)
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         if plan.stage.balancer != "sum":
             self._note_conflict(tasks, gramian)
@@ -211,11 +211,14 @@ class Trainer:
             )
         return losses, tasks, self.gradients.gramian()
 
-    def _batch(self, plan: StagePlan, turn: PlannedBatch) -> Batch:
-        scheduled = plan.tasks[turn.task]
-        _, places = scheduled.batches.batch(turn.number)
+    def _batches(self, plan: StagePlan, planned: Sequence[PlannedBatch]) -> list[Batch]:
+        chosen = []
+        for batch in planned:
+            task = plan.tasks[batch.task]
+            _, indices = task.batches.batch(batch.number)
+            chosen.append((task.name, indices))
         masked = plan.stage.train_on != "labels"
-        return self.task_gradients[plan.number].batch(scheduled.name, places, masked)
+        return self.task_gradients[plan.number].batches(chosen, masked)
 
     def _weigh(
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
@@ -311,7 +314,7 @@ class Trainer:
             tokens, seconds = 0, 0.0
             for number, turns in enumerate(chosen):
                 started = time.perf_counter()
-                batches = [self._batch(plan, turn) for turn in turns]
+                batches = self._batches(plan, turns)
                 _, tasks, gramian = self._fill(plan, batches, PROBE)
                 weights, norm = self._weigh(plan, tasks, gramian)
                 self._update(plan, set(tasks), weights, norm)
@@ -338,11 +341,12 @@ class Trainer:
     def probe(self, plan: StagePlan) -> None:
         """The Gramian of one batch of each task, from draws of its own and without an update."""
         apart = Gradients(self.flat, len(plan.tasks), self.gradients.frozen_layers)
-        batches = []
+        chosen = []
         for task in plan.tasks:
             draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
             _, places = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
-            batches.append(self.task_gradients[plan.number].batch(task.name, places))
+            chosen.append((task.name, places))
+        batches = self.task_gradients[plan.number].batches(chosen)
         _, tasks = self.task_gradients[plan.number].fill(
             apart, batches, False, PROBE, self.progress.step
         )
