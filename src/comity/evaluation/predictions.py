@@ -76,7 +76,7 @@ def write_predictions(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["line", "gold", "prediction", *_probability_columns(target)])
+        writer.writerow(_header(target))
         for index, row in enumerate(split.rows):
             labels = (target.label(split.targets[index]), target.label(predictions[index]))
             cells = [split.table.lines[row], *(cell(label, separator) for label in labels)]
@@ -91,24 +91,28 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
     Raises:
         ComityError: the file is missing or damaged.
     """
-    columns = _probability_columns(target)
+    header = _header(target)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        probabilities = None
-        if columns:
-            cells = [[float(row[name]) for name in columns] for row in rows]
-            probabilities = np.array(cells, dtype=np.float64).reshape(len(rows), len(columns))
+            found, *rows = csv.reader(file)
+        if found != header or any(len(row) != len(header) for row in rows):
+            raise ValueError("the columns are not those of the target")
+        lines, gold, predicted = ([row[column] for row in rows] for column in range(3))
+        probabilities = np.array([row[3:] for row in rows], dtype=np.float64)
         return Predictions(
-            lines=[int(row["line"]) for row in rows],
-            gold=_column([row["gold"] for row in rows], target, separator),
-            predicted=_column([row["prediction"] for row in rows], target, separator),
-            probabilities=probabilities,
+            lines=[int(line) for line in lines],
+            gold=_column(gold, target, separator),
+            predicted=_column(predicted, target, separator),
+            probabilities=probabilities.reshape(-1, len(header) - 3) if header[3:] else None,
         )
-    except (OSError, KeyError, ValueError, TypeError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         raise ComityError(
             f"{path}: cannot be read as predictions; the run is damaged, train it again"
         ) from None
+
+
+def _header(target: Target) -> list[str]:
+    return ["line", "gold", "prediction", *(f"p_{name}" for name in probability_names(target))]
 
 
 def probability_names(target: Target) -> list[str]:
@@ -116,10 +120,6 @@ def probability_names(target: Target) -> list[str]:
     if target.head == "bins":
         return [str(level) for level in target.levels]
     return list(target.classes)
-
-
-def _probability_columns(target: Target) -> list[str]:
-    return [f"p_{name}" for name in probability_names(target)]
 
 
 # --- labels as cells ------------------------------------------------------------------------------
