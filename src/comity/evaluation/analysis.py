@@ -235,7 +235,7 @@ def markdown(analysis: Analysis) -> str:
     lines = [
         f"# {task}: predicted against true",
         "",
-        f"{analysis.run}, kept step {analysis.step:,}, {analysis.rows:,} dev rows: {scores}. "
+        f"{analysis.run}, best step {analysis.step:,}, {analysis.rows:,} dev rows: {scores}. "
         f"Predictions range from {analysis.smallest:.4g} to {analysis.largest:.4g}.",
         "",
         f"![Predicted against true values]({task}-scatter.png)",
