@@ -15,8 +15,8 @@ from comity.evaluation.metrics import METRICS
 
 LIBRARY = {
     "accuracy": sklearn.metrics.accuracy_score,
-    "macro_f1": partial(sklearn.metrics.f1_score, average="macro", zero_division=0.0),
-    "micro_f1": partial(sklearn.metrics.f1_score, average="micro", zero_division=0.0),
+    "macro_f1": partial(sklearn.metrics.f1_score, average="macro"),
+    "micro_f1": partial(sklearn.metrics.f1_score, average="micro"),
     "pearson": lambda gold, predicted: scipy.stats.pearsonr(gold, predicted)[0],
     "spearman": lambda gold, predicted: scipy.stats.spearmanr(gold, predicted)[0],
     "rmse": sklearn.metrics.root_mean_squared_error,
@@ -151,9 +151,9 @@ def test_a_metric_without_a_value_has_no_interval(gold, predicted):
 def test_draws_follow_the_seed_and_not_the_other_columns():
     gold, predicted = rows("accuracy", 40)
     alone = resampled("accuracy", gold, [predicted], 300)
-    beside = resampled("accuracy", gold, [gold, predicted], 300)
-    assert alone[0].tolist() == beside[1].tolist()
-    assert set(beside[0]) == {1.0}
+    both = resampled("accuracy", gold, [gold, predicted], 300)
+    assert alone[0].tolist() == both[1].tolist()
+    assert set(both[0]) == {1.0}
     assert alone.tolist() != resampled("accuracy", gold, [predicted], 300, seed=1).tolist()
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from comity.targets import HeadSpec, Target
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
 needs_cases = pytest.mark.skipif(
-    not CASES.is_dir(), reason="shared/cases is not beside the checkout"
+    not CASES.is_dir(), reason="shared/cases is not next to the checkout"
 )
 
 quick = settings(deadline=None, max_examples=60)
@@ -157,6 +159,15 @@ def test_a_correlation_without_a_value_says_why(gold, predicted, reason):
         assert spearman(gold, predicted) == Score("spearman", None, reason, True)
 
 
+def test_libraries_are_imported_only_when_a_score_needs_them():
+    code = "import sys, comity.evaluation.bootstrap; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "comity.evaluation.metrics" in output.split()
+    assert not {"torch", "scipy", "sklearn"} & set(output.split())
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_without_rows_has_no_value(metric):
     empty = np.zeros((0, 3)) if metric == "micro_f1" else []
@@ -234,7 +245,7 @@ def test_spearman_is_pearson_of_the_ranks_with_many_ties(pairs):
         [np.sum(column < number) + np.sum(column <= number) for number in column]
         for column in (gold, predicted)
     ]
-    expected = np.corrcoef(*ranks)[0, 1]
+    expected = np.corrcoef(ranks)[0, 1]
     assert value(spearman(gold, predicted)) == pytest.approx(expected, abs=1e-12)
 
 

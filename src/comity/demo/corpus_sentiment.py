@@ -47,9 +47,9 @@ SETTINGS = {
     ),
 }
 
-# x and y are opposite adjectives for the part, xx is on the same side as x; ox and oy are adjectives
-# for the other part. In the groups "plain", "turned" and "both" x is drawn as good or bad for each
-# review, and the opinion is the side of x.
+# x and y are opposite adjectives for the part, xx is on the same side as x; ox and oy describe the
+# other part. In the groups "plain", "turned" and "both" x is drawn as good or bad for each review,
+# and the opinion is the side of x.
 TEMPLATES = {
     "plain": (
         "The {part} was {x} and {xx}.",

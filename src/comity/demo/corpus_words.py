@@ -112,8 +112,8 @@ TIMES = (
     "last month/a month ago"
 )
 
-# Actions fit every object of their domain. Each is written in the base form, as after "did not", and
-# then in the past, which is also the form of the passive.
+# Actions fit every object of their domain. Each is written in the base form (as in "did not fix")
+# and in the past, which is also the form of the passive.
 DOMAINS = (
     Domain(
         actions="repair repaired/fix fixed, restore restored; clean cleaned/wash washed, "

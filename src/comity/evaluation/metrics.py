@@ -1,7 +1,7 @@
 """Metrics: the value of each, its form for bootstrap resamples, and which direction is better.
 
 `METRICS` is the one table of them. Point values come from scikit-learn and scipy, which are
-imported when they are first needed. A score without a value says why, so that no caller sees a NaN.
+imported when they are first needed. A score without a value has a reason instead of a NaN.
 """
 
 import math
@@ -148,7 +148,9 @@ def _pearson(gold: NDArray, predicted: NDArray) -> float:
     """
     from scipy.stats import pearsonr
 
-    return float(pearsonr(*(_centred(column) for column in _correlatable(gold, predicted)))[0])
+    gold, predicted = _correlatable(gold, predicted)
+    found = pearsonr(_centred(gold), _centred(predicted))
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _pearson_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
@@ -159,7 +161,8 @@ def _spearman(gold: NDArray, predicted: NDArray) -> float:
     """Spearman's correlation of two columns `[n]`; it has a value where Pearson's has one."""
     from scipy.stats import spearmanr
 
-    return float(spearmanr(*_correlatable(gold, predicted))[0])
+    found = spearmanr(*_correlatable(gold, predicted))
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _spearman_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
@@ -293,7 +296,7 @@ def higher_is_better(name: str) -> bool:
     return METRICS[name].higher_is_better
 
 
-# --- beside the table -----------------------------------------------------------------------------
+# --- not in the table -----------------------------------------------------------------------------
 
 CALIBRATION_BINS = 15
 """As in Guo et al. 2017."""
