@@ -126,9 +126,8 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     _draw(analysis, target, gold, predicted, edges, paths)
     text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     paths[".json"].write_text(text + "\n", encoding="utf-8")
-    paths[".md"].write_text(
-        markdown(analysis), encoding="utf-8"
-    )  # last: without its JSON it would look foreign
+    # The page is last: a page without JSON is taken for somebody else's file.
+    paths[".md"].write_text(markdown(analysis), encoding="utf-8")
     return analysis
 
 
