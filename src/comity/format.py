@@ -1,18 +1,15 @@
-"""Numbers and durations as text."""
+"""Numbers, durations and Markdown tables as text."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+from collections.abc import Iterable, Sequence
 
 
 def or_dash(value: float | None, form: str = ".4f") -> str:
-    """A number as `form` has it, or a dash where there is none."""
+    """A number in the format `form`, or a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person reads them.
+    """A duration in seconds, as a person reads it.
 
     >>> clock(75), clock(3.2), clock(7300)
     ('1 min 15 s', '3 s', '2 h 01 min')
@@ -23,3 +20,22 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], align: str = ""
+) -> list[str]:
+    """The lines of a Markdown table; cells are Markdown and are not escaped.
+
+    `align` has one letter per column, "l" for left or "r" for right (all left if empty).
+
+    >>> markdown_table(["task", "rows"], [["mood", "12"]], "lr")
+    ['| task | rows |', '|---|--:|', '| mood | 12 |']
+    """
+    rules = {"l": "---|", "r": "--:|"}
+    rule = "|" + "".join(rules[letter] for letter in align or "l" * len(header))
+    return [_markdown_row(header), rule, *(_markdown_row(row) for row in rows)]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)

@@ -272,7 +272,7 @@ def test_predict_in_the_classs_format(place, capsys, tmp_path):
         ),
         (["train", "--resume", "{run}", "--set", "train.lr=1"], ["--resume"]),
         (["compare", "{run}", "{data}"], ["not a run"]),
-        (["compare", "{run}", "{run}", "--group-seeds"], ["the seed 0"]),
+        (["compare", "{run}", "{run}", "--group-seeds"], ["seed (0)"]),
         (["analyse", "{run}", "--task", "mood", "--out", "x"], ["mood", "classification"]),
         (
             ["sweep", "{recipe}", "--data", "{data}", "--out", "x", "--set", "train.lrr=1e-3,1e-4"],
@@ -289,7 +289,7 @@ def test_predict_in_the_classs_format(place, capsys, tmp_path):
              "--quiet"],
             ["nowhere"],
         ),
-        (["paper", "--data", "{data}", "--out", "{data}"], ["no folder of comity paper"]),
+        (["paper", "--data", "{data}", "--out", "{data}"], ["not made by comity paper"]),
     ],
 )  # fmt: skip
 def test_a_users_mistake_is_one_sentence(

@@ -1,4 +1,4 @@
-"""The demo's corpus: what its generator promises, checked on the files that are shipped."""
+"""The demo's corpus: the promises of its generator, checked on the shipped files."""
 
 import csv
 import re
@@ -40,7 +40,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.lower()).strip()
 
 
-def test_shipped_files_are_what_the_generator_writes(tmp_path: Path):
+def test_shipped_files_are_those_that_the_generator_writes(tmp_path: Path):
     assert corpus.main(["--out", str(tmp_path / "new" / "folder")]) == 0
     written = {path.name: path.read_bytes() for path in (tmp_path / "new" / "folder").iterdir()}
     shipped = {path.name: path.read_bytes() for path in corpus.FOLDER.iterdir()}
@@ -52,7 +52,7 @@ def test_another_seed_gives_other_rows():
     assert corpus.rows("sentiment", "dev", seed=1) != corpus.rows("sentiment", "dev", seed=2)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(
+def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     blocked = tmp_path / "file"
@@ -87,7 +87,7 @@ def test_train_and_dev_share_no_sentence_across_all_tasks():
 
 
 @pytest.mark.parametrize(("task", "split"), FILES)
-def test_no_row_stands_twice_in_either_order(task: str, split: str):
+def test_no_row_occurs_twice_in_either_order(task: str, split: str):
     rows = [frozenset(plain(row[column]) for column in TEXTS[task]) for row in read(task, split)]
     assert len(set(rows)) == len(rows)
     assert {len(row) for row in rows} == {len(TEXTS[task])}
@@ -103,7 +103,7 @@ def test_texts_are_clean_sentences(task: str, split: str):
         assert not re.search(r"\b(\w+) \1\b", text.lower()), text
 
 
-def test_nouns_names_and_places_of_dev_stand_in_no_training_text():
+def test_nouns_names_and_locations_of_dev_occur_in_no_training_text():
     lists = [words for words in vars(corpus_words).values() if isinstance(words, Words)]
     lists += [domain.objects for domain in DOMAINS]
     held_out = {word for words in lists for word in re.split("[,;] |/", words.dev)}
@@ -118,7 +118,7 @@ def test_nouns_names_and_places_of_dev_stand_in_no_training_text():
         assert not re.search(rf"\b{singular_or_plural}\b", train), word
 
 
-# --- the labels, checked against readings of the texts that know nothing of the generator ---------
+# --- the labels, checked against the texts without the generator ----------------------------------
 
 GOOD_WORDS = """
     tasty delicious wholesome satisfying clean cozy quiet tidy friendly polite helpful competent
@@ -138,7 +138,7 @@ TURNS = (r"was not (\w+) at all", r"called the .* (\w+), and he was wrong", r"lo
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
-def test_verdicts_follow_from_the_words_and_what_turns_them(split: str):
+def test_opinions_follow_from_the_words_and_their_reversals(split: str):
     found = Counter()
     for row in read("sentiment", split):
         for pattern in (*AGREES, *TURNS):
@@ -152,7 +152,7 @@ def test_verdicts_follow_from_the_words_and_what_turns_them(split: str):
     assert len(found) == len(AGREES) + len(TURNS)
 
 
-def test_good_and_bad_words_alone_do_not_tell_the_verdict():
+def test_good_and_bad_words_alone_do_not_reveal_the_opinion():
     tally = Counter()
     for row in read("sentiment", "train"):
         words = set(re.findall(r"\w+", row["text"].lower()))
@@ -183,7 +183,7 @@ def test_questions_are_the_same_where_their_roles_are(split: str):
     assert min(seen["yes"], seen["no"]) > 1
 
 
-def test_differing_questions_share_more_words_than_equal_ones():
+def test_different_questions_share_more_words_than_paraphrases():
     shared = {"yes": [], "no": []}
     for row in read("paraphrase", "train"):
         first, second = (set(re.findall(r"\w+", row[key].lower())) for key in ("first", "second"))
@@ -192,7 +192,7 @@ def test_differing_questions_share_more_words_than_equal_ones():
     assert mean["no"] > mean["yes"]
 
 
-def test_every_frame_can_be_filled_and_says_both_of_its_things():
+def test_every_frame_can_be_filled_and_names_both_of_its_things():
     for frame in corpus_paraphrase.FRAMES:
         assert len(frame.other) in (0, len(frame.same))
         assert all("{a}" in text and "{b}" in text for text in frame.same + frame.other)
@@ -206,13 +206,13 @@ FIRST = Event("doctor", "fix fixed", "bicycle", "in the garden", "at dawn")
     ("second", "score"),
     [
         (FIRST, 5.0),
-        # the same told in synonyms
+        # the same event in synonyms
         (Event("physician", "repair repaired", "bike", "in the yard", "at sunrise"), 5.0),
-        # a related actor; a related actor and object; another place besides
+        # a related actor; a related actor and object; another location as well
         (Event("nurse", "fix fixed", "bicycle", "in the garden", "at dawn"), 4.5),
         (Event("nurse", "fix fixed", "scooter", "in the garden", "at dawn"), 4.0),
         (Event("nurse", "fix fixed", "scooter", "on the beach", "at dawn"), 3.0),
-        # denied; denied and with little in common: never below 0
+        # denied; denied, with little in common: never below 0
         (Event("doctor", "fix fixed", "bike", "in the garden", "at dawn", denied=True), 3.0),
         (Event("judge", "feed fed", "dog", "in the garden", "on Monday", denied=True), 0.0),
         (Event("judge", "feed fed", "dog", "near the school", "on Monday"), 0.0),
@@ -223,13 +223,13 @@ def test_score_follows_the_rule_by_hand(second: Event, score: float):
     assert corpus.score(second, FIRST) == score
 
 
-def test_two_denials_agree():
+def test_two_denied_events_agree():
     denied = Event("doctor", "fix fixed", "bike", "in the garden", "at dawn", denied=True)
     assert corpus.score(denied, denied) == 5.0
 
 
 def families_of_parts(split: str) -> list[list[list[list[str]]]]:
-    """Actor, action, object, place and time as families of members of synonyms."""
+    """Families of members of synonyms, for actor, action, object, location and time."""
     parts = [
         corpus_words.ACTORS.of(split),
         # "fix fixed" becomes the pattern "fix|fixed"
@@ -245,11 +245,11 @@ def families_of_parts(split: str) -> list[list[list[list[str]]]]:
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
-def test_scores_follow_from_what_the_sentences_say(split: str):
+def test_scores_follow_from_the_sentences(split: str):
     parts = families_of_parts(split)
 
-    def said(text: str, part: list[list[list[str]]]) -> tuple[int, int]:
-        """Family and member of the one word of `part` that stands in `text`."""
+    def mentioned(text: str, part: list[list[list[str]]]) -> tuple[int, int]:
+        """Family and member of the one word of `part` that occurs in `text`."""
         (found,) = {
             (family_number, member_number)
             for family_number, family in enumerate(part)
@@ -262,7 +262,7 @@ def test_scores_follow_from_what_the_sentences_say(split: str):
     for row in read("similarity", split):
         points = 0.0
         for part in parts:
-            one, other = said(row["first"], part), said(row["second"], part)
+            one, other = mentioned(row["first"], part), mentioned(row["second"], part)
             points += 1.0 if one == other else 0.5 if one[0] == other[0] else 0.0
         if (" not " in row["first"]) != (" not " in row["second"]):
             points -= 2.0

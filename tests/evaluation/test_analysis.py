@@ -1,4 +1,4 @@
-"""The analysis of a graded task: its figures by hand, its texts from the file, its pictures."""
+"""The analysis of a task with scores: statistics by hand, texts from the file, and plots."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunD
 
 
 def predict(run: RunDirectory, rows: list[tuple[int, float, float]]) -> None:
-    """Put line, gold and prediction in the place of the run's own."""
+    """Replace the run's predictions by `rows` of line, gold and prediction."""
     path = run.path / "predictions" / f"{run.best()['step']:06d}" / "alike.csv"
     write_csv(path, ["line", "gold", "prediction"], rows)
 
@@ -41,13 +41,13 @@ def test_bands_by_hand(run, tmp_path):
     ]
     assert found == [
         (0, 1, 2, 1.5, 0.5, 2.5, 0.5),  # of two rows truly below 1, one is predicted below 1
-        (1, 2, 1, 1.5, 1.5, 1.5, 2 / 3),  # of three rows truly below 2, two are predicted so
+        (1, 2, 1, 1.5, 1.5, 1.5, 2 / 3),  # of three rows truly below 2, two are predicted below 2
         (2, 3, 0, None, None, None, 1.0),
         (3, 4, 0, None, None, None, 1.0),
-        (4, 5, 2, 3.25, 2.0, 4.5, None),  # the last band holds its upper end
+        (4, 5, 2, 3.25, 2.0, 4.5, None),  # the last band includes its upper end
     ]
     assert (analysis.smallest, analysis.largest, analysis.rows) == (0.5, 4.5, 5)
-    # Errors 2.5, 0.4, 0.5, 0.5, 3.0: the largest first, equal ones in the file's order.
+    # Errors 2.5, 0.4, 0.5, 0.5, 3.0: the largest first, equal errors in the order of the file.
     assert [miss.line for miss in analysis.worst] == [6, 2, 4, 5, 3]
 
 
@@ -94,8 +94,8 @@ def test_texts_of_a_file_that_changed_are_not_shown(run, tmp_path):
         gone = analyse(run.path, "alike", tmp_path)
     finally:
         path.write_bytes(kept)
-    for analysis, why in ((changed, "has changed since the run"), (gone, "is not there any more")):
-        assert analysis.note == f"The texts are not shown, since {path} {why}."
+    for analysis, why in ((changed, "has changed since the run"), (gone, "no longer exists")):
+        assert analysis.note == f"The texts are not shown because {path} {why}."
         assert [miss.texts for miss in analysis.worst] == [None, None]
         assert "| 2 | 0 | 1 |\n" in markdown(analysis)
 
@@ -108,10 +108,10 @@ def test_a_text_cannot_break_the_table(run, tmp_path):
     assert r"| 2 | 0 | 1 | a \| b \<i\> | \*c\* |" in page
 
 
-def test_what_cannot_be_analysed_is_refused(run, tmp_path):
-    with pytest.raises(ComityError, match="mood: is a classification task, which predicts no num"):
+def test_tasks_that_cannot_be_analysed_are_refused(run, tmp_path):
+    with pytest.raises(ComityError, match="mood: a classification task does not predict a number"):
         analyse(run.path, "mood", tmp_path)
-    with pytest.raises(ComityError, match='no task "alik", did you mean "alike"'):
+    with pytest.raises(ComityError, match='unknown task "alik", did you mean "alike"'):
         analyse(run.path, "alik", tmp_path)
     predict(run, [(2, 0.0, float("nan")), (3, 1.0, 1.0)])
     with pytest.raises(ComityError, match="1 of 2 predictions of alike are not finite"):
@@ -122,7 +122,7 @@ def test_what_cannot_be_analysed_is_refused(run, tmp_path):
 def test_small_numbers_are_shown_with_their_digits(run, tmp_path):
     predict(run, [(2, 1e-6, 1.234e-6), (3, 2e-6, 2.5e-6)])
     page = markdown(analyse(run.path, "alike", tmp_path))
-    assert "Predictions run from 1.234e-06 to 2.5e-06." in page
+    assert "Predictions range from 1.234e-06 to 2.5e-06." in page
     assert "| 2 | 1e-06 | 1.234e-06 |" in page
 
 
@@ -130,19 +130,19 @@ def test_small_numbers_are_shown_with_their_digits(run, tmp_path):
     ("name", "text"),
     [("alike.json", '{"mine": 1}'), ("alike.json", "[1]"), ("alike.json", "{"), ("alike.md", "x")],
 )
-def test_a_file_that_no_analysis_wrote_is_left_alone(run, tmp_path, name, text):
+def test_a_file_not_from_an_analysis_is_left_alone(run, tmp_path, name, text):
     predict(run, [(2, 0.0, 1.0), (3, 1.0, 1.0)])
     (tmp_path / name).write_text(text)
-    with pytest.raises(ComityError, match=rf"{name}: exists already and is no analysis") as caught:
+    with pytest.raises(ComityError, match=rf"{name}: exists and is not from an analysis") as caught:
         analyse(run.path, "alike", tmp_path)
     assert len(caught.value.messages) == 1
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
 
 
-def test_an_earlier_analysis_is_written_over(run, tmp_path):
+def test_an_earlier_analysis_is_overwritten(run, tmp_path):
     predict(run, [(2, 0.0, 1.0), (3, 1.0, 1.0)])
     analyse(run.path, "alike", tmp_path)
-    (tmp_path / "alike.md").unlink()  # as where it was stopped before the page
+    (tmp_path / "alike.md").unlink()  # as if it had been interrupted before the page
     predict(run, [(2, 0.0, 3.0), (3, 1.0, 1.0)])
     assert analyse(run.path, "alike", tmp_path).largest == 3
     assert "to 3." in (tmp_path / "alike.md").read_text()
@@ -166,17 +166,17 @@ def test_without_matplotlib_one_sentence_says_what_to_install(run, tmp_path, mon
         (Target("regression", "regression"), [-1, 1, 3, 5, 7, 9]),
     ],
 )
-def test_bands_are_the_whole_numbers_of_a_scale_or_five(target, edges):
+def test_bands_are_the_whole_numbers_of_a_scale_or_five_equal_ones(target, edges):
     assert band_edges(target, np.array([9.0, -1.0, 3.0])).tolist() == pytest.approx(edges)
 
 
-def test_a_regression_of_one_value_still_has_a_band():
+def test_a_regression_with_a_single_value_has_a_band():
     edges = band_edges(Target("regression", "regression"), np.array([2.0, 2.0]))
     assert (edges[0], edges[-1], (np.diff(edges) > 0).all()) == (2.0, 3.0, True)
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The figures that will be written, to look at what stands on them."""
+    """The figures that would be written, so that a test can look at what they show."""
     from matplotlib.figure import Figure
 
     figures = []
@@ -184,7 +184,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     return figures
 
 
-def test_the_scatter_has_equal_scales_the_line_of_equality_and_each_row(tmp_path, monkeypatch):
+def test_the_scatter_plot_has_equal_scales_the_line_of_equality_and_each_row(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     gold, predicted = np.array([0.0, 1.5, 5.0]), np.array([2.0, -0.5, 4.0])
     labels = ("true", "predicted")
@@ -209,8 +209,9 @@ def test_the_scatter_has_equal_scales_the_line_of_equality_and_each_row(tmp_path
 )
 def test_the_histogram_counts_each_row_in_the_panel_of_its_band(predicted, tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
-    gold, said = np.array([0.0, 0.5, 1.0, 2.0]), np.array(predicted)
-    histogram_by_band(tmp_path / "a.png", gold, said, [0, 1, 2], ("true", "said"), "title")
+    gold = np.array([0.0, 0.5, 1.0, 2.0])
+    labels = ("true", "predicted")
+    histogram_by_band(tmp_path / "a.png", gold, np.array(predicted), [0, 1, 2], labels, "title")
     counts = [sum(bar.get_height() for bar in axes.patches[1:]) for axes in figures[0].axes]
     titles = [axes.get_title(loc="left") for axes in figures[0].axes]
     assert titles == ["true 1 to 2, n = 2", "true 0 to 1, n = 2"]
@@ -232,7 +233,7 @@ def test_lines_have_gaps_and_ticks_where_the_values_are(tmp_path, monkeypatch):
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [*series]
 
 
-def test_the_same_picture_is_the_same_file(tmp_path):
+def test_equal_plots_are_equal_files(tmp_path):
     for name in ("a.svg", "b.svg"):
         line_plot(tmp_path / name, [1, 2], {"a $x$ b": [1.0, 2.0]}, "x", "y", "$ in a title $")
     text = (tmp_path / "a.svg").read_text()
@@ -240,7 +241,7 @@ def test_the_same_picture_is_the_same_file(tmp_path):
     assert "<!-- $ in a title $ -->" in text  # not set as mathematics
 
 
-def test_a_picture_that_cannot_be_written_is_refused_in_one_sentence(tmp_path):
+def test_a_plot_that_cannot_be_written_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ComityError, match="cannot be written"):
         line_plot(tmp_path / "file" / "a.png", [1], {"a": [1.0]}, "x", "y", "title")

@@ -1,23 +1,33 @@
-"""Bootstrap intervals against scipy's, against metrics on the drawn rows, and their coverage."""
+"""Bootstrap intervals: each resample against the library's metric, intervals, and coverage."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+import sklearn.metrics
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from comity.evaluation import bootstrap
 from comity.evaluation.bootstrap import Interval, interval, percentile, resampled
 from comity.evaluation.metrics import METRICS
 
-SINGLE = [metric for metric in METRICS if metric != "micro_f1"]
+LIBRARY = {
+    "accuracy": sklearn.metrics.accuracy_score,
+    "macro_f1": partial(sklearn.metrics.f1_score, average="macro"),
+    "micro_f1": partial(sklearn.metrics.f1_score, average="micro"),
+    "pearson": lambda gold, predicted: scipy.stats.pearsonr(gold, predicted)[0],
+    "spearman": lambda gold, predicted: scipy.stats.spearmanr(gold, predicted)[0],
+    "rmse": sklearn.metrics.root_mean_squared_error,
+}
 
 
 def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Gold and predictions that agree in part."""
     draws = np.random.default_rng(seed)
     if metric in ("pearson", "spearman", "rmse"):
-        gold = draws.integers(0, 11, count) / 2  # with ties, as graded scores have
+        gold = draws.integers(0, 11, count) / 2  # with ties, like graded scores
         return gold, gold + draws.normal(0, 2, count)
     shape = (count, 3) if metric == "micro_f1" else (count,)
     gold = draws.integers(0, 2 if metric == "micro_f1" else 4, shape)
@@ -26,23 +36,33 @@ def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(st.integers(0, 10_000), st.integers(2, 12))
-@settings(deadline=None, max_examples=60)
-def test_a_metric_on_counts_is_the_metric_on_the_drawn_rows(metric, seed, count):
+@settings(deadline=None, max_examples=40)
+def test_every_resample_has_the_value_of_the_library(metric, seed, count):
     gold, predicted = rows(metric, count, seed)
-    if METRICS[metric](gold, predicted).value is None:
-        return
-    drawn = np.random.default_rng(seed).integers(count, size=(5, count))
-    counts = np.array([np.bincount(places, minlength=count) for places in drawn], dtype=float)
-    found = bootstrap._RESAMPLED[metric](counts, gold, predicted)
-    for places, measured in zip(drawn, found, strict=True):
-        expected = METRICS[metric](gold[places], predicted[places]).value
-        if expected is None:
-            assert np.isnan(measured)
+    assume(METRICS[metric](gold, predicted).value is not None)
+    (counts,) = bootstrap._draws(count, 10, seed)
+    (values,) = resampled(metric, gold, [predicted], 10, seed)
+    for times, measured in zip(counts, values, strict=True):
+        drawn = np.repeat(np.arange(count), times.astype(int))
+        if np.isnan(measured):
+            assert METRICS[metric](gold[drawn], predicted[drawn]).value is None
         else:
+            expected = LIBRARY[metric](gold[drawn], predicted[drawn])
             assert measured == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("metric", SINGLE)
+def test_a_resample_without_a_value_is_nan():
+    # Rows 0 and 1 have no label, so a resample of them alone has no F1; nor has one of equal
+    # scores a correlation.
+    counts = np.array([[1.0, 1, 0], [0, 1, 1]])
+    labels = np.array([[0, 0], [0, 0], [0, 1]])
+    scores = np.array([2.0, 2, 5])
+    for metric, column in (("micro_f1", labels), ("pearson", scores), ("spearman", scores)):
+        values = METRICS[metric].on_counts(counts, column, column)
+        assert values.tolist() == pytest.approx([np.nan, 1.0], nan_ok=True), metric
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "pearson"])
 def test_the_interval_equals_that_of_scipy(metric):
     gold, predicted = rows(metric, 150)
     found = interval(metric, gold, predicted, resamples=4000)
@@ -64,7 +84,7 @@ def test_the_interval_equals_that_of_scipy(metric):
 
 
 def paired(metric, gold, first, second, resamples=1000):
-    """The interval of the difference, over the same resamples, as `comity.compare` takes it."""
+    """The interval of the difference over the same resamples, as `comity compare` computes it."""
     values = resampled(metric, gold, [first, second], resamples)
     return percentile(values[1] - values[0])
 
@@ -80,13 +100,13 @@ def test_the_paired_interval_equals_that_of_scipy():
     assert found is not None
     width = expected.high - expected.low
     assert [found.low, found.high] == pytest.approx([*expected], abs=0.08 * width)
-    # What is hard for both drops out: far narrower than either score's own interval.
+    # Rows that are hard for both cancel out: the interval is far narrower than either score's own.
     own = interval("accuracy", gold, second)
     assert own is not None
     assert width < 0.8 * (own.high - own.low)
 
 
-def test_equal_predictions_differ_by_nothing():
+def test_equal_predictions_have_a_difference_of_zero():
     gold, predicted = rows("pearson", 50)
     found = paired("pearson", gold, predicted, predicted)
     assert found == Interval(0.0, 0.0, 0)
@@ -96,7 +116,7 @@ def test_the_sign_is_that_of_an_interval_without_zero():
     assert [Interval(*ends).sign for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == [1, -1, 0]
 
 
-def test_95_of_100_intervals_hold_the_true_correlation():
+def test_95_of_100_intervals_contain_the_true_correlation():
     held = 0
     for seed in range(200):
         draws = np.random.default_rng(seed)
@@ -104,14 +124,14 @@ def test_95_of_100_intervals_hold_the_true_correlation():
         found = interval("pearson", x, 0.6 * x + 0.8 * noise, resamples=400)  # correlation 0.6
         assert found is not None
         held += found.low <= 0.6 <= found.high
-    # 200 draws at 0.95 have a deviation of 0.015; the percentile interval is known to be a little
-    # too narrow on so few rows.
+    # 200 draws at 0.95 have a standard deviation of 0.015; the percentile interval is known to be
+    # slightly too narrow on so few rows.
     assert 0.89 <= held / 200 <= 0.99
 
 
 def test_resamples_without_a_value_are_skipped_and_counted():
-    # Ten rows, one of which is not like the others: it is not drawn with probability 0.9 ** 10 =
-    # 0.349; of 1,000 resamples 349, give or take 15.
+    # One of ten rows differs from the others. It is not drawn with probability 0.9 ** 10 = 0.349:
+    # in 349 of 1,000 resamples, with a standard deviation of 15.
     gold = [0.0] * 9 + [1.0]
     found = interval("pearson", gold, np.arange(10.0))
     assert found is not None
@@ -131,13 +151,13 @@ def test_a_metric_without_a_value_has_no_interval(gold, predicted):
 def test_draws_follow_the_seed_and_not_the_other_columns():
     gold, predicted = rows("accuracy", 40)
     alone = resampled("accuracy", gold, [predicted], 300)
-    beside = resampled("accuracy", gold, [gold, predicted], 300)
-    assert alone[0].tolist() == beside[1].tolist()
-    assert set(beside[0]) == {1.0}
+    both = resampled("accuracy", gold, [gold, predicted], 300)
+    assert alone[0].tolist() == both[1].tolist()
+    assert set(both[0]) == {1.0}
     assert alone.tolist() != resampled("accuracy", gold, [predicted], 300, seed=1).tolist()
 
 
-def test_draws_that_come_in_blocks_are_all_there(monkeypatch):
+def test_resamples_drawn_in_blocks_are_complete(monkeypatch):
     gold, predicted = rows("spearman", 40)
     monkeypatch.setattr(bootstrap, "BLOCK", 280)  # seven resamples at a time
     values = resampled("spearman", gold, [predicted], 100)[0]
@@ -147,7 +167,7 @@ def test_draws_that_come_in_blocks_are_all_there(monkeypatch):
     assert whole.skipped == 0
 
 
-def test_names_of_classes_serve_as_well_as_numbers():
+def test_class_names_work_like_class_numbers():
     gold, predicted = rows("macro_f1", 60)
     names = np.array(["a", "b", "c", "d"])
     for metric in ("accuracy", "macro_f1"):

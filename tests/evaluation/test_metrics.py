@@ -1,22 +1,23 @@
-"""Scores against scikit-learn and scipy, and what a score says where there is no value."""
+"""Metrics against their formulas, and the reason of a score without a value."""
 
 import csv
 import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
-import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from comity.data.splits import Split
 from comity.data.token_cache import TokenTable
-from comity.evaluation.evaluate import judge
+from comity.evaluation.evaluate import evaluate_outputs
 from comity.evaluation.metrics import (
     METRICS,
     Score,
@@ -25,19 +26,21 @@ from comity.evaluation.metrics import (
     calibration_error,
     confusion_matrix,
     f1_per_class,
+    higher_is_better,
     macro_f1,
     mean_score,
+    metrics_of,
     micro_f1,
     pearson,
-    ranks,
     rmse,
     spearman,
 )
+from comity.recipe.schema import METRICS_OF
 from comity.targets import HeadSpec, Target
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
 needs_cases = pytest.mark.skipif(
-    not CASES.is_dir(), reason="shared/cases is not beside the checkout"
+    not CASES.is_dir(), reason="shared/cases is not next to the checkout"
 )
 
 quick = settings(deadline=None, max_examples=60)
@@ -56,52 +59,70 @@ def value(score: Score) -> float:
     return score.value
 
 
+def confusions(gold, predicted, classes):
+    """How often each class of gold was predicted as each class, by counting rows one by one."""
+    pairs = [*zip(gold.tolist(), predicted.tolist(), strict=True)]
+    return [[pairs.count((row, column)) for column in classes] for row in classes]
+
+
 @given(labels)
 @quick
-def test_classification_scores_equal_scikit_learn(pairs):
+def test_classification_scores_follow_their_formulas(pairs):
     gold, predicted = np.array(pairs).T
     f1 = f1_per_class(gold, predicted)
-    expected = sklearn.metrics.f1_score(gold, predicted, labels=[*f1], average=None)  # pyright: ignore[reportArgumentType]
     assert [*f1] == sorted({*gold.tolist(), *predicted.tolist()})
-    assert [*f1.values()] == pytest.approx(expected)
+    for label, found in f1.items():
+        right = np.sum((gold == label) & (predicted == label))
+        wrong = np.sum((gold == label) != (predicted == label))  # false positives and negatives
+        assert found == pytest.approx(2 * right / (2 * right + wrong))
     assert value(accuracy(gold, predicted)) == pytest.approx(np.mean(gold == predicted))
-    assert value(macro_f1(gold, predicted)) == pytest.approx(
-        sklearn.metrics.f1_score(gold, predicted, average="macro")
-    )
-    matrix = sklearn.metrics.confusion_matrix(gold, predicted, labels=range(5))
-    assert confusion_matrix(gold, predicted, 5).tolist() == matrix.tolist()
+    assert value(macro_f1(gold, predicted)) == pytest.approx(sum(f1.values()) / len(f1))
+    assert confusion_matrix(gold, predicted, 5).tolist() == confusions(gold, predicted, range(5))
 
 
-@given(arrays.arrays(np.int64, (2, 6, 3), elements=st.integers(0, 1)))
+@given(labels)
 @quick
-def test_micro_f1_equals_scikit_learn(pair):
-    gold, predicted = pair
-    assume(pair.any())
-    expected = sklearn.metrics.f1_score(gold, predicted, average="micro")
-    assert value(micro_f1(gold, predicted)) == pytest.approx(expected)
+def test_class_names_score_as_class_numbers_do(pairs):
+    gold, predicted = np.array(pairs).T
+    names = np.array(["b", "", "a|b", "10", "9"])
+    for metric in (accuracy, macro_f1):
+        by_name = value(metric(names[gold], names[predicted]))
+        assert by_name == pytest.approx(value(metric(gold, predicted)))
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3])
+@given(st.data())
+@quick
+def test_micro_f1_follows_its_formula(labels, data):
+    indicators = arrays.arrays(np.int64, (2, 6, labels), elements=st.integers(0, 1))
+    gold, predicted = data.draw(indicators)
+    assume(gold.any() or predicted.any())
+    right, wrong = np.sum(gold & predicted), np.sum(gold != predicted)
+    assert value(micro_f1(gold, predicted)) == pytest.approx(2 * right / (2 * right + wrong))
     assert micro_f1(gold.astype(bool), predicted.astype(bool)) == micro_f1(gold, predicted)
 
 
 @given(st.lists(st.tuples(reals, reals), min_size=2, max_size=40))
 @quick
-def test_pearson_and_rmse_equal_scipy_and_scikit_learn(pairs):
+def test_pearson_and_rmse_follow_their_formulas(pairs):
     gold, predicted = np.array(pairs).T
-    expected = sklearn.metrics.root_mean_squared_error(gold, predicted)
-    assert value(rmse(gold, predicted)) == pytest.approx(expected, abs=1e-12)
+    expected = math.sqrt(math.fsum((g - p) ** 2 for g, p in pairs) / len(pairs))
+    assert value(rmse(gold, predicted)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assume(
         min(np.ptp(column) / np.abs(column).max(initial=1e-9) for column in (gold, predicted))
         > 1e-4
     )
-    expected = scipy.stats.pearsonr(gold, predicted)[0]
+    x, y = gold - gold.mean(), predicted - predicted.mean()
+    expected = np.sum(x * y) / math.sqrt(np.sum(x * x) * np.sum(y * y))
     assert value(pearson(gold, predicted)) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("gold", [[0.0, 1.0, 2.5, 4.0, 5.0], [0.1, 0.7, 0.30000000000000004]])
 def test_pearson_of_a_line_is_one(gold):
     gold = np.array(gold)
-    assert value(pearson(gold, gold)) == 1.0
+    assert value(pearson(gold, gold)) == pytest.approx(1, abs=1e-15)
     assert value(pearson(gold, 1 + 0.1 * gold)) == pytest.approx(1, abs=1e-15)
-    assert value(pearson(gold, -gold)) == -1.0
+    assert value(pearson(gold, -gold)) == pytest.approx(-1, abs=1e-15)
     for scale in (1e-300, 1e300):
         assert value(pearson(gold, scale * gold)) == pytest.approx(1, abs=1e-15)
 
@@ -110,7 +131,7 @@ def test_pearson_of_near_constant_numbers_keeps_its_digits():
     gold = np.array([0.0, 1.0, 3.0, 2.0])
     assert value(pearson(gold, 1e8 + gold)) == pytest.approx(1, abs=1e-15)
     assert value(pearson(gold, 1e12 - gold)) == pytest.approx(-1, abs=1e-15)
-    # Both far from zero, with a mean that no float holds.
+    # Both far from zero, with a mean that is not a float64.
     gold, predicted = np.array([0.0, 4, 9, 11, 20]), np.array([7.0, 0, 5, 22, 14])
     expected = scipy.stats.pearsonr(gold, predicted)[0]
     assert value(pearson(2.0**49 + gold, 2.0**49 + predicted)) == pytest.approx(expected, abs=1e-15)
@@ -131,10 +152,20 @@ def test_pearson_of_near_constant_numbers_keeps_its_digits():
         ([1.0, math.inf], [0.5, 1.0], "1 of 2 gold scores are not finite"),
     ],
 )
-def test_pearson_without_a_value_says_why(gold, predicted, reason):
+def test_a_correlation_without_a_value_says_why(gold, predicted, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pearson(gold, predicted) == Score("pearson", None, reason, True)
+        assert spearman(gold, predicted) == Score("spearman", None, reason, True)
+
+
+def test_libraries_are_imported_only_when_a_score_needs_them():
+    code = "import sys, comity.evaluation.bootstrap; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "comity.evaluation.metrics" in output.split()
+    assert not {"torch", "scipy", "sklearn"} & set(output.split())
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -142,13 +173,50 @@ def test_every_metric_without_rows_has_no_value(metric):
     empty = np.zeros((0, 3)) if metric == "micro_f1" else []
     score = METRICS[metric](empty, empty)
     assert (score.name, score.value, score.reason) == (metric, None, "no rows")
-    assert score.higher_is_better == (metric != "rmse")
+
+
+def test_a_lower_value_is_better_for_rmse_alone():
+    assert [name for name in METRICS if not higher_is_better(name)] == ["rmse"]
+    assert rmse([1.0], [2.0]).higher_is_better is False
+    assert accuracy([1], [2]).higher_is_better is True
+
+
+def test_the_recipe_accepts_the_metrics_of_the_table():
+    # The first is the default of a kind, so the order matters too.
+    found = {kind: tuple(m.name for m in metrics_of(kind)) for kind in METRICS_OF}
+    assert found == METRICS_OF
+
+
+@pytest.mark.parametrize(
+    ("metric", "gold", "predicted"),
+    [
+        # A class that is never predicted, one that is never in gold, one class alone, and more
+        # classes than half of the rows: each could make scikit-learn warn.
+        (accuracy, ["a", "b"], ["a", "a"]),
+        (macro_f1, ["a", "b"], ["a", "a"]),
+        (macro_f1, ["a", "a"], ["a", "b"]),
+        (macro_f1, ["a", "a"], ["a", "a"]),
+        (macro_f1, np.arange(30), np.arange(30)[::-1]),
+        (accuracy, np.arange(30), np.arange(30)),
+        (micro_f1, [[0, 0], [0, 1]], [[0, 0], [0, 0]]),
+        (micro_f1, [[0, 0], [0, 0]], [[1, 0], [0, 0]]),
+        (rmse, [1e300, 0.0], [-1e300, 0.0]),
+        (spearman, [1.0, 2.0, 2.0], [1e-300, 2e-300, 1e300]),
+        (pearson, [1.0, 2.0], [1e12, 1e12 + 1]),
+    ],
+)
+def test_no_score_warns(metric, gold, predicted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metric(gold, predicted)
+        if metric in (accuracy, macro_f1) and isinstance(gold, np.ndarray):
+            confusion_matrix(gold, predicted, 30)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_shapes_that_would_broadcast_are_refused(metric):
     for gold, predicted in (([[1.0], [0.0]], [1.0, 0.0]), ([1.0, 0.0], [1.0]), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="equal shapes"):
+        with pytest.raises(ValueError, match="must have equal shapes"):
             METRICS[metric](gold, predicted)
 
 
@@ -169,20 +237,24 @@ def test_rmse_by_hand_and_where_it_has_no_value():
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40))
 @quick
-def test_spearman_and_ranks_equal_scipy_with_many_ties(pairs):
+def test_spearman_is_pearson_of_the_ranks_with_many_ties(pairs):
     gold, predicted = np.array(pairs).T
-    assert ranks(gold).tolist() == scipy.stats.rankdata(gold).tolist()
     assume(np.ptp(gold) and np.ptp(predicted))
-    expected = scipy.stats.spearmanr(gold, predicted)[0]
+    # Twice the mean rank of a number: how many are smaller, and how many are not larger.
+    ranks = [
+        [np.sum(column < number) + np.sum(column <= number) for number in column]
+        for column in (gold, predicted)
+    ]
+    expected = np.corrcoef(ranks)[0, 1]
     assert value(spearman(gold, predicted)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_spearman_sees_the_order_alone():
+def test_spearman_depends_on_the_order_alone():
     # Ranks 1, 2, 3, 4 and 2, 1, 3, 4: 1 - 6 (1 + 1) / (4 (16 - 1)) = 0.8.
     gold = np.array([0.0, 1.0, 2.5, 5.0])
     assert value(spearman(gold, [2.0, 1.0, 3.0, 400.0])) == pytest.approx(0.8)
-    assert value(spearman(gold, np.exp(gold))) == 1.0
-    assert value(spearman(gold, -(gold**3))) == -1.0
+    assert value(spearman(gold, np.exp(gold))) == pytest.approx(1, abs=1e-15)
+    assert value(spearman(gold, -(gold**3))) == pytest.approx(-1, abs=1e-15)
     assert spearman([3.0, 3.0], [1.0, 2.0]).reason == "all 2 gold scores are 3.0"
     assert spearman([1.0, 2.0], [math.nan, 1.0]).reason == "1 of 2 predictions are not finite"
 
@@ -225,43 +297,43 @@ def test_calibration_error_without_a_value_says_why():
         calibration_error([0], np.eye(2))
 
 
-def judged(target: Target, metric: str, targets: list, outputs: list, **how):
+def evaluated(target: Target, metric: str, targets: list, outputs: list, **how):
     count = len(targets)
     table = TokenTable(
         Path("dev.csv"), (), (), np.arange(count), np.zeros((count, 0), np.uint64), {}, ""
     )
     split = Split(table, np.arange(count), np.array(targets))
     spec = HeadSpec(target, ("first",))
-    return judge("task", spec, metric, split, np.array(outputs, dtype=np.float64), **how)
+    return evaluate_outputs("task", spec, metric, split, np.array(outputs, dtype=np.float64), **how)
 
 
-def test_one_logit_is_as_sure_as_its_predicted_class():
-    # Logits ln 3 and -ln 3: probabilities 0.75 and 0.25, so both rows are 0.75 sure; one is right.
+def test_confidence_of_one_logit_is_that_of_the_predicted_class():
+    # Logits ln 3 and -ln 3: both confidences are 0.75. One is right.
     target = Target("classification", "linear", classes=("no", "yes"))
-    evaluation = judged(target, "accuracy", [1, 1], [[math.log(3)], [-math.log(3)]])
+    evaluation = evaluated(target, "accuracy", [1, 1], [[math.log(3)], [-math.log(3)]])
     assert evaluation.others["calibration_error"].value == pytest.approx(0.25)
     assert evaluation.to_dict()["calibration_error"] == pytest.approx(0.25)
     assert evaluation.confusion == [[0, 0], [1, 1]]
     assert "interval" not in evaluation.to_dict()
 
 
-def test_scores_of_the_bins_head_are_matched_with_the_nearest_level():
-    # Scale 1 to 3; the softmax of (0, 0, 20) expects 3, of zeros 2; gold 2.5 is nearest to 3.
+def test_scores_of_the_bins_head_count_as_the_nearest_level():
+    # Scale 1 to 3. Outputs (0, 0, 20) predict 3 and zeros predict 2; gold 2.5 counts as level 3.
     target = Target("similarity", "bins", scale=(1.0, 3.0), rounding="down")
     outputs = [[0, 0, 20], [0, 0, 0], [20, 0, 0]]
-    evaluation = judged(target, "pearson", [2.5, 2.4, 1.0], outputs, intervals=True)
+    evaluation = evaluated(target, "pearson", [2.5, 2.4, 1.0], outputs, intervals=True)
     assert evaluation.confusion == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert evaluation.others["spearman"].value == pytest.approx(1)
     low, high = evaluation.to_dict()["interval"]
     assert -1 <= low <= value(evaluation.score) + 1e-9 <= high <= 1
 
 
-def test_numbers_that_are_not_finite_have_no_level_and_no_interval():
+def test_outputs_that_are_not_finite_have_no_confusion_matrix_and_no_interval():
     target = Target("similarity", "bins", scale=(0.0, 1.0))
     outputs = [[math.nan, 0], [0, 0], [0, 1]]
-    evaluation = judged(target, "pearson", [0.0, 1.0, 0.5], outputs, intervals=True)
+    evaluation = evaluated(target, "pearson", [0.0, 1.0, 0.5], outputs, intervals=True)
     assert (evaluation.confusion, evaluation.interval) == (None, None)
-    assert evaluation.score.reason == "the model's output is not finite for 1 rows"
+    assert evaluation.score.reason == "the model's output is not finite for 1 of 3 rows"
 
 
 def test_confusion_matrix_has_a_row_for_each_class_of_the_run():
@@ -285,7 +357,7 @@ def test_macro_f1_counts_a_class_that_is_only_predicted():
     assert macro_f1(["a", "b"], ["a", "b"]).value == 1.0
 
 
-def test_mean_leaves_out_what_has_no_value_and_says_so():
+def test_the_mean_names_the_tasks_it_leaves_out():
     scores = {
         "mood": Score("accuracy", 0.5, None, True),
         "topic": Score("macro_f1", 0.75, None, True),
@@ -300,13 +372,13 @@ def test_mean_leaves_out_what_has_no_value_and_says_so():
     assert whole == Score("mean", 0.625, None, True)
 
 
-def test_mean_of_nothing_has_no_value():
+def test_a_mean_of_no_tasks_has_no_value():
     assert mean_score({}) == Score("mean", None, "no tasks", True)
     none = mean_score({"alike": Score("pearson", None, "one row", True)})
     assert (none.value, none.reason) == (None, "without alike: one row")
 
 
-def test_a_score_without_a_value_never_wins():
+def test_a_score_without_a_value_is_never_better():
     none = Score("pearson", None, "one row", True)
     low = Score("pearson", -0.9, None, True)
     assert better(low, none)
@@ -316,7 +388,7 @@ def test_a_score_without_a_value_never_wins():
     assert not better(none, None)
 
 
-def test_better_follows_the_metric_and_a_draw_is_no_win():
+def test_better_follows_the_metric_and_a_tie_is_not_better():
     assert better(Score("accuracy", 0.6, None, True), Score("accuracy", 0.5, None, True))
     assert not better(Score("accuracy", 0.5, None, True), Score("accuracy", 0.6, None, True))
     assert not better(Score("accuracy", 0.5, None, True), Score("accuracy", 0.5, None, True))
@@ -326,7 +398,7 @@ def test_better_follows_the_metric_and_a_draw_is_no_win():
         better(Score("rmse", 0.5, None, False), Score("accuracy", 0.6, None, True))
 
 
-def test_losing_the_worst_task_from_a_mean_is_no_progress():
+def test_a_mean_that_loses_the_worst_task_is_not_better():
     def mean(alike: Score) -> Score:
         return mean_score({"mood": Score("accuracy", 0.8, None, True), "alike": alike})
 

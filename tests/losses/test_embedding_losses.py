@@ -1,4 +1,4 @@
-"""Objectives on embeddings by hand, by plain loops, and against sentence-transformers."""
+"""Losses of embeddings by hand, by plain loops, and against sentence-transformers."""
 
 import math
 
@@ -44,7 +44,7 @@ def random_batch(rows=6, width=5, seed=0):
 
 
 def cosines_of(first, second):
-    """All cosines of rows, in float64 and by numpy."""
+    """All cosines of rows, in float64 with numpy."""
     first, second = first.double().numpy(), second.double().numpy()
     lengths = np.outer(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
     return first @ second.T / lengths
@@ -68,15 +68,15 @@ def test_contrastive_as_printed_by_hand():
 
 
 @pytest.mark.parametrize(("denominator", "largest"), [("norms", 1), ("printed", math.sqrt(384))])
-def test_what_is_printed_is_no_cosine_and_reaches_the_root_of_the_width(denominator, largest):
-    # Of two vectors of H ones: H / (sqrt H sqrt H) = 1, but H / sqrt(1 + ... + 1) = sqrt H.
+def test_the_printed_denominator_gives_values_up_to_the_root_of_the_width(denominator, largest):
+    # For two vectors of H ones: H / (sqrt H sqrt H) = 1, but H / sqrt(1 + ... + 1) = sqrt H.
     ones = torch.ones(1, 384)
     found = contrastive(ones, ones, torch.tensor([0.0]), denominator)
     assert found.item() == pytest.approx(largest**2, rel=1e-6)
 
 
 @pytest.mark.parametrize("denominator", ["norms", "printed"])
-def test_gradient_of_contrastive_is_that_of_the_formula(denominator):
+def test_the_gradient_of_contrastive_is_that_of_the_formula(denominator):
     first, second, labels = random_batch()
     first.requires_grad_()
     second.requires_grad_()
@@ -113,8 +113,8 @@ def test_ranking_takes_the_mean_over_anchors_and_candidates_from_all_rows():
     assert found.item() == pytest.approx(sum(losses) / 2, rel=1e-6)
 
 
-def test_what_may_be_as_right_is_no_candidate():
-    # Row 0 and row 1 share a text: 4/5 is no candidate of row 0, nor 4/5 of row 1.
+def test_rows_that_share_a_text_are_not_candidates():
+    # Rows 0 and 1 share a text, so neither row has the other as a candidate (cosine 4/5 in both).
     same = torch.zeros(3, 3, dtype=torch.bool)
     same[0, 1] = same[1, 0] = True
     losses = [
@@ -126,8 +126,8 @@ def test_what_may_be_as_right_is_no_candidate():
     assert found.item() == pytest.approx(sum(losses) / 3, rel=1e-6)
 
 
-def test_symmetric_halves_both_directions_each_with_its_own_mask():
-    # The mask of one cell alone, so that a mask not transposed would show.
+def test_symmetric_averages_both_directions_each_with_its_own_mask():
+    # The mask is not symmetric, so that a missing transpose would show.
     same = torch.zeros(3, 3, dtype=torch.bool)
     same[0, 2] = True
     rows = [
@@ -145,7 +145,7 @@ def test_symmetric_halves_both_directions_each_with_its_own_mask():
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_ranking_without_an_anchor_is_zero_and_moves_nothing(symmetric):
+def test_ranking_without_an_anchor_has_zero_loss_and_gradient(symmetric):
     first, second = A.clone().requires_grad_(), B.clone().requires_grad_()
     loss = ranking(first, second, ~ALL_POSITIVE, NONE_SAME, symmetric=symmetric)
     loss.backward()
@@ -154,10 +154,10 @@ def test_ranking_without_an_anchor_is_zero_and_moves_nothing(symmetric):
     assert second.grad is not None and not second.grad.any()
 
 
-def test_same_texts_in_either_place():
+def test_same_texts_as_first_or_second():
     keys = np.array([[1, 2], [1, 3], [4, 2], [2, 5], [6, 1], [7, 7]], dtype=np.uint64)
-    # Row 0 shares a first text with row 1, a second with 2, its second is the first of 3, its
-    # first the second of 4. 1 and 4 share text 1, 2 and 3 share text 2. Row 5 has its text twice.
+    # Row 0 shares its first text with rows 1 and 4 and its second text with rows 2 and 3. Rows 1
+    # and 4 share text 1, rows 2 and 3 share text 2. Row 5 has the same text twice.
     expected = np.zeros((6, 6), dtype=bool)
     for i, j in [(0, 1), (0, 2), (0, 3), (0, 4), (1, 4), (2, 3)]:
         expected[i, j] = expected[j, i] = True
@@ -168,7 +168,7 @@ def test_same_texts_in_either_place():
     arrays.arrays(np.uint64, st.tuples(st.integers(1, 8), st.just(2)), elements=st.integers(0, 9))
 )
 @settings(deadline=None)
-def test_same_texts_are_the_rows_whose_sets_of_texts_meet(keys):
+def test_same_texts_are_rows_whose_sets_of_texts_intersect(keys):
     sets = [set(row) for row in keys.tolist()]
     expected = [[i != j and bool(a & b) for j, b in enumerate(sets)] for i, a in enumerate(sets)]
     assert same_texts(keys).tolist() == expected
@@ -188,7 +188,7 @@ def test_cosent_by_plain_loops():
 
 
 @pytest.mark.parametrize("labels", [[0.4, 0.4, 0.4], [1, 1, 1]])
-def test_cosent_of_equal_labels_is_zero_and_moves_nothing(labels):
+def test_cosent_of_equal_labels_has_zero_loss_and_gradient(labels):
     first = A.clone().requires_grad_()
     loss = cosent(first, B, torch.tensor(labels))
     loss.backward()
@@ -217,7 +217,7 @@ def test_zero_vectors_have_a_finite_loss_and_gradient(objective):
 
 
 @each_objective
-def test_rounded_embeddings_are_computed_in_float32(objective):
+def test_bfloat16_embeddings_are_computed_in_float32(objective):
     first, second, labels = random_batch()
     first, second = first.bfloat16(), second.bfloat16()
     loss = objective(first, second, labels)
@@ -228,10 +228,10 @@ def test_rounded_embeddings_are_computed_in_float32(objective):
 @each_objective
 @given(st.integers(1, 7).flatmap(lambda rows: st.permutations(range(rows))), st.integers(0, 1000))
 @settings(deadline=None, max_examples=50)
-def test_order_of_the_rows_is_of_no_matter(objective, order, seed):
+def test_the_order_of_the_rows_does_not_matter(objective, order, seed):
     batch = random_batch(len(order), seed=seed)
-    moved = objective(*(part[list(order)] for part in batch))
-    torch.testing.assert_close(moved, objective(*batch))
+    permuted = objective(*(tensor[list(order)] for tensor in batch))
+    torch.testing.assert_close(permuted, objective(*batch))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -239,7 +239,7 @@ def test_ranking_equals_sentence_transformers(symmetric):
     losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
     first, second, _ = random_batch(rows=9)
     both = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
-    options = both if symmetric else {}  # both: what MultipleNegativesSymmetricRankingLoss is
+    options = both if symmetric else {}  # both: as in MultipleNegativesSymmetricRankingLoss
     theirs = losses.MultipleNegativesRankingLoss(model=None, scale=15.0, **options)
     positive, same = torch.ones(9, dtype=torch.bool), torch.zeros(9, 9, dtype=torch.bool)
     found = ranking(first, second, positive, same, 15.0, symmetric)

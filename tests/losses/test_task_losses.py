@@ -1,4 +1,4 @@
-"""Losses by hand and against torch; class weights; parts that add up to the whole."""
+"""Losses of heads by hand and against torch, class weights, and sums over micro-batches."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_multi_label_is_the_mean_over_rows_and_labels():
     torch.testing.assert_close(binary_cross_entropy(logits, wanted), expected)
 
 
-def test_squared_error_of_one_row_is_no_broadcast():
+def test_squared_error_does_not_broadcast():
     assert squared_error(torch.tensor([[2.0]]), torch.tensor([0.5])).item() == 2.25
     found = squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([0.0, 4.0]))
     assert found.item() == 2.5
@@ -69,14 +69,15 @@ def test_balanced_weights_average_to_one_over_the_rows():
         (Target("multi-label", "linear", classes=("a", "b")), torch.randint(0, 2, (5, 2))),
     ],
 )
-def test_parts_weighted_by_their_rows_add_up(target, wanted):
+def test_micro_batches_weighted_by_their_rows_add_up(target, wanted):
     outputs = torch.randn(5, target.outputs)
     weights = torch.tensor([2.0, 0.5, 1.5])[: max(len(target.classes), 1)]
     if target.kind != "classification":
         weights = None
     whole = head_loss(target, outputs, wanted, weights)
-    parts = [slice(0, 2), slice(2, 5)]
+    micro_batches = [slice(0, 2), slice(2, 5)]
     added = sum(
-        head_loss(target, outputs[p], wanted[p], weights) * len(outputs[p]) / 5 for p in parts
+        head_loss(target, outputs[rows], wanted[rows], weights) * len(outputs[rows]) / 5
+        for rows in micro_batches
     )
     torch.testing.assert_close(torch.as_tensor(added), whole)

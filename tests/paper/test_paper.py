@@ -1,4 +1,4 @@
-"""The paper's tables again: rows as recipes, the figures it reports, and a whole small run."""
+"""The paper's tables: rows as recipes, the reported results, and a complete small run."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ WORDS = ["house", "book", "film", "train", "street", "garden", "tea", "river", "
 
 
 def write_class_data(folder: Path) -> Path:
-    """Files with the names and columns of the class's, each text made here."""
+    """Write files with the names and columns of the class's data and generated texts."""
     draws = random.Random(0)
     folder.mkdir()
 
@@ -44,21 +44,21 @@ def write_class_data(folder: Path) -> Path:
         lines += ["\t".join([str(n), f"{name}-{n}", *row]) for n, row in enumerate(rows)]
         (folder / name).write_text("\n".join(lines) + "\n")
 
-    for part in ("train", "dev"):
-        sizes = SIZES if part == "train" else dict.fromkeys(SIZES, 15)
+    for split in ("train", "dev"):
+        sizes = SIZES if split == "train" else dict.fromkeys(SIZES, 15)
         write(
-            f"ids-sst-{part}.csv",
+            f"ids-sst-{split}.csv",
             ["sentence", "sentiment"],
             [[text(), str(n % 5)] for n in range(sizes["ids-sst"])],
         )
         pair = ["sentence1", "sentence2"]
         write(
-            f"quora-{part}.csv",
+            f"quora-{split}.csv",
             [*pair, "is_duplicate"],
             [[text(), text(), f"{n % 2}.0"] for n in range(sizes["quora"])],
         )
         write(
-            f"sts-{part}.csv",
+            f"sts-{split}.csv",
             [*pair, "similarity"],
             [[text(), text(), f"{n % 26 / 5}"] for n in range(sizes["sts"])],
         )
@@ -72,7 +72,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory, tiny_checkpoint):
-    """Every row of the tables and the figure, two seeds, one pass, on a tiny random encoder."""
+    """Every row of the tables and the figure: two seeds, one epoch, a tiny random encoder."""
     out = tmp_path_factory.mktemp("paper-out") / "out"
     paper = Paper(check_options(data, out, str(tiny_checkpoint), epochs=1.0))
     paper.train(quiet=True)
@@ -95,7 +95,7 @@ def test_every_row_is_a_valid_recipe(encoder):
 def test_both_settings_have_the_papers_tasks_and_heads():
     base = Recipe.load(setting("bert-base-uncased"))
     assert base.tasks == Recipe.load(setting("minilm")).tasks
-    # "batch size beyond 8" was out of reach, and 1e-5 is the best rate of its Table 2.
+    # The paper could not go beyond a batch size of 8; 1e-5 is the best rate of its Table 2.
     assert (base.train.batch_size, base.train.lr) == (8, 1e-5)
 
 
@@ -152,7 +152,7 @@ def test_table_2_is_the_last_row_of_table_3_for_one_epoch_at_each_rate():
         assert own == row_recipe("minilm", last, 0, []).to_dict()
 
 
-def test_the_figure_needs_the_last_row_and_what_it_compares():
+def test_the_figure_needs_the_last_row_and_the_rows_it_compares():
     rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
     assert [(row.name, seed) for row, seed in runs_of(rows, ("figure",), 2)] == [
         ("table1-sts-only", 0),
@@ -166,14 +166,16 @@ def test_the_figure_needs_the_last_row_and_what_it_compares():
     assert len(names) == len(set(names)) == 4 * 2 + 5 + 4 * 2 + 2
 
 
-def test_all_rows_of_several_tasks_see_equally_many_examples(data, tmp_path, tiny_checkpoint):
+def test_all_rows_with_several_tasks_see_the_same_number_of_examples(
+    data, tmp_path, tiny_checkpoint
+):
     options = check_options(data, tmp_path / "out", str(tiny_checkpoint), epochs=3.0)
     plan = Paper(options).plan()
     seen = {run["name"]: run["examples"] for run in plan["runs"] if run["name"].endswith("seed0")}
     total = 40 + 48 + 24
     for name in ("1-base", "3-in-domain", "3-surgery", "3-contrastive-interaction",
                  "3-contrastive-pair"):  # fmt: skip
-        # The last step is not cut, and holds at most a batch of each task; so do both stages.
+        # The last step of a stage is complete, with at most one batch of each task.
         assert 3 * total <= seen[f"table{name}-seed0"] < 3 * total + 4 * BATCH, name
     for rate in ("8e-6", "1e-5", "2e-5"):
         assert total <= seen[f"table2-lr-{rate}-seed0"] < total + 4 * BATCH
@@ -190,14 +192,14 @@ def test_paraphrase_labels_become_the_ends_of_the_scale(data, tiny_checkpoint):
     assert targets.tolist() == [5.0 * (n % 2) for n in range(48)]
 
 
-# --- what the paper reports -----------------------------------------------------------------------
+# --- the reported results -------------------------------------------------------------------------
 
 
-def test_the_reported_figures_are_those_of_the_papers_text(shared):
+def test_the_reported_results_are_those_of_the_papers_text(shared):
     text = (shared / "paper.txt").read_text(encoding="utf-8").replace("<b>", "").replace("</b>", "")
     for (_, name), row in read_reported().items():
-        figures = [*row.scores.values(), row.mean]
-        assert f"{name}\t" + "\t".join(str(figure) for figure in figures) in text
+        numbers = [*row.scores.values(), row.mean]
+        assert f"{name}\t" + "\t".join(map(str, numbers)) in text
     assert len(read_reported()) == 10
 
 
@@ -210,14 +212,14 @@ def test_three_of_the_papers_means_do_not_follow_from_their_rows():
         if not row.follows
     }
     assert wrong == {
-        # Two digits leave .005 of room on either side, three leave .0005.
+        # Two digits allow .005 on either side, three allow .0005.
         "SST only": (Decimal("0.322"), Decimal("0.320"), True),
         "Base all data": (Decimal("0.576"), Decimal("0.570"), False),
         "Multiple Negative Loss": (Decimal("0.647"), Decimal("0.646"), True),
     }
 
 
-def test_every_claim_is_one_that_the_papers_own_figures_bear_out():
+def test_every_claim_is_supported_by_the_papers_own_results():
     rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
     found = check_claims(rows, {}, read_reported())
     assert {claim["word"] for claim in found} == {"not run"}
@@ -228,10 +230,10 @@ def test_every_claim_is_one_that_the_papers_own_figures_bear_out():
     assert all({claim.better, claim.worse} <= names for claim in CLAIMS)
 
 
-# --- a whole small run ----------------------------------------------------------------------------
+# --- a complete small run -------------------------------------------------------------------------
 
 
-def test_every_run_is_finished_and_keeps_its_best_model_alone(finished):
+def test_every_run_is_finished_and_keeps_only_its_best_model(finished):
     paper, _ = finished
     assert len(list(paper.runs.iterdir())) == len(paper.series.runs) == 4 * 2 + 3 + 4 * 2 + 2
     for run in paper.series.runs:
@@ -273,14 +275,14 @@ def test_the_page_has_every_row_claim_and_run(finished):
     tables = text.partition("## Does the order hold?")[0]
     assert len(re.findall(r"^\| [A-Z]", tables, re.MULTILINE)) == 4 + 3 + 4 + 1
     assert "| Base all data | 0.48 | " in text
-    assert "prints the mean 0.576, its row gives 0.570" in text
+    assert "prints the mean 0.576, its scores give 0.570" in text
     assert text.count("| mean |") == sum(claim.task == "mean" for claim in CLAIMS)
     words = [claim["word"] for claim in results["claims"]]
     assert set(words) <= {"holds", "reversed", "undecided"}
     assert text.count("table3-surgery-seed") == 2
 
 
-def test_no_text_of_the_data_stands_in_the_results(finished, data):
+def test_the_results_contain_no_text_of_the_data(finished, data):
     paper, _ = finished
     written = (paper.options.out / "paper.md").read_text()
     written += (paper.options.out / "paper.json").read_text()
@@ -300,7 +302,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same(finished, monkeypatch)
     assert (paper.options.out / "options.json").stat().st_mtime_ns == kept.st_mtime_ns
 
 
-def test_rows_on_other_data_are_refused_whatever_is_trained_next(finished, data, tmp_path):
+def test_runs_on_other_data_are_refused_whatever_is_trained_next(finished, data, tmp_path):
     paper, _ = finished
     shutil.copytree(data, tmp_path / "data")
     with (tmp_path / "data" / "sts-dev.csv").open("a") as file:
@@ -323,7 +325,7 @@ def test_the_printed_command_is_what_a_shell_takes():
     ]
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_an_interrupted_run_resumes_where_it_stopped(
     finished, data, tmp_path, tiny_checkpoint, monkeypatch
 ):
     options = check_options(data, tmp_path / "out", str(tiny_checkpoint), ["3"], 1.0, seeds=1)
@@ -331,7 +333,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
     def stop(self, trainer, found):
         evaluations.append(found)
-        if len(evaluations) == 4:  # within the second run: each has two stages, judged once each
+        if len(evaluations) == 4:  # in the second run: each has two stages with one evaluation each
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -347,17 +349,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     paper = Paper(options)
     paper.train(quiet=True)
     assert (runs / "table3-in-domain-seed0" / "metrics.jsonl").read_bytes() == kept
-    # The same as in one go, as far as the kept models tell.
+    # The best models are those of an uninterrupted run.
     whole, _ = finished
     for name in ("table3-surgery-seed0", "table3-contrastive-pair-seed0"):
         assert RunDirectory(runs / name).best() == RunDirectory(whole.runs / name).best()
     results = write_results(paper)
     words = {claim["claim"]: claim["word"] for claim in results["claims"]}
-    assert words["in-domain training hurts sentiment"] == "not run"  # Table 1 is not there
+    assert words["in-domain training hurts sentiment"] == "not run"  # it needs Table 1
     assert words["surgery restores sentiment"] != "not run"
 
 
-def test_a_dry_run_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):
+def test_the_plan_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):
     options = check_options(data, tmp_path / "out", str(tiny_checkpoint))
     assert options.epochs == 3
     paper = Paper(options)
@@ -369,11 +371,11 @@ def test_a_dry_run_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):
     assert {train.lr for train in trains} == {8e-6, 1e-5, 2e-5}
 
 
-# --- what a user may get wrong --------------------------------------------------------------------
+# --- errors of the user ---------------------------------------------------------------------------
 
 
 def test_an_unknown_table_is_one_sentence():
-    with pytest.raises(ComityError, match=r'"4" is no table of the paper.*take 1, 2, 3, figure'):
+    with pytest.raises(ComityError, match=r'unknown table "4".*choose from 1, 2, 3, figure'):
         check_tables(["4"])
     assert check_tables(["3", "1"]) == ("1", "3")
 
@@ -397,7 +399,7 @@ def test_a_folder_made_with_other_options_is_refused(finished):
         check_options(old.data, old.out, old.encoder, epochs=2.0)
     with pytest.raises(ComityError, match=r"--encoder is .* there and minilm here"):
         check_options(old.data, old.out, "minilm", epochs=1.0)
-    with pytest.raises(ComityError, match="no folder of comity paper"):
+    with pytest.raises(ComityError, match="was not made by comity paper"):
         check_options(old.data, old.data, old.encoder)
     with pytest.raises(ComityError, match="--drop-leaks is not set there and true here"):
         check_options(old.data, old.out, old.encoder, epochs=1.0, drop_leaks=True)
@@ -411,7 +413,7 @@ def test_a_file_for_a_folder_is_one_sentence(data):
 
 
 @pytest.mark.parametrize("key", ["train.lr", "train.seed", "encoder.name", "tasks.similarity"])
-def test_a_key_that_a_row_decides_cannot_be_set(data, tmp_path, tiny_checkpoint, key):
+def test_a_key_that_a_row_sets_cannot_be_overridden(data, tmp_path, tiny_checkpoint, key):
     options = check_options(
         data, tmp_path / "out", str(tiny_checkpoint), ["2"], overrides=[f"{key}=1e-3"]
     )
@@ -431,7 +433,7 @@ def test_a_key_that_a_row_decides_cannot_be_set(data, tmp_path, tiny_checkpoint,
         "tasks.paraphrase.eval_only=true",
     ],
 )
-def test_a_key_that_makes_a_row_the_papers_cannot_be_set(override):
+def test_a_key_that_defines_a_row_cannot_be_overridden(override):
     rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
     (base,) = (row for row in rows if row.name == "table1-base")
     with pytest.raises(ComityError, match=re.escape(override)):
@@ -439,7 +441,7 @@ def test_a_key_that_makes_a_row_the_papers_cannot_be_set(override):
     assert row_recipe("minilm", base, 0, ["tasks.sentiment.head_dropout=0.1"])
 
 
-def test_what_an_encoder_has_seen_is_said_where_it_is_known():
+def test_the_pre_training_data_of_a_known_encoder_is_named():
     assert "Quora" in pretrained_on("minilm")
     assert "Quora" in pretrained_on("sentence-transformers/all-MiniLM-L6-v2")
     assert "BooksCorpus" in pretrained_on("google-bert/bert-base-uncased")

@@ -1,23 +1,23 @@
-"""Generates the demo's corpus: three small tasks that are easy to say and hard for word counts.
+"""Generates the demo's corpus: three small tasks that counting words does not solve.
 
 `python -m comity.demo.corpus` writes `{sentiment,paraphrase,similarity}-{train,dev}.csv` into the
-folder `corpus` beside this file (or into `--out DIR`), the same bytes each time.
+folder `corpus` next to this file (or into `--out DIR`), the same bytes each time.
 
-**sentiment** (`id,text,sentiment`): is the writer's verdict `negative`, `mixed` or `positive`?
-Each template is filled with good and with bad words alike, so the label lies in negation, contrast,
-changed expectations, comparisons and in whose opinion the writer shares.
+**sentiment** (`id,text,sentiment`): is the writer's opinion `negative`, `mixed` or `positive`?
+Each template is filled with good and with bad words equally often, so the label depends on
+negation, contrast, changed expectations, comparisons and whose opinion the writer shares.
 
 **paraphrase** (`id,first,second,same`): do two questions or requests ask for the same, `yes` or
 `no`? A `yes` is reworded; a `no` has two roles exchanged, asks the opposite, or names another
 thing.
 
-**similarity** (`id,first,second,score`): how alike are two reported events, from 0 to 5? Each of
-actor, action, object, place and time gives 1 point where both sentences name the same (a synonym
-is the same), 0.5 where they name related ones (doctor and nurse), and 0 otherwise. Where one
-sentence says that the event happened and the other that it did not, 2 points are taken off, but the
-score never falls below 0. Word order, passive voice and clefts do not count.
+**similarity** (`id,first,second,score`): how similar are two reported events, from 0 to 5? Each of
+actor, action, object, location and time gives 1 point if both sentences name the same (or a
+synonym), 0.5 if they name related ones (doctor and nurse), and 0 otherwise. If one sentence says
+that the event happened and the other that it did not, 2 points are subtracted, but the score is
+never below 0. Word order, passive voice and clefts do not count.
 
-The splits share no sentence. Nouns, names and places stand in one split only, and dev also has
+The splits share no sentence. Nouns, names and locations occur in one split only, and dev also has
 adjectives, templates and kinds of question of its own.
 """
 
@@ -60,13 +60,13 @@ ROWS_PER_LABEL = {
     "similarity": {"train": 60, "dev": 22},
 }
 
-# Groups of review templates, each as often as it is drawn. "plain" stands twice: were as many
-# verdicts turned round as not, words would say nothing and a model would find no way to begin.
-VERDICT_GROUPS = ("plain", "plain", "turned", "both")
+# Groups of review templates to draw from. "plain" is listed twice: if half of the opinions were
+# reversed, single words would carry no information and a model could not start to learn.
+OPINION_GROUPS = ("plain", "plain", "turned", "both")
 
-# Shares of rows: reviews in dev from templates that only dev has; differing questions that name
-# another thing, and those (of the others) that repeat the first question's wording; events denied
-# in the first sentence, and pairs of which one event is denied and the other not.
+# Shares of rows: dev reviews from templates that only dev has; differing questions that name
+# another thing, and of the rest those that repeat the first question's wording; events denied in
+# the first sentence, and pairs with one event denied and the other not.
 DEV_ONLY_SHARE = 0.1
 OTHER_THING_SHARE = 0.2
 SAME_WORDING_SHARE = 0.4
@@ -75,7 +75,7 @@ OPPOSED_SHARE = 0.25
 
 
 class Draw:
-    """Random choices built on `random()` alone, the one method Python promises never to change."""
+    """Random choices built on `random()` alone, which Python promises never to change."""
 
     def __init__(self, *keys: object):
         self._random = random.Random("/".join(map(str, keys))).random
@@ -100,12 +100,12 @@ def capitalized(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """What two texts must not share: `text` without regard to case and space."""
+    """`text` without differences in case and space, to compare texts."""
     return " ".join(text.casefold().split())
 
 
 def with_articles(text: str) -> str:
-    """`text` with "a" made "an" before a vowel ("used" begins with a consonant's sound)."""
+    """`text` with "an" for "a" before a vowel ("used" begins with a consonant sound)."""
     return re.sub(r"\b([Aa]) (?=(?!used)[aeiouAEIOU])", r"\1n ", text)
 
 
@@ -113,18 +113,18 @@ def with_articles(text: str) -> str:
 
 
 def review(split: str, label: str, draw: Draw) -> Row:
-    """One text in which the writer's verdict is `label`."""
+    """One text in which the writer's opinion is `label`."""
     source = corpus_sentiment.TEMPLATES
     if split == "dev" and draw.chance(DEV_ONLY_SHARE):
         source = corpus_sentiment.DEV_ONLY_TEMPLATES
-    group = "mixed" if label == "mixed" else draw.one((*VERDICT_GROUPS, label))
+    group = "mixed" if label == "mixed" else draw.one((*OPINION_GROUPS, label))
     template = draw.one(source[group])
 
-    # The side of x: 0 is good, 1 is bad. In the groups "positive" and "negative" x is good.
+    # The side of x: 0 is good, 1 is bad. In the groups "positive" and "negative", x is good.
     if group == "mixed":
         side = int(draw.chance(0.5))
     else:
-        side = int(group in VERDICT_GROUPS and label == "negative")
+        side = int(group in OPINION_GROUPS and label == "negative")
     setting = draw.one(corpus_sentiment.SETTINGS[split]).split(", ")
     (part, kind), (other, other_kind) = (thing.split(":") for thing in draw.two(setting))
     pair, second_pair = draw.two(adjectives(kind, split))
@@ -142,7 +142,7 @@ def review(split: str, label: str, draw: Draw) -> Row:
 
 
 def adjectives(kind: str, split: str) -> list[list[str]]:
-    """The pairs (good, bad) for one kind of thing."""
+    """The pairs (good, bad) of adjectives for one kind of thing."""
     return [pair.split("/") for pair in corpus_sentiment.ADJECTIVES[kind].of(split).split(", ")]
 
 
@@ -166,14 +166,14 @@ def question_pair(split: str, label: str, draw: Draw) -> Row:
 
 
 def fillers(frame: Frame, split: str, draw: Draw) -> tuple[str, str, str]:
-    """Words for {a} and {b} of `frame`, and a third to put in the place of {b}; all different."""
+    """Words for {a} and {b} of `frame`, and a third to replace {b}; all different."""
     a = draw.one(frame.a.of(split).split(", "))
     b, third = draw.two([word for word in frame.b.of(split).split(", ") if word != a])
     return a, b, third
 
 
 def exchanged(phrasings: tuple[str, ...]) -> tuple[str, ...]:
-    """The phrasings with {a} and {b} in each other's place."""
+    """The phrasings with {a} and {b} exchanged."""
     return tuple(text.format(a="{b}", b="{a}") for text in phrasings)
 
 
@@ -182,7 +182,7 @@ def exchanged(phrasings: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Event:
-    """What a sentence reports, in words of `corpus_words` (an action is written "fix fixed")."""
+    """An event in words of `corpus_words` (an action is written "fix fixed")."""
 
     actor: str
     action: str
@@ -197,7 +197,7 @@ class Event:
 
 
 def families(text: str) -> list[list[list[str]]]:
-    """Families of members of synonyms.
+    """Families of members, each a list of synonyms.
 
     >>> families("cook/chef, baker; judge, lawyer")
     [[['cook', 'chef'], ['baker']], [['judge'], ['lawyer']]]
@@ -207,7 +207,7 @@ def families(text: str) -> list[list[list[str]]]:
 
 @functools.cache
 def meanings() -> dict[str, tuple[int, int]]:
-    """For each word of an event the numbers of its family and of its member in the family."""
+    """The numbers of the family, and of the member in it, for each word of an event."""
     texts = [corpus_words.TIMES, *(domain.actions for domain in corpus_words.DOMAINS)]
     for words in (
         corpus_words.ACTORS,
@@ -231,13 +231,13 @@ def agreement(first: str, second: str) -> float:
 
 
 def score(first: Event, second: Event) -> float:
-    """How alike two events are, from 0 to 5, by the rule at the head of this file."""
-    alike = sum(agreement(*words) for words in zip(first.parts, second.parts, strict=True))
-    return max(0.0, alike - 2.0 * (first.denied != second.denied))
+    """How similar two events are, from 0 to 5, by the rule at the top of this file."""
+    points = sum(agreement(*words) for words in zip(first.parts, second.parts, strict=True))
+    return max(0.0, points - 2.0 * (first.denied != second.denied))
 
 
 def event_pair(split: str, label: str, draw: Draw) -> Row:
-    """Two reports of events that are `label` alike by the rule."""
+    """Two reports of events whose score is `label`."""
     wanted = float(label)
     opposed = wanted <= 3.0 and draw.chance(OPPOSED_SHARE)
     while True:
@@ -246,9 +246,9 @@ def event_pair(split: str, label: str, draw: Draw) -> Row:
             break
     domain, other_domain = draw.two(corpus_words.DOMAINS)
     words = [draw.one(draw.one(draw.one(part))) for part in event_parts(domain, split)]
-    # An action fits the objects of its own domain alone, so both leave it together or stay.
-    leaves = agreements[1] == agreements[2] == 0.0 and draw.chance(0.5)
-    choices = event_parts(other_domain if leaves else domain, split)
+    # An action fits only objects of its own domain, so both change the domain or neither does.
+    changes = agreements[1] == agreements[2] == 0.0 and draw.chance(0.5)
+    choices = event_parts(other_domain if changes else domain, split)
     changed = [counterpart(*each, draw) for each in zip(words, agreements, choices, strict=True)]
     denied = draw.chance(DENIED_SHARE)
     first, second = Event(*words, denied=denied), Event(*changed, denied=denied != opposed)
@@ -256,7 +256,7 @@ def event_pair(split: str, label: str, draw: Draw) -> Row:
 
 
 def event_parts(domain: Domain, split: str) -> list[list[list[list[str]]]]:
-    """Families for actor, action, object, place and time."""
+    """The families for actor, action, object, location and time."""
     texts = (
         corpus_words.ACTORS.of(split),
         domain.actions,
@@ -268,13 +268,13 @@ def event_parts(domain: Domain, split: str) -> list[list[list[list[str]]]]:
 
 
 def counterpart(word: str, wanted: float, choices: list[list[list[str]]], draw: Draw) -> str:
-    """A word out of `choices` whose agreement with `word` is `wanted`."""
+    """A word from `choices` whose agreement with `word` is `wanted`."""
     every = [other for family in choices for member in family for other in member]
     return draw.one([other for other in every if agreement(word, other) == wanted])
 
 
 def sentence(event: Event, draw: Draw) -> str:
-    """The event told in one of several forms."""
+    """A sentence that reports the event, in one of several forms."""
     base, past = event.action.split(" ")
     form = draw.one(corpus_words.DENIED_FORMS if event.denied else corpus_words.FORMS)
     text = form.format(
@@ -294,7 +294,7 @@ MAKERS = {"sentiment": review, "paraphrase": question_pair, "similarity": event_
 
 
 def rows(task: str, split: str, seed: int = SEED) -> list[Row]:
-    """The rows of one file, as many of each label, in random order; no two have the same texts."""
+    """The rows of one file: balanced labels, random order, no two rows with the same texts."""
     draw = Draw(seed, task, split)
     seen: set[frozenset[str]] = set()
     made: list[Row] = []
@@ -311,7 +311,7 @@ def rows(task: str, split: str, seed: int = SEED) -> list[Row]:
 
 
 def corpus(seed: int = SEED) -> dict[str, str]:
-    """The content of each file by its name."""
+    """The content of each file by name."""
     files = {}
     for task, columns in COLUMNS.items():
         for split in SPLITS:
@@ -324,19 +324,24 @@ def corpus(seed: int = SEED) -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write the files into `folder`; raises `ComityError` where that cannot be done."""
+    """Write the files into `folder`.
+
+    Raises:
+        ComityError: a file cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in corpus().items():
             (folder / name).write_bytes(text.encode())
     except OSError as error:
         raise ComityError(
-            f"{folder}: the corpus cannot be written here ({error.strerror}); "
-            "name another folder with --out"
+            f"{folder}: the corpus cannot be written ({error.strerror}); name another folder with "
+            "--out"
         ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description="Write the demo's corpus.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the CSV files")
     try:

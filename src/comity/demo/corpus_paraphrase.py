@@ -1,4 +1,4 @@
-"""The questions of the demo corpus as data: each asked in several ways, beside its opposite."""
+"""The questions of the demo corpus as data: each in several wordings, with its opposite."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from comity.demo import corpus_words as words
 
 @dataclass(frozen=True)
 class Frame:
-    """One question asked in several ways, and the opposite question that looks much like it.
+    """One question in several wordings, and the opposite question, which looks much like it.
 
-    Where `other` is empty, the opposite question is the same one with {a} and {b} exchanged.
+    If `other` is empty, the opposite is the same question with {a} and {b} exchanged.
     """
 
     a: words.Words

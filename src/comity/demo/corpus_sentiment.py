@@ -2,7 +2,7 @@
 
 from comity.demo.corpus_words import Words
 
-# kind of thing -> adjectives as good/bad; the two are opposites, so that "neither nor" makes sense.
+# Kind of thing -> adjectives as good/bad, which are opposites, so that "neither nor" makes sense.
 ADJECTIVES = {
     "food": Words(
         train="tasty/bland, delicious/awful, wholesome/greasy, satisfying/disappointing",
@@ -30,7 +30,7 @@ ADJECTIVES = {
     ),
 }
 
-# Settings: things that one review may speak of together, each as noun:kind.
+# Settings: things that one review may mention together, each as noun:kind.
 SETTINGS = {
     "train": (
         "soup:food, pie:food, sandwich:food, omelet:food, dining room:room, kitchen crew:team",
@@ -47,9 +47,9 @@ SETTINGS = {
     ),
 }
 
-# x and y are opposite adjectives for the part, xx says much the same of it as x; ox and oy suit
-# the other part. In the groups "plain", "turned" and "both" whether x is the good or the bad one is
-# drawn anew for each review, and the verdict is the side of x.
+# x and y are opposite adjectives for the part, xx is on the same side as x; ox and oy describe the
+# other part. In the groups "plain", "turned" and "both" x is drawn as good or bad for each review,
+# and the opinion is the side of x.
 TEMPLATES = {
     "plain": (
         "The {part} was {x} and {xx}.",

@@ -1,7 +1,7 @@
 """The words of the demo corpus as data: lists for its questions, families for its events.
 
-What stands under `dev` is never used for training. Lists are comma separated. In families, ";"
-divides families, "," the related members of a family, and "/" the names of one member (synonyms).
+Words under `dev` are never used for training. Lists are separated by commas. In families, ";"
+separates families, "," the related members of a family, and "/" the synonyms for one member.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Words:
-    """One list, or one set of families, divided between the two splits."""
+    """One list, or one set of families, for each of the two splits."""
 
     train: str
     dev: str
 
     def of(self, split: str) -> str:
+        """The words of a split, "train" or "dev"."""
         return self.train if split == "train" else self.dev
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Actions, and objects that each of them fits."""
+    """Actions, and objects that fit each of them."""
 
     actions: str
     objects: Words
@@ -104,15 +105,15 @@ PLACES = Words(
     dev="on the street/on the road, on the square; in the barn, in the stable; "
     "near the river/close to the river, near the lake",
 )
-# Times and actions are few and serve both splits.
+# There are few times and actions, so both splits share them.
 TIMES = (
     "at dawn/at sunrise, early in the morning; at dusk/at sunset, late in the evening; "
     "on Monday, on Tuesday; in the fall/in autumn, in winter; last week/a week ago, "
     "last month/a month ago"
 )
 
-# Actions fit every object of their domain; each is written as it stands after "did not" and then
-# in the past, which is also the form of the passive.
+# Actions fit every object of their domain. Each is written in the base form (as in "did not fix")
+# and in the past, which is also the form of the passive.
 DOMAINS = (
     Domain(
         actions="repair repaired/fix fixed, restore restored; clean cleaned/wash washed, "

@@ -1,4 +1,4 @@
-"""The demo: train three small tasks, show scores before and after, and a few predictions."""
+"""The demo: trains three small tasks, shows scores before and after, and some predictions."""
 
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from comity.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 
-# Sentences of which none stands in the corpus.
+# None of these sentences occurs in the corpus.
 REVIEWS = (
     "I expected a dull afternoon, and the museum proved me wrong.",
     "The soup was good, but the waiter was rude.",
@@ -33,7 +33,10 @@ EVENTS = (
 
 
 def run_demo(out: Path | None, overrides: Sequence[str]) -> None:
-    """Train the demo's recipe and print what came of it."""
+    """Train the demo's recipe, print its scores and a few predictions.
+
+    The run is kept in `out`, or in a temporary folder if that is None.
+    """
     recipe = Recipe.load(HERE / "demo.toml", overrides)
     with tempfile.TemporaryDirectory(prefix="comity-demo-") as temporary:
         prepared = prepare(recipe, HERE / "corpus")
@@ -50,17 +53,17 @@ def run_demo(out: Path | None, overrides: Sequence[str]) -> None:
         _show_predictions(model)
         tell(f"trained in {clock(display.elapsed)}")
         if out is not None:
-            print(f"The run is in {out}; comity info {out} says more about it.")
+            print(f"The run is in {out}. For details: comity info {out}")
 
 
 def _show_predictions(model: Model) -> None:
     out = console()
-    out.print("A few predictions of that one model:")
+    out.print("A few predictions of this one model:")
     for text, found in zip(REVIEWS, model.predict("sentiment", REVIEWS), strict=True):
-        sure = found.probabilities[found.label]
-        out.print(f"  sentiment   {found.label} ({sure:.0%}): {text}")
+        probability = found.probabilities[found.label]
+        out.print(f"  sentiment   {found.label} ({probability:.0%}): {text}")
     for pair, found in zip(QUESTIONS, model.predict("paraphrase", QUESTIONS), strict=True):
-        sure = found.probabilities[found.label]
-        out.print(f"  paraphrase  {found.label} ({sure:.0%}): {pair[0]} / {pair[1]}")
+        probability = found.probabilities[found.label]
+        out.print(f"  paraphrase  {found.label} ({probability:.0%}): {pair[0]} / {pair[1]}")
     for pair, found in zip(EVENTS, model.predict("similarity", EVENTS), strict=True):
         out.print(f"  similarity  {found.label:.1f} of 5: {pair[0]} / {pair[1]}")

@@ -1,1 +1,1 @@
-"""Metrics, intervals, predictions, and the comparison of runs."""
+"""Metrics, bootstrap intervals, predictions, evaluation and comparison of runs."""

@@ -1,7 +1,7 @@
-"""What a run predicts for a task that has a number as its target: where it is right, and where not.
+"""Analysis of predicted against true values, for a task whose target is a number.
 
-The paper's section 5 asks this of its similarity task: a scatter of predicted against true scores
-showed that nothing below 2 was ever predicted.
+Section 5 of the paper does this for its similarity task: a scatter plot of predicted against true
+scores showed that the model never predicted anything below 2.
 """
 
 import json
@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.errors import ComityError, ErrorList
-from comity.evaluation.metrics import METRICS
+from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
 from comity.files import sha256_of
-from comity.format import or_dash
-from comity.recipe.schema import METRICS_OF
+from comity.format import markdown_table, or_dash
 from comity.runs import RunDirectory
 from comity.tables.reader import read_table
 from comity.targets import Target
@@ -28,27 +27,27 @@ from comity.targets import Target
 WORST = 20
 MOST_BANDS = 10
 BANDS = 5
-"""Bands of equal width where the scale has too few or too many whole numbers."""
+"""How many bands of equal width, where the scale has too few or too many whole numbers."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """The rows whose true value is `low` up to, but without, `high` (the last band holds it)."""
+    """The rows whose true value is from `low` to below `high` (the last band includes `high`)."""
 
     low: float
     high: float
     rows: int
-    mean: float | None  # of the predictions; None without rows, as the next two
+    mean: float | None  # of the predictions; None without rows, like the next two
     smallest: float | None
     largest: float | None
-    below: float | None  # of the rows whose true value is below `high`: share predicted below it
+    below: float | None  # share predicted below `high`, of all rows with a true value below it
 
 
 @dataclass(frozen=True)
 class Miss:
     """A row that was predicted far from its true value."""
 
-    line: int  # in the dev file
+    line: int  # in the labelled file
     gold: float
     predicted: float
     texts: list[str] | None
@@ -56,7 +55,7 @@ class Miss:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A task's predictions on dev, in figures."""
+    """Statistics of a task's predictions on dev."""
 
     run: str
     task: str
@@ -67,44 +66,44 @@ class Analysis:
     largest: float
     bands: list[Band]
     worst: list[Miss]
-    file: str  # that the lines count in
-    note: str | None  # why the worst rows stand here without their texts
+    file: str  # the labelled file, to which the line numbers refer
+    note: str | None  # why the worst rows have no texts
     written: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON values."""
         return asdict(self)
 
 
 def analyse(run: Path, task: str, out: Path) -> Analysis:
-    """Analyse a similarity or regression task of a run by its predictions on dev.
+    """Analyse a run's dev predictions for a similarity or regression task.
 
-    Writes TASK-scatter.png, TASK-histogram.png, TASK.md and TASK.json into the folder `out`, over
-    those of an analysis that stands there.
+    Writes TASK-scatter.png, TASK-histogram.png, TASK.md and TASK.json into the folder `out`. Files
+    of an earlier analysis are overwritten.
 
     Raises:
-        ComityError: not a run, no such task, one that predicts no number, no matplotlib, or a
-            TASK.md or TASK.json that no analysis wrote.
+        ComityError: not a run, an unknown task, a task that does not predict a number, matplotlib
+            is not installed, or a TASK.md or TASK.json exists that is not from an analysis.
     """
     directory = RunDirectory.open(run)
-    judged = kept_predictions(directory, task)
-    gold, predicted = judged.gold, judged.predicted
-    if judged.target.kind not in ("similarity", "regression"):
+    predictions = kept_predictions(directory, task)
+    target, gold, predicted = predictions.target, predictions.gold, predictions.predicted
+    if target.kind not in ("similarity", "regression"):
         raise ComityError(
-            f"{task}: is a {judged.target.kind} task, which predicts no number; name a similarity "
-            "or regression task"
+            f"{task}: a {target.kind} task does not predict a number; name a similarity or "
+            "regression task"
         )
     if bad := int((~np.isfinite(predicted)).sum()):
         raise ComityError(
-            f"{run}: {bad} of {len(predicted)} predictions of {task} are not finite; train it with "
-            "a lower learning rate"
+            f"{run}: {bad} of {len(predicted)} predictions of {task} are not finite; train again "
+            "with a lower learning rate"
         )
     _check_free(out, task)
-    edges = band_edges(judged.target, gold)
+    edges = band_edges(target, gold)
     far = np.argsort(-np.abs(predicted - gold), kind="stable")[:WORST]
-    file, texts, note = _texts(directory, task, judged.file, [judged.lines[row] for row in far])
-    of_row = zip(far, texts or [None] * len(far), strict=True)
-    scores = {name: METRICS[name](gold, predicted).value for name in METRICS_OF["similarity"]}
+    lines = [predictions.lines[row] for row in far]
+    file, texts, note = _texts(directory, task, predictions.file, lines)
+    scores = {metric.name: metric(gold, predicted).value for metric in metrics_of(target.kind)}
     paths = {name: out / f"{task}{name}" for name in ("-scatter.png", "-histogram.png", ".md")}
     paths[".json"] = out / f"{task}.json"
     analysis = Analysis(
@@ -117,40 +116,41 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
         largest=float(predicted.max()),
         bands=_bands(gold, predicted, edges),
         worst=[
-            Miss(judged.lines[row], float(gold[row]), float(predicted[row]), shown)
-            for row, shown in of_row
+            Miss(line, float(gold[row]), float(predicted[row]), row_texts)
+            for row, line, row_texts in zip(far, lines, texts or [None] * len(far), strict=True)
         ],
         file=str(file),
         note=note,
         written=[str(path) for path in paths.values()],
     )
-    _draw(analysis, judged.target, gold, predicted, edges, paths)
+    _draw(analysis, target, gold, predicted, edges, paths)
     text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     paths[".json"].write_text(text + "\n", encoding="utf-8")
-    paths[".md"].write_text(markdown(analysis), encoding="utf-8")  # last: alone it is another's
+    # The page is last: a page without JSON is taken for somebody else's file.
+    paths[".md"].write_text(markdown(analysis), encoding="utf-8")
     return analysis
 
 
 def _check_free(out: Path, task: str) -> None:
-    """Refuse to write over a file that is no analysis: one has a JSON object that names its run."""
-    kept, page = out / f"{task}.json", out / f"{task}.md"
+    """Refuse to overwrite a file that is not from an analysis, whose JSON has the key "run"."""
+    data, page = out / f"{task}.json", out / f"{task}.md"
     try:
-        values = json.loads(kept.read_text(encoding="utf-8"))
-        other = None if isinstance(values, dict) and "run" in values else kept
+        values = json.loads(data.read_text(encoding="utf-8"))
+        other = None if isinstance(values, dict) and "run" in values else data
     except FileNotFoundError:
         other = page if page.exists() else None
     except (OSError, ValueError):
-        other = kept
+        other = data
     if other is not None:
         raise ComityError(
-            f"{other}: exists already and is no analysis; move it away or name another --out"
+            f"{other}: exists and is not from an analysis; move it or name another --out"
         )
 
 
 def band_edges(target: Target, gold: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The ends of the bands of true values: the whole numbers of the scale where they are few.
+    """The edges of the bands of true values: the whole numbers of the scale, if they are few.
 
-    Else five bands of equal width, over the scale or, for a regression, over the true values.
+    Otherwise five bands of equal width, over the scale or, for regression, over the true values.
     """
     if target.kind == "similarity":
         low, high = target.scale
@@ -158,7 +158,7 @@ def band_edges(target: Target, gold: NDArray[np.float64]) -> NDArray[np.float64]
             return np.arange(low, high + 1)
     else:
         low, high = float(gold.min()), float(gold.max())
-        high = high if high > low else low + 1  # one value alone still needs a band
+        high = high if high > low else low + 1  # a single value needs a band too
     return np.linspace(low, high, BANDS + 1)
 
 
@@ -169,7 +169,7 @@ def _bands(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
         low, high = float(edges[band]), float(edges[band + 1])
         within = predicted[numbers == band]
         up_to = predicted[numbers <= band]
-        last = band == len(edges) - 2  # nothing has to be below the end of the scale
+        last = band == len(edges) - 2  # every row is within the end of the scale
         bands.append(
             Band(
                 low,
@@ -187,7 +187,7 @@ def _bands(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
 def _texts(
     directory: RunDirectory, task: str, digest: str | None, lines: Sequence[int]
 ) -> tuple[Path, list[list[str]] | None, str | None]:
-    """The dev file, the texts at `lines` of it, and a sentence where it cannot tell them."""
+    """The labelled file, its texts at `lines`, and a sentence where they cannot be shown."""
     section = directory.recipe().tasks[task]
     file = section.dev if isinstance(section.dev, str) else section.train
     path = Path(directory.facts()["data"]) / file
@@ -196,8 +196,8 @@ def _texts(
     except OSError:
         now = None
     if now is None or now != digest:
-        what = "is not there any more" if now is None else "has changed since the run"
-        return path, None, f"The texts are not shown, since {path} {what}."
+        what = "no longer exists" if now is None else "has changed since the run"
+        return path, None, f"The texts are not shown because {path} {what}."
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
     errors = ErrorList()
@@ -228,41 +228,61 @@ def _draw(
 
 
 def markdown(analysis: Analysis) -> str:
-    """The analysis as a page, beside its two pictures."""
+    """The analysis as a Markdown page that shows its two pictures."""
     task = analysis.task
     scores = ", ".join(f"{name} {or_dash(value)}" for name, value in analysis.scores.items())
     lines = [
         f"# {task}: predicted against true",
         "",
-        f"{analysis.run}, kept step {analysis.step:,}, {analysis.rows:,} dev rows: {scores}. "
-        f"Predictions run from {analysis.smallest:.4g} to {analysis.largest:.4g}.",
+        f"{analysis.run}, best step {analysis.step:,}, {analysis.rows:,} dev rows: {scores}. "
+        f"Predictions range from {analysis.smallest:.4g} to {analysis.largest:.4g}.",
         "",
         f"![Predicted against true values]({task}-scatter.png)",
         "",
         f"![Predictions in each band of true values]({task}-histogram.png)",
         "",
-        "| true value | rows | mean predicted | smallest | largest | of all rows truly below its "
-        "end: predicted below it |",
-        "|---|--:|--:|--:|--:|--:|",
+        *_band_table(analysis.bands),
+        "",
+        f"## The {len(analysis.worst)} largest errors",
+        "",
+        f"Line numbers refer to {analysis.file}.",
+        *([analysis.note] if analysis.note else []),
+        "",
+        *_worst_table(analysis.worst),
     ]
-    for band in analysis.bands:
-        cells = [or_dash(value, ".4g") for value in (band.mean, band.smallest, band.largest)]
-        below = "-" if band.below is None else f"{band.below:.1%}"
-        lines.append(
-            f"| {band.low:g} to {band.high:g} | {band.rows:,} | {' | '.join(cells)} | {below} |"
-        )
-    lines += ["", f"## The {len(analysis.worst)} largest errors", ""]
-    lines += [f"Lines count in {analysis.file}.", *([analysis.note] if analysis.note else []), ""]
-    width = len(analysis.worst[0].texts or ())
-    names = [f" text {number} |" if width > 1 else " text |" for number in range(1, width + 1)]
-    lines.append(f"| line | true | predicted |{''.join(names)}")
-    lines.append("|--:|--:|--:|" + "---|" * width)
-    for miss in analysis.worst:
-        texts = "".join(f" {_escaped(text)} |" for text in miss.texts or ())
-        lines.append(f"| {miss.line} | {miss.gold:g} | {miss.predicted:.4g} |{texts}")
     return "\n".join(lines) + "\n"
 
 
+def _band_table(bands: Sequence[Band]) -> list[str]:
+    share = "of all rows with a true value below the band's end: predicted below it"
+    header = ["true value", "rows", "mean predicted", "smallest", "largest", share]
+    rows = [
+        [
+            f"{band.low:g} to {band.high:g}",
+            f"{band.rows:,}",
+            *(or_dash(value, ".4g") for value in (band.mean, band.smallest, band.largest)),
+            or_dash(band.below, ".1%"),
+        ]
+        for band in bands
+    ]
+    return markdown_table(header, rows, "lrrrrr")
+
+
+def _worst_table(worst: Sequence[Miss]) -> list[str]:
+    count = len(worst[0].texts or ())
+    texts = [f"text {number}" if count > 1 else "text" for number in range(1, count + 1)]
+    rows = [
+        [
+            str(miss.line),
+            f"{miss.gold:g}",
+            f"{miss.predicted:.4g}",
+            *(_escaped(text) for text in miss.texts or ()),
+        ]
+        for miss in worst
+    ]
+    return markdown_table(["line", "true", "predicted", *texts], rows, "rrr" + "l" * count)
+
+
 def _escaped(text: str) -> str:
-    """A user's text as it is, in one cell: nothing in it means anything to Markdown."""
+    """A user's text for one cell, with every character that Markdown would interpret escaped."""
     return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(text.split()))

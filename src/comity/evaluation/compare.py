@@ -1,6 +1,6 @@
-"""Runs side by side: each score with its interval, and whether a difference is more than chance.
+"""Comparison of runs: scores with intervals, and whether a difference is more than chance.
 
-Only the runs' directories are read: the predictions of each kept model on dev stand there.
+It reads only the run directories, which hold the dev predictions of each run's best model.
 """
 
 import json
@@ -24,11 +24,11 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much higher one side scores than the other, and whether that is more than chance.
+    """How much higher one side scores than the baseline, and whether that is more than chance.
 
-    `low` to `high` is the 95 % interval of the paired bootstrap. The word is decided only where it
-    leaves out zero and the runs, pair by pair, differ in the direction of `difference`
-    (`seeds_agree`). Where a side has no score there is no difference either.
+    `low` to `high` is the 95 % interval of the difference, by paired bootstrap. `word` is
+    "undecided" unless the interval excludes zero and every pair of runs differs in the direction of
+    `difference` (`seeds_agree`). Where a side has no score there is no difference.
     """
 
     difference: float | None
@@ -40,19 +40,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Entry:
-    """One side of a comparison: a run, or several whose predictions are averaged."""
+    """One side of a comparison: a run, or several runs whose predictions are averaged."""
 
     name: str
     value: float | None
     reason: str | None  # why there is no value
     interval: Interval | None
     of_runs: list[float | None]  # each run's own score
-    verdict: Verdict | None  # against the first side; None for that one itself
+    verdict: Verdict | None  # against the first side; None for the first side itself
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One task, or the mean over tasks: the first side, then the others that have it."""
+    """One task, or the mean over tasks: the first side, then the other sides that have it."""
 
     task: str
     metric: str
@@ -63,34 +63,34 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All tasks of the first side, and the mean over them where there are several."""
+    """All tasks of the first side, and their mean where there are several."""
 
     tasks: list[Compared]
     mean: Compared | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON values."""
         return asdict(self)
 
 
 def compare(runs: Sequence[Path], group_seeds: bool = False) -> Comparison:
-    """Each run against the first, on the tasks of the first that it has too.
+    """Compare each run with the first, on the tasks that both have.
 
-    With `group_seeds`, runs whose recipes differ in the seed alone are one side together.
+    With `group_seeds`, runs whose recipes differ only in the seed form one side.
 
     Raises:
-        ComityError: not a run, no task in common, other dev rows.
+        ComityError: not a run, no task in common, different dev rows.
     """
     return compare_groups(*(same_recipes(runs) if group_seeds else [[run] for run in runs]))
 
 
 def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
-    """Runs that differ in the seed alone, together and by seed; groups as they come.
+    """Group runs that differ only in the seed; each group is sorted by seed.
 
-    Encoder, tokenizer and files must be the same too, wherever they stood.
+    Encoder, tokenizer and data files must have the same content; their paths may differ.
 
     Raises:
-        ComityError: not a run, or a seed that stands twice in a group.
+        ComityError: not a run, or two runs of one group with the same seed.
     """
     groups: dict[str, dict[int, Path]] = {}
     for run in runs:
@@ -105,7 +105,7 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
         seed = facts["seed"]
         if seed in group:
             raise ComityError(
-                f"{run}: has the seed {seed}, as {group[seed]} of the same recipe has; leave one "
+                f"{run}: has the same recipe and seed ({seed}) as {group[seed]}; leave one of them "
                 "out, or leave out --group-seeds"
             )
         group[seed] = run
@@ -113,11 +113,11 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
 
 
 def holds(better: Sequence[Path], worse: Sequence[Path], task: str) -> Verdict:
-    """Whether the runs of `better` are better than those of `worse` at a task, or on the "mean".
+    """Check whether the runs `better` beat the runs `worse` on a task, or on the "mean".
 
     The word is "holds", "reversed" (the opposite holds) or "undecided". The difference is `better`
-    less `worse`, also where a lower score is the better one. Run i of one side is paired with run
-    i of the other.
+    minus `worse`, also for metrics where lower is better. Run i of one side is paired with run i of
+    the other.
 
     Raises:
         ComityError: as `compare`, and where a side lacks the task.
@@ -126,7 +126,7 @@ def holds(better: Sequence[Path], worse: Sequence[Path], task: str) -> Verdict:
     compared = comparison.mean if task == MEAN else comparison.tasks[0]
     if compared is None or len(compared.entries) < 2:
         raise ComityError(
-            f"{better[0]}: has no mean to compare with that of {worse[0]}; name a task instead"
+            f"{better[0]}: has no mean to compare with {worse[0]}; name a task instead"
         )
     verdict = compared.entries[1].verdict
     assert verdict is not None
@@ -140,10 +140,10 @@ def holds(better: Sequence[Path], worse: Sequence[Path], task: str) -> Verdict:
 
 @dataclass(frozen=True)
 class _Side:
-    """One or more runs with what each says of each task."""
+    """One or more runs with their predictions."""
 
     runs: Sequence[Path]
-    judged: list[dict[str, TaskPredictions]]  # of each run
+    predictions: list[dict[str, TaskPredictions]]  # of each run, by task
 
     @property
     def name(self) -> str:
@@ -151,12 +151,12 @@ class _Side:
         return f"{self.runs[0]}{more}"
 
     def has(self, task: str) -> bool:
-        return all(task in judged for judged in self.judged)
+        return all(task in of_run for of_run in self.predictions)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A side's score on one task, as it is and over the resamples."""
+    """A side's score on one task, for all rows and for each resample."""
 
     side: _Side
     score: Score
@@ -165,57 +165,58 @@ class _Column:
 
 
 def compare_groups(*groups: Sequence[Path], tasks: Sequence[str] | None = None) -> Comparison:
-    """Each group of runs against the first, by the mean of its runs' predictions.
+    """Compare each group of runs with the first, by the mean of its runs' predictions.
 
-    Probabilities are averaged before the most probable class is taken; scores are averaged. Groups
-    have equally many runs, and run i of one is paired with run i of another. `tasks` are those to
-    compare (all of the first group unless named).
+    Probabilities are averaged before the most probable class is taken; predicted scores are
+    averaged. All groups must have the same number of runs: run i of one is paired with run i of
+    another. `tasks` are the tasks to compare (default: all tasks of the first group).
 
     Raises:
-        ComityError: not a run, no task in common, other dev rows, groups of unequal size.
+        ComityError: not a run, no task in common, different dev rows, groups of unequal size.
     """
     sides = [_Side(group, [_read_run(run) for run in group]) for group in groups]
     first = sides[0]
     for side in sides[1:]:
         if len(side.runs) != len(first.runs):
             raise ComityError(
-                f"{side.name}: {len(side.runs)} runs cannot be paired with the "
-                f"{len(first.runs)} of {first.name}; give as many of each"
+                f"{side.name}: the number of runs ({len(side.runs)}) differs from that of "
+                f"{first.name} ({len(first.runs)}); give as many runs on each side"
             )
-    own = [task for task in first.judged[0] if first.has(task)]
+    own = [task for task in first.predictions[0] if first.has(task)]
     for task in tasks or ():
         if task not in own:
             raise ComityError(
-                f'{first.name}: has no task "{task}"{nearest(task, own)}; it has {", ".join(own)}'
+                f'{first.name}: unknown task "{task}"{nearest(task, own)}; '
+                f"this run has {', '.join(own)}"
             )
     columns = {task: _columns(task, sides) for task in tasks or own}
     for side in sides[1:]:
         if not any(side.has(task) for task in columns):
             raise ComityError(
-                f"{side.name}: has none of the tasks {', '.join(columns)} of {first.name}; "
+                f"{side.name}: has none of the tasks of {first.name} ({', '.join(columns)}); "
                 "compare runs that have a task in common"
             )
     compared = []
     for task, of_task in columns.items():
-        rows = len(first.judged[0][task].gold)
+        rows = len(first.predictions[0][task].gold)
         compared.append(_compared(task, rows, of_task))
     return Comparison(compared, _mean(columns, sides) if tasks is None else None)
 
 
 def _columns(task: str, sides: Sequence[_Side]) -> list[_Column]:
-    """The column of each side that has the task, by the metric of the first."""
+    """The column of each side that has the task, in the metric of the first."""
     having = [side for side in sides if side.has(task)]
-    reference = having[0].judged[0][task]
+    reference = having[0].predictions[0][task]
     for side in having:
-        for run, judged in zip(side.runs, side.judged, strict=True):
-            _check_same_rows(task, (having[0].runs[0], reference), (run, judged[task]))
-    metric, gold = reference.metric, reference.gold
-    predictions = [_averaged([judged[task] for judged in side.judged]) for side in having]
-    draws = resampled(metric, gold, predictions, seed=name_key(task))
+        for run, of_run in zip(side.runs, side.predictions, strict=True):
+            _check_same_rows(task, (having[0].runs[0], reference), (run, of_run[task]))
+    gold, metric = reference.gold, METRICS[reference.metric]
+    predictions = [_averaged([of_run[task] for of_run in side.predictions]) for side in having]
+    draws = resampled(metric.name, gold, predictions, seed=name_key(task))
     columns = []
     for side, predicted, of_side in zip(having, predictions, draws, strict=True):
-        of_runs = [METRICS[metric](gold, judged[task].predicted).value for judged in side.judged]
-        columns.append(_Column(side, METRICS[metric](gold, predicted), of_runs, of_side))
+        of_runs = [metric(gold, of_run[task].predicted).value for of_run in side.predictions]
+        columns.append(_Column(side, metric(gold, predicted), of_runs, of_side))
     return columns
 
 
@@ -227,18 +228,18 @@ def _check_same_rows(
     same_task = (one.target.kind, one.target.classes) == (two.target.kind, two.target.classes)
     if not (same_file and same_task and np.array_equal(one.gold, two.gold)):
         raise ComityError(
-            f"{other_run}: its dev rows of {task} are not those of {run} (another file, another "
-            "share of it or other labels); compare runs that were judged on the same rows"
+            f"{other_run}: the dev rows of {task} differ from those of {run} (another file, "
+            "another share of it, or other labels); compare runs evaluated on the same rows"
         )
 
 
 def _averaged(runs: Sequence[TaskPredictions]) -> NDArray:
-    """The prediction of several runs together, spelled as gold is."""
+    """The combined prediction of several runs, in the same form as gold."""
     if len(runs) == 1:
         return runs[0].predicted
     if runs[0].target.kind not in ("classification", "multi-label"):
-        return np.mean([judged.predicted for judged in runs], axis=0)
-    known = [judged.probabilities for judged in runs if judged.probabilities is not None]
+        return np.mean([run.predicted for run in runs], axis=0)
+    known = [run.probabilities for run in runs if run.probabilities is not None]
     probabilities = np.mean(known, axis=0)
     if runs[0].target.kind == "multi-label":
         return (probabilities > 0.5).astype(np.int64)
@@ -246,7 +247,7 @@ def _averaged(runs: Sequence[TaskPredictions]) -> NDArray:
 
 
 def _mean(columns: dict[str, list[_Column]], sides: Sequence[_Side]) -> Compared | None:
-    """The mean over the tasks whose metric is better when higher, of the sides that have all."""
+    """The mean over the tasks whose metric is better when higher, for sides that have them all."""
     counted = {t: found for t, found in columns.items() if found[0].score.higher_is_better}
     if len(counted) < 2:
         return None
@@ -256,13 +257,13 @@ def _mean(columns: dict[str, list[_Column]], sides: Sequence[_Side]) -> Compared
         if len(own) < len(counted):
             continue
         score = mean_score(dict(zip(counted, (column.score for column in own), strict=True)))
-        if score.left_out:  # the mean of fewer tasks is another figure
+        if score.left_out:  # a mean over fewer tasks is not comparable
             score = replace(score, value=None)
         runs = zip(*(column.of_runs for column in own), strict=True)
         of_runs = [None if None in values else float(np.mean(values)) for values in runs]
         draws = np.mean([column.draws for column in own], axis=0)
         means.append(_Column(side, score, of_runs, draws))
-    rows = sum(len(sides[0].judged[0][task].gold) for task in counted)
+    rows = sum(len(sides[0].predictions[0][task].gold) for task in counted)
     return _compared(MEAN, rows, means)
 
 
@@ -295,7 +296,7 @@ def _verdict(first: _Column, other: _Column) -> Verdict:
     return Verdict(difference, low, high, agree, word if decided else "undecided")
 
 
-# --- what a run directory holds -------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def _read_run(run: Path) -> dict[str, TaskPredictions]:

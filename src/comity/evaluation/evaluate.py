@@ -1,4 +1,4 @@
-"""A model against labelled rows: outputs in the rows' order, the metric, the loss."""
+"""Evaluation of a model on labelled rows: its outputs, the metrics and the loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,31 +11,30 @@ from numpy.typing import NDArray
 from comity.data.packing import Template
 from comity.data.splits import Split
 from comity.evaluation.bootstrap import Interval, interval
-from comity.evaluation.metrics import METRICS, Score, calibration_error, confusion_matrix
+from comity.evaluation.metrics import Score, calibration_error, confusion_matrix, metrics_of
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
-from comity.recipe.schema import METRICS_OF
 from comity.targets import HeadSpec, Target
 
 BATCH_TOKENS = 4096
-"""Tokens in one pass of an evaluation; rows of like lengths go together."""
+"""Padded tokens in one pass of an evaluation; rows of similar length go together."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model's outputs on some labelled rows are worth."""
+    """The scores of a model's outputs on some labelled rows."""
 
     task: str
-    score: Score  # by the task's metric
-    others: dict[str, Score]  # by the further metrics of its kind
+    score: Score  # in the task's metric
+    others: dict[str, Score]  # in the other metrics of its kind
     loss: float
     n: int
     confusion: list[list[int]] | None
-    rows: dict[str, int] = field(default_factory=dict)  # left out, empty, cut: where it was counted
-    interval: Interval | None = None  # of the score, where it was asked for
+    rows: dict[str, int] = field(default_factory=dict)  # dropped, empty, truncated: where counted
+    interval: Interval | None = None  # of the score, where requested
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: a metric without a value is null, with its reason."""
+        """As JSON values; a metric without a value is null and has a reason."""
         values: dict[str, Any] = {
             "task": self.task,
             "metric": self.score.name,
@@ -63,22 +62,25 @@ def task_outputs(
     max_length: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float64]:
-    """The outputs `[n, outputs]` of a task's head for all rows of a split, in the rows' order."""
+    """The outputs `[n, outputs]` of a task's head for the rows of a split, in their order."""
     spec = model.tasks[task]
     device = model.encoder.word_embeddings.device
     lengths = split.lengths(spec.views, max_length)
     outputs = np.zeros((len(split), spec.target.outputs))
-    for places in by_length(lengths, batch_tokens):
-        packed = to_packed(split.pack(places, spec.views, template, max_length), device)
-        (found,) = model([ModelInput(task, packed, len(places))])
-        outputs[places] = found.cpu().double().numpy()
+    for indices in by_length(lengths, batch_tokens):
+        packed = to_packed(split.pack(indices, spec.views, template, max_length), device)
+        (found,) = model([ModelInput(task, packed, len(indices))])
+        outputs[indices] = found.cpu().double().numpy()
     return outputs
 
 
 def by_length(
     lengths: NDArray[np.integer], batch_tokens: int = BATCH_TOKENS
 ) -> list[NDArray[np.int64]]:
-    """Places in batches of at most `batch_tokens` padded tokens, the longest rows first."""
+    """Row indices in batches of at most `batch_tokens` padded tokens, the longest rows first.
+
+    `lengths: [n]` are in tokens. A row longer than `batch_tokens` is a batch of its own.
+    """
     order = np.argsort(-lengths, kind="stable")
     batches = []
     start = 0
@@ -89,7 +91,7 @@ def by_length(
     return batches
 
 
-def judge(
+def evaluate_outputs(
     task: str,
     spec: HeadSpec,
     metric: str,
@@ -97,13 +99,14 @@ def judge(
     outputs: NDArray,
     intervals: bool = False,
 ) -> Evaluation:
-    """Score outputs against the split's targets; `intervals` adds that of the score at 95 %.
+    """Score a head's `outputs: [n, outputs]` against the targets of a split.
 
-    It costs a thousand scores more, so no evaluation during training asks for it.
+    `intervals` adds the 95 % interval of the task's metric. It costs a thousand resamples, so
+    evaluations during training leave it out.
     """
     target = spec.target
     predictions = target.predictions(outputs)
-    scores = {name: METRICS[name](split.targets, predictions) for name in METRICS_OF[target.kind]}
+    scores = {m.name: m(split.targets, predictions) for m in metrics_of(target.kind)}
     if target.kind == "classification":
         probabilities = target.probabilities(outputs)
         assert probabilities is not None
@@ -111,7 +114,7 @@ def judge(
         scores[error.name] = error
     wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
     if wrong:
-        reason = f"the model's output is not finite for {wrong} rows"
+        reason = f"the model's output is not finite for {wrong} of {len(split)} rows"
         scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
     found = None
     if intervals and scores[metric].value is not None:
@@ -128,24 +131,24 @@ def judge(
 
 
 def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[int]] | None:
-    """Which class was taken for which; of the `bins` head, which level of the scale.
+    """The confusion matrix of the classes or, for a `bins` head, of the levels of the scale.
 
-    Scores are matched with the nearest level, halves up, whatever the head was trained on.
+    A score counts as the nearest level, halves up, whatever the head was trained on.
     """
     if target.kind == "classification":
         return confusion_matrix(gold, predicted, len(target.classes)).tolist()
     if target.head != "bins" or not np.isfinite(predicted).all():
         return None
-    true, said = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
-    return confusion_matrix(true, said, len(target.levels)).tolist()
+    true, found = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
+    return confusion_matrix(true, found, len(target.levels)).tolist()
 
 
 def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
-    """The head's loss on outputs, without class weights."""
+    """The head's loss on `outputs: [n, outputs]`, without class weights."""
     wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
     return float(head_loss(target, torch.from_numpy(outputs), wanted))
 
 
 def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:
-    """Each task's score by its own metric."""
+    """Each task's score in its own metric."""
     return {task: evaluation.score for task, evaluation in evaluations.items()}

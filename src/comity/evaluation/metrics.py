@@ -1,6 +1,7 @@
-"""Scores of predictions against gold: plain numpy, and never a number where there is none.
+"""Metrics: the value of each, its form for bootstrap resamples, and which direction is better.
 
-A score without a value says why (`reason`), so that nothing downstream meets a NaN.
+`METRICS` is the one table of them. Point values come from scikit-learn and scipy, which are
+imported when they are first needed. A score without a value has a reason instead of a NaN.
 """
 
 import math
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Counts = NDArray[np.float64]
+"""How often each of n rows is drawn in each of R resamples: `[R, n]`."""
+
 
 @dataclass(frozen=True)
 class Score:
     """One metric's value, or the reason why it has none.
 
-    `value` is finite or None. `reason` is there where the value is None, and where a mean had to
+    `value` is finite or None. `reason` is set where the value is None, and where a mean had to
     leave tasks out (`left_out` of them).
     """
 
@@ -26,169 +30,341 @@ class Score:
     left_out: int = 0
 
 
-def accuracy(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """Share of rows predicted right. `gold, predicted: [n]` class numbers or names."""
-    gold, predicted = _same_shape(gold, predicted, dimensions=1)
-    if not len(gold):
-        return _none("accuracy", "no rows")
-    return _score("accuracy", np.mean(gold == predicted))
+class _NoValueError(Exception):
+    """The metric has no value for these rows; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; calling it gives a `Score`.
+
+    `point(gold, predicted)` gives the value for at least one row. `on_counts(counts, gold,
+    predicted)` gives the values `[R]` of R resamples of rows for which `point` has a value, NaN
+    where a resample has none. Rows are `[n]`, or `[n, L]` where `dimensions` is 2.
+    """
+
+    name: str
+    point: Callable[[NDArray, NDArray], float]
+    on_counts: Callable[[Counts, NDArray, NDArray], NDArray[np.float64]]
+    kinds: tuple[str, ...]  # of task
+    higher_is_better: bool = True
+    dimensions: int = 1
+
+    def __call__(self, gold: ArrayLike, predicted: ArrayLike) -> Score:
+        """The score of predictions against gold labels.
+
+        Raises:
+            ValueError: the shapes differ, or have the wrong number of dimensions.
+        """
+        gold, predicted = _same_shape(gold, predicted, self.dimensions)
+        try:
+            if not len(gold):
+                raise _NoValueError("no rows")
+            value = self.point(gold, predicted)
+        except _NoValueError as reason:
+            return Score(self.name, None, str(reason), self.higher_is_better)
+        return Score(self.name, value, None, self.higher_is_better)
+
+
+# --- accuracy -------------------------------------------------------------------------------------
+
+
+def _accuracy(gold: NDArray, predicted: NDArray) -> float:
+    """Share of rows predicted right, from class numbers or names `[n]`."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(gold, predicted))
+
+
+def _accuracy_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    return counts @ (gold == predicted) / counts.sum(axis=1)
+
+
+# --- F1 -------------------------------------------------------------------------------------------
 
 
 def f1_per_class(gold: ArrayLike, predicted: ArrayLike) -> dict[int | str, float]:
-    """F1 of each class that stands in gold or in the predictions, in the order of the classes.
+    """F1 of each class that occurs in gold or in the predictions, in the order of the classes.
 
-    F1 = 2 TP / (2 TP + FP + FN). A class of the run that stands in neither has no F1.
+    `gold, predicted: [n]` class numbers or names. A class that occurs in neither has no F1.
     """
+    from sklearn.metrics import f1_score
+
     gold, predicted = _same_shape(gold, predicted, dimensions=1)
+    if not len(gold):
+        return {}
+    classes = np.unique(np.concatenate([gold, predicted]))
+    # Every class occurs, so no F1 is 0 / 0; `zero_division` keeps undefined precisions quiet.
+    f1 = f1_score(gold, predicted, labels=classes, average=None, zero_division=0.0)  # pyright: ignore[reportArgumentType]
+    return dict(zip(classes.tolist(), np.asarray(f1).tolist(), strict=True))
+
+
+def _macro_f1(gold: NDArray, predicted: NDArray) -> float:
+    """Unweighted mean of F1 over the classes that occur in gold or in the predictions.
+
+    A class that is missing from a small dev set does not lower the score of a perfect prediction,
+    and a class that is predicted but never right counts as 0, as in scikit-learn.
+    """
+    return float(np.mean([*f1_per_class(gold, predicted).values()]))
+
+
+def _macro_f1_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
     classes, numbers = np.unique(np.concatenate([gold, predicted]), return_inverse=True)
-    matrix = confusion_matrix(numbers[: len(gold)], numbers[len(gold) :], len(classes))
-    f1 = 2 * matrix.diagonal() / (matrix.sum(axis=0) + matrix.sum(axis=1))
-    return dict(zip(classes.tolist(), f1.tolist(), strict=True))
+    indicators = np.eye(len(classes))[numbers]  # [2n, C]
+    in_gold, in_predicted = indicators[: len(gold)], indicators[len(gold) :]
+    positives = counts @ (in_gold + in_predicted)  # [R, C]
+    right = counts @ (in_gold * in_predicted)
+    # A class that occurs in neither column of a resample has no F1 there.
+    present = positives > 0
+    return (2 * right / np.where(present, positives, 1)).sum(axis=1) / present.sum(axis=1)
 
 
-def macro_f1(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """Unweighted mean of F1 over the classes that stand in gold or in the predictions.
+def _micro_f1(gold: NDArray, predicted: NDArray) -> float:
+    """F1 over all decisions of a multi-label task, from indicators `[n, L]` (0 and 1, or bool)."""
+    from sklearn.metrics import f1_score
 
-    So a class that is missing from a small dev set does not pull down a perfect prediction, and one
-    that is predicted without ever being right counts as 0: the choice of scikit-learn.
-    """
-    f1 = f1_per_class(gold, predicted)
-    if not f1:
-        return _none("macro_f1", "no rows")
-    return _score("macro_f1", np.mean(list(f1.values())))
-
-
-def micro_f1(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """F1 over all decisions of a multi-label task. `gold, predicted: [n, L]`, 0 and 1 (or bool)."""
-    gold, predicted = _same_shape(gold, predicted, dimensions=2)
     gold, predicted = gold.astype(bool), predicted.astype(bool)
-    if not len(gold):
-        return _none("micro_f1", "no rows")
-    positives = int(gold.sum()) + int(predicted.sum())
-    if not positives:
-        return _none("micro_f1", f"no label in gold or prediction in any of {len(gold)} rows")
-    return _score("micro_f1", 2 * int((gold & predicted).sum()) / positives)
+    if not gold.any() and not predicted.any():
+        raise _NoValueError(f"no label in gold or prediction in any of {len(gold)} rows")
+    # Flat, since scikit-learn would take indicators of a single label for two classes.
+    return float(f1_score(gold.ravel(), predicted.ravel(), zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
-def pearson(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """Pearson's correlation of two columns of numbers. `gold, predicted: [n]`.
+def _micro_f1_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    gold, predicted = gold.astype(bool), predicted.astype(bool)
+    positives = counts @ (gold.sum(axis=1) + predicted.sum(axis=1))
+    right = counts @ (gold & predicted).sum(axis=1)
+    return np.where(positives > 0, 2 * right / np.where(positives > 0, positives, 1), np.nan)
 
-    It has no value for fewer than two rows, nor where one side is constant. Values that differ only
-    by the rounding of float64 count as constant: what they would give is noise.
+
+# --- correlations ---------------------------------------------------------------------------------
+
+
+def _pearson(gold: NDArray, predicted: NDArray) -> float:
+    """Pearson's correlation of two columns of numbers `[n]`.
+
+    It has no value for fewer than two rows, or where one column is constant. Numbers that differ
+    only by the rounding of float64 count as constant: their correlation is noise.
     """
-    return _correlation("pearson", *_numbers(gold, predicted), lambda numbers: numbers)
+    from scipy.stats import pearsonr
+
+    gold, predicted = _correlatable(gold, predicted)
+    found = pearsonr(_centred(gold), _centred(predicted))
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def spearman(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """Spearman's correlation: Pearson's of the ranks. `gold, predicted: [n]`.
-
-    It has a value where Pearson's has one.
-    """
-    return _correlation("spearman", *_numbers(gold, predicted), ranks)
+def _pearson_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    return _correlation_on_counts(counts, _unit_range(gold)[None], _unit_range(predicted)[None])
 
 
-def ranks(numbers: ArrayLike) -> NDArray[np.float64]:
-    """The place `[n]` of each number in order of size, from 1; equal numbers share their mean.
+def _spearman(gold: NDArray, predicted: NDArray) -> float:
+    """Spearman's correlation of two columns `[n]`; it has a value where Pearson's has one."""
+    from scipy.stats import spearmanr
 
-    >>> ranks([0.5, 2.0, 0.5, 1.0]).tolist()
-    [1.5, 4.0, 1.5, 3.0]
-    """
-    _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+    found = spearmanr(*_correlatable(gold, predicted))
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _correlation(
-    name: str, gold: NDArray, predicted: NDArray, of: Callable[[NDArray], NDArray]
-) -> Score:
-    """Pearson's correlation of what `of` makes of either column."""
+def _spearman_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    return _correlation_on_counts(
+        counts, _ranks_on_counts(counts, gold), _ranks_on_counts(counts, predicted)
+    )
+
+
+def _correlatable(gold: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
+    """Both columns as float64, once it is clear that they have a correlation."""
     if len(gold) < 2:
-        return _none(name, "one row" if len(gold) else "no rows")
-    if reason := _not_finite(gold, predicted):
-        return _none(name, reason)
+        raise _NoValueError("one row")
+    gold, predicted = _finite(gold, predicted)
     if _constant(gold):
-        return _none(name, f"all {len(gold)} gold scores are {gold[0]}")
+        raise _NoValueError(f"all {len(gold)} gold scores are {gold[0]}")
     if _constant(predicted):
-        return _none(name, f"all {len(predicted)} predictions are equal")
-    x, y = _centred(of(gold)), _centred(of(predicted))
-    # One root of the product, so that equal columns give exactly 1.
-    correlation = float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
-    return _score(name, min(max(correlation, -1.0), 1.0))
+        raise _NoValueError(f"all {len(predicted)} predictions are equal")
+    return gold, predicted
 
 
-def rmse(gold: ArrayLike, predicted: ArrayLike) -> Score:
-    """Root of the mean squared error, in the unit of the target; lower is better. Both `[n]`."""
-    gold, predicted = _numbers(gold, predicted)
-    if not len(gold):
-        return _none("rmse", "no rows", higher_is_better=False)
-    if reason := _not_finite(gold, predicted):
-        return _none("rmse", reason, higher_is_better=False)
+def _scaled(numbers: NDArray) -> NDArray:
+    """The numbers divided by a power of two, which is exact, so that squares stay in range."""
+    return np.ldexp(numbers, -np.frexp(np.abs(numbers).max())[1])
+
+
+def _constant(numbers: NDArray) -> bool:
+    """Whether the numbers are equal to within a few roundings of float64."""
+    return bool(np.ptp(_scaled(numbers)) <= 4 * np.finfo(np.float64).eps)
+
+
+def _centred(numbers: NDArray) -> NDArray:
+    """The scaled numbers minus their mean.
+
+    The first number is subtracted before the mean, so that numbers far from zero lose no digits.
+    """
+    shifted = _scaled(numbers)
+    shifted = shifted - shifted[0]
+    return shifted - shifted.mean()
+
+
+def _unit_range(numbers: NDArray) -> NDArray[np.float64]:
+    """Numbers, not all equal, shifted and scaled into [-1, 1], which changes no correlation."""
+    scaled = numbers / np.abs(numbers).max()
+    shifted = scaled - scaled[0]
+    return shifted / np.abs(shifted).max()
+
+
+def _ranks_on_counts(counts: Counts, numbers: NDArray) -> NDArray[np.float64]:
+    """Each row's rank in each resample `[R, n]`, the mean rank where numbers are equal.
+
+    The numbers are sorted once, not once per resample.
+    """
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    of_value = np.add.reduceat(counts[:, order], np.flatnonzero(is_new), axis=1)
+    ranks = np.cumsum(of_value, axis=1) - (of_value - 1) / 2
+    value_index = np.empty(len(numbers), dtype=np.int64)
+    value_index[order] = np.cumsum(is_new) - 1
+    return ranks[:, value_index]
+
+
+def _correlation_on_counts(counts: Counts, x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Pearson's correlation of `x, y: [R or 1, n]` in each resample; NaN where one is constant."""
+    rows = counts.sum(axis=1, keepdims=True)
+    constant = _constant_on_counts(counts, x) | _constant_on_counts(counts, y)
+    x = x - (counts * x).sum(axis=1, keepdims=True) / rows
+    y = y - (counts * y).sum(axis=1, keepdims=True) / rows
+    weighted = counts * x
+    product = (weighted * y).sum(axis=1)
+    squares = (weighted * x).sum(axis=1) * (counts * y * y).sum(axis=1)
+    correlations = product / np.sqrt(np.where(constant, 1.0, squares))
+    return np.where(constant, np.nan, correlations.clip(-1, 1))
+
+
+def _constant_on_counts(counts: Counts, x: NDArray) -> NDArray[np.bool_]:
+    """In which resamples `[R]` all drawn rows have one value, to within a few roundings."""
+    drawn = counts > 0
+    low = np.where(drawn, x, np.inf).min(axis=1)
+    high = np.where(drawn, x, -np.inf).max(axis=1)
+    return high - low <= 4 * np.finfo(np.float64).eps
+
+
+# --- RMSE -----------------------------------------------------------------------------------------
+
+
+def _rmse(gold: NDArray, predicted: NDArray) -> float:
+    """Root mean squared error of two columns of numbers `[n]`, in the unit of the target."""
+    from sklearn.metrics import root_mean_squared_error
+
+    gold, predicted = _finite(gold, predicted)
     with np.errstate(over="ignore"):
-        value = float(np.sqrt(np.mean(np.square(predicted - gold))))
+        value = float(root_mean_squared_error(gold, predicted))
     if not math.isfinite(value):
-        return _none("rmse", "the errors are too large to square", higher_is_better=False)
-    return _score("rmse", value, higher_is_better=False)
+        raise _NoValueError("the errors are too large to square")
+    return value
 
 
-METRICS: dict[str, Callable[[ArrayLike, ArrayLike], Score]] = {
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-    "micro_f1": micro_f1,
-    "pearson": pearson,
-    "spearman": spearman,
-    "rmse": rmse,
+def _rmse_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    errors = predicted.astype(np.float64) - gold
+    return np.sqrt(counts @ np.square(errors) / counts.sum(axis=1))
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+_NUMBERS = ("regression", "similarity")
+
+accuracy = Metric("accuracy", _accuracy, _accuracy_on_counts, ("classification",))
+macro_f1 = Metric("macro_f1", _macro_f1, _macro_f1_on_counts, ("classification",))
+micro_f1 = Metric("micro_f1", _micro_f1, _micro_f1_on_counts, ("multi-label",), dimensions=2)
+pearson = Metric("pearson", _pearson, _pearson_on_counts, _NUMBERS)
+spearman = Metric("spearman", _spearman, _spearman_on_counts, _NUMBERS)
+rmse = Metric("rmse", _rmse, _rmse_on_counts, _NUMBERS, higher_is_better=False)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (accuracy, macro_f1, micro_f1, pearson, spearman, rmse)
 }
 
+
+def metrics_of(kind: str) -> list[Metric]:
+    """The metrics of a kind of task."""
+    return [metric for metric in METRICS.values() if kind in metric.kinds]
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a higher value of the metric `name` is better.
+
+    >>> higher_is_better("accuracy"), higher_is_better("rmse")
+    (True, False)
+    """
+    return METRICS[name].higher_is_better
+
+
+# --- not in the table -----------------------------------------------------------------------------
+
 CALIBRATION_BINS = 15
-"""As Guo et al. 2017 have it."""
+"""As in Guo et al. 2017."""
 
 
 def calibration_error(gold: ArrayLike, probabilities: ArrayLike) -> Score:
     """Expected calibration error (Guo et al. 2017, equation 3); lower is better.
 
-    Rows fall into 15 bins of equal width by their confidence, the probability of the class that is
-    predicted; the error is the mean over rows of how far their bin's share of right predictions is
-    from its mean confidence. `gold: [n]` class numbers, `probabilities: [n, C]`.
+    Rows fall into 15 bins of equal width by confidence, the probability of the predicted class. In
+    each bin the share of right predictions is compared with the mean confidence; the error is the
+    mean of these gaps over rows. `gold: [n]` class numbers, `probabilities: [n, C]`.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     gold, probabilities = np.asarray(gold), np.asarray(probabilities, dtype=np.float64)
-    name = "calibration_error"
     if probabilities.ndim != 2 or gold.shape != probabilities.shape[:1]:
         raise ValueError(
             f"gold {list(gold.shape)} must be one class number for each row of probabilities "
             f"{list(probabilities.shape)}"
         )
+    reason = None
     if not len(gold):
-        return _none(name, "no rows", higher_is_better=False)
-    if bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+        reason = "no rows"
+    elif bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         reason = f"the probabilities of {bad} of {len(gold)} rows are not finite"
-        return _none(name, reason, higher_is_better=False)
+    value = None if reason else _calibration_gap(gold, probabilities)
+    return Score("calibration_error", value, reason, higher_is_better=False)
+
+
+def _calibration_gap(gold: NDArray, probabilities: NDArray) -> float:
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == gold
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bins = np.searchsorted(edges[1:-1], confidence)  # a bin holds its upper edge, as published
+    bins = np.searchsorted(edges[1:-1], confidence)  # a bin includes its upper edge, as published
     # |B| / n times |accuracy - confidence| is |the sum of the differences| / n.
     gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
-    return _score(name, np.abs(gaps).sum() / len(gold), higher_is_better=False)
+    return float(np.abs(gaps).sum() / len(gold))
 
 
 def confusion_matrix(gold: ArrayLike, predicted: ArrayLike, count: int) -> NDArray[np.int64]:
     """How often each class was taken for each other: `[count, count]`, gold down, predicted across.
 
-    `gold, predicted: [n]` class numbers from 0 to `count` - 1; the run's number of classes, also
-    where some of them are missing here.
+    `gold, predicted: [n]` class numbers from 0 to `count` - 1, where `count` is the run's number of
+    classes, including those that do not occur here.
+
+    Raises:
+        ValueError: a number outside that range, or unequal shapes.
     """
-    gold, predicted = _same_shape(gold, predicted, dimensions=1)
-    both = np.concatenate([gold, predicted]).astype(np.int64)
-    if len(both) and not 0 <= both.min() <= both.max() < count:
-        raise ValueError(f"class numbers {both.min()} to {both.max()} do not fit {count} classes")
-    cells = both[: len(gold)] * count + both[len(gold) :]
-    return np.bincount(cells, minlength=count * count).reshape(count, count)
+    gold, predicted = (a.astype(np.int64) for a in _same_shape(gold, predicted, dimensions=1))
+    if not len(gold):  # scikit-learn refuses no rows
+        return np.zeros((count, count), dtype=np.int64)
+    low, high = min(gold.min(), predicted.min()), max(gold.max(), predicted.max())
+    if not 0 <= low <= high < count:
+        raise ValueError(f"class numbers {low} to {high} do not fit {count} classes")
+    from sklearn.metrics import confusion_matrix as count_confusions
+
+    return count_confusions(gold, predicted, labels=np.arange(count))
+
+
+# --- means and comparisons of scores --------------------------------------------------------------
 
 
 def mean_score(scores: Mapping[str, Score]) -> Score:
     """The mean over tasks of the values for which higher is better.
 
-    A task without a value, or whose metric is better when lower (rmse has a unit of its own), is
-    left out, counted and named with its reason. The mean has no value only where no task has one.
+    A task without a value, or whose metric is better when lower (rmse has a unit), is left out,
+    counted, and named with its reason. The mean has no value only where no task has one.
     """
     values, reasons = [], {}
     for task, score in scores.items():
@@ -205,10 +381,13 @@ def mean_score(scores: Mapping[str, Score]) -> Score:
 
 
 def better(new: Score, best: Score | None) -> bool:
-    """Whether `new` beats the best so far (None: nothing so far). A draw is no win.
+    """Whether `new` is better than the best so far (None: nothing so far). A tie is not.
 
-    A score without a value never wins. A mean that leaves out more tasks never beats one that
-    leaves out fewer, however high: else losing the worst task's value would look like progress.
+    A score without a value is never better. A mean that leaves out more tasks is never better than
+    one that leaves out fewer: otherwise losing the worst task's value would look like progress.
+
+    Raises:
+        ValueError: the scores are of different metrics.
     """
     if new.value is None:
         return False
@@ -221,50 +400,24 @@ def better(new: Score, best: Score | None) -> bool:
     return new.value > best.value if new.higher_is_better else new.value < best.value
 
 
-def _score(name: str, value: float | np.floating, higher_is_better: bool = True) -> Score:
-    return Score(name, float(value), None, higher_is_better)
-
-
-def _none(name: str, reason: str, higher_is_better: bool = True) -> Score:
-    return Score(name, None, reason, higher_is_better)
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def _same_shape(gold: ArrayLike, predicted: ArrayLike, dimensions: int) -> tuple[NDArray, NDArray]:
-    """Both as arrays. Shapes that differ would broadcast, and give a wrong score without a word."""
+    """Both as arrays of one shape; unequal shapes would broadcast to a wrong score silently."""
     gold, predicted = np.asarray(gold), np.asarray(predicted)
     if gold.shape != predicted.shape or gold.ndim != dimensions:
         raise ValueError(
             f"gold {list(gold.shape)} and predictions {list(predicted.shape)} "
-            f"must be two equal shapes of {dimensions} dimension(s)"
+            f"must have equal shapes of {dimensions} dimension(s)"
         )
     return gold, predicted
 
 
-def _numbers(gold: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, NDArray]:
-    gold, predicted = _same_shape(gold, predicted, dimensions=1)
-    return gold.astype(np.float64), predicted.astype(np.float64)
-
-
-def _not_finite(gold: NDArray, predicted: NDArray) -> str | None:
+def _finite(gold: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
+    """Both as float64, once it is clear that all numbers are finite."""
+    gold, predicted = gold.astype(np.float64), predicted.astype(np.float64)
     for name, numbers in (("gold scores", gold), ("predictions", predicted)):
         if bad := int((~np.isfinite(numbers)).sum()):
-            return f"{bad} of {len(numbers)} {name} are not finite"
-    return None
-
-
-def _scaled(numbers: NDArray) -> NDArray:
-    """Divided by a power of two, which is exact, so that no later step over- or underflows."""
-    return np.ldexp(numbers, -np.frexp(np.abs(numbers).max())[1])
-
-
-def _constant(numbers: NDArray) -> bool:
-    """Whether the numbers are equal to within a few roundings of float64."""
-    scaled = _scaled(numbers)
-    return bool(np.ptp(scaled) <= 4 * np.finfo(np.float64).eps)
-
-
-def _centred(numbers: NDArray) -> NDArray:
-    """Less their mean. The first number goes first: near-equal numbers lose no digit by that."""
-    shifted = _scaled(numbers)
-    shifted = shifted - shifted[0]
-    return shifted - shifted.mean()
+            raise _NoValueError(f"{bad} of {len(numbers)} {name} are not finite")
+    return gold, predicted

@@ -1,6 +1,6 @@
-"""Pictures: scatter, histogram by band, and lines. Drawn without a window, by the file's ending.
+"""Plots written to files: scatter, histogram by band, and lines.
 
-matplotlib is an extra; it is imported when the first picture is drawn.
+matplotlib is an extra; it is imported when the first plot is drawn, and needs no display.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by colour-blind readers too (Okabe & Ito 2008)."""
+"""Colours that colour-blind readers can tell apart (Okabe & Ito 2008)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
 DOTS_PER_INCH = 150
@@ -35,14 +35,14 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#E5E5E5",
     "legend.frameon": False,
-    "text.parse_math": False,  # a dollar in a user's name is a dollar
-    "svg.hashsalt": "comity",  # the same picture is the same file
+    "text.parse_math": False,  # a dollar sign in a user's name is not mathematics
+    "svg.hashsalt": "comity",  # equal plots are equal files
 }
 
 
 @contextmanager
 def picture(path: Path, width: float, height: float) -> Iterator["Figure"]:
-    """A figure of `width` by `height` inches to draw on, written to `path` (.png, .svg, .pdf).
+    """Yield a figure of `width` by `height` inches, then write it to `path` (.png, .svg, .pdf).
 
     Raises:
         ComityError: matplotlib is not installed, or the file cannot be written.
@@ -52,7 +52,7 @@ def picture(path: Path, width: float, height: float) -> Iterator["Figure"]:
         from matplotlib.figure import Figure
     except ImportError:
         raise ComityError(
-            f"{path}: pictures are drawn by matplotlib, which is not installed; install it with "
+            f"{path}: plots need matplotlib, which is not installed; install it with "
             'pip install "comity[plots]"'
         ) from None
     with matplotlib.rc_context(_STYLE):
@@ -77,7 +77,7 @@ def line_plot(
     title: str,
     log_x: bool = False,
 ) -> None:
-    """A line for each of `series`, its values over `x` in any order; a value of None is a gap."""
+    """Draw one line per entry of `series` over `x` (in any order); a value of None is a gap."""
     order = np.argsort(x, kind="stable")
     with picture(path, 7.2, 4.2) as figure:
         axes = figure.add_subplot()
@@ -92,7 +92,7 @@ def line_plot(
             )
         if log_x:
             axes.set_xscale("log")
-        if len(set(x)) <= 8:  # so few that each can be named
+        if len(set(x)) <= 8:  # few enough to label each
             ticks = sorted(set(x))
             axes.set_xticks(ticks, [f"{value:g}" for value in ticks], rotation=30)
             axes.minorticks_off()
@@ -109,10 +109,10 @@ def scatter(
     labels: tuple[str, str],
     title: str,
 ) -> None:
-    """Predicted against true values, both `[n]`, with the line on which they are equal.
+    """Draw predicted against true values, both `[n]`, with the line on which they are equal.
 
-    A diamond shows the mean prediction of each band of true values between two of `edges`; `labels`
-    name the two axes, true first.
+    A diamond shows the mean prediction of each band of true values between two `edges`. `labels`
+    name the axes, true values first.
     """
     edges = np.asarray(edges, dtype=np.float64)
     low = min(gold.min(), predicted.min(), edges[0])
@@ -121,7 +121,7 @@ def scatter(
     with picture(path, 5.6, 5.8) as figure:
         axes = figure.add_subplot()
         axes.plot([low, high], [low, high], color=GREY, linestyle="--", label="predicted = true")
-        # Many rows lie on one another: the fainter each, the better their density shows.
+        # Points of many rows overlap; transparency shows their density.
         alpha = float(np.clip(300 / len(gold), 0.08, 0.7))
         axes.scatter(gold, predicted, s=16, color=COLOURS[0], alpha=alpha, linewidths=0)
         bands = band_numbers(gold, edges)
@@ -152,16 +152,16 @@ def histogram_by_band(
     labels: tuple[str, str],
     title: str,
 ) -> None:
-    """How the predictions spread in each band of true values: one histogram a band, above another.
+    """Draw a histogram of the predictions for each band of true values, one above another.
 
-    The band itself is shaded: what stands outside of it was predicted too low or too high.
+    The band itself is shaded: a prediction outside it is too low or too high.
     """
     edges = np.asarray(edges, dtype=np.float64)
     bands = band_numbers(gold, edges)
     bins = _bins(edges, predicted)
     with picture(path, 6.4, 1.0 + 1.05 * (len(edges) - 1)) as figure:
         panels = figure.subplots(len(edges) - 1, 1, sharex=True, squeeze=False)[:, 0]
-        # The highest band stands on top, as it does on the scatter's axis.
+        # The highest band is on top, as on the axis of the scatter plot.
         for band, axes in zip(reversed(range(len(edges) - 1)), panels, strict=True):
             _panel(axes, predicted[bands == band], bins, (edges[band], edges[band + 1]))
         panels[-1].set_xlabel(labels[1])
@@ -171,15 +171,15 @@ def histogram_by_band(
 
 
 def _bins(edges: NDArray, predicted: NDArray) -> NDArray[np.float64]:
-    """Ten bins a band, their ends on the bands' ends, and as many beyond as predictions need.
+    """Bin edges: ten bins per band, aligned with the bands, and more to cover all predictions.
 
-    Wider ones where predictions lie so far off that these would be too many to see.
+    Bins are wider where predictions are so far off that there would be too many to see.
     """
     low, high = min(predicted.min(), edges[0]), max(predicted.max(), edges[-1])
     width = max((edges[1] - edges[0]) / 10, (high - low) / MOST_BINS)
     before, after = np.ceil((edges[0] - low) / width), np.ceil((high - edges[0]) / width)
     bins = edges[0] + width * np.arange(-before, after + 1)
-    bins[0], bins[-1] = min(bins[0], low), max(bins[-1], high)  # rounding may lose no row
+    bins[0], bins[-1] = min(bins[0], low), max(bins[-1], high)  # so that rounding loses no row
     return bins
 
 
@@ -192,7 +192,7 @@ def _panel(axes: "Axes", predicted: NDArray, bins: NDArray, band: tuple[float, f
 
 
 def band_numbers(values: ArrayLike, edges: ArrayLike) -> NDArray[np.int64]:
-    """The band `[n]` of each value, from 0: edge i up to, but without, edge i + 1; the last closed.
+    """The band `[n]` of each value: band i is from edge i to below edge i + 1, the last is closed.
 
     >>> band_numbers([0.0, 0.99, 1.0, 2.0], [0, 1, 2]).tolist()
     [0, 0, 1, 1]

@@ -1,8 +1,12 @@
-"""Predictions of dev rows: written to and read from the run directory."""
+"""The CSV files of dev predictions in a run directory: their one writer and their one reader.
+
+A line holds the row's line in its file, the gold label, the predicted label and, where the head has
+them, the probabilities of the classes or levels.
+"""
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +19,30 @@ from comity.errors import ComityError, nearest
 from comity.runs import RunDirectory
 from comity.targets import Target
 
+DEFAULT_SEPARATOR = "|"
+
 
 @dataclass(frozen=True)
-class TaskPredictions:
-    """What a run's kept model says of one task's dev rows."""
+class Predictions:
+    """The content of one file of predictions."""
 
-    metric: str
-    target: Target
-    file: str | None  # SHA-256 of the file that the rows stand in
-    lines: list[int]  # [n], in that file
+    lines: list[int]  # [n], in the labelled file
     gold: NDArray  # [n] class names, [n] scores, or [n, L] indicators
     predicted: NDArray  # as gold
     probabilities: NDArray[np.float64] | None  # [n, C]; None where the head gives a number
 
 
+@dataclass(frozen=True)
+class TaskPredictions(Predictions):
+    """The predictions of a run's best model for the dev rows of one task."""
+
+    metric: str
+    target: Target
+    file: str | None  # SHA-256 of the labelled file
+
+
 def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
-    """The kept model's predictions for the dev rows of a task, as `write_predictions` left them.
+    """The predictions of the run's best model for the dev rows of a task.
 
     Raises:
         ComityError: an unknown task, a run that has kept no model, or a damaged file.
@@ -39,79 +51,119 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     if task not in facts["tasks"]:
         known = ", ".join(facts["tasks"])
         hint = nearest(task, facts["tasks"])
-        raise ComityError(f'{directory.path}: has no task "{task}"{hint}; it has {known}')
+        raise ComityError(f'{directory.path}: unknown task "{task}"{hint}; this run has {known}')
     target = Target.from_dict(facts["tasks"][task]["target"])
     step = directory.best()["step"]
     path = directory.path / "predictions" / f"{step:06d}" / f"{task}.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        separator = directory.recipe().tasks[task].separator or "|"
-        columns = [f"p_{name}" for name in probability_names(target)]
-        return TaskPredictions(
-            facts["tasks"][task]["metric"],
-            target,
-            facts["files"].get(f"{task} dev"),
-            [int(row["line"]) for row in rows],
-            _values([row["gold"] for row in rows], target, separator),
-            _values([row["prediction"] for row in rows], target, separator),
-            np.array([[float(row[name]) for name in columns] for row in rows]) if columns else None,
-        )
-    except (OSError, KeyError, ValueError, TypeError):
-        raise ComityError(
-            f"{path}: cannot be read as predictions; the run is damaged, train it anew"
-        ) from None
-
-
-def _values(cells: Sequence[str], target: Target, separator: str) -> NDArray:
-    """A column of labels as `evaluate.cell` writes them, back as metrics take them."""
-    if target.kind == "classification":
-        return np.array(cells)
-    if target.kind != "multi-label":
-        return np.array(cells, dtype=np.float64)
-    named = [_names(cell, target.classes, separator) for cell in cells]
-    return np.array([[name in names for name in target.classes] for names in named], dtype=np.int64)
-
-
-def _names(cell: str, classes: Sequence[str], separator: str) -> list[str]:
-    names = cell.split(separator) if cell else []
-    return names if all(name in classes for name in names) else json.loads(cell)
+    found = read_predictions(path, target, directory.recipe().tasks[task].separator)
+    return TaskPredictions(
+        **vars(found),
+        metric=facts["tasks"][task]["metric"],
+        target=target,
+        file=facts["files"].get(f"{task} dev"),
+    )
 
 
 def write_predictions(
     path: Path, target: Target, split: Split, outputs: NDArray, separator: str | None = None
 ) -> None:
-    """Dev predictions as CSV: the row's line in its file, gold, prediction, probabilities."""
+    """Write the predictions that a head's `outputs: [n, outputs]` mean for the rows of a split.
+
+    `separator` joins the labels of a multi-label task ("|" unless given).
+    """
     predictions = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
-    names = [f"p_{name}" for name in probability_names(target)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["line", "gold", "prediction", *names])
-        for place in range(len(split)):
-            gold = cell(target.label(split.targets[place]), separator)
-            line = split.table.lines[split.rows[place]]
-            row = [line, gold, cell(target.label(predictions[place]), separator)]
+        writer.writerow(_header(target))
+        for index, row in enumerate(split.rows):
+            labels = (target.label(split.targets[index]), target.label(predictions[index]))
+            cells = [split.table.lines[row], *(cell(label, separator) for label in labels)]
             if probabilities is not None:
-                row.extend(f"{p:.6f}" for p in probabilities[place])
-            writer.writerow(row)
+                cells.extend(f"{p:.6f}" for p in probabilities[index])
+            writer.writerow(cells)
+
+
+def read_predictions(path: Path, target: Target, separator: str | None = None) -> Predictions:
+    """Read what `write_predictions` wrote with the same target and separator.
+
+    Raises:
+        ComityError: the file is missing or damaged.
+    """
+    header = _header(target)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found, *rows = csv.reader(file)
+        if found != header or any(len(row) != len(header) for row in rows):
+            raise ValueError("the columns are not those of the target")
+        lines, gold, predicted = ([row[column] for row in rows] for column in range(3))
+        probabilities = np.array([row[3:] for row in rows], dtype=np.float64)
+        return Predictions(
+            lines=[int(line) for line in lines],
+            gold=_column(gold, target, separator),
+            predicted=_column(predicted, target, separator),
+            probabilities=probabilities.reshape(-1, len(header) - 3) if header[3:] else None,
+        )
+    except (OSError, ValueError, csv.Error):
+        raise ComityError(
+            f"{path}: cannot be read as predictions; the run is damaged, train it again"
+        ) from None
+
+
+def _header(target: Target) -> list[str]:
+    return ["line", "gold", "prediction", *(f"p_{name}" for name in probability_names(target))]
 
 
 def probability_names(target: Target) -> list[str]:
-    """What the columns of `Target.probabilities` are called: the classes, or the levels."""
+    """The names of the columns of `Target.probabilities`: the classes, or the levels."""
     if target.head == "bins":
         return [str(level) for level in target.levels]
     return list(target.classes)
 
 
-def cell(label: Any, separator: str | None = None) -> Any:
-    """A label as one cell: several joined by the separator, or as JSON where a name holds it.
+# --- labels as cells ------------------------------------------------------------------------------
 
-    A number has all its digits: a label's unit may be of any size.
+
+def cell(label: Any, separator: str | None = None) -> Any:
+    """A label as one cell: a name, a number with all its digits, or several names joined.
+
+    Names are written as a JSON list where splitting the joined text would not give them back.
+
+    >>> cell(["a", "b"]), cell(["a|b"])
+    ('a|b', '["a|b"]')
     """
     if isinstance(label, list):
-        mark = separator or "|"
-        unclear = any(mark in name for name in label)
-        return json.dumps(label, ensure_ascii=False) if unclear else mark.join(label)
+        text = (separator or DEFAULT_SEPARATOR).join(label)
+        clear = not text.startswith("[") and names_in(text, separator) == label
+        return text if clear else json.dumps(label, ensure_ascii=False)
     return repr(float(label)) if isinstance(label, float) else label
+
+
+def names_in(text: str, separator: str | None = None) -> list[str]:
+    """The names in a cell of several labels, as `cell` wrote them.
+
+    Raises:
+        ValueError: a list that is not JSON.
+    """
+    if text.startswith("["):
+        return json.loads(text)
+    return text.split(separator or DEFAULT_SEPARATOR) if text else []
+
+
+def _column(cells: list[str], target: Target, separator: str | None) -> NDArray:
+    """A column of cells as metrics take it."""
+    if target.kind not in ("classification", "multi-label"):
+        return np.array(cells, dtype=np.float64)
+    if target.kind == "classification":
+        _check_known(cells, target)
+        return np.array(cells, dtype=np.str_)
+    rows = [set(names_in(text, separator)) for text in cells]
+    _check_known(set().union(*rows), target)
+    indicators = [[name in names for name in target.classes] for names in rows]
+    return np.array(indicators, dtype=np.int64).reshape(len(cells), len(target.classes))
+
+
+def _check_known(names: Iterable[str], target: Target) -> None:
+    if unknown := set(names) - set(target.classes):
+        raise ValueError(f"not among the classes: {unknown}")

@@ -14,7 +14,7 @@ from comity import hardware
 from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
-from comity.evaluation.evaluate import Evaluation, by_length, judge, task_outputs
+from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
 from comity.evaluation.predictions import probability_names
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, template_of, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
@@ -171,7 +171,9 @@ class Model:
         limit = self._facts["tasks"][task]["max_length"]
         spec = self._spec(task)
         outputs = task_outputs(self._model, task, split, self._template, limit)
-        evaluation = judge(task, spec, section.metric_name, split, outputs, intervals=True)
+        evaluation = evaluate_outputs(
+            task, spec, section.metric_name, split, outputs, intervals=True
+        )
         counts = {
             "unlabelled": split.unlabelled,
             "empty": len(split.empty_lines) + split.dropped,

@@ -1,1 +1,1 @@
-"""The losses of heads and embeddings."""
+"""Losses of heads and of embeddings."""

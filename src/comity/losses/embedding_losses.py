@@ -1,8 +1,8 @@
-"""Losses over the embeddings of a batch's text pairs, each with its source.
+"""Losses on the embeddings of a batch of text pairs, each with its source.
 
 All take `first [B, H]` and `second [B, H]`, the embeddings of each row's two texts in any dtype,
-and give one float32 number. They set the texts of a batch against each other, so that it matters
-which rows stand together: parts of a batch do not add up to the whole.
+and return one float32 number. They compare texts across the rows of a batch, so the loss of a batch
+is not the sum of the losses of its parts.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 from comity.model.heads import COSINE_EPS
 
 EPSILON = 1e-10
-"""What the paper adds to the denominator of its contrastive loss."""
+"""Added to the denominator of the paper's contrastive loss."""
 
 
 def ranking(
@@ -29,31 +29,31 @@ def ranking(
 ) -> Tensor:
     """Multiple negatives ranking (Henderson et al. 2017, section 4.4), on cosines times `scale`.
 
-    The anchors are the rows that `positive [B]` marks. An anchor picks its own second text, by
-    softmax, among all second texts of the batch, those of other rows' negative pairs too, but for
-    the rows j that `same [B, B]` marks in row i (`same_texts`), which may be as right as its own.
-    The mean over anchors; 0 without any. `symmetric`: the mean of that and of the second texts
-    picking their first.
+    The anchors are the rows marked in `positive [B]`. The loss of an anchor is the cross-entropy of
+    its own second text among all second texts of the batch, including those of negative pairs. Rows
+    j marked in row i of `same [B, B]` (`same_texts`) are excluded, as they may be right as well.
+    The result is the mean over anchors, 0 without any. `symmetric` averages it with the loss of the
+    opposite direction, in which second texts select their first.
     """
     scores = scale * (_unit(first) @ _unit(second).T)
-    loss = _picks_own(scores, positive, same)
+    loss = _cross_entropy_of_own(scores, positive, same)
     if symmetric:
-        loss = (loss + _picks_own(scores.T, positive, same.T)) / 2
+        loss = (loss + _cross_entropy_of_own(scores.T, positive, same.T)) / 2
     return loss
 
 
-def _picks_own(scores: Tensor, positive: Tensor, same: Tensor) -> Tensor:
-    """Cross-entropy of the diagonal of `scores [B, B]` in its rows, the mean over anchors."""
+def _cross_entropy_of_own(scores: Tensor, positive: Tensor, same: Tensor) -> Tensor:
+    """Mean over anchors of the cross-entropy of the diagonal in the rows of `scores [B, B]`."""
     own = torch.arange(len(scores), device=scores.device)
     losses = F.cross_entropy(scores.masked_fill(same, -torch.inf), own, reduction="none")
     return torch.where(positive, losses, 0.0).sum() / positive.sum().clamp(min=1)
 
 
 def same_texts(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether two rows share a text, in either place: `[B, B]`, False on the diagonal.
+    """Whether two rows share a text, as first or second: `[B, B]`, False on the diagonal.
 
-    `keys [B, 2]` are equal for equal texts. In Quora's questions one text stands in many pairs, and
-    what is a duplicate of a text is often one of its duplicates.
+    `keys [B, 2]` are equal for equal texts. In Quora's questions one text occurs in many pairs, and
+    duplicates of one text are often duplicates of each other.
 
     >>> same_texts(np.array([[1, 2], [3, 1], [4, 5]], dtype=np.uint64)).astype(int)
     array([[0, 1, 0],
@@ -71,12 +71,13 @@ def contrastive(
     labels: Tensor,
     denominator: Literal["norms", "printed"] = "norms",
 ) -> Tensor:
-    """The paper's own variant (section "Multiple negative ranking loss"): the mean of (M - N)^2.
+    """The paper's variant (section "Multiple negative ranking loss"): the mean of (M - N)^2.
 
-    `M [B, B]` holds the cosine of each first with each second text, N the `labels [B]` from 0 to 1
-    on its diagonal and zeros elsewhere. M's products are divided by the product of the two norms,
-    the cosine that the text names, or by what is `printed`, `sqrt((A * A) (B * B)^T)`: that is the
-    norm of the elementwise product of a_i and b_j, with which M reaches up to sqrt(H).
+    `M [B, B]` has the cosine of each first with each second text. N has the `labels [B]` (0 to 1)
+    on its diagonal and zeros elsewhere. `denominator` "norms" divides by the product of the two
+    norms, which gives the cosine that the paper's text describes. "printed" divides as the paper's
+    formula is printed, by `sqrt((A * A) (B * B)^T)`, the norm of the elementwise product of a_i and
+    b_j; M then reaches up to sqrt(H).
     """
     first, second = first.float(), second.float()
     if denominator == "norms":
@@ -88,24 +89,24 @@ def contrastive(
 
 
 def _root(squares: Tensor) -> Tensor:
-    """The square root, with gradient 0 at 0, where its own is infinite."""
+    """The square root, with gradient 0 instead of infinity at 0."""
     above = squares > 0
     return torch.where(above, torch.where(above, squares, 1.0).sqrt(), 0.0)
 
 
 def cosent(first: Tensor, second: Tensor, labels: Tensor, scale: float = 20.0) -> Tensor:
-    """CoSENT (Su 2022; Huang et al. 2024): rows in the order of their `labels [B]`.
+    """CoSENT (Su 2022; Huang et al. 2024): ranks rows by their `labels [B]`.
 
     `log(1 + sum of exp(scale * (cos_j - cos_i)))` over all i, j with label_i > label_j, where
-    cos_i is the cosine of row i's two texts. Rows with equal labels say nothing of each other, and
-    a batch of equal labels has loss 0.
+    cos_i is the cosine of row i's two texts. Rows with equal labels are not compared, and a batch
+    of equal labels has loss 0.
     """
     cosines = scale * (_unit(first) * _unit(second)).sum(dim=1)
     excess = cosines[None, :] - cosines[:, None]
     excess = excess.masked_fill(labels[:, None] <= labels[None, :], -torch.inf)
-    return F.pad(excess.flatten(), (1, 0)).logsumexp(dim=0)  # the 1 is e^0
+    return F.pad(excess.flatten(), (1, 0)).logsumexp(dim=0)  # the zero adds the 1 inside the log
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    """Float32 and of length 1, so that products are cosines; a zero vector stays one."""
+    """Embeddings as float32 of length 1, so that products are cosines; zero vectors stay zero."""
     return F.normalize(embeddings.float(), dim=1, eps=COSINE_EPS)

@@ -1,6 +1,6 @@
-"""Losses, each with its source; all take logits and give one float32 number: the mean over rows.
+"""Losses of heads, each with its source; all take logits and return their mean over rows, float32.
 
-A mean over rows makes accumulation exact: parts weighted by their examples add up to the whole.
+Since they are means over rows, micro-batches weighted by their rows add up to the whole batch.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from comity.targets import Target
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Softmax and cross-entropy as one operation on logits `[B, C]`, targets `[B]` int64.
+    """Softmax cross-entropy of logits `[B, C]` against targets `[B]` int64.
 
-    The paper's section 3.3 applies "a softmax function", then cross-entropy; taken word for word
-    with a loss that has its own softmax, that would be two. `class_weights [C]` multiply each
-    row's loss; the sum is divided by the number of rows, not by the weights'.
+    The paper's section 3.3 applies "a softmax function", then cross-entropy. With a loss that has
+    its own softmax, that would apply it twice; here it is applied once. `class_weights [C]`
+    multiply each row's loss; the sum is divided by the number of rows, not by the sum of weights.
     """
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
     return _weighted_mean(losses, targets, class_weights)
@@ -30,10 +30,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None 
 def binary_cross_entropy(
     logits: Tensor, targets: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Sigmoid and binary cross-entropy as one operation (paper, section 3.3).
+    """Binary cross-entropy of the sigmoid of logits (paper, section 3.3).
 
-    `logits [B, 1]` with targets `[B]` in {0, 1}, or one logit a label: `[B, L]` both, where the
-    mean is over rows and labels.
+    Either `logits [B, 1]` with targets `[B]` in {0, 1}, or both `[B, L]` with one logit per label;
+    then the mean is over rows and labels.
     """
     if targets.dim() == 2:
         return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
@@ -56,7 +56,7 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 def head_loss(
     target: Target, outputs: Tensor, wanted: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The loss that a head is trained with, on what `Target.trained_on` gives."""
+    """The loss of a head's outputs against `wanted`, which `Target.trained_on` gives."""
     if target.kind == "multi-label" or (target.kind == "classification" and target.outputs == 1):
         return binary_cross_entropy(outputs, wanted, class_weights)
     if target.head in ("linear", "bins"):
@@ -66,16 +66,16 @@ def head_loss(
 
 @dataclass(frozen=True)
 class TextPairs:
-    """The two texts of each row of a batch: embeddings `[B, H]`, how alike they are, their keys."""
+    """The two texts of each row of a batch: embeddings `[B, H]`, closeness, and text keys."""
 
     first: Tensor
     second: Tensor
-    closeness: NDArray[np.float64]  # [B], 0 to 1
-    keys: NDArray[np.uint64]  # [B, 2], equal where texts are
+    closeness: NDArray[np.float64]  # [B], how similar the texts are, 0 to 1
+    keys: NDArray[np.uint64]  # [B, 2], equal for equal texts
 
 
 def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs) -> Tensor:
-    """The loss of one of a task's objectives beside its head."""
+    """The loss of one of a task's objectives, next to the loss of its head."""
     closeness = torch.from_numpy(pairs.closeness).float().to(pairs.first.device)
     if objective.loss == "contrastive":
         return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
@@ -94,10 +94,10 @@ def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs
 
 
 def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> Tensor:
-    """A loss weighed by a learned variance (Kendall et al. 2018, equations 7 and 10).
+    """A loss weighted by a learned variance (Kendall et al. 2018, equations 7 and 10).
 
-    With s = log of the variance: exp(-s) loss + s / 2 for a likelihood over classes, and
-    exp(-s) loss / 2 + s / 2 for a squared error. `log_variance: [1]`.
+    With s, the log of the variance (`log_variance: [1]`): exp(-s) loss + s / 2 for a likelihood
+    over classes, and exp(-s) loss / 2 + s / 2 for a squared error.
     """
     log_variance = log_variance.float().sum()
     squared = target.head in ("regression", "cosine")
@@ -105,9 +105,10 @@ def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> 
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """Class weights `[C]` inverse to the training counts, 1 on average over the training rows.
+    """Class weights `[C]`, inverse to the training counts, with mean 1 over the training rows.
 
-    `n / (C * count)`, as King & Zeng 2001 weigh rare events; a class without rows gets 0.
+    The weight is `n / (C * count)`, as in King & Zeng 2001 for rare events. A class without rows
+    gets 0 and does not count in C.
 
     >>> balanced_weights(torch.tensor([1, 3]))
     tensor([2.0000, 0.6667])

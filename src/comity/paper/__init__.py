@@ -1,1 +1,1 @@
-"""The paper's tables and figure as recipes, and the comparison with its numbers."""
+"""The paper's tables and figure as recipes, and the comparison with its results."""

@@ -1,4 +1,4 @@
-"""What the paper says of its rows' order, one claim a line, and whether our runs say so too."""
+"""The paper's claims about the order of its rows, and the check of each against our runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TRUNCATED = "figure-sts-truncated"
 
 @dataclass(frozen=True)
 class Claim:
-    """The row `better` scores higher than the row `worse` on a task, or on the "mean"."""
+    """A claim that row `better` scores higher than row `worse` on a task, or on the "mean"."""
 
     sentence: str
     better: str
@@ -44,7 +44,7 @@ CLAIMS = (
     Claim("round-robin with surgery beats sequential training", SURGERY, IN_DOMAIN, MEAN),
     Claim("surgery restores sentiment", SURGERY, IN_DOMAIN, "sentiment"),
     Claim("surgery improves paraphrase", SURGERY, IN_DOMAIN, "paraphrase"),
-    # The text says that surgery improves similarity too; its table has .389 after .43.
+    # The paper's text says that surgery improves similarity too; its table has .389 after .43.
     Claim("surgery lowers similarity (as the table has it)", IN_DOMAIN, SURGERY, "similarity"),
     *(
         claim
@@ -60,7 +60,7 @@ CLAIMS = (
             ),
         )
     ),
-    # Not the paper's: what its loader may have cost it.
+    # Not a claim of the paper: what its data loader may have cost.
     Claim("truncated scores cost similarity (our guess)", STS_ONLY, TRUNCATED, "similarity"),
 )
 
@@ -70,10 +70,10 @@ def check_claims(
     runs: Mapping[str, Mapping[int, Path]],
     reported: Mapping[tuple[str, str], Reported],
 ) -> list[dict[str, Any]]:
-    """Each claim with the paper's difference, ours, its 95 % interval, and a word.
+    """Check each claim: the paper's difference, ours with its 95 % interval, and a verdict.
 
-    `runs` are the finished ones by row and seed. A claim of which a row was not trained has the
-    word "not run". Both sides are compared on the seeds that both have.
+    `runs` are the finished runs by row and seed. Both rows of a claim are compared on the seeds
+    that both have. The verdict (`word`) is "not run" where there are none.
     """
     printed = {row.name: reported.get((row.table, row.reported or "")) for row in rows}
     return [

@@ -1,4 +1,4 @@
-"""The paper's tables again: its figures and ours side by side, as paper.json and paper.md."""
+"""The paper's tables with its results and ours side by side, as paper.json and paper.md."""
 
 import json
 import shlex
@@ -11,6 +11,7 @@ from comity.errors import ComityError
 from comity.evaluation.analysis import analyse
 from comity.evaluation.compare import MEAN
 from comity.files import sha256_of
+from comity.format import markdown_table, or_dash
 from comity.model.checkpoint import WEIGHTS
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
@@ -19,8 +20,8 @@ from comity.paper.run import Paper, run_name
 from comity.runs import RunDirectory, is_finished, reached
 
 PRETRAINED = {
-    MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of texts that belong together, "
-    "Quora's duplicate questions among them (its model card); so the contrastive rows cannot show "
+    MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of related texts, including "
+    "Quora's duplicate questions (see its model card). The contrastive rows can therefore not show "
     "here what they showed for BERT-base.",
     "bert-base-uncased": "BERT-base was pre-trained on BooksCorpus and English Wikipedia "
     "(Devlin et al. 2019).",
@@ -29,7 +30,7 @@ TITLES = {
     "1": "Table 1: single-task and multi-task baselines",
     "2": "Table 2: learning rates, one epoch of the last row of Table 3",
     "3": "Table 3: each row adds to the one before",
-    "figure": "Beside the tables",
+    "figure": "Not in the tables",
     OTHER_READING: 'The other reading of "one dataset at a time"',
 }
 METRIC_OF = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "Pearson", MEAN: ""}
@@ -37,9 +38,9 @@ ON_PAGE = (*TASKS, MEAN)
 
 
 def write_results(paper: Paper) -> dict[str, Any]:
-    """Write paper.json, paper.md and the figures from the runs that are finished; give the facts.
+    """Write paper.json, paper.md and the figures from all finished runs in the folder.
 
-    Rows that were trained into the same folder before are shown too.
+    Returns the content of paper.json.
     """
     results = _results(paper)
     out = paper.options.out
@@ -50,11 +51,11 @@ def write_results(paper: Paper) -> dict[str, Any]:
 
 
 def show_paper(results: Mapping[str, Any]) -> None:
-    """Print the page."""
+    """Print the page, paper.md."""
     print(page(results), end="")
 
 
-# --- the facts ------------------------------------------------------------------------------------
+# --- paper.json -----------------------------------------------------------------------------------
 
 
 def _results(paper: Paper) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _results(paper: Paper) -> dict[str, Any]:
 
 
 def _finished(paper: Paper, row: Row) -> dict[int, Path]:
-    """The finished runs of a row by seed, in the order of the seeds."""
+    """The finished runs of a row by seed, sorted by seed."""
     found = {}
     for path in paper.runs.glob(f"{row.name}-seed*"):
         seed = path.name.removeprefix(f"{row.name}-seed")
@@ -104,7 +105,7 @@ def _row(
 
 
 def _printed(printed: Reported | None) -> dict[str, Any] | None:
-    """The paper's figures as text, so that each keeps its digits."""
+    """The paper's numbers as text, so that they keep their digits."""
     if printed is None:
         return None
     return {
@@ -131,7 +132,7 @@ def _of_run(seed: int, path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and sample standard deviation over seeds; none where a seed has no value."""
+    """Mean and sample standard deviation over seeds; None if a seed has no value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return {"mean": None, "spread": None, "seeds": len(values)}
@@ -140,7 +141,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str, Any]]:
-    """The last row's similarity by its first seed: what it predicts, without any row's text."""
+    """The analysis of similarity for the last rows, first seed; without texts of the data."""
     found = []
     for name in (INTERACTION, ON_PAIR):
         for path in list(runs[name].values())[:1]:
@@ -155,7 +156,7 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
 
 
 def _command(paper: Paper) -> str:
-    """As a shell takes it; the names of the folders of data and results are left out."""
+    """The command for a shell, without the names of the data and output folders."""
     options = paper.options
     words = ["comity", "paper", "--data", "DIR", "--encoder", options.encoder]
     words += ["--epochs", f"{options.epochs:g}", "--seeds", str(options.seeds), "--out", "DIR"]
@@ -169,23 +170,23 @@ def _command(paper: Paper) -> str:
 
 
 def pretrained_on(encoder: str) -> str:
-    """What an encoder has seen before, as far as it is known by its name."""
+    """A sentence on the data an encoder was pre-trained on, if its name is known."""
     if "all-minilm" in encoder.lower():
         encoder = MINILM
     known = PRETRAINED.get(encoder.rstrip("/").rpartition("/")[2])
-    return known or f"What {encoder} was pre-trained on stands in its model card, not here."
+    return known or f"For the pre-training data of {encoder}, see its model card."
 
 
 def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for place, entry in enumerate(entries) if entry not in entries[:place]]
+    return [entry for index, entry in enumerate(entries) if entry not in entries[:index]]
 
 
-# --- the page -------------------------------------------------------------------------------------
+# --- paper.md -------------------------------------------------------------------------------------
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """paper.md."""
-    lines = ["# The paper's tables again", "", *_about(results), ""]
+    """The content of paper.md, from that of paper.json."""
+    lines = ["# The paper's tables, reproduced", "", *_about(results), ""]
     for table in (*TABLES, OTHER_READING):
         rows = [row for row in results["rows"] if row["table"] == table]
         if rows:
@@ -199,7 +200,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _about(results: Mapping[str, Any]) -> list[str]:
     sizes = ", ".join(
-        f"{task} {rows['train']:,} to train and {rows['dev']:,} to judge"
+        f"{task} {rows['train']:,} for training and {rows['dev']:,} for evaluation"
         for task, rows in results["data"].items()
     )
     machines = "; ".join(
@@ -219,38 +220,38 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         "",
         f"Machine: {machines}; {', '.join(results['precision'])}. {versions}.",
         "",
-        "Scores are those of each run's kept model on dev (the evaluation with the best mean; of a "
-        "single-task row the best on its own task): accuracy, accuracy, Pearson and their mean. "
-        "Ours: mean over seeds ± sample standard deviation (how many seeds).",
+        "Scores are those of each run's best model on dev (from the evaluation with the best mean; "
+        "for a single-task row, with the best score on its task): accuracy, accuracy, Pearson and "
+        "their mean. Ours: mean over seeds ± sample standard deviation (number of seeds).",
     ]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    heads = [f"{task}, {who}" for task in ON_PAGE for who in ("paper", "ours")]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
-    notes = []
+    header = ["", *(f"{task}, {source}" for task in ON_PAGE for source in ("paper", "ours"))]
+    lines, notes = [], []
     for row in rows:
-        cells = []
+        cells = [row["row"]]
         for task in ON_PAGE:
             printed = row["paper"][task] if row["paper"] else "-"
             if task == MEAN and row["paper"] and not row["paper"]["mean_follows"]:
                 printed += " (!)"
                 notes.append(_mean_note(row))
             cells += [printed, _ours(row["ours"][task])]
-        lines.append(f"| {row['row']} | {' | '.join(cells)} |")
-    return [*lines, *(["", *dict.fromkeys(notes)] if notes else [])]
+        lines.append(cells)
+    table = markdown_table(header, lines, "l" + "r" * (len(header) - 1))
+    return [*table, *(["", *dict.fromkeys(notes)] if notes else [])]
 
 
 def _mean_note(row: Mapping[str, Any]) -> str:
     printed = row["paper"]
     why = (
-        "which the rounding of its figures may explain"
+        "which the rounding of its scores may explain"
         if printed["mean_within_rounding"]
-        else "which no rounding of its figures explains"
+        else "which no rounding of its scores explains"
     )
     name = row["row"].partition(" (")[0]
     return (
-        f'- (!) "{name}": the paper prints the mean {printed[MEAN]}, its row gives '
+        f'- (!) "{name}": the paper prints the mean {printed[MEAN]}, its scores give '
         f"{printed['mean_recomputed']}, {why}."
     )
 
@@ -265,26 +266,27 @@ def _ours(found: Mapping[str, Any]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        '"holds" and "reversed": the 95 % interval of a paired bootstrap over dev rows, of '
-        "predictions averaged over seeds, leaves out zero, and all seeds agree in sign; else "
+    header = ["claim", "metric", "paper's difference", "ours", "95 %", "seeds", ""]
+    return [
+        '"holds" or "reversed": the 95 % interval of a paired bootstrap over dev rows, with '
+        "predictions averaged over seeds, excludes zero, and all seeds agree in sign. Otherwise "
         '"undecided".',
         "",
-        "| claim | judged by | paper's difference | ours | 95 % | seeds | |",
-        "|---|---|--:|--:|--:|--:|---|",
+        *markdown_table(header, [_claim_cells(claim) for claim in claims], "llrrrrl"),
     ]
-    for claim in claims:
-        interval = "-" if claim["low"] is None else f"{claim['low']:+.3f} to {claim['high']:+.3f}"
-        by = f"{claim['task']} {METRIC_OF[claim['task']]}".strip()
-        lines.append(
-            f"| {claim['claim']} | {by} | {_signed(claim['paper'])} | {_signed(claim['ours'])} "
-            f"| {interval} | {len(claim['seeds'])} | {claim['word']} |"
-        )
-    return lines
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
+    interval = "-" if claim["low"] is None else f"{claim['low']:+.3f} to {claim['high']:+.3f}"
+    return [
+        claim["claim"],
+        f"{claim['task']} {METRIC_OF[claim['task']]}".strip(),
+        or_dash(claim["paper"], "+.3f"),
+        or_dash(claim["ours"], "+.3f"),
+        interval,
+        str(len(claim["seeds"])),
+        claim["word"],
+    ]
 
 
 def _figure_lines(results: Mapping[str, Any]) -> list[str]:
@@ -301,8 +303,8 @@ def _figure_lines(results: Mapping[str, Any]) -> list[str]:
             share = f" Of the rows truly below 2, {shares[0]:.0%} are predicted below 2."
         folder = f"figures/{figure['row']}"
         lines += [
-            f"{label}: predictions run from {figure['smallest']:.2f} to {figure['largest']:.2f} "
-            f"(the paper's: none below 2).{share}",
+            f"{label}: predictions range from {figure['smallest']:.2f} to {figure['largest']:.2f} "
+            f"(in the paper, none is below 2).{share}",
             "",
             f"![{label}: predicted against true similarity]({folder}/similarity-scatter.png)",
             f"![{label}: predictions by true band]({folder}/similarity-histogram.png)",
@@ -312,11 +314,15 @@ def _figure_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| run | seed | kept step | encoder's weights | heads' |", "|---|--:|--:|---|---|"]
-    for row in rows:
-        for run in row["runs"]:
-            encoder, heads = (digest[:12] for digest in run["weights_sha256"].values())
-            lines.append(
-                f"| {run['run']} | {run['seed']} | {run['step']:,} | `{encoder}` | `{heads}` |"
-            )
-    return lines
+    header = ["run", "seed", "best step", "SHA-256 of encoder", "of heads"]
+    lines = [
+        [
+            run["run"],
+            str(run["seed"]),
+            f"{run['step']:,}",
+            *(f"`{digest[:12]}`" for digest in run["weights_sha256"].values()),
+        ]
+        for row in rows
+        for run in row["runs"]
+    ]
+    return markdown_table(header, lines, "lrrll")

@@ -1,4 +1,4 @@
-"""The rows of the paper's tables: each is the setting's recipe and the keys that make the row."""
+"""The rows of the paper's tables: each is a base recipe and the keys that make the row."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from comity.recipe.recipe import Recipe
 HERE = Path(__file__).parent
 TABLES = ("1", "2", "3", "figure")
 OTHER_READING = "other-reading"
-"""The other reading of "one dataset at a time"; trained where it is asked for."""
+"""The other reading of "one dataset at a time"; trained only on request."""
 
 MINILM = "minilm"
 RATES = ("8e-6", "1e-5", "2e-5")
 """The learning rates of the paper's Table 2."""
 MINILM_RATES = ("5e-5", "1e-4")
-"""Further rates for MiniLM, whose best lies above the paper's."""
+"""More learning rates for MiniLM, whose best is above those of the paper."""
 
 TASKS = ("sentiment", "paraphrase", "similarity")
 PAIRS = ("paraphrase", "similarity")
@@ -27,21 +27,21 @@ INTERACTION = "table3-contrastive-interaction"
 ON_PAIR = "table3-contrastive-pair"
 STS_ONLY = "table1-sts-only"
 _OPTIONS = ("encoder.name", "train.seed", "train.epochs", "train.steps")
-"""Keys that options of comity paper, or the rows themselves, set."""
+"""Keys that options of `comity paper` or the rows set."""
 _OF_ALL_ROWS = (
     *("train.task_sampling", "train.balancer", "train.select_by", "stages"),
     *("tasks.*.kind", "tasks.*.metric", "tasks.*.eval_only"),
 )
-"""Keys with which no row would be the paper's any more, whatever its own keys are."""
+"""Keys that would make any row differ from the paper's, whatever keys the row sets."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of one table.
 
-    `name` and the seed name the run's folder. `keys` are settings over the setting's recipe, as
-    `comity train --set` takes them. `reported` is what the row is called in reported.toml, None
-    where the paper has no such row.
+    `name` and the seed name the run's folder. `keys` are overrides of the base recipe, as
+    `comity train --set` takes them. `reported` is the row's name in reported.toml, None if the
+    paper has no such row.
     """
 
     table: str
@@ -52,37 +52,37 @@ class Row:
 
 
 def setting(encoder: str) -> Path:
-    """The recipe that the rows start from: MiniLM's, or the paper's own for any other encoder."""
+    """The base recipe of the rows: MiniLM's, or the paper's own for any other encoder."""
     return HERE / ("minilm.toml" if encoder == MINILM else "bert-base.toml")
 
 
 def default_epochs(encoder: str) -> float:
-    """Passes over all tasks' rows where the user names none."""
+    """The default number of epochs."""
     return 2.0 if encoder == MINILM else 3.0
 
 
 def check_tables(tables: Sequence[str]) -> tuple[str, ...]:
-    """The tables asked for, in the paper's order; all of the paper's where none is named.
+    """The requested tables in the paper's order; all of the paper's if none is named.
 
     Raises:
-        ComityError: for a table that the paper does not have.
+        ComityError: an unknown table.
     """
     known = (*TABLES, OTHER_READING)
     for table in tables:
         if table not in known:
             raise ComityError(
-                f'--table: "{table}" is no table of the paper{nearest(table, known)}; '
-                f"take {', '.join(known)}"
+                f'--table: unknown table "{table}"{nearest(table, known)}; '
+                f"choose from {', '.join(known)}"
             )
     return tuple(table for table in known if table in (tables or TABLES))
 
 
 def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row]:
-    """Every row, for training tables of `counts` rows and `epochs` passes over all of them.
+    """Every row of the tables.
 
-    All rows of several tasks see equally many examples: `epochs` times the rows of the three tasks
-    (Table 2: one time). Where a stage of in-domain training comes first, the last one has what it
-    leaves.
+    `counts` are the training rows by task. All table rows with several tasks train on the same
+    number of examples: `epochs` times the rows of the three tasks (Table 2: once). After a first
+    stage of in-domain training, the last stage has the rest of them.
     """
     minilm = base.encoder.name == MINILM
     with_surgery = 'task_sampling = "round-robin", balancer = "pcgrad", '
@@ -118,7 +118,12 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row
             "STS only, scores truncated",
             (*_only("similarity", epochs), "tasks.similarity.rounding=down"),
         ),
-        Row(OTHER_READING, OTHER_READING, "All data, one task after the other", (_turns(epochs),)),
+        Row(
+            OTHER_READING,
+            OTHER_READING,
+            "All data, one task after the other",
+            (_one_task_per_stage(epochs),),
+        ),
     ]
 
 
@@ -127,13 +132,13 @@ def _slug(label: str) -> str:
 
 
 def _only(task: str, epochs: float) -> tuple[str, ...]:
-    """One task is trained and chooses the kept model; all three are judged, as in Table 1."""
+    """Train one task and select the best model by it; evaluate all three, as in Table 1."""
     others = tuple(f"tasks.{other}.eval_only=true" for other in TASKS if other != task)
     return (*others, f"train.select_by={task}", f"train.epochs={epochs}")
 
 
 def _contrastive(pooling: str) -> tuple[str, ...]:
-    """The paper's contrastive objective on both tasks of pairs."""
+    """The paper's contrastive objective on both tasks of text pairs."""
     losses = [f"tasks.{task}.objectives=[{{loss = 'contrastive'}}]" for task in PAIRS]
     return (*losses, *(f"tasks.{task}.pooling={pooling}" for task in PAIRS))
 
@@ -155,16 +160,16 @@ def _stages(base: Recipe, counts: Mapping[str, int], epochs: float, then: str) -
     )
 
 
-def _turns(epochs: float) -> str:
+def _one_task_per_stage(epochs: float) -> str:
     stages = [f'{{name = "{task}", tasks = ["{task}"], epochs = {epochs}}}' for task in TASKS]
     return f"stages=[{', '.join(stages)}]"
 
 
 def runs_of(rows: Sequence[Row], tables: Sequence[str], seeds: int) -> list[tuple[Row, int]]:
-    """Which rows are trained with which seed: Table 2 with one, the others with `seeds`.
+    """The rows and seeds to train: Table 2 with one seed, the others with `seeds`.
 
-    The figure shows the last row of Table 3 (its first seed) and compares truncated scores with the
-    row STS only.
+    The figure needs the last row of Table 3 with its first seed, and the row "STS only", which it
+    compares with truncated scores.
     """
     wanted = []
     for row in rows:
@@ -180,21 +185,21 @@ def row_recipe(encoder: str, row: Row, seed: int, overrides: Sequence[str]) -> R
     """The recipe of one run.
 
     Raises:
-        ComityError: an override that is wrong, or of a key that the row decides itself.
+        ComityError: an invalid override, or one of a key that the row sets.
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
         for own in (*row.keys, *_OPTIONS, *_OF_ALL_ROWS):
-            if _same_place(key, own.partition("=")[0]):
+            if _covers(key, own.partition("=")[0]):
                 raise ComityError(
-                    f'--set "{override}": the row "{row.label}" decides {key} itself (or an option '
-                    "of comity paper does); leave it out, or name other tables"
+                    f'--set "{override}": {key} is set by the row "{row.label}" or by an option of '
+                    "comity paper; leave it out, or name other tables"
                 )
     name = f"encoder.name={json.dumps(encoder)}"
     return Recipe.load(setting(encoder), [*overrides, name, f"train.seed={seed}", *row.keys])
 
 
-def _same_place(one: str, other: str) -> bool:
-    """Whether one key is the other, or a table that holds it; `*` in `other` is any name."""
+def _covers(one: str, other: str) -> bool:
+    """Whether two keys are equal or one is a table that holds the other; `*` is any name."""
     parts = zip(one.split("."), other.split("."), strict=False)
     return all(mine == theirs or theirs == "*" for mine, theirs in parts)

@@ -1,10 +1,10 @@
-"""`comity paper`: which runs make the tables, trained in one process and kept in one folder.
+"""`comity paper`: plans and trains the runs of the tables, in one process and one folder.
 
-OUT/options.json      what the runs have in common: encoder, epochs, overrides
+OUT/options.json      the options common to all runs: encoder, epochs, overrides
     runs/ROW-seedN/   one run directory for each row and seed
-    paper.json        every figure, with run, seed and digests of the weights
-    paper.md          the page made of it
-    figures/          the scatter and histogram of the similarity task
+    paper.json        all results, with run, seed and digests of the weights
+    paper.md          the page generated from paper.json
+    figures/          scatter plot and histogram of the similarity task
 """
 
 import json
@@ -31,7 +31,7 @@ from comity.training.setup import prepare
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. All runs in one folder have encoder, epochs and overrides alike."""
+    """The user's options. All runs in one folder have the same encoder, epochs and overrides."""
 
     data: Path
     out: Path
@@ -44,7 +44,7 @@ class Options:
 
     @property
     def common(self) -> dict[str, Any]:
-        """What options.json keeps."""
+        """The content of options.json."""
         dropped = {"drop-leaks": True} if self.drop_leaks else {}
         kept = {"encoder": self.encoder, "epochs": self.epochs, "set": list(self.overrides)}
         return {**kept, **dropped}
@@ -60,18 +60,18 @@ def check_options(
     overrides: Sequence[str] = (),
     drop_leaks: bool = False,
 ) -> Options:
-    """Options with what was left out filled in.
+    """Check the options and fill in defaults.
 
     Raises:
-        ComityError: an unknown table, no seed or epoch, a file for a folder, or one made with other
-            options.
+        ComityError: an unknown table, a number of seeds or epochs that is not positive, or an `out`
+            that is a file, or a folder with other content or of other options.
     """
     check_folder(out)
     if seeds < 1:
-        raise ComityError(f"--seeds: {seeds} leaves nothing to train; name 1 or more")
+        raise ComityError(f"--seeds must be at least 1, got {seeds}")
     epochs = default_epochs(encoder) if epochs is None else epochs
     if not 0 < epochs < float("inf"):
-        raise ComityError(f"--epochs: {epochs:g} leaves nothing to train; name a number above 0")
+        raise ComityError(f"--epochs must be a finite number above 0, got {epochs:g}")
     found = check_tables(tables)
     options = Options(data, out, encoder, found, epochs, seeds, tuple(overrides), drop_leaks)
     _check_folder(options)
@@ -83,7 +83,7 @@ def _check_folder(options: Options) -> None:
     if not path.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise ComityError(
-                f"{out}: is not empty and no folder of comity paper; name another --out"
+                f"{out}: is not empty and was not made by comity paper; name another --out"
             )
         return
     try:
@@ -93,17 +93,17 @@ def _check_folder(options: Options) -> None:
     difference = first_difference(kept, options.common)
     if difference:
         raise ComityError(
-            f"{out}: was made with other options (--{difference}); repeat those or name another "
+            f"{out}: was made with other options (--{difference}); use the same or name another "
             "--out"
         )
 
 
 class Paper:
-    """The rows for the user's data, and the runs that were asked for; validated when made.
+    """The table rows for the user's data, and the requested runs; checked on construction.
 
     Raises:
-        ComityError: with all that is wrong with the data, the encoder or an override, or for a
-            run in the folder, of whatever row, that was made of others.
+        ComityError: all errors in the data, the encoder and the overrides, or a run in the folder
+            that was trained on other data or with another encoder.
     """
 
     def __init__(self, options: Options):
@@ -123,7 +123,7 @@ class Paper:
         self._check_earlier()
 
     def _check_earlier(self) -> None:
-        """The page shows every run of the folder as one on this data; so each has to be."""
+        """Check that every run in the folder is of this data, since the page shows all of them."""
         made_of: dict[str, Any] = {}
         for run in self.series.runs:
             made_of |= run.made_of
@@ -136,19 +136,19 @@ class Paper:
 
     @property
     def runs(self) -> Path:
-        """Where the run directories stand."""
+        """The folder of the run directories."""
         return self.options.out / "runs"
 
     def check(self) -> None:
-        """Refuse a folder whose runs have another recipe, encoder or data."""
+        """Check that runs in the folder have the same recipe, encoder and data."""
         self.series.check()
 
     def plan(self) -> dict[str, Any]:
-        """What is to be trained, for its table and its JSON."""
+        """The runs to train, as JSON values."""
         return self.series.plan()
 
     def train(self, quiet: bool = False) -> None:
-        """Train what is not finished."""
+        """Train the runs that are not finished."""
         self.check()
         self.options.out.mkdir(parents=True, exist_ok=True)
         path, text = self.options.out / "options.json", json.dumps(self.options.common, indent=2)
@@ -158,5 +158,5 @@ class Paper:
 
 
 def run_name(row: Row, seed: int) -> str:
-    """The name of a run's folder."""
+    """The folder name of a run."""
     return f"{row.name}-seed{seed}"

@@ -19,7 +19,7 @@ from comity import hardware
 from comity.data.splits import Split
 from comity.data.task_sampling import PlannedBatch
 from comity.errors import ComityError
-from comity.evaluation.evaluate import Evaluation, judge, scores_of, task_outputs
+from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
 from comity.evaluation.metrics import Score, better, mean_score
 from comity.evaluation.predictions import write_predictions
 from comity.model.checkpoint import save_model
@@ -383,7 +383,7 @@ class Trainer:
                 self.model, name, split, self.prepared.template, data.max_length
             )
             spec, metric = self.model.tasks[name], data.task.metric_name
-            evaluations[name] = judge(name, spec, metric, split, outputs[name])
+            evaluations[name] = evaluate_outputs(name, spec, metric, split, outputs[name])
         return evaluations, outputs
 
     def _judge_and_keep(self, plan: StagePlan) -> None:
