@@ -30,7 +30,9 @@ class ErrorList:
     def __init__(self, limit: int = 20):
         self.limit = limit
         self._messages: list[str] = []
-        self._seen: set[int] = set()  # hashes, so that messages past the limit are not counted twice
+        self._seen: set[int] = (
+            set()
+        )  # hashes, so that messages past the limit are not counted twice
 
     @property
     def total(self) -> int:

@@ -30,7 +30,7 @@ Rows = list[tuple[tuple[str, ...], WholeRow]]
 """The texts to translate of each row, and the whole row."""
 
 Progress = Callable[[str, int, int], None]
-"""Called after each batch with the direction ("forward" or "back"), the texts done and all texts."""
+"""Called after each batch with "forward" or "back", the texts done, and the number of texts."""
 
 
 @dataclass(frozen=True)
@@ -341,9 +341,7 @@ def _replaced(own: WholeRow, name: str, text: str) -> WholeRow:
     return own
 
 
-def _write(
-    rows: Sequence[WholeRow], table: Table, names: Sequence[str], output: Path
-) -> None:
+def _write(rows: Sequence[WholeRow], table: Table, names: Sequence[str], output: Path) -> None:
     """Write all rows, or leave no file."""
     partial = output.with_name(f".{output.name}.part")
     extension = output.suffix.lower()

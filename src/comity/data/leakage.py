@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.data.token_cache import text_key
+from comity.format import plural
 
 Keys = NDArray[np.uint64]
 EMPTY = text_key("")
@@ -27,12 +28,11 @@ class Leak:
     @property
     def sentence(self) -> str:
         """The leak as a message, with an example and how to remove it."""
-        rows = "1 training row" if self.rows == 1 else f"{self.rows:,} training rows"
-        dev_rows = "1 dev row" if self.dev_rows == 1 else f"{self.dev_rows:,} dev rows"
         return (
-            f"leak: {rows} of {self.train_task} and {dev_rows} of {self.dev_task} have the same "
-            f"input, such as {self.example} and {self.dev_example}; use --drop-leaks to leave the "
-            f"training {'row' if self.rows == 1 else 'rows'} out"
+            f"leak: {plural(self.rows, 'training row')} of {self.train_task} and "
+            f"{plural(self.dev_rows, 'dev row')} of {self.dev_task} have the same input, such as "
+            f"{self.example} and {self.dev_example}; use --drop-leaks to leave such training rows "
+            "out"
         )
 
 
@@ -93,7 +93,7 @@ def _occurring(rows: Keys, others: Keys) -> NDArray[np.bool_]:
 
 
 def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes three times the memory."""
+    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
     if not others.size:
         return np.zeros(keys.shape, dtype=bool)
     ordered = np.sort(others, axis=None)

@@ -180,15 +180,17 @@ def _check(
     if task_sampling == "annealed" and epochs is None:
         errors.add('task_sampling = "annealed" depends on epochs; set epochs instead of steps')
     for task in tasks:
-        if not 0 < task.sampling_weight < math.inf:
-            errors.add(
-                f'task "{task.name}": sampling_weight must be greater than 0, got '
-                f"{task.sampling_weight}"
-            )
-        if task.sampling_weight != 1 and task_sampling in ("round-robin", "sequential"):
-            what = f"sampling_weight has no effect with {task_sampling}"
-            errors.add(f'task "{task.name}": {what}; remove it')
+        _check_sampling_weight(task_sampling, task, errors)
     errors.check()
+
+
+def _check_sampling_weight(task_sampling: str, task: SampledTask, errors: ErrorList) -> None:
+    weight = task.sampling_weight
+    if not 0 < weight < math.inf:
+        errors.add(f'task "{task.name}": sampling_weight must be greater than 0, got {weight}')
+    if weight != 1 and task_sampling in ("round-robin", "sequential"):
+        what = f"sampling_weight has no effect with {task_sampling}"
+        errors.add(f'task "{task.name}": {what}; remove it')
 
 
 def _stream(
@@ -252,7 +254,7 @@ def _batches_of_fraction(batches: TaskBatches, epoch: int, fraction: float) -> i
 def _drawn(
     tasks: Sequence[SampledTask], exponent: Callable[[int], float], seed: int, stage: int
 ) -> Iterator[PlannedBatch]:
-    """Batches whose task is drawn with probability ~ weight x rows ^ exponent(epoch), epochs from 1."""
+    """Batches of tasks drawn with probability ~ weight x rows ^ exponent(epoch), epochs from 1."""
     total = sum(task.rows for task in tasks)
     numbers = [0] * len(tasks)
     seen, epoch, bounds = 0, 0, []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList, nearest
+from comity.format import plural
 from comity.tables.csv_dialect import Dialect, broken_quote, find_dialect
 from comity.tables.csv_records import QUOTE, Record, spelled, split_records, unquoted
 from comity.tables.rows import Row, Table, TableFormat, WholeRow, free_name, quoted_list, shown
@@ -100,7 +101,7 @@ def _bad_record(path: Path, record: Record, dialect: Dialect, format: TableForma
     line, last, fields = record.line, record.last, record.fields
     if fields is None:
         return broken_quote(path, record)
-    count = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
+    count = plural(len(fields), "field")
     expected = f"the header has {dialect.width}" if dialect.names else f"most have {dialect.width}"
     advice = "correct the line or quote a text that contains the delimiter"
     if any(field.startswith(QUOTE) for field in fields):

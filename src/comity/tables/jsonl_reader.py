@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
@@ -25,18 +24,21 @@ class JsonTable(Table):
         with open_text(path, format.encoding) as file:
             self._encoding = file.encoding
             self._missing = _missing_columns(file, self._columns)
+        self._names: list[str] | None = None
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
-        """The keys of all lines, in the order in which they first appear.
+        """The keys of all lines, in the order in which they first appear; read once.
 
         Raises `ComityError` with every line that is not an object.
         """
-        errors = ErrorList()
-        with open_text(self.path, self._encoding) as file:
-            keys = dict.fromkeys(key for _, _, item in _objects(file, errors) for key in item)
-        errors.check()
-        return list(keys)
+        if self._names is None:
+            errors = ErrorList()
+            with open_text(self.path, self._encoding) as file:
+                keys = dict.fromkeys(key for _, _, item in _objects(file, errors) for key in item)
+            errors.check()
+            self._names = list(keys)
+        return self._names
 
     @property
     def chosen_names(self) -> list[str]:

@@ -219,6 +219,8 @@ def _lists(array: Any) -> list[Value]:
         texts = [value for value in values if isinstance(value, str)]
         holds_others = len(texts) < length
         lists.append(
-            NoValue("the list contains other values than texts and numbers") if holds_others else texts
+            NoValue("the list contains other values than texts and numbers")
+            if holds_others
+            else texts
         )
     return lists

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from comity.errors import ComityError, nearest
 
@@ -64,7 +63,7 @@ def cannot_read(path: Path, error: Exception) -> str:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading bytes. Raises `ComityError` where that is not possible."""
     check_file(path)
     try:
@@ -90,7 +89,7 @@ def open_text(path: Path, encoding: str | None) -> Iterator["TextFile"]:
 class TextFile:
     """An open text file."""
 
-    def __init__(self, path: Path, file: BinaryIO, encoding: str):
+    def __init__(self, path: Path, file: io.BufferedReader, encoding: str):
         self.path = path
         self.encoding = encoding
         self._file = file
@@ -157,7 +156,7 @@ class TextFile:
         return f"{self.path}: the file is not {name}; {advice}"
 
 
-def _find_encoding(path: Path, file: BinaryIO, declared: str | None) -> str:
+def _find_encoding(path: Path, file: io.BufferedReader, declared: str | None) -> str:
     if declared is not None:
         try:
             "a".encode(declared)

@@ -17,7 +17,7 @@ def check_output(source: Path, output: Path, any_extension: bool = False) -> Non
     if not output.parent.is_dir():
         raise ComityError(f"{output}: there is no directory {output.parent}; create it")
     if source.exists() and output.exists() and source.samefile(output):
-        raise ComityError(f"{output}: is the input file; name another file to write")
+        raise ComityError(f"{output}: is the input itself; name another file to write")
     if not any_extension and output.suffix.lower() not in DELIMITED + JSON_LINES + PARQUET:
         raise ComityError(
             f"{output}: the extension sets the format; use .csv, .tsv, .jsonl or .parquet"
