@@ -203,8 +203,8 @@ class _Loader:
         left, dev = split_off(train, share, self.seed)
         if not len(dev):
             self.errors.add(
-                f"{train.table.path}: dev = {share} of {plural(len(train), 'row')} leaves no dev rows; raise "
-                f"tasks.{name}.dev or name a file"
+                f"{train.table.path}: dev = {share} of {plural(len(train), 'row')} leaves no dev "
+                f"rows; raise tasks.{name}.dev or name a file"
             )
         return left, dev
 

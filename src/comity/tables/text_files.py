@@ -104,7 +104,8 @@ class TextFile:
         text = io.TextIOWrapper(self._file, encoding=self.encoding, newline="")
         try:
             yield text.readline().removeprefix("\ufeff")
-            yield from text
+            for line in text:  # `yield from` would close the file with this generator
+                yield line
         except UnicodeError:
             raise ComityError(self._undecodable()) from None
         except OSError as error:
