@@ -1,4 +1,4 @@
-"""Splits: files are read once, errors of all files, and dev rows that share no text with training."""
+"""Splits: files are read once, their errors, and dev rows that share no text with training."""
 
 import hashlib
 import io

@@ -80,7 +80,7 @@ def test_half_a_surrogate_pair_in_another_column(tmp_path, extension):
     output = tmp_path / f"out{extension}"
     assert predict_file(MODEL, "mood", source, output) == 2
     found = read_back(output)
-    half = "\ud83d" if extension == ".jsonl" else "\ufffd"
+    half = chr(0xD83D if extension == ".jsonl" else 0xFFFD)
     assert [row["author"] for row in found] == [f"mira {half}", "ines 🙂"]
     assert [row["prediction"] for row in found] == ["up", "down"]
 

@@ -104,7 +104,8 @@ class TextFile:
         text = io.TextIOWrapper(self._file, encoding=self.encoding, newline="")
         try:
             yield text.readline().removeprefix("\ufeff")
-            for line in text:  # `yield from` would close the file with this generator
+            # `yield from` would close the file together with this generator.
+            for line in text:  # noqa: UP028
                 yield line
         except UnicodeError:
             raise ComityError(self._undecodable()) from None
