@@ -3,12 +3,15 @@
 Each kind is also tested with inputs of our own, here or in the tests of the module that reads them.
 """
 
+import csv
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tomli_w
 from tests.helpers import write_csv, write_jsonl
@@ -422,3 +425,34 @@ def test_tr_02_pearson_without_a_value_is_reported_before_training(case, check):
     ):
         _, found, _ = check(folder, a=compare("train.tsv", dev=name))
         assert any(reason in note for note in found["notes"]), found["notes"]
+
+
+# --- predict ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+def test_n_01_half_a_surrogate_pair_beside_the_text(case, tiny_checkpoint, tmp_path, extension):
+    recipe = tomllib.loads((case("base") / "recipe.toml").read_text())
+    recipe["encoder"] = {"name": str(tiny_checkpoint)}
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    run, output = tmp_path / "run", tmp_path / f"out.{extension}"
+    data = ["--data", str(case("base"))]
+    train = ["train", str(tmp_path / "recipe.toml"), *data, "--out", str(run), "--quiet"]
+    assert main(train) == 0
+    source = case("N-01") / "new.jsonl"
+    predict = ["predict", str(run), "--task", "mood", "--input", str(source)]
+    assert main([*predict, "--output", str(output)]) == 0
+    if extension == "jsonl":
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+    elif extension == "csv":
+        with output.open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+    else:
+        found = pyarrow.parquet.read_table(output).to_pylist()
+    given = [json.loads(line) for line in source.read_text().splitlines()]
+    assert [row["review"] for row in found] == [row["review"] for row in given]
+    half = given[0]["author"]
+    if extension != "jsonl":
+        half = half[:-1] + chr(0xFFFD)
+    assert [row["author"] for row in found] == [half, given[1]["author"], given[2]["author"]]
+    assert all(row["prediction"] for row in found)

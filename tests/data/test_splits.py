@@ -109,6 +109,15 @@ def test_errors_of_all_files_are_reported_together(folder):
     assert 'alike.csv:2: the score "high" is not a number' in third
 
 
+def test_an_unreadable_file_of_two_tasks_is_reported_once(folder):
+    (folder / "mood-dev.csv").unlink()
+    task = {"kind": "classification", "train": "mood.csv", "dev": "mood-dev.csv"}
+    with pytest.raises(ComityError) as caught:
+        load(folder, tasks__again={**task, "text": "text", "label": "mood"})
+    (message,) = caught.value.messages
+    assert "mood-dev.csv: there is no such file" in message
+
+
 # --- rows that share a text -----------------------------------------------------------------------
 
 

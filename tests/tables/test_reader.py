@@ -1,8 +1,12 @@
 """Tables of all formats: cases from users, encodings, line ends, opens, and unreadable files."""
 
 import csv
+import io
 import json
 import os
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +290,66 @@ def test_descriptions(tmp_path: Path):
     path.write_text('{"text": "ripe"}\nraw\n')
     with pytest.raises(ComityError, match=r"plums\.jsonl:2: "):
         assert open_table(path, TableFormat()).names
+
+
+# --- opens and memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("extension", "limit"), [(".csv", 2), (".jsonl", 2)])
+def test_a_text_file_is_opened_to_look_at_it_and_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, limit: int
+):
+    path = tmp_path / f"table{extension}"
+    lines = {".csv": 'text,n\n"a, b",1\n"c",2\n', ".jsonl": '{"text": "a"}\n{"text": "c"}\n'}
+    path.write_text(lines[extension])
+    opened: list[str] = []
+    real = io.open
+
+    def counted(file: Any, *args: Any, **keys: Any) -> Any:
+        opened.append(str(file))
+        return real(file, *args, **keys)
+
+    monkeypatch.setattr("io.open", counted)
+    monkeypatch.setattr("builtins.open", counted)
+    table = open_table(path, TableFormat(), ["text"])
+    errors = ErrorList()
+    assert [own["text"] for _, own in table.whole_rows(errors)][1:] == ["c"]
+    assert table.describe() and errors.total == 0
+    assert opened == [str(path)] * limit
+
+
+@pytest.mark.parametrize("extension", [".csv", ".jsonl"])
+def test_rows_are_read_when_they_are_asked_for(tmp_path: Path, extension: str):
+    path = tmp_path / f"table{extension}"
+    line = {".csv": "some words,1\n", ".jsonl": '{"text": "some words"}\n'}[extension]
+    header = {".csv": "text,n\n", ".jsonl": ""}[extension]
+    path.write_text(header + line * 200_000 + "bad\n")  # 2.6 MB and more
+    errors = ErrorList()
+    tracemalloc.start()
+    rows = open_table(path, TableFormat(), ["text"]).rows(errors)
+    first = next(rows)
+    assert first.values == ("some words",) and errors.total == 0
+    count = 1 + sum(1 for _ in rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (count, errors.total) == (200_000, 1)
+    assert peak < 1_000_000
+
+
+def test_pyarrow_is_not_imported_for_text(tmp_path: Path):
+    path = tmp_path / "table.csv"
+    path.write_text("text,n\na,1\n")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from comity.errors import ErrorList\n"
+        "from comity.tables.reader import open_table\n"
+        "from comity.tables.rows import TableFormat\n"
+        f"table = open_table(Path({str(path)!r}), TableFormat(), ['text'])\n"
+        "assert len(list(table.rows(ErrorList()))) == 1\n"
+        "assert 'pyarrow' not in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- encodings and line ends ----------------------------------------------------------------------

@@ -152,7 +152,8 @@ class _Loader:
             for path, table in stage_tables.items()
         }
         if isinstance(task.dev, str):
-            assert dev_table is not None  # it was read without errors
+            if dev_table is None:  # its errors were reported for another task
+                return None
             dev = self._labelled_split(name, task, target, dev_table)
             if not len(dev):
                 errors.add(_no_rows(dev_table.path, name))
@@ -180,16 +181,15 @@ class _Loader:
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
         """The tables of stages that train the task on a file of their own, by the file's path."""
+        stages = [stage for stage in self.recipe.stages if name in stage.data]
+        files = {stage.data[name].file: stage.data[name] for stage in stages}
         tables: dict[str, TokenTable] = {}
-        for stage in self.recipe.stages:
-            if name not in stage.data:
-                continue
-            file = stage.data[name]
-            table = self._read(file.file, file.read_as(task))
+        for path, file in files.items():
+            table = self._read(path, file.read_as(task))
             if table is not None and file.label_map:
                 table = mapped_labels(table, file.label_map, task.decimal_mark, self.errors)
             if table is not None:
-                tables[file.file] = table
+                tables[path] = table
         return tables
 
     def _labelled_split(

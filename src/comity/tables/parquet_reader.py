@@ -62,7 +62,9 @@ class ParquetTable(Table):
 
     def _whole(self, batch: pa.RecordBatch) -> Iterator[WholeRow]:
         names = batch.schema.names
-        columns = [self._objects(*column) for column in zip(names, batch.columns, strict=True)]
+        columns = [
+            self._objects(name, array) for name, array in zip(names, batch.columns, strict=True)
+        ]
         return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
     def _objects(self, name: str, array: Any) -> list[Any]:
