@@ -77,8 +77,8 @@ def _check_objectives(
         return
     if len(target.classes) != 2:
         errors.add(
-            f"tasks.{name}.objectives: objectives need two classes, for similar pairs and others, "
-            f"and {path} has {len(target.classes)}; remove them"
+            f"tasks.{name}.objectives: they need two classes, similar pairs and others, but {path} "
+            f"has {plural(len(target.classes), 'class', 'classes')}; remove them"
         )
     elif task.classes is None and not _ordered(target.classes):
         first, last = target.classes
