@@ -1,10 +1,10 @@
-"""Start-up time and memory at ten thousand, a hundred thousand and a million rows (generated).
+"""Start-up time and memory with 10,000, 100,000 and 1,000,000 generated rows.
 
     python benchmarks/scale.py [--rows 10000 100000 1000000]
 
-The first start reads and tokenises, the second finds everything in the cache. Memory is that of a
-process of its own that prepares and plans the recipe a second time: what it holds afterwards, freed
-memory handed back, and its peak.
+The first start reads and tokenises; the second finds everything in the cache. Memory is that of the
+second start, a process of its own that prepares and plans the recipe: what it holds afterwards
+(freed memory is returned to the system), and its peak.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WORDS = "the river was cold and a train left early while nobody at home heard it
 
 
 def main() -> None:
-    """Measure, show a table, keep it."""
+    """Measure, print a table and write the results."""
     options = _options()
     if options.one is not None:
         print(json.dumps(_start(options.one)))
@@ -34,9 +34,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COMITY_CACHE"] = str(Path(folder) / "cache")
         for count in options.rows:
-            place = Path(folder) / str(count)
-            _write(place, count)
-            command = [sys.executable, str(HERE), "--one", str(place)]
+            data = Path(folder) / str(count)
+            _write(data, count)
+            command = [sys.executable, str(HERE), "--one", str(data)]
             starts = [
                 json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
                 for _ in range(2)
@@ -57,7 +57,7 @@ def main() -> None:
         grown = large["second_start_held_mb"] - small["second_start_held_mb"]
         per_row = 1e6 * grown / (options.rows[-1] - options.rows[0])
         measured["held_bytes_per_row"] = round(per_row, 1)
-        print(f"memory held grows by {per_row:.1f} bytes a row")
+        print(f"memory held grows by {per_row:.1f} bytes per row")
     keep("scale", {}, measured)
 
 
@@ -95,9 +95,9 @@ def _start(folder: Path) -> dict[str, float]:
     hardware.keep_freed_memory()  # as a trainer does here
     plan = plan_stage(0, recipe.stages[0], prepared.tasks, recipe.train)
     seconds = time.perf_counter() - started
-    hardware.keep_freed_memory()  # hands back what is free, which so does not count as held
+    hardware.keep_freed_memory()  # returns free memory, which then does not count as held
     held, most = memory()
-    assert len(plan.steps) == 10  # kept until here, and so counted
+    assert len(plan.steps) == 10  # in memory until here, and so counted
     return {"seconds": seconds, "held_mb": held / 1e6, "peak_mb": most / 1e6}
 
 

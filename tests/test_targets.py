@@ -1,4 +1,4 @@
-"""Labels to numbers and back: spellings, order, probabilities, expected scores."""
+"""Targets: spellings and order of labels, probabilities, expected scores."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from comity.targets import Classes, Target
         (["b", "a", " a "], ("a", "b")),
         (["NA", "None", "ok"], ("NA", "None", "ok")),
         (["True", "False", "True"], ("False", "True")),
-        (["1", "x", "01"], ("01", "1", "x")),  # not all are numbers: names, as they stand
+        (["1", "x", "01"], ("01", "1", "x")),  # not all are numbers, so all are names
         (["1e5", "2"], ("1e5", "2")),
     ],
 )
@@ -91,6 +91,6 @@ def test_multi_label():
     assert [target.label(row) for row in found] == [["blue"], [], ["blue", "red"]]
 
 
-def test_a_target_survives_its_json():
+def test_a_target_is_restored_from_its_json():
     target = Target("similarity", "bins", classes=(), scale=(0.0, 4.0), mean=0.5)
     assert Target.from_dict(target.to_dict()) == target

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one sentence each, all of them together."""
+"""Errors that the user can fix, collected and reported together."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 
 class ComityError(Exception):
-    """One or more errors that the user can fix, one sentence each: what, where, and what to do.
+    """One or more errors that the user can fix.
 
-    The command line prints them without a traceback; `messages` holds them one by one.
+    Each of `messages` is one sentence: what is wrong, where, and what to do. The command line
+    prints them without a traceback.
     """
 
     def __init__(self, *messages: str):
@@ -17,7 +18,7 @@ class ComityError(Exception):
 
 
 class ErrorList:
-    """Gathers errors so that a user sees all of them (up to `limit`), not the first alone.
+    """Collects errors so that the user sees all of them (up to `limit`), not only the first.
 
     >>> errors = ErrorList(limit=2)
     >>> for line in (2, 5, 9):
@@ -28,50 +29,52 @@ class ErrorList:
 
     def __init__(self, limit: int = 20):
         self.limit = limit
-        self._sentences: list[str] = []
-        self._seen: set[int] = set()  # hashes, so that hidden ones are not counted twice either
+        self._messages: list[str] = []
+        self._seen: set[int] = (
+            set()
+        )  # hashes, so that messages past the limit are not counted twice
 
     @property
     def total(self) -> int:
-        """How many were added, the hidden ones too; what is said twice counts once."""
+        """The number of different errors, including those past the limit."""
         return len(self._seen)
 
     def __bool__(self) -> bool:
         return self.total > 0
 
-    def add(self, sentence: str) -> None:
-        """Keep one sentence; past the limit it is only counted."""
-        if hash(sentence) in self._seen:
+    def add(self, message: str) -> None:
+        """Add one error; past the limit it is only counted."""
+        if hash(message) in self._seen:
             return
-        self._seen.add(hash(sentence))
-        if len(self._sentences) < self.limit:
-            self._sentences.append(sentence)
+        self._seen.add(hash(message))
+        if len(self._messages) < self.limit:
+            self._messages.append(message)
 
     def extend(self, error: ComityError) -> None:
-        """Take over the errors of an error that was raised elsewhere."""
-        for sentence in error.messages:
-            self.add(sentence)
+        """Add the messages of an error that was raised elsewhere."""
+        for message in error.messages:
+            self.add(message)
 
     def merge(self, other: "ErrorList") -> None:
-        """Take over what another list gathered, its hidden ones counted."""
-        for sentence in other._sentences:
-            self.add(sentence)
+        """Add the errors of another list; those past its limit are counted."""
+        for message in other._messages:
+            self.add(message)
         self._seen |= other._seen
 
     def stop(self) -> NoReturn:
-        """Raise everything gathered so far as one `ComityError`."""
-        hidden = self.total - len(self._sentences)
+        """Raise all errors as one `ComityError`."""
+        hidden = self.total - len(self._messages)
         more = [f"and {hidden:,} more errors like these"] if hidden else []
-        raise ComityError(*self._sentences, *more)
+        raise ComityError(*self._messages, *more)
 
     def check(self) -> None:
-        """Raise if anything was gathered."""
+        """Raise all errors as one `ComityError`, if there are any."""
         if self:
             self.stop()
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """A suggestion to append to a sentence, or nothing.
+    """A suggestion to append to a message, or "".
 
     >>> nearest("trian", ["train", "dev"])
     ', did you mean "train"?'

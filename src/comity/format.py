@@ -1,4 +1,4 @@
-"""Numbers, durations and Markdown tables as text."""
+"""Numbers, counts, durations and Markdown tables as text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,6 +6,15 @@ from collections.abc import Iterable, Sequence
 def or_dash(value: float | None, form: str = ".4f") -> str:
     """A number in the format `form`, or a dash for None."""
     return "-" if value is None else format(value, form)
+
+
+def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
+    """A count with its noun; `plural_noun` is needed only where adding "s" is wrong.
+
+    >>> plural(1, "evaluation"), plural(2000, "row"), plural(2, "class", "classes")
+    ('1 evaluation', '2,000 rows', '2 classes')
+    """
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
 
 
 def clock(seconds: float) -> str:

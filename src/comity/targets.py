@@ -1,4 +1,4 @@
-"""What a task predicts: from labels as files spell them to numbers, and from outputs back."""
+"""Targets: labels as files spell them, as numbers, and predictions from outputs."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 
 
 def spelling(label: str) -> str:
-    """A numeric label in one spelling, so that `0`, `0.0` and `00` are one class.
+    """The one spelling of a numeric label, so that `0`, `0.0` and `00` are one class.
 
     >>> [spelling(label) for label in ("1.0", "01", "-5", "2.50", "-0")]
     ['1', '1', '-5', '2.5', '0']
@@ -36,15 +36,15 @@ def is_number(label: str) -> bool:
 class Classes:
     """The classes of a task in the order of its outputs; of two, the last is the positive one.
 
-    Numeric labels compare and sort by value, others by name. A label set of true and false is
-    matched whatever its case, and spelled as training spells it.
+    Labels that are all numbers compare and sort by value, other labels by name. Labels that are all
+    true or false match in any case, and are spelled as in training.
     """
 
     names: tuple[str, ...]
 
     @classmethod
     def found(cls, labels: Sequence[str]) -> "Classes":
-        """The classes of a training file, from the distinct labels that stand in it.
+        """The classes of a training file, from its distinct labels.
 
         >>> Classes.found(["10", "2.0", "2"]).names, Classes.found(["b", "a"]).names
         (('2', '10'), ('a', 'b'))
@@ -58,16 +58,16 @@ class Classes:
         return cls(tuple(sorted(set(stripped))))
 
     def index(self, label: str) -> int | None:
-        """The place of a label as a file spells it, or None for an unknown one."""
-        return self._places().get(self._key(label.strip()))
+        """The index of a label as a file spells it, or None for an unknown label."""
+        return self._indices().get(self._key(label.strip()))
 
-    def _places(self) -> dict[str, int]:
-        return {self._key(name): place for place, name in enumerate(self.names)}
+    def _indices(self) -> dict[str, int]:
+        return {self._key(name): index for index, name in enumerate(self.names)}
 
     def indices(self, labels: Sequence[str]) -> list[int | None]:
-        """`index` of many labels."""
-        places = self._places()
-        return [places.get(self._key(label.strip())) for label in labels]
+        """The index of each label, as `index` gives it."""
+        indices = self._indices()
+        return [indices.get(self._key(label.strip())) for label in labels]
 
     def _key(self, label: str) -> str:
         if is_number(label) and all(is_number(name) for name in self.names):
@@ -79,19 +79,19 @@ class Classes:
 
 @dataclass(frozen=True)
 class Target:
-    """What one task predicts and with which head; fixed by the training file, kept in the run."""
+    """What a task predicts and with which head; found in the training file, stored in the run."""
 
     kind: str
     head: str
     classes: tuple[str, ...] = ()
-    scale: tuple[float, float] = (0.0, 1.0)  # similarity: the ends of the scale
-    mean: float = 0.0  # regression: of the training targets
-    deviation: float = 1.0
-    rounding: str = "nearest"  # bins; or "down", to the whole number below
+    scale: tuple[float, float] = (0.0, 1.0)  # similarity: lowest and highest score
+    mean: float = 0.0  # regression: mean of the training targets
+    deviation: float = 1.0  # regression: standard deviation of the training targets
+    rounding: str = "nearest"  # bins: "nearest", or "down" to the whole number below
 
     @property
     def outputs(self) -> int:
-        """How many numbers the head gives for one row."""
+        """Outputs of the head for one row."""
         if self.head == "linear":
             binary = self.kind == "classification" and len(self.classes) == 2
             return 1 if binary else len(self.classes)
@@ -99,20 +99,20 @@ class Target:
 
     @property
     def levels(self) -> np.ndarray:
-        """The whole numbers of the scale, one per output of the `bins` head."""
+        """The whole numbers `[levels]` of the scale, one per output of the `bins` head."""
         return np.arange(int(self.scale[0]), int(self.scale[1]) + 1)
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Scores as the head is trained on them: 0 to 1 on the scale, or standardised."""
+        """Scores `[n]` as the head is trained on them: from 0 to 1, or standardised."""
         if self.kind == "similarity":
             return (values - self.scale[0]) / (self.scale[1] - self.scale[0])
         return (values - self.mean) / self.deviation
 
     def trained_on(self, values: np.ndarray) -> np.ndarray:
-        """What the head's loss compares with: classes, indicators, levels or normalised scores.
+        """The targets of the head's loss: classes, indicators, levels or normalised scores.
 
-        The `bins` head is trained on the score rounded to a whole number, halves up (or down to
-        the next, where `rounding` says so).
+        The `bins` head is trained on scores rounded to whole numbers, halves up, or always down
+        if `rounding` is "down".
         """
         if self.head == "linear":
             return values.astype(np.int64)  # as torch's losses want them
@@ -122,11 +122,11 @@ class Target:
         return self.normalise(values).astype(np.float32)
 
     def closeness(self, values: np.ndarray) -> np.ndarray:
-        """How alike the two texts of a row are, from 0 to 1: the score, or the positive class."""
+        """How similar the two texts of a row are, from 0 to 1: the score or the positive class."""
         return self.normalise(values) if self.kind == "similarity" else values.astype(np.float64)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
-        """The reverse of `normalise`."""
+        """The inverse of `normalise`."""
         if self.kind == "similarity":
             return values * (self.scale[1] - self.scale[0]) + self.scale[0]
         return values * self.deviation + self.mean
@@ -134,8 +134,8 @@ class Target:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
         """Probabilities `[n, classes]` (or levels) from outputs `[n, outputs]` float64.
 
-        Multi-label gives one probability a class, each by itself; a head that gives a number has
-        none.
+        The probabilities of multi-label classes are independent. None for a head that predicts a
+        number.
         """
         if self.kind == "multi-label":
             return _sigmoid(outputs)
@@ -148,7 +148,7 @@ class Target:
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
-        """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the target's unit."""
+        """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the label's unit."""
         probabilities = self.probabilities(outputs)
         if self.kind == "multi-label":
             return (outputs > 0).astype(np.int64)
@@ -162,7 +162,7 @@ class Target:
         return self.restore(outputs[:, 0])
 
     def label(self, prediction: Any) -> Any:
-        """One prediction as a user reads it: a class name, a list of names, or a number."""
+        """One prediction as the user reads it: a class name, a list of names, or a number."""
         if self.kind == "classification":
             return self.classes[int(prediction)]
         if self.kind == "multi-label":
@@ -181,32 +181,32 @@ class Target:
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """The logistic function, without overflow at either end."""
+    """The logistic function, without overflow for large numbers."""
     small = np.exp(-np.abs(values))
     return np.where(values >= 0, 1, small) / (1 + small)
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What the model knows of one task: what it predicts, and how its head is built."""
+    """A task as the model sees it: what it predicts and how its head is built."""
 
     target: Target
-    views: tuple[str, ...]  # that the head reads: "first", "second" or "pair"
-    pooling: str = "mean"  # of texts that are read apart: "mean", "cls" or "pooler"
-    dropout: float = 0.1  # of the head
+    views: tuple[str, ...]  # read by the head: "first", "second" or "pair"
+    pooling: str = "mean"  # of texts that are encoded separately: "mean", "cls" or "pooler"
+    dropout: float = 0.1  # in the head
     interaction: bool = False
-    layers: int = 0  # dense layers of the head before its output
+    layers: int = 0  # dense layers before the head's output
     add_norm: bool = False
-    embeds: bool = False  # whether training shapes the embedding of a text alone
+    embeds: bool = False  # whether training improves the embedding of a single text
 
     @property
     def apart(self) -> bool:
-        """Whether the head reads two texts apart, as embeddings."""
+        """Whether the head reads the embeddings of two texts that are encoded separately."""
         return self.interaction or self.target.head == "cosine"
 
     @property
     def head_pooling(self) -> str:
-        """How the sequences that the head reads become vectors; one sequence by the pooler."""
+        """How the head's sequences become vectors; a single sequence is read by the pooler."""
         return self.pooling if self.apart else "pooler"
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class HeadSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "HeadSpec":
-        """From the run's JSON, which holds other facts beside."""
+        """From the run's JSON, which holds other facts too."""
         own = {key: values[key] for key in cls.__dataclass_fields__}
         target = Target.from_dict(values["target"])
         return cls(**{**own, "target": target, "views": tuple(values["views"])})

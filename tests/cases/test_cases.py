@@ -1,14 +1,17 @@
-"""Awkward inputs that users of such tools really met, by id; run on the files in place.
+"""Cases: inputs that users of similar tools had trouble with, read from the shared folder.
 
-Each kind is also held on inputs of our own, here or in the tests of the room that does the work.
+Each kind is also tested with inputs of our own, here or in the tests of the module that reads them.
 """
 
+import csv
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tomli_w
 from tests.helpers import write_csv, write_jsonl
@@ -30,7 +33,7 @@ def case(shared) -> Callable[[str], Path]:
 
 @pytest.fixture
 def check(tmp_path, tiny_checkpoint, capsys) -> Check:
-    """Run `comity check --json` on tasks; gives exit code, the JSON and standard error."""
+    """Runs `comity check --json` on tasks; returns exit code, the JSON and standard error."""
 
     def run(folder: Path, encoder: Path | None = None, **tasks: Any) -> tuple[int, Any, str]:
         recipe = {"encoder": {"name": str(encoder or tiny_checkpoint)}, "tasks": tasks}
@@ -99,7 +102,7 @@ def test_in_03_line_ends(case, check):
         assert found["tasks"]["warm"]["dev"]["rows"] == 4
 
 
-def test_in_05_words_that_are_no_missing_values(case, check):
+def test_in_05_words_that_are_not_missing_values(case, check):
     folder = case("IN-05")
     _, found, _ = check(folder, a=classify("texts.csv"))
     train = found["tasks"]["a"]["train"]
@@ -308,7 +311,7 @@ def test_tx_04_pairs_longer_than_the_limit(case, write_checkpoint, tmp_path):
     assert kept == expected["tokens_kept_by_transformers_longest_first"]
 
 
-# --- the same kinds, on inputs of our own ---------------------------------------------------------
+# --- the same kinds, with inputs of our own -------------------------------------------------------
 
 
 def test_labels_that_are_lists_objects_or_odd_numbers(tmp_path, check):
@@ -332,13 +335,13 @@ def test_labels_that_are_lists_objects_or_odd_numbers(tmp_path, check):
         ("nan", ["not a number"]),
         ("inf", ["not a number"]),
         ("1_0", ["not a number"]),
-        ("5.1", ["outside the scale", "0 to 5"]),
+        ("5.1", ["outside the scale", "from 0 to 5"]),
         ("-1", ["outside the scale", "GLUE"]),
         ("2,5", ['decimal_mark = ","']),
         ("", ["is empty", 'missing_labels = "skip"']),
     ],
 )
-def test_scores_that_are_none(tmp_path, check, score, words):
+def test_wrong_scores(tmp_path, check, score, words):
     rows = [("a cat", "a dog", "1"), ("a car", "a bus", "2.5"), ("one", "two", score)]
     write_csv(tmp_path / "s.csv", ["a", "b", "score"], rows)
     code, _, err = check(tmp_path, a=compare("s.csv"))
@@ -359,7 +362,7 @@ def test_labels_of_dev_that_training_never_saw(tmp_path, check):
     assert "GLUE" in err.splitlines()[-1]
 
 
-def test_faults_of_all_files_are_listed_together(tmp_path, check):
+def test_errors_of_all_files_are_reported_together(tmp_path, check):
     write_csv(tmp_path / "t.csv", ["text", "label"], [("good", "yes"), ("bad", "")])
     code, _, err = check(
         tmp_path, a=classify("t.csv"), b=classify("none.csv"), c=classify("t.csv", text="txet")
@@ -370,7 +373,7 @@ def test_faults_of_all_files_are_listed_together(tmp_path, check):
     assert 'did you mean "text"' in err
 
 
-def test_indicators_that_are_none(tmp_path, check):
+def test_wrong_indicators(tmp_path, check):
     rows = [("red", "1", "0"), ("blue", "2", "0"), ("green", "0", "")]
     write_csv(tmp_path / "m.csv", ["text", "x", "y"], rows)
     task = {"kind": "multi-label", "train": "m.csv", "dev": "m.csv", "text": "text"}
@@ -380,7 +383,7 @@ def test_indicators_that_are_none(tmp_path, check):
     assert "m.csv:4:" in err
 
 
-def test_a_cell_of_labels_needs_its_separator(tmp_path, check):
+def test_a_cell_of_labels_needs_a_separator(tmp_path, check):
     write_csv(tmp_path / "m.csv", ["text", "tags"], [("a", "x;y"), ("b", "x")])
     task = {"kind": "multi-label", "train": "m.csv", "dev": "m.csv", "text": "text"}
     code, _, err = check(tmp_path, a={**task, "label": "tags"})
@@ -390,7 +393,7 @@ def test_a_cell_of_labels_needs_its_separator(tmp_path, check):
     assert found["tasks"]["a"]["train"]["counts"] == {"x": 2, "y": 1}
 
 
-def test_targets_that_do_not_differ(tmp_path, check):
+def test_equal_targets(tmp_path, check):
     write_csv(tmp_path / "r.csv", ["text", "label"], [("a", "2"), ("b", "2.0")])
     code, _, err = check(tmp_path, a={**classify("r.csv"), "kind": "regression"})
     assert code == 2
@@ -407,14 +410,14 @@ def test_listed_classes(tmp_path, check):
     assert "t.csv:4:" in err
 
 
-def test_class_weights_name_classes(tmp_path, check):
+def test_class_weights_must_name_classes(tmp_path, check):
     write_csv(tmp_path / "t.csv", ["text", "label"], [("a", "yes"), ("b", "no")])
     code, _, err = check(tmp_path, a=classify("t.csv", class_weights={"yess": 2.0}))
     assert code == 2
     assert 'did you mean "yes"' in err
 
 
-def test_tr_02_pearson_that_cannot_be_had_is_said_before_training(case, check):
+def test_tr_02_pearson_without_a_value_is_reported_before_training(case, check):
     folder = case("TR-02")
     for name, reason in (
         ("dev-constant.tsv", "all 3 gold scores are 3.0"),
@@ -422,3 +425,34 @@ def test_tr_02_pearson_that_cannot_be_had_is_said_before_training(case, check):
     ):
         _, found, _ = check(folder, a=compare("train.tsv", dev=name))
         assert any(reason in note for note in found["notes"]), found["notes"]
+
+
+# --- predict ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+def test_n_01_half_a_surrogate_pair_beside_the_text(case, tiny_checkpoint, tmp_path, extension):
+    recipe = tomllib.loads((case("base") / "recipe.toml").read_text())
+    recipe["encoder"] = {"name": str(tiny_checkpoint)}
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    run, output = tmp_path / "run", tmp_path / f"out.{extension}"
+    data = ["--data", str(case("base"))]
+    train = ["train", str(tmp_path / "recipe.toml"), *data, "--out", str(run), "--quiet"]
+    assert main(train) == 0
+    source = case("N-01") / "new.jsonl"
+    predict = ["predict", str(run), "--task", "mood", "--input", str(source)]
+    assert main([*predict, "--output", str(output)]) == 0
+    if extension == "jsonl":
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+    elif extension == "csv":
+        with output.open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+    else:
+        found = pyarrow.parquet.read_table(output).to_pylist()
+    given = [json.loads(line) for line in source.read_text().splitlines()]
+    assert [row["review"] for row in found] == [row["review"] for row in given]
+    half = given[0]["author"]
+    if extension != "jsonl":
+        half = half[:-1] + chr(0xFFFD)
+    assert [row["author"] for row in found] == [half, given[1]["author"], given[2]["author"]]
+    assert all(row["prediction"] for row in found)

@@ -1,4 +1,4 @@
-"""Back-translation: what is dropped, what stays as it was, and nothing is translated twice."""
+"""Back-translation: which rows are dropped or kept, and nothing is translated twice."""
 
 import csv
 import json
@@ -17,13 +17,13 @@ from tests.helpers import mood_rows, two_tasks, write_csv, write_jsonl, write_tw
 
 from comity.data.augment import AugmentReport, augment, cache_path, check_augment
 from comity.errors import ComityError, ErrorList
-from comity.tables.reader import read_table
+from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat
 from comity.training.setup import prepare
 
 
 class Fake:
-    """A translator that applies `change` to each text and remembers what it was asked."""
+    """A translator that applies `change` to each text and records the texts."""
 
     def __init__(self, change: Callable[[str], str], fail_at: int | None = None):
         self.change = change
@@ -50,7 +50,7 @@ def there() -> Fake:
 
 
 def again(**others: str) -> Fake:
-    """The way back: what was said, but for `others`, which come back in those words."""
+    """The way back: the same text, except for `others`, which come back as given."""
     return Fake(lambda pivot: others.get(pivot[1:-1], pivot[1:-1]))
 
 
@@ -70,12 +70,12 @@ def read_back(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
 
 
-def fault_of(path: Path, columns: list[str], output: Path, **options: Any) -> str:
-    """The one sentence of a call that must fail before anything is translated."""
+def error_of(path: Path, columns: list[str], output: Path, **options: Any) -> str:
+    """The message of a call that must fail before anything is translated."""
     with pytest.raises(ComityError) as caught:
         augment(path, columns, output, never(), never(), **options)
-    (fault,) = caught.value.messages
-    return fault
+    (message,) = caught.value.messages
+    return message
 
 
 # --- what is dropped ------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_an_identical_row_is_dropped_and_the_others_keep_their_other_columns(tmp
         ("agood film.", False),
     ],
 )
-def test_identical_is_equal_but_for_case_and_space(tmp_path, result, is_identical):
+def test_identical_ignores_case_and_white_space(tmp_path, result, is_identical):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, " a good film."), (2, "other")])
     back = again(**{" a good film.": result, "other": "something else"})
     report = augment(source, ["text"], tmp_path / "out.csv", there(), back)
@@ -150,8 +150,8 @@ def test_near_identical_rows_are_dropped_by_option(tmp_path, share, dropped):
     assert report.augmented == 2 - dropped
 
 
-def test_near_identical_is_told_of_long_texts_of_few_letters_too(tmp_path):
-    # difflib would take letters this frequent for junk; but one, all of 400 letters are shared.
+def test_long_texts_of_few_letters_can_be_near_identical(tmp_path):
+    # By default difflib ignores letters this frequent; 399 of 400 letters are shared.
     long = "ab" * 200
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, long), (2, "other")])
     back = again(**{long: "c" + long[1:], "other": "new"})
@@ -161,7 +161,7 @@ def test_near_identical_is_told_of_long_texts_of_few_letters_too(tmp_path):
 
 @given(st.text("ab ", min_size=1), st.text("ab ", min_size=1), st.floats(0.1, 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_the_share_is_difflibs_ratio_of_the_texts_without_their_spaces(tmp_path, text, result, cut):
+def test_similarity_is_difflibs_ratio_of_the_normalised_texts(tmp_path, text, result, cut):
     plain, changed = " ".join(text.split()), " ".join(result.split())
     rows = [{"text": text}, {"text": "12345"}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
@@ -215,7 +215,7 @@ CELLS = st.text(st.sampled_from('ab";, \n\r\té\u2028'), max_size=8)
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from([".csv", ".tsv"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_text_survives_delimited_files(tmp_path, pairs, ending):
+def test_any_text_can_be_written_to_delimited_files(tmp_path, pairs, ending):
     rows = [{"id": str(n), "note": note, "text": text} for n, (note, text) in enumerate(pairs)]
     source = write_jsonl(tmp_path / "in.jsonl", [*rows, {"id": "z", "note": "", "text": "end"}])
     output = tmp_path / f"out{ending}"
@@ -228,12 +228,12 @@ def test_any_text_survives_delimited_files(tmp_path, pairs, ending):
     expected = [row | {"text": f'{row["text"]}, "new"\n'} for row in expected]
     assert read_back(output) == expected
     errors = ErrorList()
-    found = list(read_table(output, ["id", "note", "text"], TableFormat(), errors))
+    found = list(open_table(output, TableFormat(), ["id", "note", "text"]).rows(errors))
     errors.check()
     assert [row.values for row in found] == [tuple(row.values()) for row in expected]
 
 
-def test_quoted_text_of_a_csv_file_survives(tmp_path):
+def test_quoted_texts_of_a_csv_file_are_kept(tmp_path):
     rows = [("1", 'he said "no",\nthen left', "a;b"), ("2", "x\ty", '"')]
     source = write_csv(tmp_path / "in.csv", ["id", "note", "text"], rows)
     augment(source, ["text"], tmp_path / "out.csv", there(), Fake(lambda pivot: pivot + '"\n,'))
@@ -297,7 +297,7 @@ def test_a_dotted_name_leads_into_objects(tmp_path, ending):
     assert read_back(output) == rows + new
 
 
-def test_columns_of_equal_or_empty_names_beside_the_text_are_kept(tmp_path):
+def test_other_columns_with_equal_or_empty_names_are_kept(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["a", "a", "", "a_"], [["1", "2", "3", "text"]])
     augment(source, ["a_"], tmp_path / "out.csv", there(), again(text="words"))
     (found,) = read_back(tmp_path / "out.csv")
@@ -320,7 +320,7 @@ def test_an_empty_key_of_json_stays(tmp_path, ending):
     assert read_back(output) == [{"": "x", "text": "two"}]
 
 
-def test_the_source_goes_first_where_asked_for(tmp_path):
+def test_the_source_is_written_first_if_wanted(tmp_path):
     rows = [("1", "one", "x"), ("2", "", "y"), ("3", "three", "z")]
     source = write_csv(tmp_path / "in.csv", ["id", "text", "label"], rows)
     back = again(one="a one")
@@ -340,7 +340,7 @@ def test_a_recipe_trains_on_the_augmented_file(tmp_path, tiny_checkpoint):
     assert len(prepared.tasks["mood"].train) == 2 * len(mood_rows(0, 36))
 
 
-# --- once, and going on ---------------------------------------------------------------------------
+# --- each text once, and resuming -----------------------------------------------------------------
 
 
 def words(count: int) -> list[tuple[int, str]]:
@@ -376,7 +376,7 @@ def test_batches_hold_texts_of_about_equal_length(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
-def test_a_stopped_call_goes_on_with_the_rest_alone(tmp_path, way):
+def test_a_stopped_call_resumes_with_the_other_texts_only(tmp_path, way):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(10))
     whole, output = tmp_path / "whole.csv", tmp_path / "out.csv"
     augment(source, ["text"], whole, there(), Fake(str.upper), batch_size=3)
@@ -412,7 +412,7 @@ def test_each_batch_is_on_disk_before_the_next_begins(tmp_path):
     assert lines == [0, 2, 4]
 
 
-def test_a_line_of_the_cache_that_was_cut_is_translated_again(tmp_path):
+def test_an_incomplete_line_of_the_cache_is_translated_again(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(4))
     output = tmp_path / "out.csv"
     augment(source, ["text"], output, there(), Fake(str.upper))
@@ -431,7 +431,7 @@ def test_a_line_of_the_cache_that_was_cut_is_translated_again(tmp_path):
         assert output.read_bytes() == first
 
 
-def test_another_translator_does_not_take_what_this_one_left(tmp_path):
+def test_translators_do_not_share_cached_translations(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(4))
     output = tmp_path / "out.csv"
     for fingerprint, asked in (("small", 4), ("large", 4), ("small", 0)):
@@ -442,7 +442,7 @@ def test_another_translator_does_not_take_what_this_one_left(tmp_path):
         assert len(forward.asked) == asked
 
 
-def test_texts_too_long_for_a_translator_are_counted_also_when_going_on(tmp_path):
+def test_texts_too_long_for_a_translator_are_counted_also_when_resuming(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, "abc"), (2, "abcd"), (3, "abcd")])
     for number in (1, 2):
         forward, back = there(), Fake(str.upper)
@@ -455,52 +455,70 @@ def test_texts_too_long_for_a_translator_are_counted_also_when_going_on(tmp_path
         assert len(forward.asked) == (2 if number == 1 else 0)
 
 
-def test_progress_is_told_after_each_batch(tmp_path):
+def test_progress_is_called_after_each_batch(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(5))
-    told: list[tuple[str, int, int]] = []
+    expected: list[tuple[str, int, int]] = []
 
     def progress(*about: Any) -> None:
-        told.append(about)  # type: ignore[arg-type]
+        expected.append(about)  # type: ignore[arg-type]
 
     output = tmp_path / "out.csv"
     back = Fake(str.upper)
     augment(source, ["text"], output, there(), back, batch_size=2, progress=progress)
-    assert told == [(way, done, 5) for way in ("forward", "back") for done in (2, 4, 5)]
+    assert expected == [(way, done, 5) for way in ("forward", "back") for done in (2, 4, 5)]
 
 
 # --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("source", "columns", "output", "options", "told"),
+    ("source", "columns", "output", "options", "expected"),
     [
         ("none.csv", ["text"], "out.csv", {}, "none.csv: there is no such file"),
         ("in.csv", ["txt"], "out.csv", {}, 'no column "txt", did you mean "text"?'),
-        ("in.csv", [], "out.csv", {}, "--column: name at least one"),
-        ("in.csv", ["text", "text "], "out.csv", {}, '"text" is named 2 times'),
+        ("in.csv", [], "out.csv", {}, "--column is missing; name at least one"),
+        ("in.csv", ["text", "text "], "out.csv", {}, '"text" is given 2 times'),
         ("in.csv", ["text"], "out.xlsx", {}, "use .csv, .tsv, .jsonl or .parquet"),
         ("in.csv", ["text"], "none/out.csv", {}, "there is no directory"),
         ("in.csv", ["text"], "in.csv/out.csv", {}, "there is no directory"),
         ("in.csv", ["text"], ".", {}, "is a directory"),
         ("in.csv", ["text"], "in.csv", {}, "is the input itself"),
-        ("in.csv", ["text"], "old.csv", {}, "nothing is overwritten"),
-        ("in.csv", ["text"], "out.csv", {"batch_size": 0}, "--batch-size: 0"),
-        ("in.csv", ["text"], "out.csv", {"drop_similar": 0.0}, "--drop-similar: 0.0"),
-        ("in.csv", ["text"], "out.csv", {"drop_similar": 1.5}, "--drop-similar: 1.5"),
+        ("in.csv", ["text"], "old.csv", {}, "already exists and is not overwritten"),
+        (
+            "in.csv",
+            ["text"],
+            "out.csv",
+            {"batch_size": 0},
+            "--batch-size must be at least 1",
+        ),
+        (
+            "in.csv",
+            ["text"],
+            "out.csv",
+            {"drop_similar": 0.0},
+            "must be above 0 and at most 1, got 0.0",
+        ),
+        (
+            "in.csv",
+            ["text"],
+            "out.csv",
+            {"drop_similar": 1.5},
+            "must be above 0 and at most 1, got 1.5",
+        ),
         ("ragged.csv", ["text"], "out.csv", {}, "ragged.csv:3: 3 fields, the header has 2"),
         ("list.jsonl", ["text"], "out.csv", {}, "list.jsonl:2: the text is a list"),
         ("list.jsonl", ["none"], "out.csv", {}, 'no column "none"'),
     ],
 )
-def test_a_fault_is_one_sentence_before_anything_is_translated(
-    tmp_path, source, columns, output, options, told
+def test_an_error_is_one_message_before_anything_is_translated(
+    tmp_path, source, columns, output, options, expected
 ):
     write_csv(tmp_path / "in.csv", ["n", "text"], [(1, "one")])
     (tmp_path / "old.csv").write_text("precious")
     (tmp_path / "ragged.csv").write_text("n,text\n1,one\n2,two,three\n")
     write_jsonl(tmp_path / "list.jsonl", [{"text": "one"}, {"text": ["two"]}])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert told in fault_of(tmp_path / source, columns, tmp_path / output, **options)
+    assert expected in error_of(tmp_path / source, columns, tmp_path / output, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -513,14 +531,14 @@ def test_a_fault_is_one_sentence_before_anything_is_translated(
         ("in.parquet", TableFormat(encoding="cp1252"), "--encoding"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_told(tmp_path, source, format, option):
+def test_an_option_without_effect_is_an_error(tmp_path, source, format, option):
     write_jsonl(tmp_path / "in.jsonl", [{"text": "one"}])
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one"]}), tmp_path / "in.parquet")
-    fault = fault_of(tmp_path / source, ["text"], tmp_path / "out.csv", format=format)
-    assert fault == f"{option}: has no effect on {tmp_path / source}; remove it"
+    message = error_of(tmp_path / source, ["text"], tmp_path / "out.csv", format=format)
+    assert message == f"{option} has no effect on {tmp_path / source}; remove it"
 
 
-def test_all_faults_are_told_together_without_a_translator(tmp_path):
+def test_all_errors_are_reported_together_without_a_translator(tmp_path):
     write_jsonl(tmp_path / "list.jsonl", [{"text": ["one"]}, {"text": "two"}, {"txt": "three"}])
     with pytest.raises(ComityError) as caught:
         check_augment(
@@ -530,32 +548,32 @@ def test_all_faults_are_told_together_without_a_translator(tmp_path):
             batch_size=0,
             drop_similar=2,
         )
-    told = ("--batch-size", "--drop-similar", "no directory", "list.jsonl:1", "list.jsonl:3")
-    assert len(caught.value.messages) == len(told)
-    for word, fault in zip(told, caught.value.messages, strict=True):
-        assert word in fault
+    expected = ("--batch-size", "--drop-similar", "no directory", "list.jsonl:1", "list.jsonl:3")
+    assert len(caught.value.messages) == len(expected)
+    for word, message in zip(expected, caught.value.messages, strict=True):
+        assert word in message
     write_jsonl(tmp_path / "good.jsonl", [{"text": "one"}])
     check_augment(tmp_path / "good.jsonl", ["text"], tmp_path / "out.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"list.jsonl", "good.jsonl"}
 
 
-def test_a_place_that_cannot_be_written_is_found_before_anything_is_translated(tmp_path):
+def test_a_cache_that_cannot_be_written_is_found_before_anything_is_translated(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, "one")])
     cache_path(tmp_path / "out.csv").mkdir()  # a folder cannot be opened, even by root
     with pytest.raises(OSError, match=r"out\.csv\.cache\.jsonl"):
         augment(source, ["text"], tmp_path / "out.csv", never(), never())
 
 
-def test_no_file_is_written_where_no_new_row_is_left(tmp_path):
+def test_no_file_is_written_if_no_new_row_is_left(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], [(1, "one"), (2, ""), (3, "two")])
     with pytest.raises(ComityError) as caught:
         augment(source, ["text"], tmp_path / "out.csv", there(), again())
-    (fault,) = caught.value.messages
-    assert "no new row is left of 3 (2 identical, 1 without text)" in fault
+    (message,) = caught.value.messages
+    assert "no new row is left of 3 (2 identical, 1 without text)" in message
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_failure_while_writing_leaves_the_translations_and_no_half_file(tmp_path, monkeypatch):
+def test_a_failure_while_writing_keeps_the_translations_and_no_partial_file(tmp_path, monkeypatch):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(3))
     output = tmp_path / "out.csv"
 
@@ -571,7 +589,7 @@ def test_a_failure_while_writing_leaves_the_translations_and_no_half_file(tmp_pa
     assert len(read_back(output)) == 3
 
 
-def test_a_translator_that_loses_a_text_is_not_believed(tmp_path):
+def test_a_translator_that_loses_a_text_is_an_error(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["n", "text"], words(3))
     with pytest.raises(ValueError, match="zip"):
         augment(source, ["text"], tmp_path / "out.csv", lambda texts: texts[1:], never())

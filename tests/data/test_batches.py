@@ -1,4 +1,4 @@
-"""Which rows stand together, and packed sequences against the tokenizers library."""
+"""Batches of rows, and packed sequences against the tokenizers library."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from comity.errors import ComityError
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "files"
 needs_cases = pytest.mark.skipif(
-    not CASES.is_dir(), reason="shared/cases is not beside the checkout"
+    not CASES.is_dir(), reason="shared/cases is not neighbours the checkout"
 )
 
 quick = settings(deadline=None, max_examples=60)
@@ -81,7 +81,7 @@ def test_batches_by_number_are_full_but_one(grouped, rows, size, sizes):
 
 
 def test_token_budget_is_used():
-    # No two batches in a row would have fitted into one.
+    # No two consecutive batches would have fitted into one.
     lengths = np.random.default_rng(5).integers(1, 30, 400)
     totals = [lengths[batch] for batch in batches_of(lengths, None, 100)]
     for batch, following in pairwise(totals):
@@ -120,20 +120,20 @@ def test_grouped_batches_have_close_lengths_and_random_order():
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
 
 
-def test_the_rows_beside_a_row_change_from_pass_to_pass_when_grouped():
-    # All lengths differ: a pass sorted as a whole would put the same rows together for ever.
-    beside = set()
+def test_grouped_rows_are_batched_with_other_rows_in_each_pass():
+    # All lengths differ: a pass sorted as a whole would always put the same rows together.
+    neighbours = set()
     for key in range(8):
         batches = batches_of(np.arange(2000), 4, None, True, (key,))
-        beside |= {row for batch in batches if 700 in batch for row in batch.tolist()}
-    assert len(beside) > 18
+        neighbours |= {row for batch in batches if 700 in batch for row in batch.tolist()}
+    assert len(neighbours) > 18
 
 
 def test_grouped_token_batches_have_close_lengths():
     lengths = np.random.default_rng(1).integers(2, 200, 5000)
     batches = batches_of(lengths, None, 1600, True)
     assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 20
-    assert max(np.ptp(lengths[batch]) for batch in batches) < 100  # nor at the edge of a group
+    assert max(np.ptp(lengths[batch]) for batch in batches) < 100  # also at the edge of a group
     assert len(batches) < 1.08 * lengths.sum() / 1600
 
 
@@ -164,7 +164,7 @@ def test_limits_are_needed():
             TaskBatches("mood", [1, 2], seed=0, stage=0, batch_size=size, batch_tokens=tokens)
 
 
-def test_a_task_without_rows_is_a_fault():
+def test_a_task_without_rows_is_an_error():
     with pytest.raises(ComityError, match='task "mood" has no rows'):
         TaskBatches("mood", [], seed=0, stage=0, batch_size=4)
 
@@ -177,7 +177,7 @@ def task(lengths, name="mood", seed=1, stage=0, **limits):
     "limits", [{"batch_size": 4}, {"batch_tokens": 60}, {"batch_size": 3, "batch_tokens": 60}]
 )
 @pytest.mark.parametrize("grouped", [False, True])
-def test_turns_run_through_reshuffled_passes(limits, grouped):
+def test_batches_go_through_reshuffled_passes(limits, grouped):
     lengths = np.random.default_rng(2).integers(3, 30, 23)
     batches = task(lengths, group_by_length=grouped, **limits)
     number, orders = 0, []
@@ -196,7 +196,7 @@ def test_turns_run_through_reshuffled_passes(limits, grouped):
 
 
 @pytest.mark.parametrize("limits", [{"batch_size": 4}, {"batch_tokens": 60}])
-def test_a_turn_is_the_same_in_any_order_of_asking(limits):
+def test_a_batch_does_not_depend_on_the_order_of_calls(limits):
     lengths = np.random.default_rng(2).integers(3, 30, 23)
     forward = task(lengths, **limits)
     expected = [(epoch, rows.tolist()) for epoch, rows in map(forward.batch, range(40))]
@@ -207,7 +207,7 @@ def test_a_turn_is_the_same_in_any_order_of_asking(limits):
             assert (epoch, rows.tolist()) == expected[number]
 
 
-def test_batches_are_those_of_seed_stage_task_and_epoch():
+def test_batches_depend_on_seed_stage_task_and_epoch():
     lengths = np.arange(30)
     orders = {
         str(
@@ -224,13 +224,13 @@ def test_batches_are_those_of_seed_stage_task_and_epoch():
     assert len(orders) == 16
 
 
-def cut_one_by_one(first: int, second: int, room: int) -> tuple[int, int]:
-    """Longest first, a token at a time: from the longer until equal, then from both in turn."""
-    while first + second > room and first != second:
+def cut_one_by_one(first: int, second: int, limit: int) -> tuple[int, int]:
+    """Longest first, one token at a time: from the longer until equal, then alternately."""
+    while first + second > limit and first != second:
         first, second = (first - 1, second) if first > second else (first, second - 1)
-    while first + second > room:
+    while first + second > limit:
         first -= 1
-        if first + second > room:
+        if first + second > limit:
             second -= 1
     return first, second
 
@@ -295,7 +295,7 @@ def test_truncation_equals_the_tokenizers_library(first, second, limit):
     assert packed.segments.tolist() == theirs.type_ids
 
 
-def test_rows_come_in_the_order_asked_for():
+def test_rows_are_packed_in_the_given_order():
     packed = pack([column([[5], [], [6, 7]])], [2, 0, 1, 2], TEMPLATE, 10)
     assert [ids for ids, _ in sequences(packed)] == [
         [101, 6, 7, 102],
@@ -307,7 +307,7 @@ def test_rows_come_in_the_order_asked_for():
 
 
 @pytest.mark.parametrize(("columns", "limit", "least"), [(1, 2, 3), (2, 4, 5)])
-def test_a_limit_without_room_is_a_fault(columns, limit, least):
+def test_a_limit_that_is_too_small_is_an_error(columns, limit, least):
     texts = [column([[5, 6], [7]])] * columns
     for use in (
         lambda length: pack(texts, [0], TEMPLATE, length),

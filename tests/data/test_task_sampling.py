@@ -1,4 +1,4 @@
-"""Whose turn it is, under each task_sampling, and what a plan says it holds."""
+"""Task sampling: which tasks contribute batches to each step, and what a plan contains."""
 
 import json
 from collections import Counter
@@ -40,15 +40,15 @@ def plan_of(task_sampling, tasks, seed=0, stage=0, **more):
     return plan_steps(task_sampling, tasks, seed=seed, stage=stage, **more)
 
 
-def turns_of(plan):
-    return [turn for step in plan for turn in step]
+def batches_of(plan):
+    return [batch for step in plan for batch in step]
 
 
 def seen(plan, tasks):
-    """Row by row what the plan holds, gone through without `count`."""
+    """How often the plan contains each row, counted without `count`."""
     rows = [Counter() for _ in tasks]
-    for turn in turns_of(plan):
-        rows[turn.task].update(tasks[turn.task].batches.batch(turn.number)[1].tolist())
+    for batch in batches_of(plan):
+        rows[batch.task].update(tasks[batch.task].batches.batch(batch.number)[1].tolist())
     return rows
 
 
@@ -81,15 +81,15 @@ def test_case_tr_06_three_tasks_of_unequal_size(grouped):
         plan_of("round-robin", tasks, epochs=1, epoch_ends="longest"),
     ):
         assert len(plan) == 10
-        for k, told in enumerate(count(plan, tasks)):
-            assert told.turns == wanted["turns_each"]
-            assert told.examples in np.ravel(wanted["rows_seen"][told.name])
-            assert told.examples == sum(seen(plan, tasks)[k].values())
-            assert told.rows_never_seen == 0
+        for k, counted in enumerate(count(plan, tasks)):
+            assert counted.batches == wanted["turns_each"]
+            assert counted.examples in np.ravel(wanted["rows_seen"][counted.name])
+            assert counted.examples == sum(seen(plan, tasks)[k].values())
+            assert counted.rows_never_seen == 0
     for task_sampling in ("proportional", "sequential"):
         plan = plan_of(task_sampling, tasks, epochs=1)
         assert examples(plan, tasks) == case["proportional_one_pass"]["rows_seen_total"]
-        assert [(told.repeats_min, told.repeats_max) for told in count(plan, tasks)] == [(1, 1)] * 3
+        assert [(c.repeats_min, c.repeats_max) for c in count(plan, tasks)] == [(1, 1)] * 3
 
 
 def test_ten_steps_of_round_robin_by_hand():
@@ -97,22 +97,22 @@ def test_ten_steps_of_round_robin_by_hand():
     plan = plan_of("round-robin", tasks, steps=10)
     assert plan == [[PlannedBatch(k, n) for k in range(3)] for n in range(10)]
     big, mid, small = count(plan, tasks)
-    # mid: passes of 4 + 4 + 2; ten turns are three passes and the first four of the fourth.
-    assert (big.turns, big.examples, big.passes, big.repeats_min, big.repeats_max) == (
+    # mid: passes of 4 + 4 + 2; ten batches are three passes and the first four of the fourth.
+    assert (big.batches, big.examples, big.passes, big.repeats_min, big.repeats_max) == (
         10,
         40,
         1,
         1,
         1,
     )
-    assert (mid.turns, mid.examples, mid.passes, mid.repeats_min, mid.repeats_max) == (
+    assert (mid.batches, mid.examples, mid.passes, mid.repeats_min, mid.repeats_max) == (
         10,
         34,
         3.4,
         3,
         4,
     )
-    assert (small.turns, small.examples, small.passes) == (10, 30, 10)
+    assert (small.batches, small.examples, small.passes) == (10, 30, 10)
     assert (small.repeats_min, small.repeats_max) == (10, 10)
     assert big.tokens == sum(3 + row % 11 for row in range(40))
     assert small.tokens == 10 * (3 + 4 + 5)
@@ -123,9 +123,9 @@ def test_each_pass_has_another_order():
     for task_sampling in ("round-robin", "proportional", "sequential"):
         plan = plan_of(task_sampling, tasks, epochs=4)
         orders = {}
-        for turn in turns_of(plan):
-            epoch, rows = tasks[turn.task].batches.batch(turn.number)
-            orders.setdefault((turn.task, epoch), []).extend(rows.tolist())
+        for batch in batches_of(plan):
+            epoch, rows = tasks[batch.task].batches.batch(batch.number)
+            orders.setdefault((batch.task, epoch), []).extend(rows.tolist())
         for k, task in enumerate(tasks):
             whole = [
                 tuple(o) for (owner, _), o in orders.items() if owner == k and len(o) == task.rows
@@ -139,38 +139,40 @@ sizes = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 40), min_size=1
 
 @given(sizes, st.sampled_from(SAMPLINGS), st.integers(1, 3), st.floats(0.1, 3), st.integers(1, 9))
 @quick
-def test_an_epoch_is_as_many_examples_as_there_are_rows(rows, task_sampling, turns, epochs, size):
+def test_an_epoch_is_as_many_examples_as_there_are_rows(
+    rows, task_sampling, per_step, epochs, size
+):
     tasks = make(rows, batch_size=size)
-    turns = 1 if task_sampling == "round-robin" else turns
-    plan = plan_of(task_sampling, tasks, epochs=epochs, batches_per_step=turns)
+    per_step = 1 if task_sampling == "round-robin" else per_step
+    plan = plan_of(task_sampling, tasks, epochs=epochs, batches_per_step=per_step)
     target = epochs * sum(rows.values())
     assert examples(plan, tasks) >= target - 1e-6
     if task_sampling == "round-robin":
         assert examples(plan[:-1], tasks) < target
         assert {len(step) for step in plan} == {len(tasks)}
     else:
-        flat = turns_of(plan)
+        flat = batches_of(plan)
         if (
             task_sampling == "sequential"
         ):  # every task has its share, less than a batch more at most
-            for told in count(plan, tasks):
-                assert -1e-6 <= told.examples - epochs * told.rows < size
+            for counted in count(plan, tasks):
+                assert -1e-6 <= counted.examples - epochs * counted.rows < size
         else:
             assert examples([flat[:-1]], tasks) < target
-        assert {len(step) for step in plan[:-1]} <= {turns}
-        assert 1 <= len(plan[-1]) <= turns
+        assert {len(step) for step in plan[:-1]} <= {per_step}
+        assert 1 <= len(plan[-1]) <= per_step
 
 
 @given(sizes, st.sampled_from(SAMPLINGS), st.integers(0, 5))
 @quick
-def test_turns_of_each_task_count_up_from_0_and_the_plan_is_a_function_of_its_integers(
+def test_batches_count_up_from_0_and_a_plan_depends_on_its_arguments_only(
     rows, task_sampling, seed
 ):
     tasks = make(rows)
     plan = plan_of(task_sampling, tasks, epochs=2, seed=seed)
     assert plan == plan_of(task_sampling, make(rows), epochs=2, seed=seed)
     for k in range(len(tasks)):
-        numbers = [turn.number for turn in turns_of(plan) if turn.task == k]
+        numbers = [batch.number for batch in batches_of(plan) if batch.task == k]
         assert numbers == [*range(len(numbers))]
 
 
@@ -194,12 +196,12 @@ def test_a_shorter_plan_is_the_start_of_a_longer_one():
             )
 
 
-def test_longest_lasts_until_every_task_is_through():
+def test_longest_lasts_until_every_task_has_made_its_passes():
     tasks = make({"one": 21, "two": 50, "three": 3}, batch_size=5)
     for epochs, steps in ((1, 10), (2, 20), (0.5, 5), (1.25, 13)):
         plan = plan_of("round-robin", tasks, epochs=epochs, epoch_ends="longest")
         assert len(plan) == steps
-    assert all(told.rows_never_seen == 0 for told in count(plan, tasks))
+    assert all(counted.rows_never_seen == 0 for counted in count(plan, tasks))
 
 
 def test_longest_is_the_task_with_most_batches_not_most_rows():
@@ -211,8 +213,8 @@ def test_longest_is_the_task_with_most_batches_not_most_rows():
 def test_longest_with_token_budgets():
     tasks = make({"one": 37, "two": 50}, batch_size=None, batch_tokens=30)
     plan = plan_of("round-robin", tasks, epochs=2, epoch_ends="longest")
-    told = count(plan, tasks)
-    assert min(each.repeats_min for each in told) == 2
+    counted = count(plan, tasks)
+    assert min(each.repeats_min for each in counted) == 2
     last = max(
         (task.batches.per_pass(0) + task.batches.per_pass(1) for task in tasks),
     )
@@ -222,31 +224,31 @@ def test_longest_with_token_budgets():
 def test_sequential_runs_every_batch_of_each_task_in_recipe_order():
     tasks = make(THREE)
     plan = plan_of("sequential", tasks, epochs=2)
-    assert [turn.task for turn in turns_of(plan)] == ([0] * 10 + [1] * 3 + [2]) * 2
+    assert [batch.task for batch in batches_of(plan)] == ([0] * 10 + [1] * 3 + [2]) * 2
     assert {len(step) for step in plan} == {1}
     assert [(t.repeats_min, t.repeats_max) for t in count(plan, tasks)] == [(2, 2)] * 3
     backwards = plan_of("sequential", tasks[::-1], epochs=1)
-    assert [turn.task for turn in turns_of(backwards)] == [0] + [1] * 3 + [2] * 10
+    assert [batch.task for batch in batches_of(backwards)] == [0] + [1] * 3 + [2] * 10
 
 
-def test_a_last_partial_epoch_of_a_sequential_stage_leaves_no_task_out():
+def test_a_fraction_of_a_sequential_epoch_has_every_task():
     tasks = make({"one": 40, "two": 20, "three": 8})
     plan = plan_of("sequential", tasks, epochs=1.5)
     # Ten, five and two batches of four; then half of each, 2.5 rounded up.
     expected = [0] * 10 + [1] * 5 + [2] * 2 + [0] * 5 + [1] * 3 + [2]
-    assert [turn.task for turn in turns_of(plan)] == expected
+    assert [batch.task for batch in batches_of(plan)] == expected
 
 
-def test_every_task_of_a_partial_epoch_has_its_share_however_small():
+def test_every_task_of_a_fraction_of_an_epoch_has_its_share():
     tasks = make({"one": 24, "two": 24, "three": 8}, batch_size=8)
     plan = plan_of("sequential", tasks, epochs=0.5)
-    assert [turn.task for turn in turns_of(plan)] == [0, 0, 1, 1, 2]
+    assert [batch.task for batch in batches_of(plan)] == [0, 0, 1, 1, 2]
 
 
-def test_a_step_of_several_turns_may_span_tasks():
+def test_a_step_of_several_batches_may_have_several_tasks():
     tasks = make(THREE)
     plan = plan_of("sequential", tasks, epochs=1, batches_per_step=4)
-    assert [[turn.task for turn in step] for step in plan] == [
+    assert [[batch.task for batch in step] for step in plan] == [
         [0, 0, 0, 0],
         [0, 0, 0, 0],
         [0, 0, 1, 1],
@@ -263,7 +265,7 @@ def test_proportional_with_equal_weights_takes_every_batch_once_in_random_order(
         (3, 3, 30),
         (3, 3, 9),
     ]
-    owners = [turn.task for turn in turns_of(plan)]
+    owners = [batch.task for batch in batches_of(plan)]
     epochs = [owners[:14], owners[14:28], owners[28:]]
     assert [Counter(epoch) for epoch in epochs] == [{0: 10, 1: 3, 2: 1}] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -271,8 +273,8 @@ def test_proportional_with_equal_weights_takes_every_batch_once_in_random_order(
 
 
 def shares(plan, tasks):
-    turns = Counter(turn.task for turn in turns_of(plan))
-    return [turns[k] / turns.total() for k in range(len(tasks))]
+    counts = Counter(batch.task for batch in batches_of(plan))
+    return [counts[k] / counts.total() for k in range(len(tasks))]
 
 
 def normalised(numbers):
@@ -290,24 +292,24 @@ def normalised(numbers):
         ("temperature", {"small": 3.0}, {"temperature": 4.0}, [160**0.25, 40**0.25, 3 * 10**0.25]),
     ],
 )
-def test_drawn_turns_have_their_probabilities(task_sampling, weights, more, expected):
+def test_drawn_batches_have_their_probabilities(task_sampling, weights, more, expected):
     tasks = make({"big": 160, "mid": 40, "small": 10}, weights, batch_size=10)
     plan = plan_of(task_sampling, tasks, steps=4000, **more)
     assert shares(plan, tasks) == pytest.approx(normalised(expected), abs=0.03)
-    owners = [turn.task for turn in turns_of(plan)]
+    owners = [batch.task for batch in batches_of(plan)]
     # No period, neither that of the epochs nor that of the draws made at once.
     starts = range(1, 2001)
     assert all(owners[start : start + 1000] != owners[:1000] for start in starts)
 
 
 def test_annealed_falls_from_proportional_to_nearly_even():
-    # Batches of one row, so that an epoch is exactly so many turns.
+    # Batches of one row, so that an epoch has exactly so many batches.
     rows = {"big": 3200, "mid": 640, "small": 160}
     tasks = make(rows, batch_size=1)
-    turns = turns_of(plan_of("annealed", tasks, epochs=3))
-    assert len(turns) == 3 * 4000
+    batches = batches_of(plan_of("annealed", tasks, epochs=3))
+    assert len(batches) == 3 * 4000
     for epoch, exponent in enumerate([1.0, 0.6, 0.2]):
-        part = [turns[4000 * epoch : 4000 * (epoch + 1)]]
+        part = [batches[4000 * epoch : 4000 * (epoch + 1)]]
         expected = normalised([n**exponent for n in rows.values()])
         assert shares(part, tasks) == pytest.approx(expected, abs=0.03)
     alone = plan_of("annealed", tasks, epochs=1)
@@ -322,24 +324,24 @@ def test_annealed_keeps_the_weights():
 
 @given(sizes, st.sampled_from(SAMPLINGS), st.integers(1, 40), st.booleans())
 @quick
-def test_count_equals_going_through_the_plan(rows, task_sampling, size, by_tokens):
+def test_count_equals_counting_the_rows(rows, task_sampling, size, by_tokens):
     tasks = make(
         rows, batch_size=None if by_tokens else size, batch_tokens=3 * size if by_tokens else None
     )
     plan = plan_of(task_sampling, tasks, epochs=1.5)
-    for k, (told, found) in enumerate(zip(count(plan, tasks), seen(plan, tasks), strict=True)):
+    for k, (counted, found) in enumerate(zip(count(plan, tasks), seen(plan, tasks), strict=True)):
         repeats = [found[row] for row in range(tasks[k].rows)]
-        assert told.name == tasks[k].name
-        assert told.rows == len(repeats)
-        assert told.turns == sum(turn.task == k for turn in turns_of(plan))
-        assert told.examples == sum(repeats)
-        assert told.passes == pytest.approx(sum(repeats) / len(repeats))
-        assert (told.repeats_min, told.repeats_max) == (min(repeats), max(repeats))
-        assert told.rows_never_seen == repeats.count(0)
-        assert told.tokens == sum(n * (3 + row % 11) for row, n in enumerate(repeats))
+        assert counted.name == tasks[k].name
+        assert counted.rows == len(repeats)
+        assert counted.batches == sum(batch.task == k for batch in batches_of(plan))
+        assert counted.examples == sum(repeats)
+        assert counted.passes == pytest.approx(sum(repeats) / len(repeats))
+        assert (counted.repeats_min, counted.repeats_max) == (min(repeats), max(repeats))
+        assert counted.rows_never_seen == repeats.count(0)
+        assert counted.tokens == sum(n * (3 + row % 11) for row, n in enumerate(repeats))
 
 
-def test_count_says_what_is_never_seen():
+def test_rows_that_are_never_seen_are_counted():
     tasks = make({"big": 100, "small": 4}, batch_size=4)
     big, small = count(plan_of("round-robin", tasks, steps=5), tasks)
     assert (big.examples, big.rows_never_seen, big.repeats_min) == (20, 80, 0)
@@ -347,7 +349,7 @@ def test_count_says_what_is_never_seen():
 
 
 def test_the_last_step_of_round_robin_is_whole():
-    # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has its turn.
+    # 11 + 11 rows, 4 of big and 2 of mid are 28 of the 27 wanted; small still has a batch.
     tasks = make(THREE, group_by_length=False)
     assert [len(step) for step in plan_of("round-robin", tasks, epochs=0.5)] == [3, 3, 3]
     assert [len(step) for step in plan_of("sequential", tasks, epochs=0.5, batches_per_step=3)] == [
@@ -363,23 +365,29 @@ def test_rounding_adds_no_step():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"task_sampling": "round-robbin", "epochs": 1}, 'did you mean "round-robin"'),
         ({"task_sampling": "sequential"}, "exactly one"),
         ({"task_sampling": "sequential", "epochs": 1, "steps": 2}, "exactly one"),
-        ({"task_sampling": "sequential", "epochs": 0}, "epochs is 0"),
-        ({"task_sampling": "sequential", "epochs": float("nan")}, "epochs is nan"),
-        ({"task_sampling": "sequential", "steps": 0}, "steps is 0"),
+        ({"task_sampling": "sequential", "epochs": 0}, "epochs must be greater than 0, got 0"),
+        (
+            {"task_sampling": "sequential", "epochs": float("nan")},
+            "epochs must be greater than 0, got nan",
+        ),
+        ({"task_sampling": "sequential", "steps": 0}, "steps must be greater than 0, got 0"),
         (
             {"task_sampling": "sequential", "steps": 3, "batches_per_step": 0},
-            "batches_per_step is 0",
+            "batches_per_step must be greater than 0, got 0",
         ),
         (
             {"task_sampling": "round-robin", "steps": 3, "batches_per_step": 2},
             "batches_per_step has no effect",
         ),
-        ({"task_sampling": "temperature", "steps": 3, "temperature": 0.0}, "temperature is 0.0"),
+        (
+            {"task_sampling": "temperature", "steps": 3, "temperature": 0.0},
+            "temperature must be greater than 0, got 0.0",
+        ),
         ({"task_sampling": "annealed", "steps": 3}, "set epochs"),
         (
             {"task_sampling": "proportional", "epochs": 1, "epoch_ends": "longest"},
@@ -388,22 +396,22 @@ def test_rounding_adds_no_step():
         ({"task_sampling": "round-robin", "steps": 3, "epoch_ends": "longest"}, '"longest" needs'),
         (
             {"task_sampling": "round-robin", "epochs": 1, "epoch_ends": "shortest"},
-            'epoch_ends is "shortest"',
+            'epoch_ends must be "examples" or "longest", got "shortest"',
         ),
     ],
 )
-def test_arguments_without_meaning_are_faults(arguments, sentence):
-    with pytest.raises(ComityError, match=sentence):
+def test_wrong_arguments_are_errors(arguments, message):
+    with pytest.raises(ComityError, match=message):
         plan_of(tasks=make(THREE), **arguments)
 
 
 @pytest.mark.parametrize("task_sampling", ["round-robin", "sequential"])
-def test_a_weight_without_effect_is_a_fault(task_sampling):
-    with pytest.raises(ComityError, match='task "mid": a sampling weight has no effect'):
+def test_a_weight_without_effect_is_an_error(task_sampling):
+    with pytest.raises(ComityError, match='task "mid": sampling_weight has no effect'):
         plan_of(task_sampling, make(THREE, {"mid": 2.0}), epochs=1)
 
 
-def test_all_faults_are_told_together():
+def test_all_errors_are_reported_together():
     tasks = make(THREE, {"mid": -1.0, "small": 0.0})
     with pytest.raises(ComityError) as caught:
         plan_of("temperature", tasks, epochs=1, steps=1, temperature=-1.0)

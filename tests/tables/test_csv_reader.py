@@ -1,4 +1,4 @@
-"""Delimited text: quotes that enclose or are text, delimiters, headers, ragged rows."""
+"""Delimited text: quotes that enclose fields or are text, delimiters, headers, ragged rows."""
 
 import csv
 import io
@@ -10,33 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.csv_reader import delimited_rows
-from comity.tables.rows import Position, TableFormat
+from comity.tables.csv_reader import DelimitedTable
+from comity.tables.rows import Row, TableFormat
 
-Read = tuple[list[tuple[int, tuple[str, ...]]], list[str]]
+Read = tuple[list[Row], list[str]]
 
 
 def read(path: Path, content: str, columns: Any = ("text", "label"), **format: Any) -> Read:
-    """Rows of a file with `content`, and the sentences of all errors."""
+    """Rows of a file with `content`, and the messages of all errors."""
     path.write_bytes(content.encode())
     errors = ErrorList(limit=100)
-    rows: list[tuple[int, tuple[str, ...]]] = []
+    rows: list[Row] = []
     try:
-        rows.extend(delimited_rows(path, columns, TableFormat(**format), errors))
+        rows.extend(DelimitedTable(path, TableFormat(**format), columns).rows(errors))
         errors.check()
     except ComityError as error:
-        if errors and error.messages[0] not in (sentences := _sentences(errors)):
-            return rows, sentences + error.messages
         return rows, error.messages
     return rows, []
-
-
-def _sentences(errors: ErrorList) -> list[str]:
-    try:
-        errors.check()
-    except ComityError as error:
-        return error.messages
-    return []
 
 
 @pytest.fixture
@@ -69,8 +59,8 @@ def news(first: str, second: str, delimiter: str = "\t") -> str:
 def test_quotes_as_text_in_lines_of_one_width(path: Path, first: str, second: str, delimiter: str):
     content = news(first, second, delimiter)
     for quoting in (None, False):
-        rows, sentences = read(path, content, [1, 2], header=False, quoting=quoting)
-        assert sentences == []
+        rows, messages = read(path, content, [1, 2], header=False, quoting=quoting)
+        assert messages == []
         want = [(first, "1"), ("Fog.", "2"), (second, "3"), ("Sun.", "4")]
         assert rows == list(enumerate(want, 1))
     path = path.with_name("headed.tsv")
@@ -83,29 +73,29 @@ def test_quotes_as_text_in_lines_of_one_width(path: Path, first: str, second: st
     [('"Frost tonight', "Rain."), ('"Frost" tonight', "Rain."), ('"Frost', 'say "rain"')],
 )
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_broken_quotes_beside_commas_are_faults(
+def test_broken_quotes_next_to_commas_are_errors(
     path: Path, first: str, second: str, delimiter: str
 ):
     content = news(first, second, delimiter)
-    rows, sentences = read(path, content, [1, 2], header=False)
+    rows, messages = read(path, content, [1, 2], header=False)
     assert [line for line, _ in rows] == [2, 3, 4]  # no other line is lost
-    assert len(sentences) == 1 and sentences[0].startswith(f"{path}:1: a quote opens")
-    assert "quoting = false" in sentences[0]
-    rows, sentences = read(path, content, [1, 2], header=False, quoting=False)
-    assert sentences == [] and rows[0] == (1, (first, "1")) and len(rows) == 4
+    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: a quote opens")
+    assert "quoting = false" in messages[0]
+    rows, messages = read(path, content, [1, 2], header=False, quoting=False)
+    assert messages == [] and rows[0] == (1, (first, "1")) and len(rows) == 4
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ",", ";", "|"])
-def test_glued_lines_that_look_well_formed_are_asked_about(path: Path, delimiter: str):
-    # Quoted, this is a clean table of three rows; unquoted, one of four. Nobody can tell.
+def test_joined_lines_that_look_well_formed_are_ambiguous(path: Path, delimiter: str):
+    # With quotes this is a clean table of three rows, without a table of four.
     content = news('"Frost tonight', 'and rain."', delimiter)
     content = content.replace("Fog.", "Fog")
-    rows, sentences = read(path, content, [1, 2], header=False)
-    assert rows == [] and len(sentences) == 1
-    assert sentences[0].startswith(f"{path}:1: a quote opens a field here and closes on line 3")
-    assert "quoting = false" in sentences[0] and "quoting = true" in sentences[0]
-    rows, sentences = read(path, content, [1, 2], header=False, quoting=False)
-    assert len(rows) == 4 and sentences == []
+    rows, messages = read(path, content, [1, 2], header=False)
+    assert rows == [] and len(messages) == 1
+    assert messages[0].startswith(f"{path}:1: a quote opens a field here and closes on line 3")
+    assert "quoting = false" in messages[0] and "quoting = true" in messages[0]
+    rows, messages = read(path, content, [1, 2], header=False, quoting=False)
+    assert len(rows) == 4 and messages == []
 
 
 @pytest.mark.parametrize(
@@ -123,97 +113,97 @@ def test_glued_lines_that_look_well_formed_are_asked_about(path: Path, delimiter
     ],
 )
 def test_quotes_that_enclose(path: Path, content: str, want: dict[int, str]):
-    rows, sentences = read(path, content)
-    assert sentences == []
+    rows, messages = read(path, content)
+    assert messages == []
     assert {line: row[0] for line, row in rows} == want
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        'text\tlabel\n"Frost\t 1\nand rain."\t 2\n',  # blanks after tabs make no prose of them
-        'text, label\n"Frost, 1\nand rain.", 2\n',  # here each delimiter stands before a blank
+        'text\tlabel\n"Frost\t 1\nand rain."\t 2\n',  # a space after a tab does not make it prose
+        'text, label\n"Frost, 1\nand rain.", 2\n',  # here a space follows each delimiter
         'text\n"Frost\nand rain."\nFog.\n',  # one column
-        'text\tlabel\n"a ""b"" c"\tx\n"Frost\ty\nand rain."\tz\n',  # as much for it as against
+        'text\tlabel\n"a ""b"" c"\tx\n"Frost\ty\nand rain."\tz\n',  # evidence for both
     ],
 )
-def test_more_glued_lines_that_are_asked_about(path: Path, content: str):
-    rows, sentences = read(path, content, ["text"])
-    assert rows == [] and len(sentences) == 1 and "quoting = true" in sentences[0]
+def test_more_joined_lines_that_are_ambiguous(path: Path, content: str):
+    rows, messages = read(path, content, ["text"])
+    assert rows == [] and len(messages) == 1 and "quoting = true" in messages[0]
 
 
-def test_fields_that_only_quotes_would_join(path: Path):
-    rows, sentences = read(path, 'text\tlabel\n"Frost\train"\n\nFog.\t"x"\nDew.\ty\n')
-    assert sentences == [] and [row for _, row in rows][:2] == [
+def test_quotes_that_would_join_fields_are_text(path: Path):
+    rows, messages = read(path, 'text\tlabel\n"Frost\train"\n\nFog.\t"x"\nDew.\ty\n')
+    assert messages == [] and [row for _, row in rows][:2] == [
         ('"Frost', 'rain"'),
         ("Fog.", '"x"'),
     ]
 
 
 def test_most_rows_in_quotes(path: Path):
-    rows, sentences = read(path, '"text"\t"label"\n' + '"Hail"\t"x"\n' * 3 + '"open\t"y"\n')
+    rows, messages = read(path, '"text"\t"label"\n' + '"Hail"\t"x"\n' * 3 + '"open\t"y"\n')
     assert [row for _, row in rows] == [("Hail", "x")] * 3
-    assert len(sentences) == 1 and sentences[0].startswith(f"{path}:5: a quote opens")
+    assert len(messages) == 1 and messages[0].startswith(f"{path}:5: a quote opens")
 
 
 @pytest.mark.parametrize("line", ['"Frost"\tx\tz', '""""\tx'])
-def test_lines_that_prove_nothing(path: Path, line: str):
-    rows, sentences = read(path, f'text\tlabel\n{line}\n"open\ty\nFog.\tz\nDew.\tz\n')
+def test_lines_that_are_no_evidence(path: Path, line: str):
+    rows, messages = read(path, f'text\tlabel\n{line}\n"open\ty\nFog.\tz\nDew.\tz\n')
     assert rows[-3] == (3, ('"open', "y"))
-    assert len(rows) + len(sentences) == 4 and all(f"{path}:2: " in s for s in sentences)
+    assert len(rows) + len(messages) == 4 and all(f"{path}:2: " in s for s in messages)
 
 
-def test_enough_well_formed_rows_settle_what_one_alone_would_not(path: Path):
+def test_enough_well_formed_rows_decide_where_one_does_not(path: Path):
     doubt = '"Frost,x\nand rain.",y\n'
-    rows, sentences = read(path, "text,label\n" + doubt + '"Hail, snow",x\n' * 2)
-    assert sentences == [] and rows[0] == (2, ("Frost,x\nand rain.", "y")) and len(rows) == 3
+    rows, messages = read(path, "text,label\n" + doubt + '"Hail, snow",x\n' * 2)
+    assert messages == [] and rows[0] == (2, ("Frost,x\nand rain.", "y")) and len(rows) == 3
 
 
 @pytest.mark.parametrize("field", ['"say ""hail"" thrice"', '"hail\tand fog"', '"hail\nand fog"'])
-def test_one_field_that_needs_its_quotes_settles_it(path: Path, field: str):
+def test_one_field_that_needs_its_quotes_decides(path: Path, field: str):
     want = field[1:-1].replace('""', '"')
     head = f'text\tlabel\n{field}\tx\n12" of dew\ty\n' + "Fog.\tz\n" * 5
-    rows, sentences = read(path, head)
-    assert sentences == [] and [row[0] for _, row in rows[:3]] == [want, '12" of dew', "Fog."]
-    rows, sentences = read(path, head + '"open\tz\n')  # then a quote that does not close is a fault
-    assert len(rows) == 7 and len(sentences) == 1 and "a quote opens" in sentences[0]
+    rows, messages = read(path, head)
+    assert messages == [] and [row[0] for _, row in rows[:3]] == [want, '12" of dew', "Fog."]
+    rows, messages = read(path, head + '"open\tz\n')  # then an unclosed quote is an error
+    assert len(rows) == 7 and len(messages) == 1 and "a quote opens" in messages[0]
 
 
-def test_faults_of_quotes_name_where_they_opened(path: Path):
+def test_errors_of_quotes_name_where_they_opened(path: Path):
     content = 'text,label\n"a, b",1\n"open, never\nc,3\n"d" e,4\n"f, g",5\n'
-    rows, sentences = read(path, content)
+    rows, messages = read(path, content)
     assert [line for line, _ in rows] == [2, 4, 6]
-    assert [sentence.split(": ")[0] for sentence in sentences] == [f"{path}:3", f"{path}:5"]
-    assert all("quoting = false" in sentence for sentence in sentences)
+    assert [message.split(": ")[0] for message in messages] == [f"{path}:3", f"{path}:5"]
+    assert all("quoting = false" in message for message in messages)
 
 
 def test_a_doubtful_quote_far_down_is_still_found(path: Path):
     head = "id\ttext\tlabel\n" + "1\tplain words\tx\n" * 30_000
-    rows, sentences = read(path, head + '2\t"open\ty\n3\tsnow\ty\n')
-    assert sentences == [] and rows[-2] == (30_002, ('"open', "y")) and len(rows) == 30_002
+    rows, messages = read(path, head + '2\t"open\ty\n3\tsnow\ty\n')
+    assert messages == [] and rows[-2] == (30_002, ('"open', "y")) and len(rows) == 30_002
     head = head.replace("\t", ",")
-    rows, sentences = read(path, head + '2,"open,y\n3,snow,y\n')
-    assert len(rows) == 30_001 and len(sentences) == 1 and f"{path}:30002: " in sentences[0]
+    rows, messages = read(path, head + '2,"open,y\n3,snow,y\n')
+    assert len(rows) == 30_001 and len(messages) == 1 and f"{path}:30002: " in messages[0]
 
 
-def test_an_open_quote_does_not_draw_in_the_whole_file(path: Path):
+def test_an_unclosed_quote_does_not_read_the_whole_file(path: Path):
     content = 'text,label\n"open,1\n' + "long line of words,2\n" * 100_000
-    rows, sentences = read(path, content, quoting=True)
-    assert len(rows) == 100_000 and len(sentences) == 1
-    last = int(sentences[0].split("up to line ")[1].split(";")[0])
+    rows, messages = read(path, content, quoting=True)
+    assert len(rows) == 100_000 and len(messages) == 1
+    last = int(messages[0].split("up to line ")[1].split(";")[0])
     assert last < 60_000  # a million characters, not the two million of the file
 
 
-def test_a_long_text_is_no_fault(path: Path):
+def test_a_long_text_is_not_an_error(path: Path):
     text = "word, " * 100_000
-    rows, sentences = read(path, f'text,label\n"{text}",x\n')
-    assert sentences == [] and rows == [(2, (text, "x"))]
+    rows, messages = read(path, f'text,label\n"{text}",x\n')
+    assert messages == [] and rows == [(2, (text, "x"))]
 
 
 def test_a_broken_header(path: Path):
-    rows, sentences = read(path, 'text,"label\na,b\n"c, d",e\n')
-    assert rows == [] and len(sentences) == 1
-    assert sentences[0].startswith(f"{path}:1: a quote opens")
+    rows, messages = read(path, 'text,"label\na,b\n"c, d",e\n')
+    assert rows == [] and len(messages) == 1
+    assert messages[0].startswith(f"{path}:1: a quote opens")
 
 
 # --- which delimiter ------------------------------------------------------------------------------
@@ -227,10 +217,10 @@ def test_delimiters_are_detected_whatever_the_ending(path: Path, delimiter: str,
     want = [(text, "3,5" if delimiter != "," else "35") for text in texts]
     lines = ["text" + delimiter + "label", *(delimiter.join(row) for row in want)]
     path = path.with_name(name)
-    rows, sentences = read(path, "\n".join(lines))
-    assert sentences == [] and [row for _, row in rows] == want
-    rows, sentences = read(path, "\n".join(lines[1:]), [0, 1], header=False)
-    assert sentences == [] and [row for _, row in rows] == want
+    rows, messages = read(path, "\n".join(lines))
+    assert messages == [] and [row for _, row in rows] == want
+    rows, messages = read(path, "\n".join(lines[1:]), [0, 1], header=False)
+    assert messages == [] and [row for _, row in rows] == want
 
 
 @pytest.mark.parametrize("spelling", ["tab", "\t", "\\t"])
@@ -238,40 +228,40 @@ def test_a_delimiter_that_is_set(path: Path, spelling: str):
     content = "text,label\tscore\na,b\t1\n"
     rows, _ = read(path, content, ["text,label", "score"], delimiter=spelling)
     assert rows == [(2, ("a,b", "1"))]
-    _, sentences = read(path, content, ["text"], delimiter=spelling)
-    assert '"text,label"' in sentences[0]
+    _, messages = read(path, content, ["text"], delimiter=spelling)
+    assert '"text,label"' in messages[0]
 
 
 @pytest.mark.parametrize("wrong", ["", ",,", '"', "\n", "tabs"])
-def test_delimiters_that_are_none(path: Path, wrong: str):
-    _, sentences = read(path, "text,label\na,b\n", delimiter=wrong)
-    assert len(sentences) == 1 and "delimiter =" in sentences[0]
+def test_invalid_delimiters(path: Path, wrong: str):
+    _, messages = read(path, "text,label\na,b\n", delimiter=wrong)
+    assert len(messages) == 1 and "delimiter =" in messages[0]
 
 
-def test_delimiters_that_cannot_be_told_apart(path: Path):
+def test_ambiguous_delimiters(path: Path):
     content = "Yes;no,x\nOn;off,y\n"
-    rows, sentences = read(path, content, [0, 1], header=False)
-    assert rows == [] and len(sentences) == 1 and "set delimiter" in sentences[0]
+    rows, messages = read(path, content, [0, 1], header=False)
+    assert rows == [] and len(messages) == 1 and "set delimiter" in messages[0]
     rows, _ = read(path, content, [0, 1], header=False, delimiter=",")
     assert rows == [(1, ("Yes;no", "x")), (2, ("On;off", "y"))]
 
 
-def test_where_quotes_fit_tells_delimiters_apart(path: Path):
+def test_quotes_decide_between_delimiters(path: Path):
     content = 'fog;"say\t""ho"""\nsun;"say\t""hi"""\n'
-    rows, sentences = read(path, content, [1], header=False)
-    assert sentences == [] and rows == [(1, ('say\t"ho"',)), (2, ('say\t"hi"',))]
+    rows, messages = read(path, content, [1], header=False)
+    assert messages == [] and rows == [(1, ('say\t"ho"',)), (2, ('say\t"hi"',))]
 
 
-def test_texts_alone_are_not_cut_at_their_commas(path: Path):
-    rows, sentences = read(path, "text\nHello, you\n\nno mark\nend; of it\n\n\n", ["text"])
-    assert sentences == []
+def test_a_column_of_texts_is_not_split_at_commas(path: Path):
+    rows, messages = read(path, "text\nHello, you\n\nno mark\nend; of it\n\n\n", ["text"])
+    assert messages == []
     assert rows == [(2, ("Hello, you",)), (3, ("",)), (4, ("no mark",)), (5, ("end; of it",))]
-    # A comma in every line could be a delimiter: that is never decided in silence.
-    rows, sentences = read(path, "text\nHello, you\nBye, then\n", ["text"])
-    assert rows == [] and ":2: 2 fields, the header has 1" in sentences[0]
-    assert 'delimiter = "tab"' in sentences[0]
-    rows, sentences = read(path, "Hello, you\nBye, then\n", [0], header=False)
-    assert rows == [] and len(sentences) == 1 and '"tab"' in sentences[0]
+    # A comma in every line could be a delimiter, so this is an error.
+    rows, messages = read(path, "text\nHello, you\nBye, then\n", ["text"])
+    assert rows == [] and ":2: 2 fields, the header has 1" in messages[0]
+    assert 'delimiter = "tab"' in messages[0]
+    rows, messages = read(path, "Hello, you\nBye, then\n", [0], header=False)
+    assert rows == [] and len(messages) == 1 and '"tab"' in messages[0]
     rows, _ = read(path, "Hello, you\nBye, then\n", [0], header=False, delimiter="tab")
     assert rows == [(1, ("Hello, you",)), (2, ("Bye, then",))]
 
@@ -280,96 +270,132 @@ def test_texts_alone_are_not_cut_at_their_commas(path: Path):
 
 
 def test_missing_columns_are_all_named_with_the_nearest(path: Path):
-    rows, sentences = read(path, "text,label,score\na,b,1\n", ["txet", "zebra", "score"])
-    assert rows == [] and len(sentences) == 2
-    assert 'no column "txet", did you mean "text"?' in sentences[0]
-    assert 'no column "zebra";' in sentences[1] and "did you mean" not in sentences[1]
-    for sentence in sentences:
-        assert '"text", "label", "score"' in sentence and "header = false" in sentence
+    rows, messages = read(path, "text,label,score\na,b,1\n", ["txet", "zebra", "score"])
+    assert rows == [] and len(messages) == 2
+    assert 'no column "txet", did you mean "text"?' in messages[0]
+    assert 'no column "zebra";' in messages[1] and "did you mean" not in messages[1]
+    for message in messages:
+        assert '"text", "label", "score"' in message and "header = false" in message
 
 
-def test_names_in_the_header_may_be_padded_or_marked(path: Path):
+def test_names_in_the_header_may_have_spaces_or_marks(path: Path):
     content = '\ufeff\ufefftext , " label"\t,\ufeffscore\na,b,1\n'
-    rows, sentences = read(path, content, ["text", " score"])
-    assert sentences == [] and rows == [(2, ("a", "1"))]
+    rows, messages = read(path, content, ["text", " score"])
+    assert messages == [] and rows == [(2, ("a", "1"))]
 
 
-def test_a_fault_stays_on_one_line(path: Path):
-    rows, sentences = read(path, '"te\nxt",lab\x07el\na,b\n', ["text", "label"])
-    assert rows == [] and len(sentences) == 2
-    for sentence in sentences:
-        assert sentence.isprintable() and '"te\\nxt", "lab\\x07el"' in sentence
+def test_a_message_is_one_line(path: Path):
+    rows, messages = read(path, '"te\nxt",lab\x07el\na,b\n', ["text", "label"])
+    assert rows == [] and len(messages) == 2
+    for message in messages:
+        assert message.isprintable() and '"te\\nxt", "lab\\x07el"' in message
 
 
-def test_a_name_that_stands_twice(path: Path):
-    rows, sentences = read(path, "text,label,text\na,b,c\n", ["label", "text"])
-    assert rows == [] and len(sentences) == 1 and '"text" 2 times' in sentences[0]
+def test_a_repeated_name(path: Path):
+    rows, messages = read(path, "text,label,text\na,b,c\n", ["label", "text"])
+    assert rows == [] and len(messages) == 1 and '"text" occurs 2 times' in messages[0]
     assert read(path, "text,label,text\na,b,c\n", ["label"]) == ([(2, ("b",))], [])
 
 
-def test_positions(path: Path):
+def test_columns_by_index(path: Path):
     content = "a,b,c\nd,e,f\n"
     assert read(path, content, [2, "0"], header=False)[0] == [(1, ("c", "a")), (2, ("f", "d"))]
-    rows, sentences = read(path, content, [0, 3, -1, "text"], header=False)
-    assert rows == [] and len(sentences) == 3 and all("from 0 to 2" in s for s in sentences)
-    rows, sentences = read(path, content, [0])
-    assert rows == [] and len(sentences) == 1
-    assert "column 0 is a position" in sentences[0] and "header = false" in sentences[0]
+    rows, messages = read(path, content, [0, 3, -1, "text"], header=False)
+    assert rows == [] and len(messages) == 3 and all("from 0 to 2" in s for s in messages)
+    rows, messages = read(path, content, [0])
+    assert rows == [] and len(messages) == 1
+    assert "column 0 is an index" in messages[0] and "header = false" in messages[0]
     assert read(path, "0,1\na,b\n", [1])[0] == [(2, ("b",))]  # names that are numbers
 
 
-def test_a_position_whatever_the_header_says(path: Path):
-    content = "1,0,text\na,b,c\n"
-    assert read(path, content, [Position(0), 0, Position(2)])[0] == [(2, ("a", "b", "c"))]
-    rows, sentences = read(path, content, [Position(3)])
-    assert rows == [] and len(sentences) == 1
-
-
-def test_the_header_again(path: Path):
-    rows, sentences = read(path, "label,text\nx,a\nlabel,text\ny,label\nlabel,text\n")
+def test_a_repeated_header(path: Path):
+    rows, messages = read(path, "label,text\nx,a\nlabel,text\ny,label\nlabel,text\n")
     assert rows == [(2, ("a", "x")), (4, ("label", "y"))]
-    assert [f"{path}:3: " in sentences[0], f"{path}:5: " in sentences[1]] == [True, True]
+    assert [f"{path}:3: " in messages[0], f"{path}:5: " in messages[1]] == [True, True]
 
 
 def test_a_header_and_no_rows(path: Path):
     for content in ("text,label", "text,label\n\n\n"):
-        rows, sentences = read(path, content)
-        assert rows == [] and len(sentences) == 1
-        assert sentences[0].startswith(f"{path}: the file has a header and no rows")
+        rows, messages = read(path, content)
+        assert rows == [] and len(messages) == 1
+        assert messages[0].startswith(f"{path}: the file has a header and no rows")
 
 
-def test_ragged_rows_are_named_and_the_others_read(path: Path):
+def test_ragged_rows_are_errors_and_the_others_are_read(path: Path):
     content = "text,label\na,1\n\nb\nc,2,3\nd,4\n,\ne,5,\n   \n"
-    rows, sentences = read(path, content)
+    rows, messages = read(path, content)
     assert rows == [(2, ("a", "1")), (6, ("d", "4")), (7, ("", ""))]
-    places = [(4, "1 field,"), (5, "3 fields,"), (8, "3 fields,"), (9, "1 field,")]
-    assert len(sentences) == len(places)
-    for sentence, (line, count) in zip(sentences, places, strict=True):
-        assert sentence.startswith(f"{path}:{line}: {count} the header has 2")
-    _, sentences = read(path, "a,b,c\nd,e\nf,g\nh,i\n", [0, 1], header=False)
-    assert len(sentences) == 1 and sentences[0].startswith(f"{path}:1: 3 fields, most have 2")
+    lines = [(4, "1 field,"), (5, "3 fields,"), (8, "3 fields,"), (9, "1 field,")]
+    assert len(messages) == len(lines)
+    for message, (line, count) in zip(messages, lines, strict=True):
+        assert message.startswith(f"{path}:{line}: {count} the header has 2")
+    _, messages = read(path, "a,b,c\nd,e\nf,g\nh,i\n", [0, 1], header=False)
+    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: 3 fields, most have 2")
 
 
 def test_blank_lines(path: Path):
-    rows, sentences = read(path, "\n\r\ntext,label\n\na,1\n\n\nb,2\n\n")
-    assert sentences == [] and rows == [(5, ("a", "1")), (8, ("b", "2"))]
-    rows, sentences = read(path, '\na\n\n""\nb\n\n', [0], header=False)
-    assert sentences == []
+    rows, messages = read(path, "\n\r\ntext,label\n\na,1\n\n\nb,2\n\n")
+    assert messages == [] and rows == [(5, ("a", "1")), (8, ("b", "2"))]
+    rows, messages = read(path, '\na\n\n""\nb\n\n', [0], header=False)
+    assert messages == []
     assert rows == [(1, ("",)), (2, ("a",)), (3, ("",)), (4, ("",)), (5, ("b",))]
     rows, _ = read(path, "\n\ntext\n\na\n", ["text"])
     assert rows == [(4, ("",)), (5, ("a",))]
 
 
-def test_many_faults_are_counted_not_kept(path: Path):
+def test_many_errors_are_counted_but_not_kept(path: Path):
     path.write_text("text,label\n" + "a\n" * 1000)
     errors = ErrorList(limit=20)
-    assert list(delimited_rows(path, ["text"], TableFormat(), errors)) == []
+    assert list(DelimitedTable(path, TableFormat(), ["text"]).rows(errors)) == []
     assert errors.total == 1000
     with pytest.raises(ComityError, match="and 980 more"):
         errors.check()
 
 
-# --- whatever the texts ---------------------------------------------------------------------------
+# --- whole rows -----------------------------------------------------------------------------------
+
+
+def whole(path: Path, content: str, columns: Any, **format: Any) -> list[Any]:
+    """The whole rows of a table without errors."""
+    path.write_bytes(content.encode())
+    errors = ErrorList()
+    rows = list(DelimitedTable(path, TableFormat(**format), columns).whole_rows(errors))
+    errors.check()
+    return rows
+
+
+def test_whole_rows_have_every_column(path: Path):
+    content = 'id,text,note\n1,"a, ""b""","x\ny"\n2,c,\n'
+    assert whole(path, content, ["text"]) == [
+        ((2, ('a, "b"',)), {"id": "1", "text": 'a, "b"', "note": "x\ny"}),
+        ((4, ("c",)), {"id": "2", "text": "c", "note": ""}),
+    ]
+    assert whole(path, "1\t'a\n", [1], header=False) == [((1, ("'a",)), {"0": "1", "1": "'a"})]
+
+
+def test_repeated_and_empty_names_are_made_different(path: Path):
+    content = "a,,a,a_\n1,2,3,4\n"
+    ((row, own),) = whole(path, content, ["a_", ""])
+    assert row == (2, ("4", "2"))
+    assert own == {"a": "1", "column 1": "2", "a_": "3", "a__": "4"}
+    table = DelimitedTable(path, TableFormat(), ["a_", ""])
+    assert table.names == list(own)
+    assert table.chosen_names == ["a__", "column 1"]
+
+
+def test_whole_rows_leave_out_bad_lines_too(path: Path):
+    path.write_text('text,label\na,1\nb\n"c,2\nd,4\n')
+    errors = ErrorList()
+    table = DelimitedTable(path, TableFormat(), ["label"])
+    rows = list(table.whole_rows(errors))
+    assert [(row.line, row.values[0], own["text"]) for row, own in rows] == [
+        (2, "1", "a"),
+        (5, "4", "d"),
+    ]
+    assert errors.total == 2
+
+
+# --- any text -------------------------------------------------------------------------------------
 
 PIECES = [*",;|\t\"'\n\r ", "\r\n", '""', ", ", "a", "word", "é", "雪", "\x0b", "\x85", "\u2028"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(
@@ -398,29 +424,29 @@ def test_what_python_writes_is_read_back(
     if quotes == csv.QUOTE_MINIMAL and end != "\r\n":
         # Python leaves the other line end unquoted, and then not even Python reads it back.
         table = [[field.replace("\r", "").replace("\n", "") for field in row] for row in table]
-    names = [f"column {place}" for place in range(len(table[0]))]
+    names = [f"column {index}" for index in range(len(table[0]))]
     content = io.StringIO()
     csv.writer(content, delimiter=delimiter, lineterminator=end, quoting=quotes).writerows(
         [names, *table]
     )
     path = tmp_path_factory.mktemp("written") / "table.csv"
     want = [tuple(row) for row in table]
-    rows, sentences = read(path, content.getvalue(), names, delimiter=delimiter, quoting=True)
-    assert sentences == [] and [row for _, row in rows] == want
-    # With nothing set it is read back or asked about, never read otherwise in silence.
-    rows, sentences = read(path, content.getvalue(), names)
-    assert sentences or [row for _, row in rows] == want
+    rows, messages = read(path, content.getvalue(), names, delimiter=delimiter, quoting=True)
+    assert messages == [] and [row for _, row in rows] == want
+    # With nothing set it is read back or an error, but never read differently without one.
+    rows, messages = read(path, content.getvalue(), names)
+    assert messages or [row for _, row in rows] == want
 
 
 @settings(max_examples=200, deadline=None)
 @given(lines=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
-def test_an_unquoted_file_never_loses_a_line_in_silence(
+def test_an_unquoted_file_never_loses_a_line_without_an_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]]
 ):
     table = [tuple("".join(c for c in f if c not in "\t\n\r") for f in row) for row in lines]
     content = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in table)
     path = tmp_path_factory.mktemp("unquoted") / "table.tsv"
-    rows, sentences = read(path, content)
-    assert sentences or len(rows) == len(table)
-    rows, sentences = read(path, content, quoting=False)
-    assert sentences == [] and [row for _, row in rows] == table
+    rows, messages = read(path, content)
+    assert messages or len(rows) == len(table)
+    rows, messages = read(path, content, quoting=False)
+    assert messages == [] and [row for _, row in rows] == table

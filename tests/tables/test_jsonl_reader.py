@@ -1,4 +1,4 @@
-"""JSON lines: keys and dotted keys, spelling kept, and lines that are no objects."""
+"""JSON Lines: keys and dotted keys, spellings, whole rows, and lines that are not objects."""
 
 import json
 from pathlib import Path
@@ -9,22 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.jsonl_reader import json_names, json_rows
-from comity.tables.rows import NoValue, TableFormat, Value
+from comity.tables.jsonl_reader import JsonTable
+from comity.tables.rows import NoValue, Row, TableFormat, Value, WholeRow
 
-Read = tuple[list[tuple[int, tuple[Value, ...]]], list[str]]
+Read = tuple[list[Row], list[str]]
 
 
 def read(path: Path, content: str, columns: list[str]) -> Read:
-    """Rows of a file with `content`, and the sentences of all errors."""
+    """Rows of a file with `content`, and the messages of all errors."""
     path.write_bytes(content.encode())
     errors = ErrorList(limit=100)
-    rows: list[tuple[int, tuple[Value, ...]]] = []
+    rows: list[Row] = []
     try:
-        rows.extend(json_rows(path, columns, TableFormat(), errors))
-    except ComityError as error:
-        errors.extend(error)
-    try:
+        rows.extend(JsonTable(path, TableFormat(), columns).rows(errors))
         errors.check()
     except ComityError as error:
         return rows, error.messages
@@ -32,9 +29,9 @@ def read(path: Path, content: str, columns: list[str]) -> Read:
 
 
 def value_of(path: Path, text: str) -> Value:
-    """What the JSON `text` is as a value."""
-    rows, sentences = read(path, f'{{"it": {text}}}\n', ["it"])
-    assert sentences == []
+    """The value that the reader gives for the JSON `text`."""
+    rows, messages = read(path, f'{{"it": {text}}}\n', ["it"])
+    assert messages == []
     return rows[0][1][0]
 
 
@@ -71,12 +68,12 @@ def test_values_keep_their_spelling(path: Path, text: str, want: Value):
 @pytest.mark.parametrize(
     "text", ['{"a": 1}', "{}", "[null]", '[["a"]]', '["a", {}]', "NaN", "-Infinity", "[NaN]"]
 )
-def test_what_is_no_text_has_no_value(path: Path, text: str):
+def test_values_that_are_not_texts(path: Path, text: str):
     assert isinstance(value_of(path, text), NoValue)
 
 
 @pytest.mark.parametrize("text", ['"\\ud83d"', '["\\ude00 x"]'])
-def test_half_a_surrogate_pair_is_no_text(path: Path, text: str):
+def test_half_a_surrogate_pair_is_not_a_text(path: Path, text: str):
     assert isinstance(value_of(path, text), NoValue)
 
 
@@ -92,8 +89,8 @@ def test_dotted_keys(path: Path):
         '{"a": {}}',
         "{}",
     ]
-    rows, sentences = read(path, "\n".join(lines), ["a.b"])
-    assert sentences == []
+    rows, messages = read(path, "\n".join(lines), ["a.b"])
+    assert messages == []
     values = [row[0] for _, row in rows]
     assert values[:3] == ["literal", "nested", None]
     reasons = [value.reason for value in values if isinstance(value, NoValue)]
@@ -107,65 +104,98 @@ def test_dotted_keys(path: Path):
     ]
 
 
-def test_dots_inside_keys_on_the_way(path: Path):
+def test_dots_inside_keys_along_the_path(path: Path):
     rows, _ = read(path, '{"a.b": {"c.d": "x"}, "a": {"b": 1}}\n', ["a.b.c.d"])
     assert rows == [(1, ("x",))]
 
 
-def test_a_column_on_no_line(path: Path):
+def test_a_column_that_no_line_has(path: Path):
     content = '{"text": "a"}\n{"data": {"label": 1}}\n{"data": {"label": 2, "extra": {}}}\n'
-    rows, sentences = read(path, content, ["txt", "data.lable", "text"])
-    assert rows == [] and len(sentences) == 2
-    assert 'no column "txt", did you mean "text"?' in sentences[0]
-    assert 'no column "data.lable", did you mean "data.label"?' in sentences[1]
-    assert all('"data.extra"' in sentence for sentence in sentences)
+    rows, messages = read(path, content, ["txt", "data.lable", "text"])
+    assert rows == [] and len(messages) == 2
+    assert 'no column "txt", did you mean "text"?' in messages[0]
+    assert 'no column "data.lable", did you mean "data.label"?' in messages[1]
+    assert all('"data.extra"' in message for message in messages)
 
 
-def test_a_column_that_stands_far_down_only(path: Path):
-    rows, sentences = read(path, '{"a": 1}\n' * 500 + '{"b": "x"}\n', ["b"])
-    assert sentences == [] and len(rows) == 501
+def test_a_column_that_only_a_late_line_has(path: Path):
+    rows, messages = read(path, '{"a": 1}\n' * 500 + '{"b": "x"}\n', ["b"])
+    assert messages == [] and len(rows) == 501
     assert rows[0] == (1, (NoValue("no key 'b'"),)) and rows[500] == (501, ("x",))
 
 
-def test_a_key_that_stands_twice_has_no_value(path: Path):
-    rows, sentences = read(path, '{"a": 1, "b": 2, "a": 3}\n{"a": 4, "b": 5}\n', ["b", "a"])
-    assert sentences == []
-    assert rows == [(1, ("2", NoValue("the key 'a' stands twice"))), (2, ("5", "4"))]
+def test_a_repeated_key_has_no_value(path: Path):
+    rows, messages = read(path, '{"a": 1, "b": 2, "a": 3}\n{"a": 4, "b": 5}\n', ["b", "a"])
+    assert messages == []
+    assert rows == [(1, ("2", NoValue("the key 'a' occurs twice"))), (2, ("5", "4"))]
 
 
-def test_lines_that_are_no_objects(path: Path):
+def test_lines_that_are_not_objects(path: Path):
     content = '{"a": 1}\n{"a": 2\n[1]\n"a"\nnull\n{"a": 3} {"a": 4}\n{\'a\': 5}\n{"a": 6}\n'
-    rows, sentences = read(path, content, ["a"])
+    rows, messages = read(path, content, ["a"])
     assert [line for line, _ in rows] == [1, 8]
-    assert [sentence.split(": ")[0] for sentence in sentences] == [
+    assert [message.split(": ")[0] for message in messages] == [
         f"{path}:{line}" for line in range(2, 8)
     ]
-    assert "column 8" in sentences[0] and "column 10" in sentences[4]
+    assert "column 8" in messages[0] and "column 10" in messages[4]
 
 
 def test_missing_columns_do_not_hide_bad_lines(path: Path):
-    rows, sentences = read(path, '{"a": 1}\n{"a": 2\n', ["b"])
-    assert rows == [] and len(sentences) == 2
-    assert f"{path}:2: " in sentences[0] and 'no column "b"' in sentences[1]
-    rows, sentences = read(path, "text,label\na,b\n", ["text"])
-    assert rows == [] and len(sentences) == 2 and all("not valid JSON" in s for s in sentences)
+    rows, messages = read(path, '{"a": 1}\n{"a": 2\n', ["b"])
+    assert rows == [] and len(messages) == 2
+    assert f"{path}:2: " in messages[0] and 'no column "b"' in messages[1]
+    rows, messages = read(path, "text,label\na,b\n", ["text"])
+    assert rows == [] and len(messages) == 2 and all("not valid JSON" in s for s in messages)
 
 
 @pytest.mark.parametrize("content", ['[{"a": 1}]', '[\n{"a": 1}\n]', '\n{\n"a": 1\n}\n'])
 def test_one_document_is_not_json_lines(path: Path, content: str):
-    rows, sentences = read(path, content, ["a"])
-    assert rows == [] and len(sentences) == 1 and "one object on each line" in sentences[0]
+    rows, messages = read(path, content, ["a"])
+    assert rows == [] and len(messages) == 1 and "one object on each line" in messages[0]
 
 
 @pytest.mark.parametrize("opening", ['{"a":', '{"a": ['])
-def test_nesting_without_end(path: Path, opening: str):
-    rows, sentences = read(path, '{"a": 1}\n' + opening * 100_000 + "\n", ["a"])
-    assert len(rows) == 1 and len(sentences) == 1 and "nested too deeply" in sentences[0]
+def test_nesting_that_is_too_deep(path: Path, opening: str):
+    rows, messages = read(path, '{"a": 1}\n' + opening * 100_000 + "\n", ["a"])
+    assert len(rows) == 1 and len(messages) == 1 and "nested too deeply" in messages[0]
 
 
 def test_names_are_the_keys_of_all_lines(path: Path):
     path.write_text('{"b": 1, "a": {"c": 2}}\n\n{"d": 3, "b": 4}\n')
-    assert json_names(path, TableFormat(), ErrorList()) == ["b", "a", "d"]
+    assert JsonTable(path, TableFormat(), []).names == ["b", "a", "d"]
+
+
+def whole(path: Path, content: str, columns: list[str]) -> list[tuple[Row, WholeRow]]:
+    """The whole rows of a table without errors."""
+    path.write_text(content)
+    errors = ErrorList()
+    rows = list(JsonTable(path, TableFormat(), columns).whole_rows(errors))
+    errors.check()
+    return rows
+
+
+def test_whole_rows_keep_types_and_the_chosen_values_their_spelling(path: Path):
+    content = '{"n": 1.50, "b": true, "deep": {"x": [1, null]}}\n\n{"n": 7}\n'
+    assert whole(path, content, ["n"]) == [
+        ((1, ("1.50",)), {"n": 1.5, "b": True, "deep": {"x": [1, None]}}),
+        ((3, ("7",)), {"n": 7}),
+    ]
+
+
+def test_whole_rows_belong_to_their_lines_if_others_are_left_out(path: Path):
+    # Python refuses to convert a number of 5,000 digits.
+    content = f'{{"a": "x", "n": {"9" * 5000}}}\n{{"a": \n{{"a": "y", "n": 2}}\n'
+    path.write_text(content)
+    errors = ErrorList()
+    rows = list(JsonTable(path, TableFormat(), ["a"]).whole_rows(errors))
+    assert [(row.line, row.values[0]) for row, _ in rows] == [(1, "x"), (3, "y")]
+    assert [own for _, own in rows] == [{"a": "x", "n": "9" * 5000}, {"a": "y", "n": 2}]
+    assert errors.total == 1
+
+
+def test_chosen_names_are_those_asked_for(path: Path):
+    path.write_text('{"data": {"text": "a"}}\n')
+    assert JsonTable(path, TableFormat(), ["data.text"]).chosen_names == ["data.text"]
 
 
 SCALARS: st.SearchStrategy[Any] = st.one_of(
@@ -191,7 +221,7 @@ def test_what_python_writes_is_read_back(
     lines = [{"a": "first", "b": {"c": []}}, *({"a": a, "b": {"c": c}} for a, c in items)]
     content = "".join(json.dumps(line, ensure_ascii=ascii_only) + "\n" for line in lines)
     path = tmp_path_factory.mktemp("written") / "table.jsonl"
-    rows, sentences = read(path, content, ["a", "b.c"])
-    assert sentences == []
+    rows, messages = read(path, content, ["a", "b.c"])
+    assert messages == []
     want = [(spelled(a), [spelled(item) for item in c]) for a, c in items]
     assert [row for _, row in rows[1:]] == want

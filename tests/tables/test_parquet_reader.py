@@ -1,4 +1,4 @@
-"""Parquet: each type of Arrow as text, nested columns, row groups, damaged files."""
+"""Parquet: each Arrow type as text, nested columns, whole rows, row groups, damaged files."""
 
 import datetime
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comity.errors import ComityError
-from comity.tables.parquet_reader import parquet_names, parquet_rows
-from comity.tables.rows import NoValue, Value
+from comity.errors import ComityError, ErrorList
+from comity.tables.parquet_reader import ParquetTable
+from comity.tables.rows import NoValue, Row, Value
 
 
 def written(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
@@ -24,8 +24,16 @@ def written(folder: Path, columns: dict[str, Any], **options: Any) -> Path:
     return path
 
 
+def read(path: Path, columns: Sequence[str | int]) -> list[Row]:
+    """The rows of a table; raises where it has errors."""
+    errors = ErrorList()
+    rows = list(ParquetTable(path, columns).rows(errors))
+    errors.check()
+    return rows
+
+
 def column(path: Path, name: str) -> list[Value]:
-    return [row[0] for _, row in parquet_rows(path, [name])]
+    return [row.values[0] for row in read(path, [name])]
 
 
 DAY = datetime.date(2024, 2, 29)
@@ -73,7 +81,7 @@ def test_numbers_can_be_read_as_numbers(tmp_path: Path):
         assert [dtype(str(text)) for text in texts] == [dtype(value) for value in stored]
 
 
-def test_what_is_no_text_has_no_value(tmp_path: Path):
+def test_values_that_are_not_texts(tmp_path: Path):
     columns = {
         "object": pa.array([{"a": 1}, None], pa.struct([("a", pa.int8())])),
         "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int8())),
@@ -82,7 +90,7 @@ def test_what_is_no_text_has_no_value(tmp_path: Path):
         "bytes": pa.array([b"\xff\xfe", None], pa.binary()),
     }
     path = written(tmp_path, columns)
-    rows = list(parquet_rows(path, list(columns)))
+    rows = read(path, list(columns))
     assert all(isinstance(value, NoValue) for value in rows[0][1])
     assert rows[1][1][0] is None and rows[1][1][1] is None and rows[1][1][4] is None
     assert rows[1][1][3] == ["b"]
@@ -108,64 +116,94 @@ def test_nested_columns(tmp_path: Path):
         {"text": "d", "in": {"n": None}},
     ]
     path = written(tmp_path, {"item": pa.array(items, kind), "item.text": ["1", "2", "3", "4"]})
-    assert column(path, "item.text") == ["1", "2", "3", "4"]  # the literal name goes first
+    assert column(path, "item.text") == ["1", "2", "3", "4"]  # the literal name is preferred
     path = written(tmp_path, {"item": pa.array(items, kind)})
     no_text = NoValue("'item' is null, so it has no key 'text'")
     assert column(path, "item.text") == ["a", no_text, None, "d"]
-    rows = [row for _, row in parquet_rows(path, ["item.in.n", "item.text"])]
+    rows = [row for _, row in read(path, ["item.in.n", "item.text"])]
     assert [row[1] for row in rows] == ["a", no_text, None, "d"]
     assert rows[0][0] == "1" and rows[3][0] is None
     assert rows[2][0] == NoValue("'in' is null, so it has no key 'n'")
     assert rows[1][0] == NoValue("'item' is null, so it has no key 'in'")
-    assert parquet_names(path) == ["item"]
+    assert ParquetTable(path, []).names == ["item"]
 
 
 def test_every_row_group_in_order(tmp_path: Path):
     texts = [f"text {number}" for number in range(10_001)]
     path = written(tmp_path, {"text": texts, "n": range(10_001)}, row_group_size=999)
     want = [(n + 1, (str(n), text)) for n, text in enumerate(texts)]
-    assert list(parquet_rows(path, ["n", "text"])) == want
+    assert read(path, ["n", "text"]) == want
 
 
-def faults_of(path: Path, columns: Sequence[str | int]) -> list[str]:
+def test_whole_rows_have_every_column_with_its_type(tmp_path: Path):
+    columns = {
+        "id": pa.array([1, None], pa.int16()),
+        "item": [{"text": "a"}, {"text": None}],
+        "day": pa.array([DAY, None]),
+        "tags": [["x"], []],
+    }
+    path = written(tmp_path, columns, row_group_size=1)
+    table = ParquetTable(path, ["item.text"])
+    errors = ErrorList()
+    assert list(table.whole_rows(errors)) == [
+        ((1, ("a",)), {"id": 1, "item": {"text": "a"}, "day": DAY, "tags": ["x"]}),
+        ((2, (None,)), {"id": None, "item": {"text": None}, "day": None, "tags": []}),
+    ]
+    assert errors.total == 0
+    assert table.names == list(columns) and table.chosen_names == ["item.text"]
+    assert table.arrow_types() == {name: pq.read_schema(path).field(name).type for name in columns}
+
+
+def test_a_whole_row_that_python_cannot_hold_is_an_error_with_its_column(tmp_path: Path):
+    year_10000 = pa.array([253402300800000000], pa.timestamp("us"))
+    path = written(tmp_path, {"text": ["a"], "posted": year_10000})
+    table = ParquetTable(path, ["text"])
+    errors = ErrorList()
+    assert list(table.rows(errors)) == [(1, ("a",))] and errors.total == 0
+    assert list(table.whole_rows(errors)) == []
+    with pytest.raises(ComityError, match=r'table\.parquet: the column "posted"'):
+        errors.check()
+
+
+def errors_of(path: Path, columns: Sequence[str | int]) -> list[str]:
     with pytest.raises(ComityError) as error:
-        list(parquet_rows(path, columns))
+        read(path, columns)
     return error.value.messages
 
 
 def test_missing_columns(tmp_path: Path):
     item = pa.array([{"label": "a"}], pa.struct([("label", pa.string())]))
     path = written(tmp_path, {"text": ["x"], "item": item})
-    sentences = faults_of(path, ["txt", "item.lable", "text", 0, "text.more"])
-    assert len(sentences) == 4 and all(str(path) in sentence for sentence in sentences)
-    assert 'no column "txt", did you mean "text"?' in sentences[0]
-    assert 'no column "item.lable", did you mean "item.label"?' in sentences[1]
+    messages = errors_of(path, ["txt", "item.lable", "text", 0, "text.more"])
+    assert len(messages) == 4 and all(str(path) in message for message in messages)
+    assert 'no column "txt", did you mean "text"?' in messages[0]
+    assert 'no column "item.lable", did you mean "item.label"?' in messages[1]
 
 
-def test_a_name_that_stands_twice(tmp_path: Path):
+def test_a_repeated_name(tmp_path: Path):
     table = pa.Table.from_arrays(
         [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], ["x", "x", "y"]
     )
     path = tmp_path / "twice.parquet"
     pq.write_table(table, path)
-    assert faults_of(path, ["y", "x"]) == [f'{path}: the column "x" stands twice; rename one']
+    assert errors_of(path, ["y", "x"]) == [f'{path}: the column "x" occurs twice; rename one']
     assert column(path, "y") == ["c"]
 
 
 def test_a_file_without_rows(tmp_path: Path):
     path = written(tmp_path, {"text": pa.array([], pa.string())})
-    assert "no rows" in faults_of(path, ["text"])[0]
+    assert "no rows" in errors_of(path, ["text"])[0]
 
 
 @pytest.mark.parametrize(
     "content", [b"text,label\na,b\n", b"PAR1", b"PAR1" + b"\x00" * 50 + b"PAR1"]
 )
-def test_files_that_are_no_parquet(tmp_path: Path, content: bytes):
+def test_files_that_are_not_parquet(tmp_path: Path, content: bytes):
     path = tmp_path / "table.parquet"
     path.write_bytes(content)
-    sentences = faults_of(path, ["text"])
-    assert len(sentences) == 1 and "\n" not in sentences[0]
-    assert sentences[0].startswith(f"{path}: the file is no Parquet or is damaged")
+    messages = errors_of(path, ["text"])
+    assert len(messages) == 1 and "\n" not in messages[0]
+    assert messages[0].startswith(f"{path}: the file is not Parquet or is damaged")
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,7 +211,7 @@ def test_files_that_are_no_parquet(tmp_path: Path, content: bytes):
     cut=st.one_of(st.none(), st.integers(0, 1500)),
     flips=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=3),
 )
-def test_damaged_files_give_rows_or_one_fault(
+def test_damaged_files_give_rows_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, cut: int | None, flips: list[tuple[int, int]]
 ):
     folder = tmp_path_factory.mktemp("damaged")
@@ -184,14 +222,14 @@ def test_damaged_files_give_rows_or_one_fault(
     }
     path = written(folder, columns, row_group_size=5)
     content = bytearray(path.read_bytes()[:cut])
-    for place, byte in flips:
-        if place < len(content):
-            content[place] = byte
+    for offset, byte in flips:
+        if offset < len(content):
+            content[offset] = byte
     path.write_bytes(content)
     try:
-        list(parquet_rows(path, ["text", "tags", "n"]))
+        read(path, ["text", "tags", "n"])
     except ComityError as error:
-        assert all(str(path) in sentence for sentence in error.messages)
+        assert all(str(path) in message for message in error.messages)
 
 
 @settings(max_examples=60, deadline=None)

@@ -264,7 +264,7 @@ def test_a_label_that_the_map_lacks_is_named_with_its_line(folder, tiny_checkpoi
     with pytest.raises(ComityError) as caught:
         prepare(in_domain(tiny_checkpoint), folder)
     (fault,) = caught.value.messages
-    assert 'twins.csv:3: the label "maybe" is not in the map of the stage (0, 1.0)' in fault
+    assert 'twins.csv:3: the label "maybe" is not in the label_map (0, 1.0)' in fault
 
 
 def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkpoint):

@@ -1,1 +1,1 @@
-"""From tables to batches: token ids, labels, splits, leakage, task sampling, packing."""
+"""Turns tables into batches: token ids, labels, splits, leakage, task sampling, packing."""

@@ -1,8 +1,8 @@
-"""Back-translation (paper, section 4.3, part 4): new training rows out of a table's own.
+"""Back-translation (paper, section 4.3, part 4): new training rows from those of a table.
 
-A text is translated to another language and back; what comes back says the same in other words, so
-the row's label still holds. Rows that come back unchanged are left out, as in the paper. This room
-knows tables and no models: the two translators are functions.
+A text is translated to another language and back. The result says the same in other words, so the
+row's label is still right. Rows that come back unchanged are left out, as in the paper. The two
+translators are functions, so this module needs no model.
 """
 
 import hashlib
@@ -12,30 +12,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.reader import Own, column_names, own_names, row_texts, whole_rows
-from comity.tables.rows import CHUNK, DELIMITED, JSON_LINES, PARQUET, TableFormat
+from comity.tables.reader import open_table
+from comity.tables.rows import CHUNK, JSON_LINES, PARQUET, Table, TableFormat, WholeRow, row_texts
 from comity.tables.writer import check_output, table_writer
 
 Translate = Callable[[list[str]], list[str]]
-"""Translates a batch of texts, none of them empty, each by itself.
+"""Translates a list of texts one by one; none of them is empty.
 
-Two attributes are used where a translator has them: `fingerprint: str`, which tells apart
-translators whose results differ, and `count_cut(texts) -> int`, how many texts are too long for it.
+Two attributes are used where a translator has them: `fingerprint: str`, which differs between
+translators whose results differ, and `count_cut(texts) -> int`, the number of texts that are too
+long for it.
 """
 
-Rows = list[tuple[tuple[str, ...], Own]]
-"""The texts to translate of each row, and the row as it came."""
+Rows = list[tuple[tuple[str, ...], WholeRow]]
+"""The texts to translate of each row, and the whole row."""
 
 Progress = Callable[[str, int, int], None]
-"""Told after each batch: the direction, how many texts are done, of how many."""
+"""Called after each batch with "forward" or "back", the texts done, and the number of texts."""
 
 
 @dataclass(frozen=True)
 class AugmentReport:
-    """What became of the rows and their texts, in counts.
+    """How many rows and texts had which result.
 
     `rows` is the sum of `without_text` and `translated`; `translated` that of `without_result`,
     `identical`, `near_identical` and `augmented`.
@@ -49,8 +49,8 @@ class AugmentReport:
     near_identical: int
     augmented: int  # new rows
     written: int  # rows of the output: the new ones, after the source's where asked for
-    empty_texts: int  # kept out of translation
-    cut_texts: int  # different texts, there and back, that were too long for their translator
+    empty_texts: int  # not translated
+    cut_texts: int  # different texts that were too long for their translator, in both directions
 
 
 def augment(
@@ -66,27 +66,27 @@ def augment(
     format: TableFormat | None = None,
     progress: Progress | None = None,
 ) -> AugmentReport:
-    """Write a table's rows once more with the texts of `columns` translated there and back.
+    """Write new rows: those of a table with the texts of `columns` translated to and fro.
 
-    All other columns stay as they are. The new rows are for training only: one beside its own
-    source in dev would be judged on what it was trained on.
+    All other columns stay as they are. Use the new rows for training only: if a source row is in
+    the dev set, its new row would leak it into training.
 
     Args:
-        path: CSV, TSV, JSON lines or Parquet; read as `format` says, which is found out if None.
-        output: a new file, in the format of its ending. Finished translations are kept beside it
-            in `OUTPUT.cache.jsonl`, so that the same call goes on where an earlier one stopped.
+        path: CSV, TSV, JSON Lines or Parquet; `format` says how to read it, None finds out.
+        output: a new file; its extension sets the format. Finished translations are kept next to it
+            in `OUTPUT.cache.jsonl`, so that the same call resumes where an earlier one stopped.
         forward, back: see `Translate`; each different text is translated once.
-        batch_size: texts of about equal length that are translated together.
-        drop_similar: leave out also rows that share at least this much of their characters with
-            their source in every column, from 0 to 1 (difflib's ratio).
+        batch_size: texts of similar length that are translated together.
+        drop_similar: also leave out rows whose texts are all at least this similar to their source,
+            above 0 and at most 1 (difflib's ratio).
         with_source: write the source's rows first, so that one file is the whole training set.
         progress: see `Progress`.
 
     Raises:
-        ComityError: a fault of the arguments or the table, and where no new row is left.
+        ComityError: wrong arguments, an error of the table, or no new row left.
     """
-    read_as = format or TableFormat()
-    names, rows = _checked(path, columns, output, batch_size, drop_similar, read_as)
+    table, rows = _checked(path, columns, output, batch_size, drop_similar, format)
+    names = table.names  # read now: the file may change while the translators run
     texts = {text for texts, _ in rows for text in texts if text.strip()}
     with TranslationCache(cache_path(output)) as cache:
         there = _translate("forward", texts, forward, cache, batch_size, progress)
@@ -94,24 +94,23 @@ def augment(
         again = _translate("back", pivots, back, cache, batch_size, progress)
     results = {text: again.get(pivot, "") for text, pivot in there.items()}
 
-    places = _places(path, columns, names, read_as)
     outcomes: Counter[str] = Counter()
-    new: list[Own] = []
+    new: list[WholeRow] = []
     for row, own in rows:
         outcome = _outcome([(text, results[text]) for text in row if text.strip()], drop_similar)
         outcomes[outcome] += 1
         if outcome == "augmented":
-            for text, place in zip(row, places, strict=True):
-                own = _replaced(own, place, results[text]) if text.strip() else own
+            for text, name in zip(row, table.chosen_names, strict=True):
+                own = _replaced(own, name, results[text]) if text.strip() else own
             new.append(own)
     if not new:
         counts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in outcomes.items())
         raise ComityError(
-            f"{path}: no new row is left of {len(rows):,} ({counts}), so nothing was written; take "
-            "other checkpoints or drop less"
+            f"{path}: no new row is left of {len(rows):,} ({counts}), so nothing was written; use "
+            "other checkpoints or raise --drop-similar"
         )
     written = [own for _, own in rows] + new if with_source else new
-    _write(written, path, output, names, places)
+    _write(written, table, names, output)
     return AugmentReport(
         rows=len(rows),
         without_text=outcomes["without_text"],
@@ -138,12 +137,12 @@ def check_augment(
     drop_similar: float | None = None,
     format: TableFormat | None = None,
 ) -> None:
-    """All that `augment` checks before it translates; so no translator is needed yet.
+    """Check the arguments and the table as `augment` does, before any translator is loaded.
 
     Raises:
-        ComityError: with everything that is wrong with the arguments and the table.
+        ComityError: every error of the arguments and the table.
     """
-    _checked(path, columns, output, batch_size, drop_similar, format or TableFormat())
+    _checked(path, columns, output, batch_size, drop_similar, format)
 
 
 def _checked(
@@ -152,9 +151,10 @@ def _checked(
     output: Path,
     batch_size: int,
     drop_similar: float | None,
-    format: TableFormat,
-) -> tuple[list[str], Rows]:
-    """The table's column names and rows, once nothing is wrong with them or the arguments."""
+    format: TableFormat | None,
+) -> tuple[Table, Rows]:
+    """The table and its rows. Raises `ComityError` with every error of them and the arguments."""
+    format = format or TableFormat()
     errors = ErrorList()
     _check_arguments(columns, batch_size, drop_similar, errors)
     _check_format(path, format, errors)
@@ -162,100 +162,82 @@ def _checked(
         _check_new(path, output)
     except ComityError as error:
         errors.extend(error)
-    names, rows = _read(path, columns, format, errors)
+    try:
+        table = open_table(path, format, columns)
+        found = table.whole_rows(errors)
+        rows = [(row_texts(path, row, errors), own) for row, own in found]
+    except ComityError as error:
+        errors.extend(error)
+        errors.stop()
     errors.check()
-    return names, rows
+    return table, rows
 
 
 def _check_arguments(
     columns: Sequence[str | int], batch_size: int, drop_similar: float | None, errors: ErrorList
 ) -> None:
     if not columns:
-        errors.add("--column: name at least one column to translate")
+        errors.add("--column is missing; name at least one column to translate")
     for column, times in Counter(str(column).strip() for column in columns).items():
         if times > 1:
-            errors.add(f'--column: "{column}" is named {times} times; name it once')
+            errors.add(f'--column "{column}" is given {times} times; give it once')
     if batch_size < 1:
-        errors.add(f"--batch-size: {batch_size} is no number of texts; give 1 or more")
+        errors.add(f"--batch-size must be at least 1, got {batch_size}")
     if drop_similar is not None and not 0 < drop_similar <= 1:
-        errors.add(f"--drop-similar: {drop_similar} is no share; give more than 0 and at most 1")
+        errors.add(f"--drop-similar must be above 0 and at most 1, got {drop_similar}")
 
 
 def _check_format(path: Path, format: TableFormat, errors: ErrorList) -> None:
-    """How text is read has no effect on a file that is none."""
-    ending = path.suffix.lower()
-    idle = ["delimiter", "header", "quoting"] if ending in JSON_LINES + PARQUET else []
-    idle += ["encoding"] if ending in PARQUET else []
-    for key in idle:
+    """Add an error for each option that has no effect on the format of the file."""
+    extension = path.suffix.lower()
+    unused = ["delimiter", "header", "quoting"] if extension in JSON_LINES + PARQUET else []
+    unused += ["encoding"] if extension in PARQUET else []
+    for key in unused:
         if getattr(format, key) != getattr(TableFormat(), key):
             option = key if key in ("delimiter", "encoding") else f"no-{key}"
-            errors.add(f"--{option}: has no effect on {path}; remove it")
+            errors.add(f"--{option} has no effect on {path}; remove it")
 
 
 def _check_new(path: Path, output: Path) -> None:
     check_output(path, output)
     if output.exists():
         raise ComityError(
-            f"{output}: exists already, and nothing is overwritten; remove it or name another file"
+            f"{output}: already exists and is not overwritten; remove it or name another file"
         )
-
-
-def _read(
-    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
-) -> tuple[list[str], Rows]:
-    """The table's column names and rows; none where it cannot be read."""
-    try:
-        names = own_names(path, format, columns)
-    except ComityError as error:
-        errors.extend(error)
-        return [], []
-    whole = whole_rows(path, columns, names, format, errors)
-    return names, [(row_texts(path, row, errors), own) for row, own in whole]
-
-
-def _places(
-    path: Path, columns: Sequence[str | int], names: Sequence[str], format: TableFormat
-) -> list[str]:
-    """The keys of a whole row under which the columns stand."""
-    wanted = [str(column) for column in columns]
-    if path.suffix.lower() not in DELIMITED:
-        return wanted
-    header = column_names(path, format, columns)
-    return [names[header.index(column.strip())] for column in wanted]
 
 
 # --- translating ----------------------------------------------------------------------------------
 
 
 def cache_path(output: Path) -> Path:
-    """Where the finished translations of an output are kept."""
+    """The file that keeps the finished translations of an output."""
     return output.with_name(f"{output.name}.cache.jsonl")
 
 
 class TranslationCache:
-    """Finished translations in a file of JSON lines, each written as soon as it is there.
+    """Finished translations in a file of JSON Lines, each batch written as soon as it is done.
 
-    A last line that was cut when its writer was stopped is dropped.
+    An incomplete last line, of a call that was stopped while writing, is dropped.
     """
 
     def __init__(self, path: Path):
         self.found: dict[str, str] = {}
-        end = 0  # of the last whole line, in bytes
+        end = 0  # of the last complete line, in bytes
         if path.is_file():
             with path.open("rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
                         end += len(line)
-                        self._take(line)
+                        self._read_line(line)
         self.file = path.open("ab")
         self.file.truncate(end)
 
-    def _take(self, line: bytes) -> None:
+    def _read_line(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
             self.found[entry["key"]] = entry["text"]
         except (ValueError, KeyError, TypeError):
-            pass  # damaged: its text is translated again
+            pass  # damaged, so its text is translated again
 
     def __enter__(self) -> "TranslationCache":
         return self
@@ -279,10 +261,10 @@ def _translate(
     batch_size: int,
     progress: Progress | None,
 ) -> dict[str, str]:
-    """Each text's translation, from the cache where it is there.
+    """Each text's translation, from the cache or made now.
 
-    Batches are cut from all texts, the longest first, whatever the cache holds: a call that goes on
-    translates the batches that the first one would have.
+    Batches are cut from all texts, the longest first, whether cached or not: a call that resumes
+    translates the same batches as one that was not stopped.
     """
     fingerprint = getattr(translate, "fingerprint", direction)
     ordered = sorted(texts, key=lambda text: (-len(text), text))
@@ -307,11 +289,11 @@ def _count_cut(translate: Translate, texts: Iterable[str]) -> int:
     return 0 if count is None else count(sorted(texts))
 
 
-# --- judging --------------------------------------------------------------------------------------
+# --- comparing ------------------------------------------------------------------------------------
 
 
 def _outcome(pairs: Sequence[tuple[str, str]], drop_similar: float | None) -> str:
-    """What becomes of a row: the field of `AugmentReport` that counts it.
+    """The field of `AugmentReport` that counts a row.
 
     `pairs` are the texts of the row that are not empty, each with its back-translation.
     """
@@ -328,14 +310,14 @@ def _outcome(pairs: Sequence[tuple[str, str]], drop_similar: float | None) -> st
 
 
 def _plain(text: str) -> str:
-    """A text for comparing: without its case, and with single spaces."""
+    """A text as it is compared: case folded, with single spaces."""
     return " ".join(text.casefold().split())
 
 
 def _similar(text: str, result: str, share: float) -> bool:
-    """Whether difflib's ratio, twice the matching characters over all, reaches `share`."""
+    """Whether difflib's ratio, 2 * matching characters / all characters, is at least `share`."""
     matcher = SequenceMatcher(None, text, result, autojunk=False)
-    # The quick ones are upper bounds.
+    # The quick ratios are upper bounds.
     return (
         matcher.real_quick_ratio() >= share
         and matcher.quick_ratio() >= share
@@ -346,28 +328,28 @@ def _similar(text: str, result: str, share: float) -> bool:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _replaced(own: Own, name: str, text: str) -> Own:
-    """A copy of the row with another text; dots lead into objects, as the readers have it."""
+def _replaced(own: WholeRow, name: str, text: str) -> WholeRow:
+    """A copy of the row with another text; dots lead into objects, as in the readers."""
     if name in own:
         return own | {name: text}
     for dot in (i for i, character in enumerate(name) if character == "."):
-        outer, inner = name[:dot], name[dot + 1 :]
-        if isinstance(below := own.get(outer), dict):
-            changed = _replaced(below, inner, text)
-            if changed is not below:
-                return own | {outer: changed}
+        first, rest = name[:dot], name[dot + 1 :]
+        if isinstance(nested := own.get(first), dict):
+            changed = _replaced(nested, rest, text)
+            if changed is not nested:
+                return own | {first: changed}
     return own
 
 
-def _write(
-    rows: Sequence[Own], path: Path, output: Path, names: Sequence[str], places: Sequence[str]
-) -> None:
-    """Write all rows, or leave nothing behind."""
+def _write(rows: Sequence[WholeRow], table: Table, names: Sequence[str], output: Path) -> None:
+    """Write all rows, or leave no file."""
     partial = output.with_name(f".{output.name}.part")
-    ending = output.suffix.lower()
-    types = _text_types(names, places) if ending in PARQUET else {}
+    extension = output.suffix.lower()
+    types = table.arrow_types()
+    for name in table.chosen_names:
+        types.pop(name, None)  # translated columns are texts, even if the source has numbers
     try:
-        writer = table_writer(partial, ending, path, names, types)
+        writer = table_writer(partial, extension, names, types)
         try:
             for start in range(0, len(rows), CHUNK):
                 writer.write(rows[start : start + CHUNK])
@@ -376,10 +358,3 @@ def _write(
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _text_types(names: Sequence[str], places: Sequence[str]) -> dict[str, Any]:
-    """Translated columns of Parquet are texts, also where the source held numbers."""
-    import pyarrow
-
-    return {place: pyarrow.string() for place in places if place in names}

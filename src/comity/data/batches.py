@@ -1,4 +1,4 @@
-"""From rows of token ids to batches: which rows stand together, and their packed sequences."""
+"""Divides the rows of a task into batches, in an order that a few integers fix."""
 
 from bisect import bisect_right
 from itertools import pairwise
@@ -11,10 +11,10 @@ from comity.rng import BATCHES, generator, name_key
 
 Integers = NDArray[np.integer]
 
-# Rows are sorted by length within random groups of so many batches: enough for batches of nearly
-# equal lengths. Even a small task has so many groups, else a sorted pass would put the same rows
-# together every time.
+# Rows are sorted by length within random groups of this many batches, enough for batches of similar
+# lengths.
 BATCHES_SORTED_TOGETHER = 50
+# A small task has at least this many groups, or each pass would put the same rows together.
 LEAST_GROUPS = 4
 
 
@@ -26,12 +26,12 @@ def epoch_batches(
     group_by_length: bool,
     keys: tuple[int, ...],
 ) -> list[Integers]:
-    """One pass: row numbers in batches, each row exactly once, in an order that `keys` alone fix.
+    """The batches of one pass: row indices, each row exactly once, in an order drawn from `keys`.
 
-    `lengths: [n]` tokens of each row. A batch holds at most `batch_size` rows and `batch_tokens`
-    tokens (one of the two may be None); a row longer than the budget is a batch of its own. By
-    number alone, all batches are full but the last. With `group_by_length` the rows of a batch have
-    similar lengths, but for that last one, and the batches stand in random order.
+    `lengths: [n]` tokens of each row. A batch has at most `batch_size` rows and `batch_tokens`
+    tokens (one of the two may be None); a row with more tokens is a batch of its own. With
+    `batch_size` alone, all batches are full except the last. With `group_by_length` the rows of a
+    batch have similar lengths (except in that last one), and the order of the batches is random.
     """
     _check_limits(batch_size, batch_tokens)
     lengths = np.asarray(lengths, dtype=np.int32)
@@ -46,7 +46,7 @@ def epoch_batches(
     if together > 1:
         order = _sort_in_groups(order, lengths, together * rows)
     batches = _cut(order, lengths, batch_size, batch_tokens)
-    # A copy, since a view would keep the whole unsorted order in memory.
+    # A copy, because a view would keep the whole unsorted order in memory.
     return [batches[i] for i in draws.permutation(len(batches))] + [last.copy()] * (short > 0)
 
 
@@ -65,7 +65,7 @@ def _rows_per_batch(lengths: Integers, batch_size: int | None, batch_tokens: int
 
 
 def _sort_in_groups(order: Integers, lengths: Integers, group_rows: int) -> Integers:
-    """Sort every `group_rows` rows by length, up and down in turn: no jump from group to group."""
+    """Sort each `group_rows` rows by length, alternately up and down to avoid jumps."""
     groups = []
     for number, start in enumerate(range(0, len(order), group_rows)):
         group = order[start : start + group_rows]
@@ -77,7 +77,7 @@ def _sort_in_groups(order: Integers, lengths: Integers, group_rows: int) -> Inte
 def _cut(
     order: Integers, lengths: Integers, batch_size: int | None, batch_tokens: int | None
 ) -> list[Integers]:
-    """Cut rows, in their order, into batches as large as the limits allow."""
+    """Cut rows, in the given order, into batches as large as the limits allow."""
     count = len(order)
     totals = np.concatenate([[0], np.cumsum(lengths[order])]) if batch_tokens is not None else None
     bounds = [0]
@@ -92,10 +92,10 @@ def _cut(
 
 
 class TaskBatches:
-    """The batches of one task in one stage: turn after turn through its own reshuffled passes.
+    """The batches of one task in one stage, numbered over its passes, each in a new order.
 
-    Everything follows from the arguments; what is kept is a cache. The latest pass stays in memory,
-    so turns are cheap in their order and right in any order.
+    A batch depends on the arguments and its number only. The latest pass is cached, so batches are
+    cheap in order and correct in any order.
     """
 
     def __init__(
@@ -118,22 +118,22 @@ class TaskBatches:
         self.lengths = np.asarray(lengths, dtype=np.int32)
         if not len(self.lengths):
             raise ComityError(
-                f'task "{name}" has no rows; give it some or take it out of the stage'
+                f'task "{name}" has no rows; add rows or remove the task from the stage'
             )
         self._keys = (seed, stage, name_key(name))
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens
         self._group_by_length = group_by_length
-        self._starts = [0]  # the first turn of each pass known so far, where passes differ
+        self._starts = [0]  # first batch of each known pass, if passes differ
         self._pass: tuple[int, list[Integers]] | None = None
 
     @property
     def rows(self) -> int:
-        """How many rows the task has."""
+        """The number of rows of the task."""
         return len(self.lengths)
 
     def batches(self, epoch: int) -> list[Integers]:
-        """The row numbers of each batch of pass `epoch`, counted from 0."""
+        """The row indices of each batch in pass `epoch`, counted from 0."""
         if self._pass is None or self._pass[0] != epoch:
             batches = epoch_batches(
                 self.lengths,
@@ -146,13 +146,13 @@ class TaskBatches:
         return self._pass[1]
 
     def per_pass(self, epoch: int) -> int:
-        """How many batches pass `epoch` has; under a token budget passes differ."""
+        """The number of batches in pass `epoch`; it differs if batches are limited by tokens."""
         if self._batch_size is not None and self._batch_tokens is None:
             return -(-self.rows // self._batch_size)
         return len(self.batches(epoch))
 
     def first_batch(self, epoch: int) -> int:
-        """The number of the first turn of pass `epoch`, counted over all passes from 0."""
+        """The number of the first batch of pass `epoch`, counted over all passes from 0."""
         if self._batch_tokens is None:
             return epoch * self.per_pass(0)
         while len(self._starts) <= epoch:
@@ -160,12 +160,12 @@ class TaskBatches:
         return self._starts[epoch]
 
     def batch(self, number: int) -> tuple[int, Integers]:
-        """The pass and the row numbers `[b]` of turn `number`, counted over all passes from 0."""
+        """Pass and row indices `[b]` of batch `number`, counted over all passes from 0."""
         epoch = self._epoch(number)
         return epoch, self.batches(epoch)[number - self.first_batch(epoch)]
 
     def size(self, number: int) -> int:
-        """How many rows turn `number` has; no pass is made for it where arithmetic will do."""
+        """Rows in batch `number`, computed without making the pass where possible."""
         if self._batch_size is not None and self._batch_tokens is None:
             before = number % self.per_pass(0) * self._batch_size
             return min(self._batch_size, self.rows - before)

@@ -1,4 +1,4 @@
-"""Leakage: inputs that stand both in training and in an evaluation split, also across tasks."""
+"""Finds leakage: inputs that are both in training and in a dev set, of one or several tasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.data.token_cache import text_key
+from comity.format import plural
 
 Keys = NDArray[np.uint64]
 EMPTY = text_key("")
@@ -15,37 +16,38 @@ EMPTY = text_key("")
 
 @dataclass(frozen=True)
 class Leak:
-    """How many training rows of one task stand in the dev split of one task, with an example."""
+    """Training rows of one task that are in the dev set of one task."""
 
     train_task: str
     dev_task: str
-    rows: int  # training rows
-    dev_rows: int  # dev rows that they are
-    place: str  # file and line of the first such training row
-    dev_place: str  # and of the dev row that it is
+    rows: int  # leaking training rows
+    dev_rows: int  # dev rows with the same input
+    example: str  # file and line of the first leaking training row
+    dev_example: str  # file and line of its dev row
 
     @property
     def sentence(self) -> str:
-        """For the terminal: what stands where, and how to leave it out."""
+        """The leak as a message, with an example and how to remove it."""
         return (
-            f"leak: {self.rows} training rows of {self.train_task} stand in the dev rows of "
-            f"{self.dev_task} ({self.dev_rows} there), such as {self.place} and "
-            f"{self.dev_place}; --drop-leaks leaves them out of training"
+            f"leak: {plural(self.rows, 'training row')} of {self.train_task} and "
+            f"{plural(self.dev_rows, 'dev row')} of {self.dev_task} have the same input, such as "
+            f"{self.example} and {self.dev_example}; use --drop-leaks to leave such training rows "
+            "out"
         )
 
 
 Reading = tuple[Split, tuple[int, ...]]
-"""A split and which of its text columns the task reads."""
+"""A split, and the indices of the text columns that the task reads."""
 
 
 def find_leaks(
     train: Mapping[str, Reading], dev: Mapping[str, Reading]
 ) -> tuple[list[Leak], dict[str, NDArray[np.bool_]]]:
-    """All leaks, and for each task a mask `[n]` of the training rows that leak.
+    """All leaks, and for each task a mask `[n]` of its leaking training rows.
 
-    Texts are compared after normalising case and white space. A row leaks where its whole input, a
-    text or a pair in either order, is also the whole input of a dev row; or where one of the two
-    is a single text that the other has in a pair. Two pairs that share one text are no leak.
+    Texts are compared without regard to case and white space. A row leaks if its whole input, a
+    text or a pair in either order, is also the whole input of a dev row, or if one of the two is a
+    single text and the other a pair with that text. Two pairs that share one text are not a leak.
     """
     leaks = []
     masks = {task: np.zeros(len(split), dtype=bool) for task, (split, _) in train.items()}
@@ -53,28 +55,29 @@ def find_leaks(
         for dev_task, (dev_split, dev_columns) in dev.items():
             train_keys = _row_keys(train_split, train_columns)
             dev_keys = _row_keys(dev_split, dev_columns)
-            leaking = _stand_in(train_keys, dev_keys)
+            leaking = _occurring(train_keys, dev_keys)
             if not leaking.any():
                 continue
             masks[train_task] |= leaking
-            reached = _stand_in(dev_keys, train_keys)
+            dev_leaking = _occurring(dev_keys, train_keys)
             first = int(np.flatnonzero(leaking)[0])
-            partner = int(np.flatnonzero(_stand_in(dev_keys, train_keys[first : first + 1]))[0])
+            partner = int(np.flatnonzero(_occurring(dev_keys, train_keys[first : first + 1]))[0])
             leaks.append(
                 Leak(
                     train_task,
                     dev_task,
                     int(leaking.sum()),
-                    int(reached.sum()),
-                    _place(train_split, first),
-                    _place(dev_split, partner),
+                    int(dev_leaking.sum()),
+                    _location(train_split, first),
+                    _location(dev_split, partner),
                 )
             )
     return leaks, masks
 
 
-def _place(split: Split, place: int) -> str:
-    return f"{split.table.path}:{split.table.lines[split.rows[place]]}"
+def _location(split: Split, index: int) -> str:
+    """File and line of a row of a split."""
+    return f"{split.table.path}:{split.table.lines[split.rows[index]]}"
 
 
 def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:
@@ -82,29 +85,29 @@ def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:
     return np.asarray(split.table.keys)[split.rows[:, None], columns]
 
 
-def _stand_in(rows: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Which of `rows [n, 1 or 2]` have a twin in `others`; an empty text is nobody's twin."""
+def _occurring(rows: Keys, others: Keys) -> NDArray[np.bool_]:
+    """Which rows `[n]` of `rows [n, 1 or 2]` leak into `others`; single empty texts do not."""
     if rows.shape[1] == others.shape[1] == 2:
         return _among(_pair(rows), _pair(others))
     return np.asarray(_among(rows, others[others != EMPTY]).any(axis=1))
 
 
 def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Which of `keys`, of any shape, stand in `others`; numpy's `isin` takes thrice the memory."""
+    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
     if not others.size:
         return np.zeros(keys.shape, dtype=bool)
     ordered = np.sort(others, axis=None)
-    places = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(places, len(ordered) - 1)] == keys
+    positions = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(positions, len(ordered) - 1)] == keys
 
 
 def _pair(keys: Keys) -> Keys:
-    """One hash `[n]` for each pair, the same in either order."""
+    """One hash `[n]` for each pair, the same for both orders of its texts."""
     low, high = keys.min(axis=1), keys.max(axis=1)
     with np.errstate(over="ignore"):
         return low * np.uint64(0x9E3779B97F4A7C15) ^ high
 
 
 def without(split: Split, mask: NDArray[np.bool_]) -> Split:
-    """A training split without the rows that leak."""
+    """A training split without its leaking rows."""
     return replace(split.take(~mask), leaked=int(mask.sum()))

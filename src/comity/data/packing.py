@@ -1,4 +1,4 @@
-"""Rows of token ids as packed sequences with special tokens and segment ids."""
+"""Packs rows of token ids into sequences with special tokens and segment ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class TextColumn:
 
 @dataclass(frozen=True)
 class Template:
-    """How an encoder wants its texts: [CLS] a [SEP] or [CLS] a [SEP] b [SEP].
+    """The special tokens of an encoder's input: [CLS] a [SEP] or [CLS] a [SEP] b [SEP].
 
-    The second text and its [SEP] have segment 1, except where the encoder knows one type only.
+    The second text and its [SEP] have segment 1, unless the encoder has one segment type only.
     """
 
     cls_id: int
@@ -36,7 +36,7 @@ class Template:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """B sequences end to end, without padding.
+    """B sequences one after another, without padding.
 
     Sequence i is `ids[offsets[i] : offsets[i + 1]]`. `ids, segments: [N]`, `offsets: [B + 1]`, all
     int64; `longest`: tokens of the longest sequence.
@@ -53,9 +53,9 @@ def pack(
 ) -> PackedRows:
     """The sequences of `rows: [B]`, of one text column or two, each at most `max_length` tokens.
 
-    A pair that is too long is cut from its longer text until both are equal, then from both in
-    turn, as `longest_first` does in the `tokenizers` library. Raises `ComityError` where
-    `max_length` leaves no room for the texts.
+    A pair that is too long loses tokens from its longer text until both are equally long, then
+    from both alternately, as with `longest_first` in the `tokenizers` library. Raises `ComityError`
+    if `max_length` is too small for any token of each text.
     """
     rows = np.asarray(rows, dtype=np.int64)
     starts = [text.offsets[rows] for text in texts]
@@ -64,22 +64,22 @@ def pack(
     offsets = np.concatenate([[0], np.cumsum(_with_special(kept))])
     ids = np.empty(offsets[-1], dtype=np.int64)
     ids[offsets[:-1]] = template.cls_id
-    place = offsets[:-1] + 1  # where the next token of each sequence goes
+    position = offsets[:-1] + 1  # of the next token of each sequence
     for text, start, length in zip(texts, starts, kept, strict=True):
         within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        ids[np.repeat(place, length) + within] = text.ids[np.repeat(start, length) + within]
-        place = place + length
-        ids[place] = template.sep_id
-        place += 1
+        ids[np.repeat(position, length) + within] = text.ids[np.repeat(start, length) + within]
+        position = position + length
+        ids[position] = template.sep_id
+        position += 1
     segments = np.zeros_like(ids)
     if len(texts) == 2 and template.segment_types > 1:
-        parts = np.stack([kept[0] + 2, kept[1] + 1], axis=1).ravel()
-        segments = np.repeat(np.tile([0, 1], len(rows)), parts)
+        lengths = np.stack([kept[0] + 2, kept[1] + 1], axis=1).ravel()
+        segments = np.repeat(np.tile([0, 1], len(rows)), lengths)
     return PackedRows(ids, segments, offsets, int(np.diff(offsets).max(initial=0)))
 
 
 def packed_lengths(texts: Sequence[TextColumn], max_length: int) -> Integers:
-    """Tokens `[n]` of each row's sequence as `pack` makes it, special tokens included."""
+    """Tokens `[n]` of each row's sequence, including special tokens."""
     return _with_special(_kept(_lengths(texts), max_length))
 
 
@@ -94,12 +94,12 @@ def _lengths(texts: Sequence[TextColumn]) -> list[Integers]:
 
 
 def _with_special(lengths: Sequence[Integers]) -> Integers:
-    """Tokens `[B]` of the sequences: [CLS], the texts, and a [SEP] after each."""
+    """Tokens `[B]` of the sequences: [CLS], and each text with its [SEP]."""
     return sum(lengths[1:], lengths[0]) + 1 + len(lengths)
 
 
 def _kept(lengths: Sequence[Integers], max_length: int) -> list[Integers]:
-    """How many tokens each text keeps: for each text column an array `[B]`, as `lengths`."""
+    """How many tokens each text keeps: an array `[B]` for each text column, as in `lengths`."""
     if len(lengths) not in (1, 2):
         raise ValueError(f"a sequence holds one text or two, not {len(lengths)}")
     least = 1 + 2 * len(lengths)
@@ -109,12 +109,12 @@ def _kept(lengths: Sequence[Integers], max_length: int) -> list[Integers]:
             f"max_length {max_length} is too small: {what} with its special tokens needs {least}; "
             "raise it"
         )
-    room = max_length - 1 - len(lengths)
+    limit = max_length - 1 - len(lengths)
     if len(lengths) == 1:
-        return [np.minimum(lengths[0], room)]
+        return [np.minimum(lengths[0], limit)]
     first, second = lengths
-    # Where both are cut and the room is odd, the longer one has the token more; the second of two
-    # equal ones.
-    half = np.where(first > second, np.int32(room - room // 2), np.int32(room // 2))
-    first = np.minimum(first, np.maximum(room - second, half))
-    return [first, np.minimum(second, room - first)]
+    # If both are cut and the limit is odd, the longer text keeps one token more; the second of two
+    # equally long ones.
+    half = np.where(first > second, np.int32(limit - limit // 2), np.int32(limit // 2))
+    first = np.minimum(first, np.maximum(limit - second, half))
+    return [first, np.minimum(second, limit - first)]

@@ -1,4 +1,4 @@
-"""From a task's files to what is trained on and judged by: rows, targets, and all that is wrong."""
+"""Loads the files of tasks and divides them into training and dev rows with targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -7,12 +7,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.data.labels import check_trainable, find_target, mapped_labels, read_targets
+from comity.data.labels import Labels, check_trainable, find_target, mapped_labels, read_labels
 from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
-from comity.data.token_cache import TextEncoder, TokenTable, token_counts, token_table
+from comity.data.token_cache import (
+    TableSource,
+    TextEncoder,
+    TokenTable,
+    TokenTables,
+    token_counts,
+)
 from comity.errors import ComityError, ErrorList
+from comity.format import plural
 from comity.recipe.recipe import Recipe
-from comity.recipe.schema import StageFile, TaskSection
+from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
 from comity.targets import Target
 
@@ -22,56 +29,56 @@ PAIR = ("first", "second")
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one table that serve one task, with their targets."""
+    """The rows of one table that one task uses, with their targets."""
 
     table: TokenTable
-    rows: Rows  # [n], places in the table
+    rows: Rows  # [n], indices in the table
     targets: NDArray  # [n] int32 classes, [n] float64 scores, or [n, L] int8 indicators
     unlabelled: int = 0  # rows left out because they have no label
-    dropped: int = 0  # rows left out because a text has no token
+    dropped: int = 0  # rows left out because a text has no tokens
     first_dropped_line: int | None = None
-    leaked: int = 0  # rows left out because they stand in an evaluation split too
+    leaked: int = 0  # rows left out because they are also in a dev set
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def empty_lines(self) -> list[int]:
-        """Where the kept rows stand that have a text without any token."""
+        """The lines of the kept rows that have a text without tokens."""
         empty = (token_counts(self.table, self.rows) == 0).any(axis=1)
         return self.table.lines[self.rows[empty]].tolist()
 
     def take(self, kept: NDArray) -> "Split":
-        """The same split with only the rows at the places (or mask) `kept`."""
+        """The split with only the rows at the indices (or in the mask) `kept`."""
         return replace(self, rows=self.rows[kept], targets=self.targets[kept])
 
     def view_texts(self, view: str) -> tuple[TextColumn, ...]:
-        """The text columns that a view puts into one sequence."""
+        """The text columns that a view encodes in one sequence."""
         if view == "pair":
             return self.table.texts
         return (self.table.texts[PAIR.index(view)],)
 
     def pack(
-        self, places: Rows, views: tuple[str, ...], template: Template, max_length: int
+        self, indices: Rows, views: tuple[str, ...], template: Template, max_length: int
     ) -> list[PackedRows]:
-        """The rows at `places` as packed sequences, one `PackedRows` for each view."""
-        rows = self.rows[places]
+        """The rows at `indices` as packed sequences, one `PackedRows` for each view."""
+        rows = self.rows[indices]
         return [pack(self.view_texts(view), rows, template, max_length) for view in views]
 
     def lengths(self, views: tuple[str, ...], max_length: int) -> Rows:
-        """Packed tokens `[n]` of each row, over all views."""
+        """Packed tokens `[n]` of each row, summed over the views."""
         per_view = [packed_lengths(self.view_texts(view), max_length) for view in views]
         return sum(per_view[1:], per_view[0])[self.rows]
 
     def cut(self, views: tuple[str, ...], max_length: int) -> int:
-        """How many rows lose tokens to the limit in some view."""
-        marks = [truncated(self.view_texts(view), max_length)[self.rows] for view in views]
-        return int(np.any(marks, axis=0).sum())
+        """The number of rows that lose tokens to the limit in any view."""
+        cut = [truncated(self.view_texts(view), max_length)[self.rows] for view in views]
+        return int(np.any(cut, axis=0).sum())
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task's splits and what it predicts."""
+    """The splits of a task and what it predicts."""
 
     name: str
     task: TaskSection
@@ -88,105 +95,135 @@ def load_tasks(
     """Read every file of a recipe.
 
     Args:
-        folder: where relative paths start.
+        folder: the folder that relative paths start from.
         max_length: the encoder's limit in tokens.
 
     Raises:
-        ComityError: with everything that is wrong with any of the files.
+        ComityError: every error of every file.
     """
     errors = ErrorList()
+    loader = _Loader(recipe, folder, encoder, max_length, seed, errors)
     loaded: dict[str, TaskData] = {}
     for name, task in recipe.tasks.items():
-        data = _load_task(name, task, recipe, folder, encoder, max_length, seed, errors)
+        data = loader.load(name, task)
         if data is not None:
             loaded[name] = data
     errors.check()
     return loaded
 
 
-def _load_task(
-    name: str,
-    task: TaskSection,
-    recipe: Recipe,
-    folder: Path,
-    encoder: TextEncoder,
-    longest: int,
-    seed: int,
-    errors: ErrorList,
-) -> TaskData | None:
-    max_length = task.max_length or recipe.train.max_length or longest
-    if max_length > longest:
-        errors.add(
-            f"tasks.{name}.max_length: {max_length} is more than the {longest} tokens that the "
-            "encoder takes; lower it"
-        )
-        max_length = longest
-    before = errors.total
-    train_table = read_file(folder / task.train, task, encoder, errors)
-    dev_table = None
-    if isinstance(task.dev, str):
-        dev_table = read_file(folder / task.dev, task, encoder, errors)
-    files = {
-        stage.data[name].file: stage.data[name] for stage in recipe.stages if name in stage.data
-    }
-    stage_tables = {
-        path: _read_stage_file(folder, task, file, encoder, errors) for path, file in files.items()
-    }
-    if train_table is None:
-        return None
-    target = find_target(name, task, train_table, errors)
-    if target is None or errors.total > before:
-        return None
-    train = make_split(name, task, target, train_table, errors)
-    stage_train = {
-        path: make_split(name, task, target, table, errors)
-        for path, table in stage_tables.items()
-        if table is not None
-    }
-    if isinstance(task.dev, str):
-        dev = None if dev_table is None else make_split(name, task, target, dev_table, errors)
-        if dev is not None and not len(dev):
-            errors.add(f"{dev.table.path}: no row is left to judge the task {name} by; add rows")
-    else:
-        train, dev = split_off(train, task.dev, seed)
-        if not len(dev):
-            errors.add(
-                f"{train.table.path}: dev = {task.dev} of {len(train)} rows leaves none to judge "
-                f"by; raise tasks.{name}.dev or name a file"
+class _Loader:
+    """Loads the tasks of a recipe; arguments as in `load_tasks`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        encoder: TextEncoder,
+        max_length: int,
+        seed: int,
+        errors: ErrorList,
+    ):
+        self.recipe = recipe
+        self.folder = folder
+        self.max_length = max_length
+        self.seed = seed
+        self.errors = errors
+        self.tables = TokenTables(encoder, errors)
+
+    def load(self, name: str, task: TaskSection) -> TaskData | None:
+        """The splits of one task, or None if there are errors."""
+        errors = self.errors
+        before = errors.total
+        max_length = self._task_max_length(name, task)
+        train_table = self._read(task.train, task)
+        dev_table = self._read(task.dev, task) if isinstance(task.dev, str) else None
+        stage_tables = self._stage_tables(name, task)
+        if train_table is None:
+            return None
+        unread = errors.total > before
+        found = find_target(name, task, train_table, errors)
+        if found is None or unread:
+            return None
+        target, labels = found
+        train = _make_split(name, task, train_table, labels, errors)
+        stage_train = {
+            path: self._labelled_split(name, task, target, table)
+            for path, table in stage_tables.items()
+        }
+        if isinstance(task.dev, str):
+            if dev_table is None:  # its errors were reported for another task
+                return None
+            dev = self._labelled_split(name, task, target, dev_table)
+            if not len(dev):
+                errors.add(_no_rows(dev_table.path, name))
+        else:
+            train, dev = self._split_off_dev(name, train, task.dev)
+        if errors.total > before:
+            return None
+        for split in (train, *stage_train.values()):
+            check_trainable(name, target, split.table.path, split.targets, errors)
+        if errors.total > before:
+            return None
+        return TaskData(name, task, target, max_length, train, dev, stage_train)
+
+    def _task_max_length(self, name: str, task: TaskSection) -> int:
+        max_length = task.max_length or self.recipe.train.max_length or self.max_length
+        if max_length > self.max_length:
+            self.errors.add(
+                f"tasks.{name}.max_length: {max_length} is more than the encoder's limit of "
+                f"{self.max_length} tokens; lower it"
             )
-    if dev is None or errors.total > before:
-        return None
-    for split in (train, *stage_train.values()):
-        check_trainable(name, target, split.table.path, split.targets, errors)
-    if errors.total > before:
-        return None
-    return TaskData(name, task, target, max_length, train, dev, stage_train)
+        return min(max_length, self.max_length)
+
+    def _read(self, file: str, task: TaskSection) -> TokenTable | None:
+        return self.tables.read(_source(self.folder / file, task))
+
+    def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
+        """The tables of stages that train the task on a file of their own, by the file's path."""
+        stages = [stage for stage in self.recipe.stages if name in stage.data]
+        files = {stage.data[name].file: stage.data[name] for stage in stages}
+        tables: dict[str, TokenTable] = {}
+        for path, file in files.items():
+            table = self._read(path, file.read_as(task))
+            if table is not None and file.label_map:
+                table = mapped_labels(table, file.label_map, task.decimal_mark, self.errors)
+            if table is not None:
+                tables[path] = table
+        return tables
+
+    def _labelled_split(
+        self, name: str, task: TaskSection, target: Target, table: TokenTable
+    ) -> Split:
+        labels = read_labels(name, task, target, table, self.errors)
+        return _make_split(name, task, table, labels, self.errors)
+
+    def _split_off_dev(self, name: str, train: Split, share: float) -> tuple[Split, Split]:
+        """Training and dev rows of one table; an error if dev is empty."""
+        left, dev = split_off(train, share, self.seed)
+        if not len(dev):
+            self.errors.add(
+                f"{train.table.path}: dev = {share} of {plural(len(train), 'row')} leaves no dev "
+                f"rows; raise tasks.{name}.dev or name a file"
+            )
+        return left, dev
 
 
-def read_file(
-    path: Path, task: TaskSection, encoder: TextEncoder, errors: ErrorList
-) -> TokenTable | None:
-    """One file of a task as token ids; None where it has errors."""
-    columns = task.text_columns, task.label_columns
-    return token_table(path, *columns, task.table_format, encoder, errors)
+def _source(path: Path, task: TaskSection) -> TableSource:
+    """A file of a task and its columns."""
+    return TableSource(path, task.text_columns, task.label_columns, task.table_format)
 
 
-def _read_stage_file(
-    folder: Path, task: TaskSection, file: StageFile, encoder: TextEncoder, errors: ErrorList
-) -> TokenTable | None:
-    """A stage's own file, read as the task's but for what the stage says of it."""
-    table = read_file(folder / file.file, file.read_as(task), encoder, errors)
-    if table is None or not file.label_map:
-        return table
-    return mapped_labels(table, file.label_map, task.decimal_mark, errors)
+def _no_rows(path: Path, name: str) -> str:
+    return f"{path}: no row is left to evaluate the task {name} on; add rows"
 
 
-def make_split(
-    name: str, task: TaskSection, target: Target, table: TokenTable, errors: ErrorList
+def _make_split(
+    name: str, task: TaskSection, table: TokenTable, labels: Labels, errors: ErrorList
 ) -> Split:
-    """The rows of a table that serve the task: labelled, and not empty where the recipe drops."""
-    targets, labelled = read_targets(name, task, target, table, errors)
-    rows = np.flatnonzero(labelled).astype(np.int32)
+    """The rows of a table that the task uses: with a label, and with texts if those are needed."""
+    rows = np.flatnonzero(labels.labelled).astype(np.int32)
+    targets = labels.targets[rows]
     empty = (token_counts(table, rows) == 0).any(axis=1)
     lines = table.lines[rows[empty]].tolist()
     if task.empty_texts == "error":
@@ -197,17 +234,17 @@ def make_split(
             )
     unlabelled = len(table) - len(rows)
     if task.empty_texts != "drop" or not lines:
-        return Split(table, rows, targets[rows], unlabelled)
-    kept = rows[~empty]
-    return Split(table, kept, targets[kept], unlabelled, len(lines), lines[0])
+        return Split(table, rows, targets, unlabelled)
+    return Split(table, rows[~empty], targets[~empty], unlabelled, len(lines), lines[0])
 
 
 def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split into training and dev rows by the seed; tasks of one table divide it alike.
+    """Divide a split into training and dev rows, drawn from the seed.
 
-    Rows that share a text (in any column, whatever its case and spacing) stay on one side: groups
-    of such rows are drawn in random order until dev has its share, and a group that is larger
-    than what dev still lacks stays in training.
+    Tasks that use one table divide it in the same way. Rows that share a text (in any column,
+    without regard to case and white space) are never separated: groups of such rows are drawn in
+    random order until dev has its share, and a group larger than what dev still needs stays in
+    training.
     """
     table = split.table
     groups = _groups(np.asarray(table.keys))
@@ -219,28 +256,36 @@ def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
             chosen[group] = True
             wanted -= sizes[group]
     dev = chosen[groups][split.rows]
-    # What was left out while reading is counted once, beside the training rows.
+    # Rows that were left out while reading are counted once, with the training rows.
     return split.take(~dev), replace(split.take(dev), unlabelled=0, dropped=0)
 
 
 def _groups(keys: NDArray[np.uint64]) -> Rows:
-    """A group number `[n]` for each row of text hashes `[n, texts]`; rows that share one agree."""
+    """A group number `[n]` for each row of text hashes `[n, texts]`; rows that share a text agree.
+
+    Groups are numbered by their smallest hash, so a split does not depend on the order of the rows.
+    """
     texts = _numbered(keys)
-    # Of the texts reached so far, for each text.
-    smallest = np.arange(texts.max(initial=-1) + 1, dtype=np.int32)
-    while True:
-        of_rows = smallest[texts].min(axis=1)
-        reached = smallest.copy()
-        for column in texts.T:
-            np.minimum.at(reached, column, of_rows)
-        reached = reached[reached]
-        if (reached == smallest).all():
-            return _numbered(of_rows)
-        smallest = reached
+    if texts.shape[1] == 1:
+        return texts[:, 0]
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # A graph of the different texts, in which each row connects its two texts.
+    size = int(texts.max(initial=-1)) + 1
+    first, second = texts.T
+    edges = coo_array((np.ones(len(texts), dtype=np.int8), (first, second)), shape=(size, size))
+    count, group_of_text = connected_components(edges, directed=False)
+    smallest_text = np.empty(count, dtype=np.int32)
+    # Of several values for one index numpy keeps the last.
+    smallest_text[group_of_text[::-1]] = np.arange(size - 1, -1, -1, dtype=np.int32)
+    number = np.empty(count, dtype=np.int32)
+    number[np.argsort(smallest_text)] = np.arange(count, dtype=np.int32)
+    return number[group_of_text[first]]
 
 
 def _numbered(values: NDArray) -> NDArray[np.int32]:
-    """Each value's place among the distinct ones, as `np.unique` gives it in twice the memory."""
+    """Each value's index among the sorted distinct values; `np.unique` takes twice the memory."""
     order = np.argsort(values, axis=None)
     ordered = values.ravel()[order]
     new = np.zeros(len(order), dtype=bool)
@@ -253,17 +298,17 @@ def _numbered(values: NDArray) -> NDArray[np.int32]:
 def file_split(
     name: str, task: TaskSection, target: Target, path: Path, encoder: TextEncoder
 ) -> Split:
-    """A labelled file that the run never saw, read as the task's files are.
+    """A labelled file, read like the task's own files.
 
     Raises:
-        ComityError: with everything that is wrong with it.
+        ComityError: every error of the file.
     """
     errors = ErrorList()
-    table = read_file(path, task, encoder, errors)
+    table = TokenTables(encoder, errors).read(_source(path, task))
     errors.check()
     assert table is not None
-    split = make_split(name, task, target, table, errors)
+    split = _make_split(name, task, table, read_labels(name, task, target, table, errors), errors)
     errors.check()
     if not len(split):
-        raise ComityError(f"{path}: no row is left to judge the task {name} by; add rows")
+        raise ComityError(_no_rows(path, name))
     return split

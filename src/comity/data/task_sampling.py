@@ -1,4 +1,4 @@
-"""Whose turn it is: the plan of a stage, step by step, made before the first step is taken."""
+"""Task sampling: plans which tasks contribute a batch to each step of a stage."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ DRAWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class SampledTask:
-    """A task as task sampling sees it: `rows` rows in batches, and its sampling weight."""
+    """A task as task sampling sees it: its batches, number of rows and sampling weight."""
 
     name: str
     batches: TaskBatches
@@ -29,8 +29,11 @@ class SampledTask:
 
 
 class PlannedBatch(NamedTuple):
-    """One batch of one task: `task` is its place in the stage's list of tasks, `number` counts the
-    task's own turns in this stage from 0 (`tasks[task].batches.batch(number)`)."""
+    """One batch of one task.
+
+    `task` is the task's index in the stage; `number` counts the task's own batches in this stage
+    from 0 (`tasks[task].batches.batch(number)`).
+    """
 
     task: int
     number: int
@@ -38,15 +41,15 @@ class PlannedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanCounts:
-    """What a plan means for one task, counted from the plan.
+    """What a plan contains of one task.
 
-    `turns` batches hold `examples` rows (with repeats) and `tokens` tokens, `passes` times the
-    task's `rows` rows. Each row is seen `repeats_min` to `repeats_max` times, `rows_never_seen` of
-    them not at all.
+    The `batches` have `examples` rows (with repeats) and `tokens` tokens, which is `passes` times
+    the task's `rows` rows. Each row is seen `repeats_min` to `repeats_max` times, and
+    `rows_never_seen` of them not at all.
     """
 
     name: str
-    turns: int
+    batches: int
     examples: int
     rows: int
     passes: float
@@ -68,28 +71,28 @@ def plan_steps(
     steps: int | None = None,
     epoch_ends: Literal["examples", "longest"] = "examples",
 ) -> list[list[PlannedBatch]]:
-    """All steps of a stage, each the list of its turns; a function of the arguments alone.
+    """All steps of a stage, each a list of batches; depends on the arguments alone.
 
-    The schedules:
+    Task sampling:
 
-    - round-robin: a step is one turn of every task.
-    - sequential: each epoch runs every batch of each task, in the order of `tasks`. Of a last epoch
-      that is a part of one, each task runs that part, rounded up to whole batches, so that none
-      goes short for its place.
-    - proportional: each epoch runs every batch of every task, in random order. Where sampling
-      weights differ, each turn's task is drawn instead, with probability ~ weight x rows.
+    - round-robin: a step has one batch of every task.
+    - sequential: each epoch runs every batch of each task, in the order of `tasks`. If the last
+      epoch is a fraction, each task runs that fraction, rounded up to whole batches.
+    - proportional: each epoch runs every batch of every task, in random order. If sampling weights
+      differ, the task of each batch is drawn instead, with probability ~ weight x rows.
     - temperature: drawn with probability ~ weight x rows ^ (1 / temperature).
     - annealed: drawn with probability ~ weight x rows ^ a, where a falls from 1 in the first epoch
       to 0.2 in the last: a = 1 - 0.8 (e - 1) / (E - 1) (Stickland & Murray 2019, "BERT and PALs",
       section 4.1).
 
-    Except under round-robin a step is `turns` turns. The plan has `steps` steps; or it ends as soon
-    as `epochs` times as many examples are seen as the tasks have rows together (under sequential,
-    once its passes are through), so that the last step may hold fewer turns (never under
-    round-robin); or, with epoch_ends = "longest" under
-    round-robin, once every task has been through `epochs` passes of its own.
+    A step has `batches_per_step` batches, except with round-robin. The plan has `steps` steps, or
+    it ends after `epochs`: as soon as `epochs` times as many examples are seen as the tasks have
+    rows together (sequential: after the passes). The last step may then have fewer batches, except
+    with round-robin. With round-robin and epoch_ends = "longest" the plan ends when every task has
+    made `epochs` passes of its own.
 
-    Raises `ComityError` for arguments that have no meaning or no effect together.
+    Raises:
+        ComityError: every argument that is wrong or has no effect.
     """
     _check(task_sampling, tasks, batches_per_step, temperature, epochs, steps, epoch_ends)
     round_robin = task_sampling == "round-robin"
@@ -98,16 +101,16 @@ def plan_steps(
     if steps is not None:
         limit = steps
     elif epochs is not None and epoch_ends == "longest":
-        limit = max(_turns_of_passes(task.batches, epochs) for task in tasks)
-    elif epochs is not None and task_sampling != "sequential":  # its turns end by themselves
+        limit = max(_batches_of_passes(task.batches, epochs) for task in tasks)
+    elif epochs is not None and task_sampling != "sequential":  # whose stream ends by itself
         examples = _share(epochs, sum(task.rows for task in tasks))
     plan: list[list[PlannedBatch]] = []
     seen = 0
     while len(plan) < limit and seen < examples:
         step: list[PlannedBatch] = []
-        for turn in itertools.islice(stream, len(tasks) if round_robin else batches_per_step):
-            step.append(turn)
-            seen += tasks[turn.task].batches.size(turn.number)
+        for batch in itertools.islice(stream, len(tasks) if round_robin else batches_per_step):
+            step.append(batch)
+            seen += tasks[batch.task].batches.size(batch.number)
             if seen >= examples and not round_robin:
                 break
         if not step:
@@ -117,17 +120,17 @@ def plan_steps(
 
 
 def count(plan: Sequence[Sequence[PlannedBatch]], tasks: Sequence[SampledTask]) -> list[PlanCounts]:
-    """For each task what `plan` holds, by going through the plan row by row."""
-    turns = [0] * len(tasks)
+    """Count for each task what `plan` contains, row by row."""
+    batches = [0] * len(tasks)
     repeats = [np.zeros(task.rows, dtype=np.int32) for task in tasks]
-    for turn in itertools.chain.from_iterable(plan):
-        turns[turn.task] += 1
-        _, rows = tasks[turn.task].batches.batch(turn.number)
-        repeats[turn.task][rows] += 1  # a batch holds no row twice
+    for batch in itertools.chain.from_iterable(plan):
+        batches[batch.task] += 1
+        _, rows = tasks[batch.task].batches.batch(batch.number)
+        repeats[batch.task][rows] += 1  # a batch has no row twice
     return [
         PlanCounts(
             name=task.name,
-            turns=turns[k],
+            batches=batches[k],
             examples=int(repeats[k].sum()),
             rows=task.rows,
             passes=float(repeats[k].sum() / task.rows),
@@ -156,35 +159,38 @@ def _check(
     if not tasks:
         errors.add("the stage has no tasks; name at least one")
     if (epochs is None) == (steps is None):
-        errors.add("a stage ends by epochs or by steps; set exactly one of the two")
+        errors.add("set either epochs or steps, exactly one of them")
     for name, value in (
         ("epochs", epochs),
         ("steps", steps),
         ("batches_per_step", batches_per_step),
     ):
         if value is not None and not 0 < value < math.inf:
-            errors.add(f"{name} is {value}; it must be greater than 0")
+            errors.add(f"{name} must be greater than 0, got {value}")
     if batches_per_step != 1 and task_sampling == "round-robin":
-        errors.add("batches_per_step has no effect under round-robin; leave it out")
+        errors.add("batches_per_step has no effect with round-robin; remove it")
     if task_sampling == "temperature" and not 0 < temperature < math.inf:
-        errors.add(f"temperature is {temperature}; it must be greater than 0")
+        errors.add(f"temperature must be greater than 0, got {temperature}")
     if epoch_ends not in ("examples", "longest"):
-        errors.add(f'epoch_ends is "{epoch_ends}"; it must be "examples" or "longest"')
+        errors.add(f'epoch_ends must be "examples" or "longest", got "{epoch_ends}"')
     if epoch_ends == "longest" and (task_sampling != "round-robin" or epochs is None):
         errors.add(
-            'epoch_ends = "longest" needs task_sampling = "round-robin" and epochs; leave it out'
+            'epoch_ends = "longest" needs task_sampling = "round-robin" and epochs; remove it'
         )
     if task_sampling == "annealed" and epochs is None:
-        errors.add("the annealed task_sampling follows the epochs; set epochs in place of steps")
+        errors.add('task_sampling = "annealed" depends on epochs; set epochs instead of steps')
     for task in tasks:
-        if not 0 < task.sampling_weight < math.inf:
-            errors.add(
-                f'task "{task.name}": sampling weight {task.sampling_weight} must be greater than 0'
-            )
-        if task.sampling_weight != 1 and task_sampling in ("round-robin", "sequential"):
-            what = f"a sampling weight has no effect under {task_sampling}"
-            errors.add(f'task "{task.name}": {what}; leave it out')
+        _check_sampling_weight(task_sampling, task, errors)
     errors.check()
+
+
+def _check_sampling_weight(task_sampling: str, task: SampledTask, errors: ErrorList) -> None:
+    weight = task.sampling_weight
+    if not 0 < weight < math.inf:
+        errors.add(f'task "{task.name}": sampling_weight must be greater than 0, got {weight}')
+    if weight != 1 and task_sampling in ("round-robin", "sequential"):
+        what = f"sampling_weight has no effect with {task_sampling}"
+        errors.add(f'task "{task.name}": {what}; remove it')
 
 
 def _stream(
@@ -195,7 +201,7 @@ def _stream(
     temperature: float,
     epochs: float | None,
 ) -> Iterator[PlannedBatch]:
-    """The turns of a task_sampling, one after another without end."""
+    """The batches of a stage, one after another; endless except for sequential with epochs."""
     if task_sampling == "round-robin":
         return (PlannedBatch(k, number) for number in itertools.count() for k in range(len(tasks)))
     if task_sampling == "sequential":
@@ -218,37 +224,37 @@ def _passes(
     arrange: Callable[[int, np.ndarray], np.ndarray],
     epochs: float | None = None,
 ) -> Iterator[PlannedBatch]:
-    """Epochs in each of which every task makes one pass, its turns where `arrange` puts them.
+    """Epochs in which every task makes one pass, its batches in the order that `arrange` gives.
 
-    With `epochs` they end, and the last of them is as much of a pass as is left.
+    With `epochs` there are that many; if the last is a fraction, so are its passes.
     """
     numbers = [itertools.count() for _ in tasks]
     for epoch in itertools.count():
         if epochs is not None and epoch >= epochs:
             return
-        part = 1.0 if epochs is None else min(epochs - epoch, 1.0)
-        batches = [_turns_of_part(task.batches, epoch, part) for task in tasks]
+        fraction = 1.0 if epochs is None else min(epochs - epoch, 1.0)
+        batches = [_batches_of_fraction(task.batches, epoch, fraction) for task in tasks]
         owners = np.repeat(np.arange(len(tasks)), batches)
         for k in arrange(epoch, owners).tolist():
             yield PlannedBatch(k, next(numbers[k]))
 
 
-def _turns_of_part(batches: TaskBatches, epoch: int, part: float) -> int:
-    """How many turns of pass `epoch` hold that part of its rows."""
-    if part == 1:
+def _batches_of_fraction(batches: TaskBatches, epoch: int, fraction: float) -> int:
+    """How many batches of pass `epoch` contain that fraction of its rows."""
+    if fraction == 1:
         return batches.per_pass(epoch)
-    first, wanted = batches.first_batch(epoch), _share(part, batches.rows)
-    turns = seen = 0
+    first, wanted = batches.first_batch(epoch), _share(fraction, batches.rows)
+    count = seen = 0
     while seen < wanted:
-        seen += batches.size(first + turns)
-        turns += 1
-    return turns
+        seen += batches.size(first + count)
+        count += 1
+    return count
 
 
 def _drawn(
     tasks: Sequence[SampledTask], exponent: Callable[[int], float], seed: int, stage: int
 ) -> Iterator[PlannedBatch]:
-    """Turns drawn with probability ~ weight x rows ^ exponent(epoch), epochs counted from 1."""
+    """Batches of tasks drawn with probability ~ weight x rows ^ exponent(epoch), epochs from 1."""
     total = sum(task.rows for task in tasks)
     numbers = [0] * len(tasks)
     seen, epoch, bounds = 0, 0, []
@@ -270,21 +276,21 @@ def _cumulative(tasks: Sequence[SampledTask], exponent: float) -> list[float]:
 
 
 def _annealed(epoch: int, last: int) -> float:
-    """The exponent of an epoch (1 to `last`) after Stickland & Murray."""
+    """The exponent in an epoch (1 to `last`) of Stickland & Murray."""
     if last == 1:
         return 1.0
     return 1 - 0.8 * (min(epoch, last) - 1) / (last - 1)
 
 
-def _turns_of_passes(batches: TaskBatches, passes: float) -> int:
-    """How many turns it takes to get through `passes` passes; part of a pass is rounded up."""
+def _batches_of_passes(batches: TaskBatches, passes: float) -> int:
+    """The number of batches in `passes` passes; a fraction of a pass is rounded up."""
     whole = math.floor(passes)
-    turns = batches.first_batch(whole)
+    count = batches.first_batch(whole)
     if passes > whole:
-        turns += _share(passes - whole, batches.per_pass(whole))
-    return turns
+        count += _share(passes - whole, batches.per_pass(whole))
+    return count
 
 
-def _share(part: float, whole: int) -> int:
-    """part x whole rounded up, but not for a rounding error: 0.07 x 100 is 7."""
-    return math.ceil(round(part * whole, 6))
+def _share(fraction: float, whole: int) -> int:
+    """fraction x whole rounded up, except for a rounding error: 0.07 x 100 is 7."""
+    return math.ceil(round(fraction * whole, 6))

@@ -1,7 +1,7 @@
-"""A table's texts as token ids in flat arrays on disk, made once and kept by what they came from.
+"""Caches a table's token ids and labels on disk, in flat memory-mapped arrays.
 
-A second start reads nothing but arrays: the cache's key covers the file's bytes, the columns, how
-the file is read, and the tokenizer. Texts are not kept; what leakage needs is a hash of each.
+The cache key covers the file's content, the columns, how the file is read, and the tokenizer, so a
+second start reads arrays only. Texts are not kept, only a hash of each, to find leaks.
 """
 
 import atexit
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
-from comity.errors import ErrorList
-from comity.tables.reader import describe, read_table
-from comity.tables.rows import NoValue, Row, TableFormat, Value
+from comity.errors import ComityError, ErrorList
+from comity.tables.reader import open_table
+from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
+from comity.tables.text_files import cannot_read, open_bytes
 
 _VERSION = "1"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows tokenised at a time
@@ -31,16 +32,16 @@ _CHUNK = 4096  # rows tokenised at a time
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """What turns texts into token ids, and what identifies it."""
+    """A tokenizer: its function, the number of its tokens, and what identifies it."""
 
     encode: Callable[[list[str]], list[list[int]]]
-    size: int  # ids are below this
+    size: int  # all ids are lower
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """A label column: the distinct values that stand in it, and each row's place among them."""
+    """A label column: its distinct values, and the index of each row's value."""
 
     values: list[Value]
     codes: NDArray[np.int32]  # [n]
@@ -48,14 +49,14 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The rows of one file, in its order: token ids, lines, hashes of the texts, raw labels."""
+    """The rows of one file, in its order: token ids, lines, hashes of the texts, labels."""
 
     path: Path
     texts: tuple[TextColumn, ...]
     labels: tuple[LabelColumn, ...]
     lines: NDArray[np.int64]  # [n]
     keys: NDArray[np.uint64]  # [n, texts], equal for texts that differ in case and space only
-    reading: dict[str, Any]  # how the file was read: delimiter, encoding, quoting
+    reading: dict[str, Any]  # how the file was read, see `Table.describe`
     digest: str  # SHA-256 of the file
 
     def __len__(self) -> int:
@@ -63,71 +64,106 @@ class TokenTable:
 
 
 def cache_folder() -> Path:
-    """Where token ids are kept: `COMITY_CACHE`, else the user's cache folder."""
+    """The folder of cached token ids: `COMITY_CACHE`, else the user's cache folder."""
     if os.environ.get("COMITY_CACHE"):
         return Path(os.environ["COMITY_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comity"
 
 
-def token_table(
-    path: Path,
-    texts: Sequence[str | int],
-    labels: Sequence[str | int],
-    format: TableFormat,
-    encoder: TextEncoder,
-    errors: ErrorList,
-) -> TokenTable | None:
-    """The table at `path`, from the cache or read, tokenised and cached now.
+@dataclass(frozen=True)
+class TableSource:
+    """A file, the columns to read from it, and how to read it."""
 
-    A file with errors (they are in `errors`) is never cached. None where rows could not be read;
-    where only texts were wrong the table is there, so that its labels can be looked at too.
-    """
-    digest = _digest(path)
-    if digest is None:
-        for _ in read_table(path, [*texts, *labels], format, errors):
-            break  # the reader finds the words for what is wrong with the path
-        return None
-    about = {
-        "version": _VERSION,
-        "file": digest,
-        "ending": path.suffix.lower(),
-        "texts": list(texts),
-        "labels": list(labels),
-        "format": asdict(format),
-        "tokenizer": encoder.fingerprint,
-    }
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    folder = cache_folder() / "tokens" / key
-    if not _complete(folder):
+    path: Path
+    texts: tuple[str | int, ...]
+    labels: tuple[str | int, ...]
+    format: TableFormat
+
+    @property
+    def columns(self) -> list[str | int]:
+        """All columns, texts first."""
+        return [*self.texts, *self.labels]
+
+
+class TokenTables:
+    """Reads tables as token ids, and each file's digest and each source only once."""
+
+    def __init__(self, encoder: TextEncoder, errors: ErrorList):
+        self._encoder = encoder
+        self._errors = errors
+        self._digests: dict[Path, str] = {}
+        self._tables: dict[TableSource, TokenTable | None] = {}
+
+    def read(self, source: TableSource) -> TokenTable | None:
+        """The table, from the cache, or read, tokenised and cached now.
+
+        Errors of the file are added to the error list, and such a file is never cached. None if
+        rows could not be read; if only texts are wrong the table is returned, so that the caller
+        can check its labels too.
+        """
+        if source not in self._tables:
+            try:
+                self._tables[source] = self._load(source)
+            except ComityError as error:
+                self._errors.extend(error)
+                self._tables[source] = None
+        return self._tables[source]
+
+    def _load(self, source: TableSource) -> TokenTable | None:
+        if source.path not in self._digests:
+            self._digests[source.path] = _digest(source.path)
+        digest = self._digests[source.path]
+        folder = cache_folder() / "tokens" / _cache_key(source, digest, self._encoder)
+        if not _complete(folder):
+            built = self._build(source, digest, folder)
+            if built is None:
+                return None
+            folder = built
+        return _open(folder, source)
+
+    def _build(self, source: TableSource, digest: str, folder: Path) -> Path | None:
+        """The folder of a new cache entry, or None if rows could not be read."""
+        table = open_table(source.path, source.format, source.columns)
         building = _new_folder(folder)
-        unread, no_texts = ErrorList(errors.limit), ErrorList(errors.limit)
-        writer = _Writer(building, len(texts), len(labels), encoder, path, no_texts)
-        writer.write(read_table(path, [*texts, *labels], format, unread))
-        errors.merge(unread)
-        errors.merge(no_texts)
+        unread, no_texts = ErrorList(self._errors.limit), ErrorList(self._errors.limit)
+        writer = _Writer(building, source, self._encoder, no_texts)
+        writer.write(table.rows(unread))
+        self._errors.merge(unread)
+        self._errors.merge(no_texts)
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
-        reading = describe(path, format, [*texts, *labels])
-        writer.finish({"reading": reading, "digest": digest})
-        if no_texts:
+        writer.finish({"reading": table.describe(), "digest": digest})
+        if no_texts:  # not cached
             atexit.register(shutil.rmtree, building, ignore_errors=True)
-            folder = building
-        else:
-            folder = _publish(building, folder)
-    return _open(folder, path, len(texts), len(labels))
+            return building
+        return _publish(building, folder)
 
 
-def _digest(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises `ComityError` where it cannot be read."""
+    with open_bytes(path) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return None
+        except OSError as error:
+            raise ComityError(cannot_read(path, error)) from None
+
+
+def _cache_key(source: TableSource, digest: str, encoder: TextEncoder) -> str:
+    about = {
+        "version": _VERSION,
+        "file": digest,
+        "ending": source.path.suffix.lower(),
+        "texts": source.texts,
+        "labels": source.labels,
+        "format": asdict(source.format),
+        "tokenizer": encoder.fingerprint,
+    }
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def _new_folder(folder: Path) -> Path:
-    """A folder to build an entry in; a cache that cannot be written costs time, not the run."""
+    """A folder to build an entry in: in the cache, or a temporary one if that is not writable."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
@@ -138,11 +174,11 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _publish(building: Path, folder: Path) -> Path:
-    """Give a complete entry its name; it is used where it stands if that cannot be done."""
-    if _complete(folder):  # another process was quicker
+    """Rename a complete entry to `folder`, and return where it is if that fails."""
+    if _complete(folder):  # another process was faster
         shutil.rmtree(building, ignore_errors=True)
         return folder
-    shutil.rmtree(folder, ignore_errors=True)  # what stands there is damaged
+    shutil.rmtree(folder, ignore_errors=True)  # it is damaged
     try:
         building.rename(folder)
         return folder
@@ -159,25 +195,17 @@ def _complete(folder: Path) -> bool:
 
 
 class _Writer:
-    """Tokenises rows chunk by chunk into the files of a cache entry."""
+    """Tokenises rows in chunks and writes the files of a cache entry."""
 
-    def __init__(
-        self,
-        folder: Path,
-        texts: int,
-        labels: int,
-        encoder: TextEncoder,
-        path: Path,
-        errors: ErrorList,
-    ):
+    def __init__(self, folder: Path, source: TableSource, encoder: TextEncoder, errors: ErrorList):
         self.folder = folder
         self.encoder = encoder
-        self.path = path
+        self.path = source.path
         self.errors = errors
         self.type = np.uint16 if encoder.size <= 1 << 16 else np.int32
-        self.offsets = [array("q", [0]) for _ in range(texts)]
-        self.values: list[dict[str, int]] = [{} for _ in range(labels)]
-        self.codes = [array("i") for _ in range(labels)]
+        self.offsets = [array("q", [0]) for _ in source.texts]
+        self.values: list[dict[str, int]] = [{} for _ in source.labels]
+        self.codes = [array("i") for _ in source.labels]
         self.lines = array("q")
         self.keys = array("Q")
 
@@ -192,7 +220,10 @@ class _Writer:
 
     def _write_chunk(self, chunk: list[Row], files: list[Any]) -> None:
         columns = len(self.offsets)
-        texts = [[self._text(row, column) for row in chunk] for column in range(columns)]
+        texts = [
+            [as_text(self.path, row.line, row.values[column], self.errors) for row in chunk]
+            for column in range(columns)
+        ]
         for offsets, file, column in zip(self.offsets, files, texts, strict=True):
             for ids in self.encoder.encode(column):
                 offsets.append(offsets[-1] + len(ids))
@@ -200,21 +231,11 @@ class _Writer:
         for number, row in enumerate(chunk):
             self.lines.append(row.line)
             self.keys.extend(text_key(column[number]) for column in texts)
-            for place, value in enumerate(row.values[columns:]):
+            for known, codes, value in zip(
+                self.values, self.codes, row.values[columns:], strict=True
+            ):
                 plain = {"reason": value.reason} if isinstance(value, NoValue) else value
-                written = json.dumps(plain)
-                known = self.values[place]
-                self.codes[place].append(known.setdefault(written, len(known)))
-
-    def _text(self, row: Row, column: int) -> str:
-        value = row.values[column]
-        if isinstance(value, str):
-            return value
-        if isinstance(value, NoValue):
-            self.errors.add(f"{self.path}:{row.line}: {value.reason}; give the row a text")
-        elif isinstance(value, list):
-            self.errors.add(f"{self.path}:{row.line}: the text is a list; write it as one text")
-        return ""  # a null is an empty text
+                codes.append(known.setdefault(json.dumps(plain), len(known)))
 
     def finish(self, about: dict[str, Any]) -> None:
         for number, offsets in enumerate(self.offsets):
@@ -231,21 +252,21 @@ class _Writer:
         (self.folder / "about.json").write_text(json.dumps(about))
 
 
-def _open(folder: Path, path: Path, texts: int, labels: int) -> TokenTable:
+def _open(folder: Path, source: TableSource) -> TokenTable:
     about = json.loads((folder / "about.json").read_text())
 
     def load(name: str) -> NDArray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")
 
     return TokenTable(
-        path=path,
+        path=source.path,
         texts=tuple(
             TextColumn(_ids(folder / f"ids-{n}", about["type"]), load(f"offsets-{n}"))
-            for n in range(texts)
+            for n in range(len(source.texts))
         ),
         labels=tuple(
             LabelColumn(_values(folder / f"values-{n}.json"), load(f"codes-{n}"))
-            for n in range(labels)
+            for n in range(len(source.labels))
         ),
         lines=load("lines"),
         keys=load("keys"),
@@ -255,7 +276,7 @@ def _open(folder: Path, path: Path, texts: int, labels: int) -> TokenTable:
 
 
 def _ids(path: Path, type: str) -> NDArray:
-    if path.stat().st_size == 0:  # nothing can be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype=type)
     return np.memmap(path, dtype=type, mode="r")
 
@@ -266,7 +287,7 @@ def _values(path: Path) -> list[Value]:
 
 
 def text_key(text: str) -> int:
-    """64 bits that are equal for texts that differ in case and white space only.
+    """A hash of 64 bits that ignores case and white space.
 
     >>> text_key("A  cat") == text_key(" a cat "), text_key("a cat") == text_key("a cap")
     (True, False)
@@ -277,6 +298,6 @@ def text_key(text: str) -> int:
 
 
 def token_counts(table: TokenTable, rows: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Tokens `[n, texts]` of each text of the given rows, special tokens not counted."""
+    """Tokens `[n, texts]` of each text of the given rows, without special tokens."""
     whole = [np.diff(text.offsets).astype(np.int32) for text in table.texts]
     return np.stack([lengths[rows] for lengths in whole], axis=1)

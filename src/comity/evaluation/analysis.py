@@ -21,7 +21,7 @@ from comity.evaluation.predictions import kept_predictions
 from comity.files import sha256_of
 from comity.format import markdown_table, or_dash
 from comity.runs import RunDirectory
-from comity.tables.reader import read_table
+from comity.tables.reader import open_table
 from comity.targets import Target
 
 WORST = 20
@@ -201,7 +201,7 @@ def _texts(
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
     errors = ErrorList()
-    for row in read_table(path, columns, section.table_format, errors):
+    for row in open_table(path, section.table_format, columns).rows(errors):
         if row.line in wanted:
             found[row.line] = [str(text) for text in row.values[: len(section.text_columns)]]
     errors.check()

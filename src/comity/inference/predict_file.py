@@ -1,6 +1,6 @@
-"""Label a file: read rows, predict chunk by chunk, write them with the input's own columns."""
+"""Predicts a file: reads rows, predicts them in chunks, writes them with the input's columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ from typing import Any
 from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import cell, probability_names
 from comity.inference.model import Model, Prediction
-from comity.recipe.schema import TaskSection
-from comity.tables.reader import Own, free_name, own_names, row_texts, whole_rows
-from comity.tables.rows import CHUNK, DELIMITED, PARQUET, Row
-from comity.tables.writer import Writer, check_output, table_writer
+from comity.tables.reader import open_table
+from comity.tables.rows import CHUNK, DELIMITED, PARQUET, Row, Table, WholeRow, free_name, row_texts
+from comity.tables.writer import Writer, cell_text, check_output, table_writer
 
-# The class's own names, misspelling and all.
+# The course's own column names, with its spelling.
 LEADERBOARD = {
     ("classification", 1): "Predicted_Sentiment",
     ("classification", 2): "Predicted_Is_Paraphrase",
@@ -24,57 +23,70 @@ LEADERBOARD = {
 def predict_file(
     model: Model, task: str, source: Path, destination: Path, format: str = "table"
 ) -> int:
-    """Predict every row of a file and write label, probabilities and the input's own columns.
+    """Predict every row of a file; write predictions, probabilities and the input's columns.
 
     Args:
-        source: CSV, TSV, JSON lines or Parquet with the task's text columns; a label is not needed.
-        destination: written in the format of its ending; `format` "cs224n" writes the class's
-            leaderboard lines (`id, Predicted_...`) from the input's column `id`.
+        source: CSV, TSV, JSON Lines or Parquet with the task's text columns; labels are not needed.
+        destination: the output file; its extension sets the format. With `format` "cs224n" it holds
+            the course's leaderboard lines (`id, Predicted_...`), from the input's column `id`.
 
-    Returns the number of rows.
+    Returns:
+        The number of rows.
 
     Raises:
-        ComityError: with everything that is wrong with the input; nothing is then left behind.
+        ComityError: every error of the input; no output is left then.
     """
     section = model.section(task)
-    read_as = section.table_format
     leaderboard = _leaderboard_name(model, task) if format == "cs224n" else None
-    check_output(source, destination, any_ending=leaderboard is not None)
-    names = own_names(source, read_as, section.text_columns)
-    if leaderboard is not None and "id" not in names:
+    check_output(source, destination, any_extension=leaderboard is not None)
+    table = open_table(source, section.table_format, section.text_columns)
+    if leaderboard is not None and "id" not in table.names:
         raise ComityError(f'{source}: the cs224n format needs a column "id"; add one')
-    ours = _our_names(model, task, names)
+    columns = PredictionColumns(model, task, table.names, destination)
     partial = destination.with_name(f".{destination.name}.part")
-    ending = destination.suffix.lower()
-    errors = ErrorList()
-    total = 0
     try:
         if leaderboard is not None:
-            writer: Writer = LeaderboardWriter(partial, leaderboard, ours["prediction"])
+            writer: Writer = LeaderboardWriter(partial, leaderboard, columns.label)
         else:
-            types = _arrow_types(model, task, ours) if ending in PARQUET else {}
-            writer = table_writer(partial, ending, source, [*names, *ours.values()], types)
+            types = table.arrow_types() | columns.arrow_types()
+            names = [*table.names, *columns.names]
+            writer = table_writer(partial, destination.suffix.lower(), names, types)
         try:
-            rows = whole_rows(source, section.text_columns, names, read_as, errors)
-            while chunk := list(islice(rows, CHUNK)):
-                texts = [row_texts(source, row, errors) for row, _ in chunk]
-                if leaderboard is not None:
-                    _check_ids(source, chunk, errors)
-                if errors:
-                    continue  # read on, so that all errors are listed
-                pairs = zip(chunk, model.predict(task, texts), strict=True)
-                found = [own | _found(prediction, ours) for (_, own), prediction in pairs]
-                if ending in DELIMITED:
-                    label = ours["prediction"]
-                    found = [row | {label: _one_cell(row[label], section)} for row in found]
-                writer.write(found)
-                total += len(chunk)
+            total = _predict_rows(model, task, table, columns, writer, leaderboard is not None)
         finally:
             writer.close()
-        errors.check()
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)
+    return total
+
+
+def _predict_rows(
+    model: Model,
+    task: str,
+    table: Table,
+    columns: "PredictionColumns",
+    writer: Writer,
+    needs_id: bool,
+) -> int:
+    """Write all rows with their predictions and return their number.
+
+    Raises `ComityError` with every error of the table; nothing is predicted after the first.
+    """
+    errors = ErrorList()
+    total = 0
+    rows = table.whole_rows(errors)
+    while chunk := list(islice(rows, CHUNK)):
+        texts = [row_texts(table.path, row, errors) for row, _ in chunk]
+        if needs_id:
+            _check_ids(table.path, chunk, errors)
+        if errors:
+            continue  # read on to find the other errors
+        predictions = model.predict(task, texts)
+        pairs = zip(chunk, predictions, strict=True)
+        writer.write([own | columns.values(prediction) for (_, own), prediction in pairs])
+        total += len(chunk)
+    errors.check()
     return total
 
 
@@ -82,73 +94,80 @@ def _leaderboard_name(model: Model, task: str) -> str:
     kind, texts = model.target(task).kind, model.text_count(task)
     if (kind, texts) not in LEADERBOARD:
         raise ComityError(
-            f"--format cs224n: the class has no leaderboard for {kind} of {texts} text(s); "
-            "use --format table"
+            f"--format cs224n: the course has no leaderboard for {kind} with "
+            f"{'one text' if texts == 1 else 'two texts'}; use --format table"
         )
     return LEADERBOARD[kind, texts]
 
 
-def _check_ids(source: Path, rows: Sequence[tuple[Row, Own]], errors: ErrorList) -> None:
+def _check_ids(source: Path, rows: Sequence[tuple[Row, WholeRow]], errors: ErrorList) -> None:
     for row, own in rows:
         if own.get("id") is None:
-            errors.add(f"{source}:{row.line}: has no id for the cs224n format; give the row one")
+            errors.add(f"{source}:{row.line}: the cs224n format needs an id; add it to the row")
 
 
-# --- names ----------------------------------------------------------------------------------------
+class PredictionColumns:
+    """The columns that a prediction adds to the input's: `prediction`, and `p_CLASS` by class."""
 
+    def __init__(self, model: Model, task: str, taken: Sequence[str], destination: Path):
+        """A name in `taken` gets "_" added. The columns are those of one task's predictions."""
+        self._target = model.target(task)
+        # A list of labels is one cell of delimited text.
+        self._joins_labels = destination.suffix.lower() in DELIMITED
+        self._is_parquet = destination.suffix.lower() in PARQUET
+        self._separator = model.section(task).separator
+        used = list(taken)
+        self.label = free_name("prediction", used)
+        used.append(self.label)
+        self._probabilities: dict[str, str] = {}  # the column of each class or level
+        if self._target.outputs > 1 or self._target.kind in ("classification", "multi-label"):
+            for name in probability_names(self._target):
+                column = free_name(f"p_{name}", used)
+                used.append(column)
+                self._probabilities[name] = column
 
-def _our_names(model: Model, task: str, taken: Sequence[str]) -> dict[str, str]:
-    """What our columns are called beside the input's: `prediction` and `p_CLASS` by class."""
-    target = model.target(task)
-    names = ["prediction"]
-    if target.outputs > 1 or target.kind in ("classification", "multi-label"):
-        names += [f"p_{name}" for name in probability_names(target)]
-    used = list(taken)
-    ours = {}
-    for name in names:
-        ours[name] = free_name(name, used)
-        used.append(ours[name])
-    return ours
+    @property
+    def names(self) -> list[str]:
+        """All column names."""
+        return [self.label, *self._probabilities.values()]
 
+    def values(self, prediction: Prediction) -> WholeRow:
+        """The values of one row by column name; probabilities are rounded to 6 digits."""
+        label = prediction.label
+        if isinstance(label, list) and self._joins_labels:
+            label = cell(label, self._separator)
+        row = {self.label: label}
+        for name, probability in prediction.probabilities.items():
+            row[self._probabilities[name]] = round(probability, 6)
+        return row
 
-def _found(prediction: Prediction, ours: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {ours["prediction"]: prediction.label}
-    for name, probability in prediction.probabilities.items():
-        values[ours[f"p_{name}"]] = round(probability, 6)
-    return values
+    def arrow_types(self) -> dict[str, Any]:
+        """The Arrow types of the columns in Parquet; nothing for another format."""
+        if not self._is_parquet:
+            return {}
+        import pyarrow
 
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def _one_cell(label: Any, section: TaskSection) -> Any:
-    """A label for delimited text, several of them joined."""
-    return cell(label, section.separator) if isinstance(label, list) else label
-
-
-def _arrow_types(model: Model, task: str, ours: Mapping[str, str]) -> dict[str, Any]:
-    """What Parquet holds our columns as: labels and probabilities as they are."""
-    import pyarrow
-
-    kind = model.target(task).kind
-    labels = {"multi-label": pyarrow.list_(pyarrow.string()), "classification": pyarrow.string()}
-    types = dict.fromkeys(ours.values(), pyarrow.float64())
-    types[ours["prediction"]] = labels.get(kind, pyarrow.float64())
-    return types
+        types = dict.fromkeys(self.names, pyarrow.float64())
+        if self._target.kind == "classification":
+            types[self.label] = pyarrow.string()
+        elif self._target.kind == "multi-label":
+            types[self.label] = pyarrow.list_(pyarrow.string())
+        return types
 
 
 class LeaderboardWriter:
-    """The class's leaderboard file: `id, Predicted_...`, one row a line."""
+    """Writes the course's leaderboard file: `id, Predicted_...`, one row per line."""
 
-    def __init__(self, path: Path, header: str, prediction: str):
-        self.prediction = prediction
+    def __init__(self, path: Path, header: str, label: str):
+        """`label` is the column of the predictions."""
+        self.label = label
         self.file = path.open("w", encoding="utf-8")
         self.file.write(f"id, {header}\n")
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, rows: Sequence[WholeRow]) -> None:
         """Add rows."""
         for row in rows:
-            self.file.write(f"{row['id']}, {row[self.prediction]}\n")
+            self.file.write(f"{cell_text(row['id'])}, {row[self.label]}\n")
 
     def close(self) -> None:
         """Finish the file."""

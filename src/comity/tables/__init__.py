@@ -1,1 +1,1 @@
-"""Users' tables (CSV, TSV, JSON Lines, Parquet) as rows of texts; no machine learning."""
+"""Reads and writes users' tables: CSV, TSV, JSON Lines and Parquet; knows no machine learning."""

@@ -1,63 +1,134 @@
-"""What delimited text means: which delimiter, and whether quotes enclose fields.
+"""Finds the dialect of delimited text: its delimiter, and whether quotes enclose fields.
 
 A quote that opens a field may also be an ordinary character, as in files that were never quoted.
-Both readings are held against the whole file; where they cannot be told apart the user is asked,
-because the wrong one glues lines together without a word.
+Both readings are compared over the whole file. Where the file fits both, the user must decide,
+because the wrong reading joins lines without any error.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from comity.errors import ComityError
 from comity.tables.csv_records import QUOTE, Record, column_name, spelled, split_records
 from comity.tables.rows import TableFormat
-from comity.tables.text_files import CHUNK_BYTES, text_lines
+from comity.tables.text_files import TextFile
 
+HEAD_LINES = 200
 DELIMITERS = (",", ";", "\t", "|")
 
-# So many records that only quotes explain settle it; the rest of the file need not be looked at.
+# After this many records that only quotes explain, the rest of the file is not looked at.
 ENOUGH_PROOFS = 1000
 
 
-def find_delimiter(
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited file is read. `names` are those of the header, stripped."""
+
+    encoding: str
+    delimiter: str
+    quoting: bool
+    names: list[str] | None
+    header_line: int  # line of the first record
+    width: int  # fields of a row
+
+
+def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableFormat) -> Dialect:
+    """Find out how to read a file, except for what `format` sets.
+
+    `columns` are used as evidence only; they need not exist. Raises `ComityError` for an empty
+    file, and where the delimiter or the meaning of quotes is ambiguous.
+    """
+    path = file.path
+    head = list(islice(file.lines(), HEAD_LINES))
+    if not any(line.strip("\r\n") for line in head):
+        raise ComityError(f"{path}: the file is empty; give a file with rows")
+    delimiter = _find_delimiter(path, head, columns, format)
+    quoting = format.quoting
+    if quoting is None:
+        quoting = _find_quoting(file, delimiter, head)
+    records = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
+    first = records[0]
+    names = None
+    if format.header:
+        if first.fields is None:
+            raise ComityError(broken_quote(path, first))
+        names = [column_name(field, quoting) for field in first.fields]
+        width = len(names)
+    else:
+        widths = Counter(len(record.fields) for record in records if record.fields)
+        if not widths:
+            raise ComityError(broken_quote(path, first))
+        width = widths.most_common(1)[0][0]
+    return Dialect(file.encoding, delimiter, quoting, names, first.line, width)
+
+
+def broken_quote(path: Path, record: Record) -> str:
+    """The message for a record with a quoted field that is not closed or is followed by text."""
+    if record.last == record.line:
+        what = "a quote opens a field here and its closing quote is missing or followed by text"
+    else:
+        what = f"a quote opens a field here and is not closed correctly up to line {record.last}"
+    return (
+        f"{path}:{record.line}: {what}; close it, double the quotes inside, or set quoting = false "
+        f"to read quotes as text"
+    )
+
+
+# --- the delimiter --------------------------------------------------------------------------------
+
+
+def _find_delimiter(
     path: Path, head: list[str], columns: Sequence[str | int], format: TableFormat
 ) -> str:
     if format.delimiter is not None:
-        delimiter = "\t" if format.delimiter in ("tab", "\\t") else format.delimiter
-        if len(delimiter) != 1 or delimiter in '\r\n"':
-            raise ComityError(
-                f'{path}: delimiter = "{format.delimiter}" is not one character; write ",", ";", '
-                f'"|" or "tab"'
-            )
-        return delimiter
+        return _declared_delimiter(path, format.delimiter)
     evidence = {d: _evidence(head, d, columns, format) for d in DELIMITERS}
     best = max(evidence.values())
     winners = [d for d in DELIMITERS if evidence[d] == best]
-    if best[1] == 0 and sum(found == best[0] for found, _, _ in evidence.values()) > 1:
+    equally_found = [e for e in evidence.values() if e.columns_found == best.columns_found]
+    if best.regular_share == 0 and len(equally_found) > 1:
         return _unused_delimiter(path, head)
     if len(winners) > 1 and "\t" not in winners:
         raise ComityError(
-            f"{path}: the lines can be cut by {' or by '.join(map(spelled, winners))}; set "
-            f"delimiter to the right one"
+            f"{path}: the delimiter could be {' or '.join(map(spelled, winners))}; set delimiter "
+            f"to the right one"
         )
     delimiter = "\t" if "\t" in winners else winners[0]
     prose = delimiter != "\t" and not any(re.search(re.escape(delimiter) + r"\S", x) for x in head)
     if prose and not format.header:
         raise ComityError(
-            f"{path}: each {spelled(delimiter)} stands before a blank, as in prose; set delimiter "
-            f'to "{delimiter}" if it ends a field, or to "tab" if each line is one text'
+            f"{path}: every {spelled(delimiter)} is followed by a space, as in prose; set "
+            f'delimiter to "{delimiter}" if it ends a field, or to "tab" if each line is one text'
         )
     return delimiter
 
 
+def _declared_delimiter(path: Path, declared: str) -> str:
+    delimiter = "\t" if declared in ("tab", "\\t") else declared
+    if len(delimiter) != 1 or delimiter in '\r\n"':
+        raise ComityError(
+            f'{path}: delimiter = "{declared}" is not one character; write ",", ";", "|" or "tab"'
+        )
+    return delimiter
+
+
+class _Evidence(NamedTuple):
+    """How well a delimiter explains the first lines; compared field by field, in this order."""
+
+    columns_found: int  # of the chosen columns
+    regular_share: float  # of records with the most common number of fields; 0 if that is one
+    quoted_share: float  # of records whose quotes enclose fields
+
+
 def _evidence(
     head: list[str], delimiter: str, columns: Sequence[str | int], format: TableFormat
-) -> tuple[int, float, float]:
-    """How many of the asked columns there would be; which share of the records would have the most
-    common number of fields (0 where that is one); in which share quotes would stand as in CSV."""
+) -> _Evidence:
+    """The better of what both readings of quotes give, field by field."""
     found, share, fitting = 0, 0.0, 0.0
     for quoting in (True, False):
         if format.quoting not in (None, quoting):
@@ -73,7 +144,7 @@ def _evidence(
             found = max(found, sum(str(column).strip() in names for column in columns))
         else:
             found = max(found, sum(int(c) < width for c in columns if str(c).isdecimal()))
-    return found, share, fitting
+    return _Evidence(found, share, fitting)
 
 
 def _quotes_fit(fields: list[str] | None) -> bool:
@@ -81,7 +152,7 @@ def _quotes_fit(fields: list[str] | None) -> bool:
 
 
 def _unused_delimiter(path: Path, head: list[str]) -> str:
-    """For a table of one column: a delimiter that cuts no line, the ending's usual one first."""
+    """For a table of one column: a delimiter that occurs in no line, the usual one first."""
     usual = "," if path.suffix.lower() == ".csv" else "\t"
     for delimiter in (usual, "\t", "|", ";", ","):
         for quoting in (True, False):
@@ -90,60 +161,54 @@ def _unused_delimiter(path: Path, head: list[str]) -> str:
     return usual
 
 
-def _holds_quotes(path: Path) -> bool:
-    """Whether the byte of a quote stands anywhere: most files need no closer look."""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            if b'"' in chunk:
-                return True
-    return False
+# --- quotes ---------------------------------------------------------------------------------------
 
 
 @dataclass
-class Survey:
-    """What the two readings of a file's quotes look like over all its lines."""
+class _Survey:
+    """Counts over all lines of a file of what fits either reading of its quotes."""
 
     records: int = 0
-    odd_records: int = 0  # with another number of fields than most, quotes enclosing fields
-    odd_lines: int = 0  # the same of lines, quotes being text
-    broken: int = 0  # records with a quoted field that does not close, or not before a delimiter
-    plain: int = 0  # fields with a quote inside that none opens
+    odd_records: int = 0  # with an unusual number of fields, where quotes enclose fields
+    odd_lines: int = 0  # lines with an unusual number of fields, where quotes are text
+    broken: int = 0  # records with a quoted field that is not closed, or not before a delimiter
+    plain: int = 0  # fields with a quote inside and none at the start
     quoted: int = 0  # fields in quotes
     proofs: int = 0  # records that only quotes explain
-    doubts: int = 0  # records of several lines, each of which also reads as a row
+    doubts: int = 0  # records of several lines, each of which could also be a row
     first_doubt: Record | None = None
 
 
-def finds_quoting(path: Path, encoding: str, delimiter: str, head: list[str]) -> bool:
-    """Whether quotes enclose fields. Raises `ComityError` where it cannot be told."""
-    if not _holds_quotes(path):
+def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
+    """Whether quotes enclose fields. Raises `ComityError` where that is ambiguous."""
+    if not file.contains(b'"'):
         return False
     records = [r.fields for r in split_records(head, delimiter, True) if r.fields != [""]]
     widths = Counter(len(fields) for fields in records if fields)
     width = widths.most_common(1)[0][0] if widths else head[0].count(delimiter) + 1
-    survey = _survey(path, encoding, delimiter, width)
+    survey = _survey(file, delimiter, width)
     if survey.proofs > survey.doubts:
-        return True  # and what does not fit is a fault
+        return True  # records that do not fit are then errors
     contradicted = survey.broken or survey.plain or survey.odd_records > survey.odd_lines
-    # With commas or semicolons quotes are the custom, so one that does not fit is a fault; with
-    # tabs it makes all of them text, unless most rows have fields in quotes.
+    # With commas or semicolons quotes usually enclose fields, so one that does not fit is an error;
+    # with tabs it makes all of them text, unless most rows have fields in quotes.
     if contradicted and delimiter not in ",;" and 2 * survey.quoted <= survey.records:
         return False
     if survey.first_doubt:
         line, last = survey.first_doubt.line, survey.first_doubt.last
         raise ComityError(
-            f"{path}:{line}: a quote opens a field here and closes on line {last}, but each line "
-            f"also reads as a row of its own; set quoting = false if quotes are text, or quoting = "
-            f"true if fields span lines"
+            f"{file.path}:{line}: a quote opens a field here and closes on line {last}, but each "
+            f"line could also be a row; set quoting = false if quotes are text, or quoting = true "
+            f"if fields span lines"
         )
     return True
 
 
-def _survey(path: Path, encoding: str, delimiter: str, width: int) -> Survey:
-    survey = Survey()
+def _survey(file: TextFile, delimiter: str, width: int) -> _Survey:
+    survey = _Survey()
 
     def counted() -> Iterator[str]:
-        for line in text_lines(path, encoding):
+        for line in file.lines():
             if line.count(delimiter) + 1 != width and line not in ("\n", "\r\n", "\r"):
                 survey.odd_lines += 1
             yield line
@@ -159,14 +224,14 @@ def _survey(path: Path, encoding: str, delimiter: str, width: int) -> Survey:
         if len(fields) != width:
             survey.odd_records += 1
         if record.quotes:
-            _look_at_quotes(survey, record, fields, delimiter, width)
+            _count_quotes(survey, record, fields, delimiter, width)
             if survey.proofs - survey.doubts >= ENOUGH_PROOFS:
                 break
     return survey
 
 
-def _look_at_quotes(
-    survey: Survey, record: Record, fields: list[str], delimiter: str, width: int
+def _count_quotes(
+    survey: _Survey, record: Record, fields: list[str], delimiter: str, width: int
 ) -> None:
     quoted = [field for field in fields if field[:1] == QUOTE]
     text = delimiter.join(fields)
@@ -189,8 +254,10 @@ def _look_at_quotes(
 
 
 def _looks_like_prose(fields: list[str], delimiter: str) -> bool:
-    """Whether the delimiters in fields of several lines stand as in sentences, before a blank,
-    and those between fields do not: then the former are no forgotten ends of fields."""
+    """Whether delimiters inside fields of several lines are followed by a space, and others not.
+
+    Then those inside are punctuation, not the ends of fields whose quotes were forgotten.
+    """
     if any(field[:1].isspace() for field in fields[1:]):
         return False
     inside = re.compile(re.escape(delimiter) + r"(?!\s)")

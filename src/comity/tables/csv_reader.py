@@ -1,102 +1,93 @@
-"""Delimited text (CSV, TSV and their like): the asked columns of each row, or its fault."""
+"""Reads delimited text: CSV, TSV and similar files."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from comity.errors import ComityError, ErrorList, nearest
-from comity.tables.csv_dialect import find_delimiter, finds_quoting
-from comity.tables.csv_records import QUOTE, Record, column_name, spelled, split_records, unquoted
-from comity.tables.rows import Position, TableFormat, quoted_list, shown
-from comity.tables.text_files import find_encoding, text_lines
-
-HEAD_LINES = 200
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a file turned out to be. `names` are the header's, stripped; `width` counts fields."""
-
-    first_line: int  # where the first record stands
-    encoding: str
-    delimiter: str
-    quoting: bool
-    names: list[str] | None
-    width: int
+from comity.format import plural
+from comity.tables.csv_dialect import Dialect, broken_quote, find_dialect
+from comity.tables.csv_records import QUOTE, Record, spelled, split_records, unquoted
+from comity.tables.rows import Row, Table, TableFormat, WholeRow, free_name, quoted_list, shown
+from comity.tables.text_files import TextFile, open_text
 
 
-def delimited_rows(
-    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line and values of each good row; errors of single rows are added to `errors`.
+class DelimitedTable(Table):
+    """A table of delimited text. See `open_table` for arguments and errors."""
 
-    Raises `ComityError` where the file cannot be read at all.
-    """
-    layout = find_layout(path, columns, format)
-    positions = _positions(path, columns, layout)
-    records = _content(path, layout)
-    header = next(records).fields if layout.names is not None else None
-    rows = 0
-    for record in records:
-        rows += 1
-        line, fields = record.line, record.fields
-        if fields is None or len(fields) != layout.width:
-            errors.add(_bad_record(path, record, layout, format))
-        elif fields == header and layout.width > 1:
-            errors.add(
-                f"{path}:{line}: the header stands here again, as in files glued together; "
-                f"remove the line"
-            )
-        elif layout.quoting:
-            yield line, tuple([unquoted(fields[place]) for place in positions])
-        else:
-            yield line, tuple([fields[place] for place in positions])
-    if rows == 0:
-        raise ComityError(f"{path}: the file has a header and no rows; add rows to it")
+    def __init__(self, path: Path, format: TableFormat, columns: Sequence[str | int]):
+        super().__init__(path)
+        self._format = format
+        with open_text(path, format.encoding) as file:
+            self._dialect = find_dialect(file, columns, format)
+        self._indices = _find_columns(path, columns, self._dialect)
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the header, made different, or the indices of the columns."""
+        names: list[str] = []
+        for index, name in enumerate(self._dialect.names or map(str, range(self._dialect.width))):
+            names.append(free_name(name or f"column {index}", names))
+        return names
+
+    @property
+    def chosen_names(self) -> list[str]:
+        """The key of each chosen column in whole rows."""
+        names = self.names
+        return [names[index] for index in self._indices]
+
+    def describe(self) -> dict[str, Any]:
+        """The dialect, under the names of the recipe's keys."""
+        dialect = self._dialect
+        return {
+            "format": "delimited text",
+            "encoding": dialect.encoding,
+            "delimiter": "tab" if dialect.delimiter == "\t" else dialect.delimiter,
+            "quoting": dialect.quoting,
+            "header": dialect.names is not None,
+        }
+
+    def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        dialect, indices, names = self._dialect, self._indices, self.names
+        with open_text(self.path, dialect.encoding) as file:
+            records = _records_with_content(file, dialect)
+            header = next(records).fields if dialect.names is not None else None
+            count = 0
+            for record in records:
+                count += 1
+                fields = record.fields
+                if fields is None or len(fields) != dialect.width:
+                    errors.add(_bad_record(self.path, record, dialect, self._format))
+                    continue
+                if fields == header and dialect.width > 1:
+                    errors.add(
+                        f"{self.path}:{record.line}: the header is repeated here, as in files that "
+                        f"were joined; remove the line"
+                    )
+                    continue
+                if whole and dialect.quoting:
+                    fields = [unquoted(field) for field in fields]
+                    values = tuple([fields[index] for index in indices])
+                elif dialect.quoting:
+                    values = tuple([unquoted(fields[index]) for index in indices])
+                else:
+                    values = tuple([fields[index] for index in indices])
+                own = dict(zip(names, fields, strict=True)) if whole else {}
+                yield Row(record.line, values), own
+        if count == 0:
+            raise ComityError(f"{self.path}: the file has a header and no rows; add rows to it")
 
 
-def find_layout(path: Path, columns: Sequence[str | int], format: TableFormat) -> Layout:
-    """Find out, or take from `format`, how to read the file; `columns` are evidence, no demand.
-
-    Raises `ComityError` for an empty file, and where the delimiter or the meaning of quotes
-    cannot be told.
-    """
-    encoding = find_encoding(path, format.encoding)
-    head = list(islice(text_lines(path, encoding), HEAD_LINES))
-    if not any(line.strip("\r\n") for line in head):
-        raise ComityError(f"{path}: the file is empty; give a file with rows")
-    delimiter = find_delimiter(path, head, columns, format)
-    quoting = format.quoting
-    if quoting is None:
-        quoting = finds_quoting(path, encoding, delimiter, head)
-    records = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
-    names = None
-    if format.header:
-        if records[0].fields is None:
-            raise ComityError(_broken_quote(path, records[0]))
-        names = [column_name(field, quoting) for field in records[0].fields]
-        width = len(names)
-    else:
-        widths = Counter(len(record.fields) for record in records if record.fields)
-        if not widths:
-            raise ComityError(_broken_quote(path, records[0]))
-        width = widths.most_common(1)[0][0]
-    return Layout(records[0].line, encoding, delimiter, quoting, names, width)
-
-
-def _content(path: Path, layout: Layout) -> Iterator[Record]:
-    """The records without blank lines, which say nothing.
+def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
+    """The records without blank lines.
 
     In a table of one column a blank line is an empty text, except at the end of the file.
     """
-    lines = text_lines(path, layout.encoding)
     blanks: list[Record] = []
-    before_header = layout.names is not None
-    for record in split_records(lines, layout.delimiter, layout.quoting):
+    before_header = dialect.names is not None
+    for record in split_records(file.lines(), dialect.delimiter, dialect.quoting):
         if record.fields == [""]:
-            if layout.width == 1 and not before_header:
+            if dialect.width == 1 and not before_header:
                 blanks.append(record)
             continue
         before_header = False
@@ -106,78 +97,71 @@ def _content(path: Path, layout: Layout) -> Iterator[Record]:
         yield record
 
 
-def _broken_quote(path: Path, record: Record) -> str:
-    if record.last == record.line:
-        what = "a quote opens a field here and its closing quote is missing or followed by text"
-    else:
-        what = f"a quote opens a field here and does not close rightly up to line {record.last}"
-    return (
-        f"{path}:{record.line}: {what}; close it, double the quotes inside, or set quoting = false "
-        f"to read quotes as text"
-    )
-
-
-def _bad_record(path: Path, record: Record, layout: Layout, format: TableFormat) -> str:
+def _bad_record(path: Path, record: Record, dialect: Dialect, format: TableFormat) -> str:
     line, last, fields = record.line, record.last, record.fields
     if fields is None:
-        return _broken_quote(path, record)
-    count = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
-    expected = f"the header has {layout.width}" if layout.names else f"most have {layout.width}"
-    advice = "mend the line or quote a text that holds the delimiter"
+        return broken_quote(path, record)
+    count = plural(len(fields), "field")
+    expected = f"the header has {dialect.width}" if dialect.names else f"most have {dialect.width}"
+    advice = "correct the line or quote a text that contains the delimiter"
     if any(field.startswith(QUOTE) for field in fields):
         where = f" (a quoted field ends on line {last})" if last > line else ""
-        other = "false if quotes are text" if layout.quoting else "true if quotes enclose fields"
-        advice = f"mend the line{where}, or set quoting = {other}"
-    elif len(fields) == layout.width + 1 and fields[-1] == "":
+        other = "false if quotes are text" if dialect.quoting else "true if quotes enclose fields"
+        advice = f"correct the line{where}, or set quoting = {other}"
+    elif len(fields) == dialect.width + 1 and fields[-1] == "":
         advice = "remove the delimiter at the end of the lines, or end the header with one too"
-    elif layout.width == 1:
+    elif dialect.width == 1:
         advice = 'set delimiter = "tab" if each line is one text, or name all columns in the header'
-    delimiter = "" if format.delimiter else f" (delimiter {spelled(layout.delimiter)})"
+    delimiter = "" if format.delimiter else f" (delimiter {spelled(dialect.delimiter)})"
     return f"{path}:{line}: {count}, {expected}{delimiter}; {advice}"
 
 
-def _positions(path: Path, columns: Sequence[str | int], layout: Layout) -> list[int]:
-    """Where the asked columns stand. Raises `ComityError` if one is missing."""
-    positions: list[int] = []
+def _find_columns(path: Path, columns: Sequence[str | int], dialect: Dialect) -> list[int]:
+    """The indices of the columns. Raises `ComityError` with every column that is missing."""
+    find = _find_index if dialect.names is None else _find_name
+    indices: list[int] = []
     errors: list[str] = []
     for column in columns:
-        if isinstance(column, Position) and column < layout.width:
-            positions.append(int(column))
-            continue
-        if layout.names is None:
-            text = str(column)
-            if text.isdecimal() and int(text) < layout.width:
-                positions.append(int(text))
-            else:
-                errors.append(
-                    f'{path}: no column "{column}"; without a header the columns are numbered from '
-                    f"0 to {layout.width - 1}"
-                )
-            continue
-        places = [i for i, name in enumerate(layout.names) if name == str(column).strip()]
-        if len(places) == 1:
-            positions.append(places[0])
-        elif places:
-            errors.append(
-                f'{path}:{layout.first_line}: the header holds "{column}" {len(places)} times; '
-                f"rename one of the columns {places}"
-            )
-        else:
-            errors.append(_missing(path, column, layout))
+        try:
+            indices.append(find(path, column, dialect))
+        except ComityError as error:
+            errors.extend(error.messages)
     if errors:
         raise ComityError(*errors)
-    return positions
+    return indices
 
 
-def _missing(path: Path, column: str | int, layout: Layout) -> str:
-    names = [shown(name) for name in layout.names or []]
-    if isinstance(column, int):
-        return (
-            f"{path}:{layout.first_line}: column {column} is a position, but the first line is "
-            f"read as a header ({quoted_list(names)}); set header = false or give a name"
+def _find_index(path: Path, column: str | int, dialect: Dialect) -> int:
+    """The index that `column` is, in a file without a header."""
+    text = str(column)
+    if text.isdecimal() and int(text) < dialect.width:
+        return int(text)
+    raise ComityError(
+        f'{path}: no column "{column}"; without a header the columns are numbered from 0 to '
+        f"{dialect.width - 1}"
+    )
+
+
+def _find_name(path: Path, column: str | int, dialect: Dialect) -> int:
+    """The index of the column that the header calls `column`."""
+    names = [shown(name) for name in dialect.names or []]
+    where = f"{path}:{dialect.header_line}"
+    found = [i for i, name in enumerate(dialect.names or []) if name == str(column).strip()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ComityError(
+            f'{where}: "{column}" occurs {len(found)} times in the header; rename one of the '
+            f"columns {found}"
         )
-    alone = f", one field with the delimiter {spelled(layout.delimiter)}" if len(names) == 1 else ""
-    return (
-        f'{path}:{layout.first_line}: no column "{column}"{nearest(column, names)}; the first line '
-        f"holds {quoted_list(names)}{alone}; set header = false if it is a row already"
+    if isinstance(column, int):
+        raise ComityError(
+            f"{where}: column {column} is an index, but the first line is read as a header "
+            f"({quoted_list(names)}); set header = false or give a name"
+        )
+    single = f", one field with the delimiter {spelled(dialect.delimiter)}"
+    raise ComityError(
+        f'{where}: no column "{column}"{nearest(column, names)}; the first line is '
+        f"{quoted_list(names)}{single if len(names) == 1 else ''}; set header = false if it is "
+        f"already a row"
     )

@@ -1,7 +1,7 @@
-"""Records of delimited text (CSV, TSV and their like): lines cut into fields, quotes obeyed or not.
+"""Splits delimited text into records and fields.
 
-Python's own csv module goes on in silence where a quote does not close; here such a record is told
-apart, and the fields keep their quotes so that a caller can judge them.
+Python's csv module reads on without an error where a quote is not closed. Here such a record is
+marked, and fields keep their quotes so that the caller can tell what they mean.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 QUOTE = '"'
 
-# A quoted field longer than this many characters is taken for one that never closes, so that one
-# stray quote does not draw the rest of a large file into memory.
+# A quoted field with more characters is taken for one that is not closed, so that one stray quote
+# does not read the rest of a large file into memory.
 LONGEST_QUOTED = 1_000_000
 
 UP_TO_CLOSING_QUOTE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
 
 class Record(NamedTuple):
-    """One record: the lines it spans, its fields as written, and whether they hold quotes.
+    """One record: its first and last line, its fields as written, and whether they have quotes.
 
-    `fields` is None where a quoted field that opens on `line` does not close, or where its closing
+    `fields` is None where a quoted field that opens on `line` is not closed, or where its closing
     quote, on `last`, is followed by text.
     """
 
@@ -32,9 +32,9 @@ class Record(NamedTuple):
 
 
 def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterator[Record]:
-    """Records of `lines` (with their ends as written), blank ones among them.
+    """The records of `lines` (given with their ends), including blank ones.
 
-    After a broken quoted field reading goes on with the line after the one where it opened.
+    After a broken quoted field the next record begins on the line after the one where it opened.
     """
     source = iter(lines)
     if not quoting:
@@ -42,7 +42,7 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
             yield Record(number, number, line.rstrip("\r\n").split(delimiter))
         return
     strict = _strict_fields(delimiter)
-    waiting = deque[str]()  # lines read ahead for a quote that turned out not to close
+    waiting = deque[str]()  # lines read ahead in search of a closing quote
     number = 0
     while True:
         line = waiting.popleft() if waiting else next(source, None)
@@ -54,7 +54,7 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
             continue
         content = line.rstrip("\r\n")
         fields, taken = strict.findall(delimiter + content), []
-        if delimiter.join(fields) != content:  # not only well-formed fields on one line
+        if delimiter.join(fields) != content:  # something else than well-formed fields on one line
             fields, taken = _split_quoted(line, delimiter, source, waiting)
         yield Record(number, number + len(taken), fields, True)
         if fields is None:
@@ -64,7 +64,7 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
 
 
 def _strict_fields(delimiter: str) -> re.Pattern[str]:
-    """Finds the fields of a line that begins with an extra delimiter and is well formed."""
+    """A pattern that finds the fields of a well-formed line after an extra delimiter."""
     mark = re.escape(delimiter)
     end = rf"(?={mark}|\Z)"
     return re.compile(rf'{mark}("[^"]*+(?:""[^"]*+)*+"{end}|[^"{mark}][^{mark}]*+|{end})')
@@ -73,9 +73,9 @@ def _strict_fields(delimiter: str) -> re.Pattern[str]:
 def _split_quoted(
     text: str, delimiter: str, source: Iterator[str], waiting: deque[str]
 ) -> tuple[list[str] | None, list[str]]:
-    """Fields of the record that begins with line `text`, and the further lines that it took.
+    """The fields of the record that begins with line `text`, and its further lines.
 
-    None in place of the fields if a quoted field does not close or if text follows its end.
+    None instead of the fields if a quoted field is not closed or if text follows its end.
     """
     fields: list[str] = []
     taken: list[str] = []
@@ -112,7 +112,7 @@ def unquoted(field: str) -> str:
 
 
 def column_name(field: str, quoting: bool) -> str:
-    """A field of a header as the name that a user writes."""
+    """A field of a header as the user writes the column's name."""
     return (unquoted(field) if quoting else field).strip().strip("\ufeff").strip()
 
 

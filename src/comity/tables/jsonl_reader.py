@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, its keys reached by dotted names, its spelling kept."""
+"""Reads JSON Lines: one object per line; dotted names lead into objects."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,48 +8,75 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.rows import NoValue, TableFormat, Value, no_column
-from comity.tables.text_files import find_encoding, text_lines
+from comity.tables.rows import NoValue, Row, Table, TableFormat, Value, WholeRow, no_column
+from comity.tables.text_files import TextFile, open_text
 
 DEEPEST_KEY = 4
 MOST_KEYS = 1000
 
 
-def json_rows(
-    path: Path, columns: Sequence[str | int], format: TableFormat, errors: ErrorList
-) -> Iterator[tuple[int, tuple[Value, ...]]]:
-    """Line and values of each line that holds an object; blank lines are passed over.
+class JsonTable(Table):
+    """A table of JSON Lines. See `open_table` for arguments and errors."""
 
-    Raises `ComityError` where the file cannot be read, or where a column is on no line at all.
+    def __init__(self, path: Path, format: TableFormat, columns: Sequence[str | int]):
+        super().__init__(path)
+        self._columns = [str(column) for column in columns]
+        with open_text(path, format.encoding) as file:
+            self._encoding = file.encoding
+            self._missing = _missing_columns(file, self._columns)
+        self._names: list[str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The keys of all lines, in the order in which they first appear; read once.
+
+        Raises `ComityError` with every line that is not an object.
+        """
+        if self._names is None:
+            errors = ErrorList()
+            with open_text(self.path, self._encoding) as file:
+                keys = dict.fromkeys(key for _, _, item in _objects(file, errors) for key in item)
+            errors.check()
+            self._names = list(keys)
+        return self._names
+
+    @property
+    def chosen_names(self) -> list[str]:
+        """The chosen columns; a key with dots may lead into objects."""
+        return self._columns
+
+    def describe(self) -> dict[str, Any]:
+        """The format and its encoding."""
+        return {"format": "json lines", "encoding": self._encoding}
+
+    def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        with open_text(self.path, self._encoding) as file:
+            for number, line, item in _objects(file, errors):
+                if not self._missing:
+                    values = [_value(_find(item, name)[1], name) for name in self._columns]
+                    # Decoded once more because numbers have their types here.
+                    own = json.loads(line, parse_int=_integer) if whole else {}
+                    yield Row(number, tuple(values)), own
+        if self._missing:
+            raise ComityError(*self._missing)
+
+
+def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Number and text of each line that holds an object, and the object.
+
+    Numbers stay as they are spelled, because 1.0 and 1 are two texts.
     """
-    names = [str(column) for column in columns]
-    encoding = find_encoding(path, format.encoding)
-    unseen = _check_columns(path, names, encoding)
-    for line, record in _objects(path, encoding, errors):
-        if not unseen:
-            yield line, tuple([_value(*_find(record, name), name) for name in names])
-    if unseen:
-        raise ComityError(*unseen)
-
-
-def json_names(path: Path, format: TableFormat, errors: ErrorList) -> list[str]:
-    """The keys of all lines, in the order in which they first appear."""
-    encoding = find_encoding(path, format.encoding)
-    return list(dict.fromkeys(key for _, item in _objects(path, encoding, errors) for key in item))
-
-
-def _objects(path: Path, encoding: str, errors: ErrorList) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Numbers stay as they are spelled: 0012 is no JSON, but 1.0 and 1 are two texts.
     decode = json.JSONDecoder(
-        object_pairs_hook=_distinct, parse_int=str, parse_float=str, parse_constant=_no_number
+        object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_not_a_number
     ).decode
+    path = file.path
     first = True
-    for number, line in enumerate(text_lines(path, encoding), 1):
+    for number, line in enumerate(file.lines(), 1):
         if not line.strip():
             continue
         if first and (line.lstrip().startswith("[") or line.strip() == "{"):
             raise ComityError(
-                f"{path}:{number}: the file is one JSON document, not JSON lines; write one object "
+                f"{path}:{number}: the file is one JSON document, not JSON Lines; write one object "
                 f"on each line"
             )
         first = False
@@ -65,69 +92,80 @@ def _objects(path: Path, encoding: str, errors: ErrorList) -> Iterator[tuple[int
             errors.add(f"{path}:{number}: the JSON is nested too deeply; flatten it")
         else:
             if isinstance(item, dict):
-                yield number, item
+                yield number, line, item
             else:
-                errors.add(f"{path}:{number}: {_what(item)}, not an object; write {{...}}")
+                errors.add(f"{path}:{number}: {_kind(item)}, not an object; write {{...}}")
     if first:
         raise ComityError(f"{path}: the file is empty; give a file with rows")
 
 
-def _no_number(name: str) -> NoValue:
-    """NaN and Infinity are no JSON; other programs write them where they lack a value."""
-    return NoValue(f"{name} is no value")
+def _not_a_number(name: str) -> NoValue:
+    """NaN and Infinity are not JSON; some programs write them where they lack a value."""
+    return NoValue(f"{name} is not a value")
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`; a key that stands twice has no value, since either could be meant."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `pairs`; a repeated key has no value, since either could be meant."""
     item = dict(pairs)
     if len(item) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                item[key] = NoValue(f"the key '{key}' stands twice")
+                item[key] = NoValue(f"the key '{key}' occurs twice")
             seen.add(key)
     return item
 
 
-def _find(item: dict[str, Any], name: str) -> tuple[bool, Any]:
-    """Whether `name` is a key, and its value, else why there is none.
+def _integer(digits: str) -> int | str:
+    """The number, or its digits where Python refuses to convert so many."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
-    Dots lead into objects; a key that itself holds the dot goes first.
+
+def _find(item: dict[str, Any], name: str) -> tuple[bool, Any]:
+    """Whether `name` is a key and its value, or why there is none.
+
+    Dots lead into objects; a key that itself contains the dot is preferred.
     """
     if name in item:
         return True, item[name]
     missing = NoValue(f"no key '{name}'")
     for dot in (i for i, character in enumerate(name) if character == "."):
-        outer, rest = name[:dot], name[dot + 1 :]
-        if outer not in item:
+        first, rest = name[:dot], name[dot + 1 :]
+        if first not in item:
             continue
-        inner = item[outer]
-        if isinstance(inner, dict):
-            found, value = _find(inner, rest)
+        nested = item[first]
+        if isinstance(nested, dict):
+            found, value = _find(nested, rest)
             if found:
                 return True, value
         else:
-            missing = NoValue(f"'{outer}' is {_what(inner)}, so it has no key '{rest}'")
+            missing = NoValue(f"'{first}' is {_kind(nested)}, so it has no key '{rest}'")
     return False, missing
 
 
-def _value(found: bool, value: Any, name: str) -> Value:
-    if value is None or (isinstance(value, NoValue)):
+def _value(value: Any, name: str) -> Value:
+    if value is None or isinstance(value, NoValue):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return value if _is_text(value) else NoValue(f"'{name}' holds half of a surrogate pair")
+        if _is_text(value):
+            return value
+        return NoValue(f"'{name}' contains half of a surrogate pair")
     if isinstance(value, list):
-        items = [_value(True, item, name) for item in value]
-        if all(isinstance(item, str) for item in items):
-            return [item for item in items if isinstance(item, str)]
-        return NoValue(f"the list '{name}' holds more than texts and numbers")
+        items = [_value(item, name) for item in value]
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) == len(items):
+            return texts
+        return NoValue(f"the list '{name}' contains other values than texts and numbers")
     return NoValue(f"'{name}' is an object")
 
 
 def _is_text(value: str) -> bool:
-    """JSON can spell halves of surrogate pairs, which no tokenizer and no file can take."""
+    """JSON can spell half of a surrogate pair, which no tokenizer and no file accepts."""
     if value.isascii():
         return True
     try:
@@ -137,7 +175,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _what(value: Any) -> str:
+def _kind(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -145,24 +183,24 @@ def _what(value: Any) -> str:
     return "a text or a number"
 
 
-def _check_columns(path: Path, names: Sequence[str], encoding: str) -> list[str]:
-    """A sentence for each column that is on no line; usually the first lines settle it."""
-    unseen = list(names)
+def _missing_columns(file: TextFile, names: Sequence[str]) -> list[str]:
+    """A message for each column that no line has; usually the first lines have them all."""
+    missing = list(names)
     keys: dict[str, None] = {}
-    for _, item in _objects(path, encoding, ErrorList()):
-        unseen = [name for name in unseen if not _find(item, name)[0]]
-        if not unseen:
+    for _, _, item in _objects(file, ErrorList()):
+        missing = [name for name in missing if not _find(item, name)[0]]
+        if not missing:
             return []
         if len(keys) < MOST_KEYS:
-            keys.update(dict.fromkeys(_dotted(item)))
+            keys.update(dict.fromkeys(_dotted_keys(item)))
     if not keys:
-        return []  # not one object: the errors of the lines say what is wrong
-    return [f"{path}: {no_column(name, keys)}" for name in dict.fromkeys(unseen)]
+        return []  # no objects at all: the errors of the lines say what is wrong
+    return [f"{file.path}: {no_column(name, keys)}" for name in dict.fromkeys(missing)]
 
 
-def _dotted(item: dict[str, Any], depth: int = 0) -> Iterator[str]:
+def _dotted_keys(item: dict[str, Any], depth: int = 0) -> Iterator[str]:
     for key, value in islice(item.items(), MOST_KEYS):
         if isinstance(value, dict) and value and depth < DEEPEST_KEY:
-            yield from (f"{key}.{inner}" for inner in _dotted(value, depth + 1))
+            yield from (f"{key}.{inner}" for inner in _dotted_keys(value, depth + 1))
         else:
             yield key

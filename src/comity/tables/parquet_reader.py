@@ -1,4 +1,4 @@
-"""Parquet: every string type, number and list of Arrow as the text that other formats hold."""
+"""Reads Parquet: strings, numbers and lists of all Arrow types as texts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,63 +12,97 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from comity.errors import ComityError
-from comity.tables.rows import NoValue, Value, no_column
+from comity.errors import ComityError, ErrorList
+from comity.tables.rows import NoValue, Row, Table, Value, WholeRow, no_column, shown
 
 BATCH_ROWS = 4096
 
 
-def parquet_rows(
-    path: Path, columns: Sequence[str | int]
-) -> Iterator[tuple[int, tuple[Value, ...]]]:
-    """Number, counted from 1, and values of each row.
+class ParquetTable(Table):
+    """A Parquet table. See `open_table` for arguments and errors; a line is a row, from 1."""
 
-    Raises `ComityError` where the file is damaged or lacks a column.
-    """
-    with _opened(path) as file:
-        steps = _find_columns(path, columns, file.schema_arrow)
-        outer = list(dict.fromkeys(names[0] for names in steps))
-        row = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=outer):
-            values = [_column(batch, names) for names in steps]
-            rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
-            for values_of_row in rows:
-                row += 1
-                yield row, values_of_row
-        if row == 0:
-            raise ComityError(f"{path}: the file has no rows; add rows to it")
+    def __init__(self, path: Path, columns: Sequence[str | int]):
+        super().__init__(path)
+        self._columns = [str(column) for column in columns]
+        with _opened(path) as file:
+            self._schema = file.schema_arrow
+            self._paths = _find_columns(path, self._columns, self._schema)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the outer columns."""
+        return list(dict.fromkeys(self._schema.names))
 
-def parquet_names(path: Path) -> list[str]:
-    """The names of the outer columns."""
-    with _opened(path) as file:
-        return list(file.schema_arrow.names)
+    @property
+    def chosen_names(self) -> list[str]:
+        """The chosen columns; a name with dots may lead into structs."""
+        return self._columns
+
+    def describe(self) -> dict[str, Any]:
+        """The format; everything else is in the file."""
+        return {"format": "parquet"}
+
+    def arrow_types(self) -> dict[str, Any]:
+        """The type of each outer column."""
+        return {field.name: field.type for field in self._schema}
+
+    def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        outer = None if whole else list(dict.fromkeys(path[0] for path in self._paths))
+        line = 0
+        with _opened(self.path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=outer):
+                values = [_column(batch, path) for path in self._paths]
+                rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
+                whole_rows = self._whole(batch) if whole else ({} for _ in range(batch.num_rows))
+                for row, own in zip(rows, whole_rows, strict=True):
+                    line += 1
+                    yield Row(line, row), own
+        if line == 0:
+            raise ComityError(f"{self.path}: the file has no rows; add rows to it")
+
+    def _whole(self, batch: pa.RecordBatch) -> Iterator[WholeRow]:
+        names = batch.schema.names
+        columns = [
+            self._objects(name, array) for name, array in zip(names, batch.columns, strict=True)
+        ]
+        return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+    def _objects(self, name: str, array: Any) -> list[Any]:
+        """The values of one column as Python objects."""
+        try:
+            return array.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise ComityError(
+                f'{self.path}: the column "{shown(name)}" has values that cannot be copied to the '
+                f"output ({str(error).splitlines()[0][:120]}); remove the column or write it as "
+                "text"
+            ) from None
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """The open file; whatever pyarrow raises on damaged bytes becomes one sentence."""
+    """The open file; whatever pyarrow raises on damaged bytes becomes a `ComityError`."""
     try:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ComityError(
-            f"{path}: the file is no Parquet or is damaged ({reason}); write it again"
+            f"{path}: the file is not Parquet or is damaged ({reason}); write it again"
         ) from None
 
 
-def _find_columns(path: Path, columns: Sequence[str | int], schema: pa.Schema) -> list[list[str]]:
-    """For each column the outer column and the fields below that lead to it."""
-    found = [_steps(schema, str(column)) for column in columns]
+def _find_columns(path: Path, columns: Sequence[str], schema: pa.Schema) -> list[list[str]]:
+    """For each column the path to it: its outer column and the fields below."""
+    found = [_find_path(schema, column) for column in columns]
     errors = [
-        f"{path}: {no_column(column, _dotted(schema))}"
-        for column, steps in zip(columns, found, strict=True)
-        if not steps
+        f"{path}: {no_column(column, _dotted_names(schema))}"
+        for column, names in zip(columns, found, strict=True)
+        if not names
     ]
     errors += [
-        f'{path}: the column "{name}" stands twice; rename one'
-        for name in dict.fromkeys(steps[0] for steps in found if steps)
+        f'{path}: the column "{name}" occurs twice; rename one'
+        for name in dict.fromkeys(names[0] for names in found if names)
         if len(schema.get_all_field_indices(name)) > 1
     ]
     if errors:
@@ -76,32 +110,32 @@ def _find_columns(path: Path, columns: Sequence[str | int], schema: pa.Schema) -
     return found
 
 
-def _steps(fields: Any, name: str) -> list[str]:
-    """The path to `name` in a schema or struct, or nothing; a name that holds dots goes first."""
+def _find_path(fields: Any, name: str) -> list[str]:
+    """The path to `name` in a schema or struct, or []; a field whose name has dots is preferred."""
     names = [field.name for field in fields]
     if name in names:
         return [name]
     for dot in (i for i, character in enumerate(name) if character == "."):
         outer, rest = name[:dot], name[dot + 1 :]
         if outer in names and pa.types.is_struct(kind := fields.field(outer).type):
-            below = _steps(kind, rest)
+            below = _find_path(kind, rest)
             if below:
                 return [outer, *below]
     return []
 
 
-def _dotted(fields: Any) -> Iterator[str]:
+def _dotted_names(fields: Any) -> Iterator[str]:
     for field in fields:
         if pa.types.is_struct(field.type):
-            yield from (f"{field.name}.{inner}" for inner in _dotted(field.type))
+            yield from (f"{field.name}.{inner}" for inner in _dotted_names(field.type))
         else:
             yield field.name
 
 
-def _column(batch: pa.RecordBatch, steps: list[str]) -> list[Value]:
-    array: Any = batch.column(steps[0])
+def _column(batch: pa.RecordBatch, path: list[str]) -> list[Value]:
+    array: Any = batch.column(path[0])
     reasons: list[str | None] = [None] * len(array)
-    for outer, inner in pairwise(steps):
+    for outer, inner in pairwise(path):
         if array.null_count:
             absent = array.is_null().to_pylist()
             reason = f"'{outer}' is null, so it has no key '{inner}'"
@@ -111,7 +145,7 @@ def _column(batch: pa.RecordBatch, steps: list[str]) -> list[Value]:
             ]
         array = array.field(inner)
     values = _values(array)
-    if len(steps) == 1:
+    if len(path) == 1:
         return values
     return [
         NoValue(reason) if reason else value for reason, value in zip(reasons, values, strict=True)
@@ -144,9 +178,9 @@ def _values(array: Any) -> list[Value]:
 
 
 def _number(value: float | None, spell: Any) -> Value:
-    """The shortest spelling, without an exponent where one can read it.
+    """The shortest spelling, without an exponent unless it would be very long.
 
-    pandas and others write NaN where a value is missing.
+    NaN is a missing value: pandas and others write it for one.
     """
     if value is None or math.isnan(value):
         return None
@@ -156,7 +190,7 @@ def _number(value: float | None, spell: Any) -> Value:
 
 
 def _refused(array: Any, kind: Any) -> list[Value]:
-    """No value where there is one, but none that could be a text; nulls stay nulls."""
+    """`NoValue` for each value of a type that cannot be a text; nulls stay nulls."""
     what = "an object" if pa.types.is_struct(kind) else f"of type {kind}"
     reason = NoValue(f"the value is {what}, not a text or a number")
     return [None if null else reason for null in array.is_null().to_pylist()]
@@ -187,6 +221,8 @@ def _lists(array: Any) -> list[Value]:
         texts = [value for value in values if isinstance(value, str)]
         holds_others = len(texts) < length
         lists.append(
-            NoValue("the list holds more than texts and numbers") if holds_others else texts
+            NoValue("the list contains other values than texts and numbers")
+            if holds_others
+            else texts
         )
     return lists

@@ -1,10 +1,12 @@
-"""What every reader of tables speaks: formats, rows, and the values that a row may lack."""
+"""What all table readers share: formats, rows and their values, and the interface `Table`."""
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from comity.errors import nearest
+from comity.errors import ComityError, ErrorList, nearest
 
 DELIMITED = (".csv", ".tsv", ".txt", ".tab")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -16,21 +18,17 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How a text file is to be read; None stands for "find out".
+    """How to read a text file; None means that the reader finds out.
 
-    `delimiter` is one character (a tab may be spelled "tab"). `header = False` names columns by
-    position, counted from 0. `quoting = False` makes quote characters ordinary text. `encoding` is
-    the name of a Python codec.
+    `delimiter` is one character (a tab may be written "tab"). With `header = False` columns are
+    named by index, counted from 0. `quoting = False` makes quote characters ordinary text.
+    `encoding` is the name of a Python codec.
     """
 
     delimiter: str | None = None
     header: bool = True
     quoting: bool | None = None
     encoding: str | None = None
-
-
-class Position(int):
-    """A column of delimited text by its place, counted from 0, whatever the header calls it."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,98 @@ Value = str | list[str] | None | NoValue
 
 
 class Row(NamedTuple):
-    """The values of the asked columns; `line` counts from 1 (Parquet: the row counts from 1)."""
+    """The values of the chosen columns; `line` counts from 1 (in Parquet, rows from 1)."""
 
     line: int
     values: tuple[Value, ...]
 
 
+WholeRow = dict[str, Any]
+"""A row with every column of its table, with the types of JSON or Parquet, else as texts."""
+
+
+class Table(ABC):
+    """A user's table: its column names, how it is read, and its rows.
+
+    Rows are read when they are asked for, so memory does not grow with the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The keys of whole rows, none of them twice.
+
+        Where a header is empty or repeats a name, the key is "column 2" or has a "_" added. Raises
+        `ComityError` where JSON lines cannot be read.
+        """
+
+    @property
+    @abstractmethod
+    def chosen_names(self) -> list[str]:
+        """The key of each chosen column in whole rows; a dotted key leads into objects."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """How the file is read: "format", for text also "encoding", "delimiter" and so on."""
+
+    def arrow_types(self) -> dict[str, Any]:
+        """The Arrow types of the columns, for a table that has them."""
+        return {}
+
+    def rows(self, errors: ErrorList) -> Iterator[Row]:
+        """The rows, each with one value for each chosen column.
+
+        A row that cannot be read (wrong number of fields, a quote that is not closed, invalid JSON)
+        is left out and added to `errors`, as is an error that ends the reading. The errors are
+        complete once all rows are read. Blank lines are skipped; in a table of one column they are
+        empty texts, except at the end of the file.
+        """
+        return (row for row, _ in self._all_rows(errors, whole=False))
+
+    def whole_rows(self, errors: ErrorList) -> Iterator[tuple[Row, WholeRow]]:
+        """The rows as in `rows`, each with the same row in full, its keys as in `names`."""
+        return self._all_rows(errors, whole=True)
+
+    def _all_rows(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        try:
+            yield from self._read(errors, whole)
+        except ComityError as error:
+            errors.extend(error)
+
+    @abstractmethod
+    def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        """Read the file once; without `whole` the whole rows are empty.
+
+        Errors of single rows are added to `errors`. Raises `ComityError` where reading must end.
+        """
+
+
+def as_text(path: Path, line: int, value: Value, errors: ErrorList) -> str:
+    """A value as a text: a null is empty, and what is not a text is an error and empty."""
+    if isinstance(value, NoValue):
+        errors.add(f"{path}:{line}: {value.reason}; give the row a text")
+    elif isinstance(value, list):
+        errors.add(f"{path}:{line}: the text is a list; write it as one text")
+    return value if isinstance(value, str) else ""
+
+
+def row_texts(path: Path, row: Row, errors: ErrorList) -> tuple[str, ...]:
+    """The values of a row as texts, see `as_text`."""
+    return tuple([as_text(path, row.line, value, errors) for value in row.values])
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, with "_" added until it differs from all names in `taken`."""
+    while name in taken:
+        name += "_"
+    return name
+
+
 def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:
-    """Names as they may stand in a sentence, cut where there are too many or one is too long.
+    """Names in quotes for a message; a long list and long names are shortened.
 
     >>> quoted_list(["text", "label"])
     '"text", "label"'
@@ -64,11 +146,11 @@ def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:
 
 
 def shown(text: str) -> str:
-    """`text` on one line: line ends and what else cannot be printed as escapes."""
+    """`text` on one line: line ends and other unprintable characters as escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def no_column(name: str | int, names: Iterable[str]) -> str:
-    """The part of a sentence that says which column is missing and which stand in the file."""
+    """The part of a message that says which column is missing and which columns there are."""
     names = [shown(name) for name in names]
     return f'no column "{name}"{nearest(name, names)}; the columns are {quoted_list(names)}'

@@ -1,10 +1,11 @@
-"""Files on disk: whether one can be read, in which encoding, and its text line by line."""
+"""Text files: whether one can be read, in which encoding, and its lines."""
 
 import codecs
 import io
 import itertools
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from comity.errors import ComityError, nearest
@@ -29,20 +30,19 @@ NOT_TEXT = (
 
 
 def check_file(path: Path) -> None:
-    """Raise `ComityError` unless `path` is a file that can be opened and is not empty."""
+    """Raise `ComityError` unless `path` is a regular file that is not empty."""
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ComityError(f"{path}: is a folder; name a file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ComityError(f"{path}: is not a regular file; save its content to a file first")
-        if status.st_size == 0:
-            raise ComityError(f"{path}: the file is empty; give a file with rows")
-        path.open("rb").close()
     except FileNotFoundError:
         raise ComityError(_not_found(path)) from None
     except (OSError, ValueError) as error:
         raise ComityError(cannot_read(path, error)) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ComityError(f"{path}: is a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ComityError(f"{path}: is not a regular file; save its content to a file first")
+    if status.st_size == 0:
+        raise ComityError(f"{path}: the file is empty; give a file with rows")
 
 
 def _not_found(path: Path) -> str:
@@ -57,17 +57,108 @@ def _not_found(path: Path) -> str:
 
 
 def cannot_read(path: Path, error: Exception) -> str:
-    """The sentence for an error of the operating system."""
+    """The message for an error of the operating system."""
     reason = getattr(error, "strerror", None) or str(error)
     return f"{path}: the file cannot be read ({reason}); check its path and its permissions"
 
 
-def find_encoding(path: Path, declared: str | None) -> str:
-    """The codec to read `path` with: the declared one, else by the byte order mark, else UTF-8.
+@contextmanager
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file for reading bytes. Raises `ComityError` where that is not possible."""
+    check_file(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ComityError(cannot_read(path, error)) from None
+    with file:
+        yield file
 
-    Raises `ComityError` for an unknown codec, for a file that looks like UTF-16 without a mark, and
-    for one that is no text.
+
+@contextmanager
+def open_text(path: Path, encoding: str | None) -> Iterator["TextFile"]:
+    """Open a text file once, to read its lines as often as needed.
+
+    The encoding is the given one, else that of the byte order mark, else UTF-8. Raises
+    `ComityError` where the file cannot be opened, for an unknown encoding, for a file that looks
+    like UTF-16 without a mark, and for one that is not text.
     """
+    with open_bytes(path) as file:
+        yield TextFile(path, file, _find_encoding(path, file, encoding))
+
+
+class TextFile:
+    """An open text file."""
+
+    def __init__(self, path: Path, file: io.BufferedReader, encoding: str):
+        self.path = path
+        self.encoding = encoding
+        self._file = file
+
+    def lines(self) -> Iterator[str]:
+        """All lines with their ends as written; LF, CRLF and CR each end a line.
+
+        A byte order mark is dropped whatever the encoding. Only one iterator may be in use at a
+        time. Raises `ComityError` with line and offset of bytes that do not fit the encoding.
+        """
+        self._file.seek(0)
+        text = io.TextIOWrapper(self._file, encoding=self.encoding, newline="")
+        try:
+            yield text.readline().removeprefix("\ufeff")
+            # `yield from` would close the file together with this generator.
+            for line in text:  # noqa: UP028
+                yield line
+        except UnicodeError:
+            raise ComityError(self._undecodable()) from None
+        except OSError as error:
+            raise ComityError(cannot_read(self.path, error)) from None
+        finally:
+            if not self._file.closed:
+                text.detach()  # else the wrapper would close the file
+
+    def contains(self, byte: bytes) -> bool:
+        """Whether a byte occurs in the file."""
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK_BYTES):
+            if byte in chunk:
+                return True
+        return False
+
+    def _undecodable(self) -> str:
+        """The message for bytes that do not fit; reads again to find their line and offset."""
+        name = "UTF-8" if self.encoding in ("utf-8", "utf-8-sig") else self.encoding
+        advice = (
+            f'save it as UTF-8 or set encoding (now "{self.encoding}", often "cp1252" or "latin-1")'
+        )
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
+        decoder = codecs.getincrementaldecoder(self.encoding)()
+        line, offset = 1, 0
+        step = CHUNK_BYTES
+        while True:
+            self._file.seek(offset)
+            chunk = self._file.read(step)
+            before = decoder.getstate()
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                if len(chunk) > 1:
+                    # The text before the bad byte is lost with the chunk: decode byte by byte.
+                    decoder.setstate(before)
+                    step = 1
+                    continue
+                line += newlines.decode("", final=True).count("\n")
+                # The bytes that failed are this one and those that the decoder still held.
+                start = offset + len(chunk) - len(error.object)
+                return f"{self.path}:{line}: the byte at offset {start:,} is not {name}; {advice}"
+            except UnicodeError:
+                break
+            line += newlines.decode(text).count("\n")
+            offset += len(chunk)
+            if not chunk:
+                break
+        return f"{self.path}: the file is not {name}; {advice}"
+
+
+def _find_encoding(path: Path, file: io.BufferedReader, declared: str | None) -> str:
     if declared is not None:
         try:
             "a".encode(declared)
@@ -75,13 +166,15 @@ def find_encoding(path: Path, declared: str | None) -> str:
             close = nearest(declared, ["utf-8", "utf-16", "utf-16-le", "latin-1", "cp1252"])
             raise ComityError(
                 f'{path}: encoding = "{declared}" is not the name of a text encoding'
-                f"{close or '; utf-8, utf-16-le and cp1252 are such names'}"
+                f"{close or '; use a name such as utf-8, utf-16-le or cp1252'}"
             ) from None
         return declared
-    with path.open("rb") as file:
+    try:
         head = file.read(HEAD_BYTES)
         file.seek(-min(4, path.stat().st_size), io.SEEK_END)
         tail = file.read(4)
+    except OSError as error:
+        raise ComityError(cannot_read(path, error)) from None
     for mark, codec in MARKS:
         if head.startswith(mark):
             return codec
@@ -89,15 +182,15 @@ def find_encoding(path: Path, declared: str | None) -> str:
         if head.startswith(mark):
             raise ComityError(f"{path}: {reason}")
     if head.startswith(b"PAR1") and tail == b"PAR1":
-        raise ComityError(f"{path}: is a Parquet file; let its name end in .parquet")
+        raise ComityError(f"{path}: is a Parquet file; rename it to end in .parquet")
     _refuse_unmarked_utf16(path, head)
     return "utf-8"
 
 
 def _refuse_unmarked_utf16(path: Path, head: bytes) -> None:
-    """Zero bytes on one side of the byte pairs: the other side holds Latin letters or line ends.
+    """Raise where one byte of most pairs is zero, as in UTF-16 text with Latin letters.
 
-    A stray zero byte in UTF-8 is only a character, so a few are let through.
+    A single zero byte in UTF-8 is only a character, so a few are accepted.
     """
     even, odd = head[0::2].count(0), head[1::2].count(0)
     few, many = sorted((even, odd))
@@ -111,53 +204,3 @@ def _refuse_unmarked_utf16(path: Path, head: bytes) -> None:
         f"{path}: looks like UTF-16 without a byte order mark (a zero byte at offset "
         f'{head.index(0)}); set encoding = "{codec}" or save the file as UTF-8'
     )
-
-
-def text_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of `path` with their ends as written; LF, CRLF and CR each end a line.
-
-    A byte order mark is dropped whatever the encoding. Raises `ComityError` that names line and
-    offset of bytes that do not fit the encoding.
-    """
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            yield file.readline().removeprefix("\ufeff")
-            yield from file
-    except UnicodeError:
-        raise ComityError(_undecodable(path, encoding)) from None
-    except OSError as error:
-        raise ComityError(cannot_read(path, error)) from None
-
-
-def _undecodable(path: Path, encoding: str) -> str:
-    """The sentence for bytes that do not fit: only a second look can tell line and offset."""
-    name = "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
-    advice = f'save it as UTF-8 or set encoding (now "{encoding}", often "cp1252" or "latin-1")'
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, offset = 1, 0
-    with path.open("rb") as file:
-        step = CHUNK_BYTES
-        while True:
-            file.seek(offset)
-            chunk = file.read(step)
-            before = decoder.getstate()
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                if len(chunk) > 1:
-                    # The text before the bad byte is lost with the chunk: go on byte by byte.
-                    decoder.setstate(before)
-                    step = 1
-                    continue
-                line += newlines.decode("", final=True).count("\n")
-                # What failed is this byte and those before it that were still waiting for it.
-                place = offset + len(chunk) - len(error.object)
-                return f"{path}:{line}: the byte at offset {place:,} is not {name}; {advice}"
-            except UnicodeError:
-                break
-            line += newlines.decode(text).count("\n")
-            offset += len(chunk)
-            if not chunk:
-                break
-    return f"{path}: the file is not {name}; {advice}"

@@ -161,7 +161,7 @@ def _stage_summary(plan: StagePlan) -> dict[str, Any]:
         "tasks": {
             count.name: {
                 "rows": count.rows,
-                "turns": count.turns,
+                "turns": count.batches,
                 "examples": count.examples,
                 "tokens": count.tokens,
                 "passes": round(count.passes, 4),
