@@ -204,7 +204,7 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Print the operations on which our steps spend most time, for one task and for three."""
+    """Print the operations that take most of the time of our steps, for one task and for three."""
     from common import precisions
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
