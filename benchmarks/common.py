@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs in turn in processes of their own, medians, tables, JSON."""
+"""Helpers of the benchmarks: alternating runs in separate processes, medians, tables, results."""
 
 import json
 import resource
@@ -18,10 +18,13 @@ from comity import hardware
 RESULTS = Path(__file__).parent / "results"
 
 
-def in_turn(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Run each command `rounds` times, A B C A B C ..., so that a drift of the machine hits all.
+def alternate(
+    commands: Mapping[str, Sequence[str]], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Run each command `rounds` times, in the order A B C A B C ..., and collect its results.
 
-    Each command prints one JSON object as its last line.
+    Alternating spreads slow changes of the machine's speed over all commands. The last line that a
+    command prints must be a JSON object.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds):
@@ -36,32 +39,33 @@ def in_turn(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, lis
 
 
 def memory() -> tuple[int, int]:
-    """Bytes that this process holds now and held at most; without /proc the latter is both.
+    """Resident memory of this process in bytes: now, and at its peak.
 
-    From the kernel's own marks where it has them, since getrusage takes over the parent's.
+    Read from /proc, because the peak of getrusage includes the parent process. Without /proc both
+    numbers are the peak of getrusage.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most, most
-    marks = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
-    held, most = (int(marks[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return held, most
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak, peak
+    fields = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def median(values: Sequence[float]) -> float:
-    """The median."""
+    """The median of some measurements."""
     return statistics.median(values)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Smallest to largest."""
+    """The smallest and the largest value, as text."""
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table, its numbers to the right."""
+    """Print a table. The first column is aligned left, the others right."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
@@ -71,33 +75,33 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> Path:
-    """Write what was measured, with the machine, to benchmarks/results: a file for each class.
+    """Write ratios and details to the file of this processor class in benchmarks/results.
 
-    Ratios stand at the top, details under the benchmark's name. What an earlier run measured and
-    this one did not is kept.
+    Ratios go to the top level; details and a description of the machine go under the name of the
+    benchmark. Results of earlier runs that this run did not measure again are kept.
     """
     RESULTS.mkdir(exist_ok=True)
     facts = hardware.describe(torch.device("cpu"))
     path = RESULTS / f"{facts['processor_class']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     content |= {"class": facts["processor_class"], **ratios}
-    of_name = content.setdefault(name, {})
-    of_name["machine"] = facts
+    benchmark = content.setdefault(name, {})
+    benchmark["machine"] = facts
     for key, value in details.items():
-        of_name[key] = of_name.get(key, {}) | value if isinstance(value, dict) else value
+        benchmark[key] = benchmark.get(key, {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
 
 
 def precisions() -> list[str]:
-    """What is measured here: bf16 only where products in it are fast."""
+    """The precisions to measure on this machine: bf16 only if it is fast here."""
     fast = hardware.fast_bf16(torch.device("cpu"))
     return ["bf16", "float32"] if fast else ["float32"]
 
 
 def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:
-    """FLOP/s of a product of the shapes that MiniLM's feed-forward has, by the faster library."""
+    """FLOP/s of `comity.model.matmul.product` on the shapes of MiniLM's feed-forward layer."""
     import time
 
     from comity.model.matmul import linear

@@ -1,9 +1,10 @@
-"""Inference: embeddings and predictions, against sentence-transformers and plain transformers.
+"""Inference speed: Comity, sentence-transformers and plain transformers.
 
     python benchmarks/encode.py --data DIR [--texts 2048] [--rounds 3]
 
-Texts a second over all texts, and the latency of one text at a time. The run that is loaded has
-MiniLM's own weights (one step at a rate of 1e-12), so that embeddings can be compared.
+Measures texts per second over all texts, and the latency of one text at a time. The run that is
+loaded has the original weights of MiniLM (it was trained for one step at a learning rate of 1e-12),
+so that the embeddings can be compared.
 """
 
 import argparse
@@ -25,12 +26,12 @@ HERE = Path(__file__)
 
 
 def main() -> None:
-    """Measure, show tables, keep the ratios."""
+    """Run the benchmark, print its tables and write the results."""
     options = _options()
     if options.one is not None:
         print(json.dumps(_measure(ONE[options.one](options), _texts(options))))
         return
-    from common import in_turn, keep, median, precisions, show, spread
+    from common import alternate, keep, median, precisions, show, spread
 
     commands = {}
     for precision in precisions():
@@ -39,13 +40,13 @@ def main() -> None:
                 sys.executable, str(HERE), "--one", name, "--precision", precision,
                 "--data", str(options.data), "--texts", str(options.texts),
             ]  # fmt: skip
-    found = in_turn(commands, options.rounds)
+    found = alternate(commands, options.rounds)
     rows = []
     for name, runs in found.items():
         speeds = [run["texts_per_second"] for run in runs]
         latency = [median([run[key] for run in runs]) for key in ("p50_ms", "p99_ms")]
         rows.append((name, median(speeds), spread(speeds), *latency))
-    show("Encoding", ["who", "texts/s", "spread", "p50 ms", "p99 ms"], rows)
+    show("Encoding", ["library", "texts/s", "spread", "p50 ms", "p99 ms"], rows)
     ratios = {}
     for precision in precisions():
         ours, theirs = (
@@ -100,6 +101,7 @@ def _comity(options: argparse.Namespace) -> Callable[[list[str]], Any]:
 
 
 def _model(options: argparse.Namespace, tasks: int) -> Any:
+    """A loaded run with the weights of MiniLM and `tasks` equal classification tasks."""
     from comity import Recipe, load, train
 
     task = {
@@ -123,9 +125,9 @@ def _model(options: argparse.Namespace, tasks: int) -> Any:
 def _sentence_transformers(options: argparse.Namespace) -> Callable[[list[str]], Any]:
     from sentence_transformers import SentenceTransformer
 
-    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     model = SentenceTransformer(
-        str(find_checkpoint("minilm")), device="cpu", model_kwargs={"dtype": kind}
+        str(find_checkpoint("minilm")), device="cpu", model_kwargs={"dtype": dtype}
     )
     return lambda texts: model.encode(texts, batch_size=64)
 
@@ -135,15 +137,15 @@ def _transformers(options: argparse.Namespace) -> Callable[[list[str]], Any]:
 
     folder = find_checkpoint("minilm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    model = transformers.BertModel.from_pretrained(folder, dtype=kind).eval()
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    model = transformers.BertModel.from_pretrained(folder, dtype=dtype).eval()
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> Any:
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found = []
         for start in range(0, len(texts), 64):
-            chosen = [texts[place] for place in order[start : start + 64]]
+            chosen = [texts[index] for index in order[start : start + 64]]
             inputs = tokenizer(chosen, padding=True, truncation=True, return_tensors="pt")
             found.append(model(**inputs).last_hidden_state.mean(1))
         return torch.cat(found)
@@ -152,7 +154,7 @@ def _transformers(options: argparse.Namespace) -> Callable[[list[str]], Any]:
 
 
 def _distance(options: argparse.Namespace, precision: str) -> float:
-    """The largest cosine distance between our embeddings and sentence-transformers'."""
+    """The largest cosine distance between our embeddings and those of sentence-transformers."""
     options.precision = precision
     texts = _texts(options)[:512]
     ours = np.asarray(_comity(options)(texts), dtype=np.float64)
@@ -163,7 +165,7 @@ def _distance(options: argparse.Namespace, precision: str) -> float:
 
 
 def _three_heads(options: argparse.Namespace) -> dict[str, float]:
-    """Three heads of one model on the same texts at once, against asking them one by one."""
+    """How many times faster three heads predict together than one after another."""
     options.precision = "auto"
     model = _model(options, 3)
     texts = _texts(options)[:1024]

@@ -1,10 +1,11 @@
-"""What gradient surgery costs: a step of `pcgrad` against one of `sum`, torchjd, the usual wrapper.
+"""Cost of gradient surgery: steps with `pcgrad`, `sum`, torchjd and an optimizer wrapper.
 
     python benchmarks/surgery.py --data DIR [--tasks 2 3 8 16] [--batches 8 32] [--rounds 7]
 
-K tasks are K classifications of the same sentences, so that only the number of tasks differs. Steps
-are taken in turn on the same batches; medians of whole steps, update included. Memory is the peak
-of a process of its own that takes a few steps, less that of one with `sum`.
+The K tasks are K classifications of the same sentences, so that only the number of tasks differs.
+The systems run alternating steps on the same batches; times are medians of whole steps, including
+the update. Memory is the peak of a separate process that runs a few steps, minus the peak with
+`sum`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ HERE = Path(__file__)
 
 
 def main() -> None:
-    """Measure, show a table, keep the ratios."""
+    """Run the benchmark, print its table and write the results."""
     options = _options()
     if options.one is not None:
         step = STEPS[options.one](options, options.tasks[0], options.batches[0])
@@ -58,7 +59,7 @@ def main() -> None:
             print(f"K={tasks} batch={batch}: sum {1e3 * base:.0f} ms", file=sys.stderr, flush=True)
     show(
         "Gradient surgery",
-        ["who", "batch", "ms a step", "time / sum", "MB above sum"],
+        ["system", "batch", "ms per step", "time / sum", "MB more than sum"],
         rows,
     )
     keep("surgery", ratios, {"steps": details})
@@ -71,7 +72,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--peers-up-to", type=int, default=3, help="K up to which peers run too")
+    parser.add_argument(
+        "--peers-up-to", type=int, default=3, help="largest K at which torchjd and the wrapper run"
+    )
     parser.add_argument("--one", choices=list(STEPS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -82,7 +85,7 @@ def _times(steps: dict[str, Callable[[int], None]], rounds: int) -> dict[str, li
         for name, step in steps.items():
             started = time.perf_counter()
             step(number)
-            if number >= 2:  # the first two fill caches
+            if number >= 2:  # the first two rounds warm up
                 times[name].append(time.perf_counter() - started)
     return times
 
@@ -131,14 +134,17 @@ def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
 
 
 class _Silent:
-    """Takes what a run would log."""
+    """A run directory that writes nothing."""
 
     def log(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
+        """Ignore a line of the log."""
 
 
 def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[Any, ...]:
-    """transformers' BertModel with K heads, and batches of length-grouped sentences."""
+    """transformers' BertModel with K heads, its optimizer, and a function that gives K losses.
+
+    Every batch holds sentences of similar length.
+    """
     import csv
 
     import transformers
@@ -155,7 +161,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
     heads = torch.nn.ModuleList(torch.nn.Linear(bert.config.hidden_size, 5) for _ in range(tasks))
     optimizer = torch.optim.AdamW([*bert.parameters(), *heads.parameters()], lr=5e-5, fused=True)
     draws = random.Random(0)
-    kind = hardware.choose_precision(options.precision, torch.device("cpu"))  # as ours chooses
+    dtype = hardware.choose_precision(options.precision, torch.device("cpu"))  # as Comity chooses
 
     def losses() -> list[torch.Tensor]:
         found = []
@@ -164,7 +170,7 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
             chosen = rows[first : first + batch]
             texts = tokenizer([r["sentence"] for r in chosen], padding=True, return_tensors="pt")
             labels = torch.tensor([int(row["sentiment"]) for row in chosen])
-            with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
                 logits = head(bert(**texts).pooler_output)
                 found.append(torch.nn.functional.cross_entropy(logits.float(), labels))
         return found
@@ -194,10 +200,10 @@ def _torchjd(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[i
 
 
 def _wrapper(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[int], None]:
-    """One optimizer wrapped: K backward passes, flat gradients of everything, projected pairwise.
+    """PCGrad as a wrapper around an optimizer: K backward passes, then pairwise projections.
 
-    After Yu et al. 2020, algorithm 1, in the way that public wrappers take: zero-filled gradients
-    of every parameter, heads included, concatenated for each task.
+    Yu et al. 2020, algorithm 1, as public implementations do it: for each task one concatenated
+    gradient of all parameters, including the heads, with zeros for parameters it does not use.
     """
     bert, heads, optimizer, losses = _peer_model(options, tasks, batch)
     parameters = [*bert.parameters(), *heads.parameters()]

@@ -1,12 +1,12 @@
-"""Training speed: Comity, transformers' Trainer, sentence-transformers' trainer.
+"""Training speed: Comity, the Trainer of transformers, the trainer of sentence-transformers.
 
     python benchmarks/train.py --data DIR [--rounds 3] [--steps 50] [--batch 32]
         [--tasks sentiment paraphrase similarity] [--dev] [--peers trainer-compiled]
 
-Same data, same encoder (MiniLM), same batch, dropout as in the checkpoint on both sides. Each run
-is a process of its own and times all its steps; the peers run as their documentation starts them
-and at their best (rows grouped by length where they can, eager attention). With `--dev` each run is
-judged on dev after its steps, outside the time.
+All use the same data, encoder (MiniLM) and batch size, and the dropout of the checkpoint. Each run
+is a separate process and times all its steps. The other trainers run as their documentation shows
+("documented") and with their fastest settings ("best": rows grouped by length where supported,
+eager attention). With `--dev`, each run is evaluated on dev after its steps; that is not timed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LABELS = {"sentiment": "sentiment", "paraphrase": "is_duplicate", "similarity": 
 
 
 def main() -> None:
-    """Measure, show a table, keep the ratios."""
+    """Run the benchmark, print its tables and write the results."""
     options = _options()
     if options.profile:
         profile(options)
@@ -44,7 +44,7 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(run_one(options.one, options)))
         return
-    from common import in_turn, keep, median, precisions, show, spread
+    from common import alternate, keep, median, precisions, show, spread
 
     commands = {}
     options.precisions = options.precisions or precisions()
@@ -55,7 +55,7 @@ def main() -> None:
                 "--data", str(options.data), "--steps", str(options.steps),
                 "--batch", str(options.batch), *(["--dev"] if options.dev else []),
             ]  # fmt: skip
-    found = in_turn(commands, options.rounds)
+    found = alternate(commands, options.rounds)
     speeds = {name: [run["examples_per_second"] for run in runs] for name, runs in found.items()}
     scores = {name: runs[0]["dev"] for name, runs in found.items() if options.dev}
     rows = [
@@ -64,7 +64,7 @@ def main() -> None:
     ]
     show(
         f"Training, batch {options.batch}, {options.steps} steps",
-        ["who", "examples/s", "spread", "dev"],
+        ["trainer", "examples/s", "spread", "dev"],
         rows,
     )
     ratios = {}
@@ -72,9 +72,9 @@ def main() -> None:
         short = {"bf16": "bf16", "float32": "fp32"}[precision]
         compared = [(f"st_{short}", "comity-three", "sentence-transformers")]
         for task in TASKS:
-            of_task = "" if task == "sentiment" else f"_{task}"
+            suffix = "" if task == "sentiment" else f"_{task}"
             for setting in ("documented", "best"):
-                key, peer = f"train_{short}_{setting}{of_task}", f"trainer-{setting}-{task}"
+                key, peer = f"train_{short}_{setting}{suffix}", f"trainer-{setting}-{task}"
                 compared.append((key, f"comity-{task}", peer))
         for key, ours, theirs in compared:
             pair = [speeds.get(f"{name} {precision}") for name in (ours, theirs)]
@@ -88,17 +88,17 @@ def main() -> None:
     show("Ratios", ["key", "ratio"], list(ratios.items()))
     measured: dict[str, Any] = {"examples_per_second": speeds}
     ours = {name: runs[0] for name, runs in found.items() if name.startswith("comity")}
-    columns = ["who", "of the time to pack batches", "MB held after a quarter", "at the end"]
-    takes = [
+    columns = ["trainer", "time for packing", "MB in use after a quarter", "MB at the end"]
+    costs = [
         (name, f"{run['packing_share']:.2%}", *run["memory_held_mb"]) for name, run in ours.items()
     ]
-    show("What else it takes", columns, takes)
+    show("Packing and memory", columns, costs)
     for what in ("packing_share", "memory_held_mb"):
         measured[what] = {name: run[what] for name, run in ours.items()}
     if options.dev:
         measured[f"dev_after_{options.steps}_steps"] = scores
     name = f"train-batch{options.batch}"
-    if options.batch == 32:  # what a class is judged by
+    if options.batch == 32:  # the targets are for this batch size
         keep(name, ratios, measured)
     else:
         keep(name, {}, {**ratios, **measured})
@@ -111,20 +111,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=32)
     known = ("bf16", "float32")
-    parser.add_argument("--precisions", nargs="+", choices=known, help="default: what is fast here")
+    parser.add_argument("--precisions", nargs="+", choices=known, help="default: fast ones")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sentiment"])
     peers = [*TRAINERS, *SENTENCE_TRANSFORMERS]
     parser.add_argument("--peers", nargs="+", choices=peers, default=PEERS)
-    parser.add_argument("--only", nargs="+", help="these rows of the table only")
-    parser.add_argument("--dev", action="store_true", help="judge each run on dev")
-    parser.add_argument("--profile", action="store_true", help="where a step's time goes, ours")
+    parser.add_argument("--only", nargs="+", help="run only these rows of the table")
+    parser.add_argument("--dev", action="store_true", help="evaluate each run on dev")
+    parser.add_argument("--profile", action="store_true", help="profile our steps instead")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="bf16", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def names(options: argparse.Namespace) -> list[str]:
-    """The rows of the table: ours and the peers' for each task, then three tasks at once."""
+    """The rows of the table: trainers on one task, then trainers on three tasks at once."""
     found = []
     for task in options.tasks:
         found.append(f"comity-{task}")
@@ -133,7 +133,10 @@ def names(options: argparse.Namespace) -> list[str]:
 
 
 def run_one(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Take the steps of one row of the table; with the share of the limit that ours come to."""
+    """Run the steps of one row of the table.
+
+    Our rows include `share_of_limit`: the FLOP/s of the run divided by those of one large product.
+    """
     import torch
     from common import product_rate
 
@@ -141,18 +144,18 @@ def run_one(name: str, options: argparse.Namespace) -> dict[str, Any]:
         return sentence_transformers(options, SENTENCE_TRANSFORMERS[name])
     who, _, task = name.rpartition("-")
     if who == "comity":
-        kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        rate = product_rate(kind)
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        rate = product_rate(dtype)
         found = comity(options, list(TASKS) if task == "three" else [task])
-        rate = (rate + product_rate(kind)) / 2
+        rate = (rate + product_rate(dtype)) / 2
         return {**found, "share_of_limit": found["flop_per_second"] / rate}
     if who not in TRAINERS or task not in TASKS:
-        raise SystemExit(f"{name}: no such row; rows are called like comity-sentiment")
+        raise SystemExit(f"{name}: unknown row; a row is named like comity-sentiment")
     return trainer(options, task, **TRAINERS[who])
 
 
 def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
-    """Steps of the trainer, evaluation left out."""
+    """Time the steps of our trainer, without evaluation."""
     from common import memory
 
     from comity import Recipe
@@ -174,23 +177,23 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
         trainer.start_stage(plan)
         held = []
         started = time.perf_counter()
-        for number, turns in enumerate(plan.steps):
-            trainer.step(plan, turns)
+        for number, batches in enumerate(plan.steps):
+            trainer.step(plan, batches)
             trainer.progress.stage_step = trainer.progress.step = number + 1
             held.append(memory()[0] / 1e6)
         seconds = time.perf_counter() - started
         again = time.perf_counter()
-        for turns in plan.steps:
-            for turn in turns:
-                trainer._batch(plan, turn)
+        for batches in plan.steps:
+            for batch in batches:
+                trainer._batch(plan, batch)
         packing = time.perf_counter() - again
     examples = sum(count.examples for count in plan.counts)
     tokens = sum(count.tokens for count in plan.counts)
     dense = len(trainer.flat.masters) - trainer.flat.table_stop
     dev = {}
     if options.dev:
-        judged, _ = trainer.evaluate({n: d.dev for n, d in trainer.prepared.tasks.items()})
-        dev = {"dev": {name: found.score.value for name, found in judged.items()}}
+        evaluated, _ = trainer.evaluate({n: d.dev for n, d in trainer.prepared.tasks.items()})
+        dev = {"dev": {name: found.score.value for name, found in evaluated.items()}}
     return {
         **dev,
         "examples_per_second": examples / seconds,
@@ -201,7 +204,7 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Print the operations that take most of our steps' time, for one task and for three."""
+    """Print the operations that take most of the time of our steps, for one task and for three."""
     from common import precisions
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
@@ -218,7 +221,7 @@ def profile(options: argparse.Namespace) -> None:
 def trainer(
     options: argparse.Namespace, task: str, attention: str, group: bool, compiled: bool = False
 ) -> dict[str, Any]:
-    """transformers' Trainer on one task, both texts of a pair in one sequence."""
+    """The Trainer of transformers on one task, with a pair as one sequence."""
     import transformers
     from torch.utils.data import Dataset
 
@@ -241,9 +244,9 @@ def trainer(
         def __len__(self) -> int:
             return len(self.labels)
 
-        def __getitem__(self, place: int) -> dict[str, Any]:
-            values = {key: self.encoded[key][place] for key in self.encoded}
-            return {**values, "labels": self.labels[place]}
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            values = {key: self.encoded[key][index] for key in self.encoded}
+            return {**values, "labels": self.labels[index]}
 
     outputs = {"sentiment": 5, "paraphrase": 2, "similarity": 1}[task]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -270,18 +273,19 @@ def trainer(
 
 
 def _score(runner: Any, rows: Any, task: str) -> float:
-    """The task's metric of the Trainer's predictions."""
+    """The score of the Trainer's predictions, in the metric of the task."""
     from comity.evaluation.metrics import METRICS
 
-    judged = runner.predict(rows)  # grouped by length, it judges rows in an order of its own
-    outputs = judged.predictions
+    # With rows grouped by length, predict() may reorder them, so use the labels that it returns.
+    result = runner.predict(rows)
+    outputs = result.predictions
     found = outputs[:, 0] if task == "similarity" else outputs.argmax(axis=1)
     name = "pearson" if task == "similarity" else "accuracy"
-    return float(METRICS[name](judged.label_ids, found).value or 0.0)
+    return float(METRICS[name](result.label_ids, found).value or 0.0)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What both peers' trainers are told alike: the work, and nothing beside it."""
+    """Arguments of both other trainers: the same work, without logging or saving."""
     return {
         "per_device_train_batch_size": options.batch,
         "bf16": options.precision == "bf16",
@@ -294,7 +298,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def sentence_transformers(options: argparse.Namespace, attention: str) -> dict[str, Any]:
-    """sentence-transformers' trainer, round-robin over the three tasks."""
+    """The trainer of sentence-transformers, round-robin over the three tasks."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
@@ -325,7 +329,7 @@ def sentence_transformers(options: argparse.Namespace, attention: str) -> dict[s
     with tempfile.TemporaryDirectory() as out:
         arguments = Arguments(
             output_dir=out,
-            max_steps=options.steps * 3,  # one task a step
+            max_steps=options.steps * 3,  # one task per step
             multi_dataset_batch_sampler="round_robin",
             **_settings(options),
         )
@@ -340,7 +344,7 @@ def sentence_transformers(options: argparse.Namespace, attention: str) -> dict[s
 
 
 def _cosine_score(model: Any, options: argparse.Namespace) -> float:
-    """Pearson of the embeddings' cosines on the similarity task's dev rows."""
+    """Pearson correlation of the cosines of the embeddings with the dev scores of similarity."""
     from comity.evaluation.metrics import METRICS
 
     rows = _rows(options.data / "sts-dev.csv")

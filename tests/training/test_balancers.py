@@ -1,6 +1,6 @@
-"""Balancers on the Gramian against hand arithmetic, full vectors, torchjd and scipy.
+"""Balancers, checked by hand, on full gradient vectors, and against torchjd and scipy.
 
-torchjd is no oracle for those that are taken from it: they are held to what their papers promise.
+The balancers that come from torchjd are checked against the properties stated in their papers.
 """
 
 import sys
@@ -32,7 +32,7 @@ from comity.training.balancers import (
 
 @st.composite
 def gradients_and_orders(draw, most=5):
-    """Whole numbers (so that a zero gradient or a right angle is met often) and any orders."""
+    """Integer gradients, so that zero and orthogonal gradients are common, and any orders."""
     count = draw(st.integers(2, most))
     shape = (count, draw(st.integers(1, 7)))
     gradients = draw(arrays.arrays(np.int64, shape, elements=st.integers(-5, 5)))
@@ -48,7 +48,7 @@ def weights_of(gradients, orders):
 
 
 def published_algorithm(gradients, orders):
-    """Yu et al. 2020, algorithm 1, on the vectors themselves."""
+    """Yu et al. 2020, algorithm 1, on full gradient vectors."""
     total = np.zeros(gradients.shape[1])
     for gradient, others in zip(gradients, orders, strict=True):
         projected = gradient.copy()
@@ -69,11 +69,12 @@ def test_two_gradients_by_hand():
     assert weights.dtype == torch.float32
 
 
-def test_three_gradients_by_hand_where_the_order_matters():
+def test_three_gradients_by_hand_in_two_orders():
     # g1 = (1, 0), g2 = (-1, 1), g3 = (-1, -2); inner products -1, -1, -1.
-    # g1, first against g2: (0.5, 0.5) = g1 + g2 / 2; with g3 then -1.5, and |g3|^2 = 5: + 0.3 g3.
-    # g1, first against g3: g1 + 0.2 g3 = (0.8, -0.4); with g2 then -1.2, and |g2|^2 = 2: + 0.6 g2.
-    # g2 against g1: (0, 1); with g3 then -2: + 0.4 g3.     g3 against g1: (0, -2); g2: -2: + 1 g2.
+    # g1, g2 first: g1 + g2 / 2 = (0.5, 0.5); its product with g3 is -1.5, |g3|^2 = 5: + 0.3 g3.
+    # g1, g3 first: g1 + 0.2 g3 = (0.8, -0.4); its product with g2 is -1.2, |g2|^2 = 2: + 0.6 g2.
+    # g2, g1 first: (0, 1); its product with g3 is -2: + 0.4 g3.
+    # g3, g1 first: (0, -2); its product with g2 is -2: + 1 g2.
     gramian = torch.tensor([[1.0, -1, -1], [-1, 2, -1], [-1, -1, 5]], dtype=torch.float64)
     one, _ = pcgrad(gramian, [[1, 2], [0, 2], [0, 1]], {})
     two, _ = pcgrad(gramian, [[2, 1], [0, 2], [0, 1]], {})
@@ -91,9 +92,10 @@ def test_equals_the_published_algorithm_on_full_vectors(case):
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_equals_torchjd_with_the_order_made_equal(case):
+def test_equals_torchjd_with_the_same_order(case):
     gradients, orders = case
-    gradients = gradients + np.eye(*gradients.shape) * 0.25  # torchjd divides by a zero length
+    # torchjd divides by zero for a zero gradient.
+    gradients = gradients + np.eye(*gradients.shape) * 0.25
     gradients = gradients[(gradients != 0).any(axis=1)]
     orders = [[j for j in order if j < len(gradients)] for order in orders[: len(gradients)]]
     drawn = iter(torch.tensor([i, *order]) for i, order in enumerate(orders))
@@ -106,21 +108,21 @@ def test_equals_torchjd_with_the_order_made_equal(case):
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_without_conflict_it_is_the_sum(case):
+def test_pcgrad_without_conflict_is_the_sum(case):
     gradients, orders = case
     assert weights_of(np.abs(gradients), orders).tolist() == [1.0] * len(gradients)
 
 
 @given(gradients_and_orders(most=2))
 @settings(deadline=None)
-def test_of_two_gradients_none_is_opposed_by_the_result(case):
+def test_pcgrad_of_two_gradients_conflicts_with_neither(case):
     gradients, orders = case
     assert (gradients @ (weights_of(gradients, orders) @ gradients) >= -1e-9).all()
 
 
 @given(gradients_and_orders(), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
 @settings(deadline=None)
-def test_scale_of_all_gradients_leaves_the_weights(case, scale):
+def test_scaling_all_gradients_does_not_change_the_weights(case, scale):
     gradients, orders = case
     expected = weights_of(gradients, orders)
     assert weights_of(scale * gradients, orders) == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -128,7 +130,7 @@ def test_scale_of_all_gradients_leaves_the_weights(case, scale):
 
 @given(gradients_and_orders(), st.sampled_from([0.25, 8.0]))
 @settings(deadline=None)
-def test_length_of_one_gradient_changes_only_its_own_part_of_the_result(case, scale):
+def test_scaling_one_gradient_scales_only_its_own_projection(case, scale):
     gradients, orders = case
     longer = gradients.copy()
     longer[0] *= scale
@@ -144,7 +146,7 @@ def published_algorithm_of_one(gradients, orders, i):
 
 
 @pytest.mark.parametrize("rows", [[[0, 0], [1, -1]], [[0, 0], [0, 0]], [[1, 1], [0, 0], [-1, 0]]])
-def test_a_zero_gradient_divides_nothing(rows):
+def test_a_zero_gradient_causes_no_division_by_zero(rows):
     gradients = np.array(rows, dtype=np.float64)
     orders = [[j for j in range(len(rows)) if j != i] for i in range(len(rows))]
     expected = published_algorithm(gradients, orders)
@@ -169,20 +171,20 @@ def test_one_task_keeps_its_gradient():
     assert pcgrad(torch.tensor([[4.0]]), draw_orders(0, 0, 1), {})[0].tolist() == [1.0]
 
 
-def test_the_input_stays_as_it_was():
+def test_the_gramian_is_not_changed():
     gramian = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)
     pcgrad(gramian, [[1], [0]], {})
     assert gramian.tolist() == [[1.0, -1.0], [-1.0, 2.0]]
 
 
-def test_sum_is_ones_and_state_passes_through():
+def test_sum_has_weights_of_one_and_returns_the_state():
     state = {"mean": torch.ones(1)}
     weights, after = sum_gradients(torch.tensor([[1.0, -1.0], [-1.0, 2.0]]), [[1], [0]], state)
     assert weights.tolist() == [1.0, 1.0]
     assert after is state
 
 
-def test_mean_is_the_direction_of_the_sum():
+def test_mean_has_equal_weights_that_add_up_to_one():
     gramian = torch.tensor([[1.0, -1.0], [-1.0, 2.0]])
     weights, after = BALANCERS["mean"](gramian, [[1], [0]], {})
     assert weights.tolist() == [0.5, 0.5]
@@ -201,11 +203,11 @@ def test_orders_are_permutations_of_the_others_and_functions_of_their_integers()
     assert len(drawn) == 100
 
 
-def test_orders_are_uniform_and_fresh_for_each_task():
+def test_orders_are_uniform_and_independent_between_tasks():
     orders = [draw_orders(0, step, 3) for step in range(2000)]
     ascending = np.array([[order == sorted(order) for order in step] for step in orders])
     assert ascending.mean(axis=0) == pytest.approx([0.5] * 3, abs=0.05)
-    # One order for all tasks would make these agree always.
+    # With one order for all tasks these would always agree.
     assert np.corrcoef(ascending.T)[np.triu_indices(3, 1)] == pytest.approx([0] * 3, abs=0.1)
 
 
@@ -237,22 +239,24 @@ def test_cosines_of_tiny_and_huge_gradients():
 # GradVac
 
 
-def vaccinated(gradients, orders, averages):
-    """Wang et al. 2021, algorithm 1, on the vectors themselves; the altered ones and the averages.
+def published_gradvac(gradients, orders, averages):
+    """Wang et al. 2021, algorithm 1, on full gradient vectors: changed vectors and new averages.
 
-    For a pair below its target phi: |g_i| (phi sin(a) - cos(a) sin(target)) / (|g_j| sin(target)).
+    If the cosine of a pair is below its target phi, the multiple of g_j that is added to g_i is
+    |g_i| (phi sin(a) - cos(a) sin(target)) / (|g_j| sin(target)), with a the angle of the pair and
+    target the angle with cosine phi.
     """
-    altered, averages = gradients.copy(), averages.copy()
+    changed, averages = gradients.copy(), averages.copy()
     for i, others in enumerate(orders):
         for j in others:
-            lengths = np.linalg.norm(altered[i]), np.linalg.norm(gradients[j])
-            cosine = altered[i] @ gradients[j] / (lengths[0] * lengths[1])
+            lengths = np.linalg.norm(changed[i]), np.linalg.norm(gradients[j])
+            cosine = changed[i] @ gradients[j] / (lengths[0] * lengths[1])
             angle, wanted = np.arccos(cosine), np.arccos(averages[i, j])
             share = np.cos(wanted) * np.sin(angle) - np.cos(angle) * np.sin(wanted)
             if cosine < averages[i, j]:
-                altered[i] += lengths[0] * share / (lengths[1] * np.sin(wanted)) * gradients[j]
+                changed[i] += lengths[0] * share / (lengths[1] * np.sin(wanted)) * gradients[j]
             averages[i, j] = (1 - 0.01) * averages[i, j] + 0.01 * cosine
-    return altered, averages
+    return changed, averages
 
 
 def random_case(seed, most=5):
@@ -267,7 +271,7 @@ def random_case(seed, most=5):
 
 seeds = st.integers(0, 2**32 - 1)
 
-# How near the searches come, as shares of the gradients' squared and plain length together.
+# Precision of the searches, relative to the total length (MGDA: squared) of the gradients.
 MGDA_PRECISION = 1e-3
 UPGRAD_PRECISION = 1e-5
 
@@ -276,7 +280,7 @@ def test_gradvac_of_two_gradients_by_hand():
     # g1 = (1, 0), g2 = (0, 2): cosine 0, sine 1. The targets are 0.6 for g1 and 0.8 for g2.
     # g1: 1 (0.6 * 1 - 0 * 0.8) / (2 * 0.8) = 0.375 of g2 makes (1, 0.75), whose cosine is 0.6.
     # g2: 2 (0.8 * 1 - 0 * 0.6) / (1 * 0.6) = 8/3 of g1 makes (8/3, 2), whose cosine is 0.8.
-    # The averages take in the cosine 0 with 1/100: 0.99 * 0.6 and 0.99 * 0.8.
+    # The averages move towards the cosine 0 by 1/100: 0.99 * 0.6 and 0.99 * 0.8.
     state = {"cosines": torch.tensor([[0, 0.6], [0.8, 0]], dtype=torch.float64)}
     weights, after = gradvac(torch.tensor([[1.0, 0.0], [0.0, 4.0]]), [[1], [0]], state)
     assert weights.tolist() == pytest.approx([1 + 8 / 3, 1 + 0.375])
@@ -285,7 +289,7 @@ def test_gradvac_of_two_gradients_by_hand():
     assert after["cosines"].dtype == torch.float64
 
 
-def test_gradvac_leaves_gradients_that_agree_more_than_the_target():
+def test_gradvac_keeps_gradients_whose_cosine_is_above_the_target():
     # g1 = (1, 0), g2 = (3, 4): cosine 0.6, above both targets, which become 0.99 * 0.5 + 0.006 and
     # 0.99 * -0.5 + 0.006.
     state = {"cosines": torch.tensor([[0, 0.5], [-0.5, 0]], dtype=torch.float64)}
@@ -301,30 +305,30 @@ def test_gradvac_equals_the_published_algorithm_on_full_vectors_over_steps(seed)
     gradients, orders, averages = random_case(seed)
     state = {"cosines": torch.from_numpy(averages)}
     for _ in range(3):
-        altered, averages = vaccinated(gradients, orders, averages)
+        changed, averages = published_gradvac(gradients, orders, averages)
         weights, state = gradvac(torch.from_numpy(gradients @ gradients.T), orders, state)
-        scale = np.abs(altered).max()
-        assert weights.numpy() @ gradients == pytest.approx(altered.sum(axis=0), abs=1e-7 * scale)
+        scale = np.abs(changed).max()
+        assert weights.numpy() @ gradients == pytest.approx(changed.sum(axis=0), abs=1e-7 * scale)
         assert state["cosines"].numpy() == pytest.approx(averages, abs=1e-7)
         gradients = np.roll(gradients, 1, axis=1)[::-1]
 
 
 @given(seeds)
 @settings(deadline=None)
-def test_gradvac_lifts_the_cosine_of_two_gradients_to_the_target(seed):
+def test_gradvac_raises_the_cosine_of_two_gradients_to_the_target(seed):
     gradients, _, averages = random_case(seed, most=2)
     gramian = torch.from_numpy(gradients @ gradients.T)
     cosine = float(cosines(gramian)[0, 1])
-    # An empty order for the second leaves it as it is, so what is left over is the altered first.
+    # The empty order keeps the second gradient, so the rest of the sum is the changed first one.
     weights, _ = gradvac(gramian, [[1], []], {"cosines": torch.from_numpy(averages)})
-    altered = weights.numpy() @ gradients - gradients[1]
-    after = altered @ gradients[1] / np.linalg.norm(altered) / np.linalg.norm(gradients[1])
+    changed = weights.numpy() @ gradients - gradients[1]
+    after = changed @ gradients[1] / np.linalg.norm(changed) / np.linalg.norm(gradients[1])
     assert after == pytest.approx(max(cosine, averages[0, 1]), abs=1e-7)
 
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_gradvac_starts_as_pcgrad(case):
+def test_the_first_step_of_gradvac_equals_pcgrad(case):
     gradients, orders = case
     weights, _ = gradvac(torch.from_numpy(gradients @ gradients.T), orders, {})
     expected = published_algorithm(gradients, orders)
@@ -333,11 +337,11 @@ def test_gradvac_starts_as_pcgrad(case):
 
 @given(seeds)
 @settings(deadline=None)
-def test_gradvac_equals_torchjd_with_the_order_made_equal(seed):
+def test_gradvac_equals_torchjd_with_the_same_order(seed):
     gradients, orders, _ = random_case(seed)
     theirs, state = GradVacWeighting(beta=0.01, eps=0.0), {}
     for _ in range(4):
-        # They draw places in the list of the others; the list leaves task i itself out.
+        # torchjd draws indices into the list of the other tasks, which does not contain task i.
         drawn = iter([torch.tensor([j - (j > i) for j in o]) for i, o in enumerate(orders)])
         gramian = torch.from_numpy(gradients @ gradients.T)
         with pytest.MonkeyPatch.context() as patch:
@@ -361,7 +365,7 @@ def test_gradvac_stays_finite_and_its_averages_are_cosines(case, seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_gradvac_of_opposed_gradients_whose_cosine_is_rounded_past_one(seed):
+def test_gradvac_of_opposed_gradients_whose_cosine_rounds_below_minus_one(seed):
     first = np.random.default_rng(seed).normal(size=3)
     gradients = np.stack([first, -first / 3])
     gramian = torch.from_numpy(gradients @ gradients.T)
@@ -370,7 +374,7 @@ def test_gradvac_of_opposed_gradients_whose_cosine_is_rounded_past_one(seed):
     assert after["cosines"].flatten().tolist() == pytest.approx([0, -0.01, -0.01, 0])
 
 
-def test_gradvac_lets_a_zero_gradient_change_nothing():
+def test_a_zero_gradient_changes_nothing_in_gradvac():
     state = {"cosines": torch.full((3, 3), 0.9, dtype=torch.float64)}
     gramian = torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.0, 0.0], [0.5, 0.0, 1.0]])
     weights, after = gradvac(gramian, [[1, 2], [0, 2], [1, 0]], state)
@@ -382,17 +386,17 @@ def test_gradvac_lets_a_zero_gradient_change_nothing():
     assert after["cosines"][:, 1].tolist() == [0.9] * 3
 
 
-def test_gradvac_leaves_the_state_that_it_was_given():
+def test_gradvac_does_not_change_the_state_it_is_given():
     state = {"cosines": torch.tensor([[0, 0.6], [0.8, 0]], dtype=torch.float64)}
     gradvac(torch.eye(2), [[1], [0]], state)
     assert state["cosines"].tolist() == [[0, 0.6], [0.8, 0]]
     assert list(state) == ["cosines"]
 
 
-# Those of torchjd
+# Balancers from torchjd
 
 
-def weighed(name, gradients):
+def weights_from(name, gradients):
     gramian = torch.from_numpy(gradients @ gradients.T)
     before = gramian.clone()
     weights, state = BALANCERS[name](gramian, draw_orders(0, 0, len(gradients)), {})
@@ -408,10 +412,10 @@ def total_length(gradients):
 
 
 def shortest_average(gradients):
-    """The point of the gradients' convex hull that is nearest to zero.
+    """The point of the convex hull of the gradients that is closest to zero.
 
-    Of all weights w >= 0 those that make |w J|^2 + (sum(w) - 1)^2 least point to it: at the sum s,
-    that is s^2 |average|^2 + (s - 1)^2, which grows with |average| whatever s is.
+    It is the normalised solution of min |w J|^2 + (sum(w) - 1)^2 over w >= 0. For weights with sum
+    s the objective is s^2 |average|^2 + (s - 1)^2, which grows with |average| for every s > 0.
     """
     scaled = gradients / total_length(gradients)
     rows = np.vstack([scaled.T, np.ones(len(gradients))])
@@ -420,46 +424,46 @@ def shortest_average(gradients):
 
 
 def nonzero(gradients):
-    """The gradients that are not zero; a case without any is no case."""
-    left = gradients[gradients.any(axis=1)]
-    assume(len(left))
-    return left
+    """The gradients that are not zero; skips a case in which all are zero."""
+    kept = gradients[gradients.any(axis=1)]
+    assume(len(kept))
+    return kept
 
 
 def test_mgda_of_two_gradients_by_hand():
-    # g1 = (1, 0), g2 = (0, 2): the square of a g1 + (1 - a) g2 is a^2 + 4 (1 - a)^2, least at 0.8.
-    assert weighed("mgda", np.array([[1.0, 0], [0, 2]])) == pytest.approx([0.8, 0.2])
+    # g1 = (1, 0), g2 = (0, 2): |a g1 + (1 - a) g2|^2 = a^2 + 4 (1 - a)^2, smallest at a = 0.8.
+    assert weights_from("mgda", np.array([[1.0, 0], [0, 2]])) == pytest.approx([0.8, 0.2])
     # g1 = (1, 0), g2 = (2, 1): no average is shorter than g1 itself.
-    assert weighed("mgda", np.array([[1.0, 0], [2, 1]])) == pytest.approx([1, 0], abs=1e-9)
+    assert weights_from("mgda", np.array([[1.0, 0], [2, 1]])) == pytest.approx([1, 0], abs=1e-9)
 
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_mgda_is_the_shortest_average_and_opposes_no_gradient(case):
+def test_mgda_is_the_shortest_average_and_conflicts_with_no_gradient(case):
     gradients = nonzero(case[0])
-    weights = weighed("mgda", gradients)
+    weights = weights_from("mgda", gradients)
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
     combined = weights @ gradients
     square = total_length(gradients) ** 2
     least = shortest_average(gradients)
     assert combined @ combined == pytest.approx(least @ least, abs=MGDA_PRECISION * square)
-    # At the shortest average every inner product is at least its square.
+    # The inner product of a gradient with the shortest average is at least its squared length.
     assert (gradients @ combined >= least @ least - MGDA_PRECISION * square).all()
 
 
 def test_imtl_g_of_two_gradients_by_hand():
-    # Two equal projections: the combination halves the angle, so each is weighed by the other's
-    # length: 3 and 5 of 8.
+    # With equal projections the result halves the angle between the gradients, so each weight is
+    # proportional to the length of the other gradient: 3 and 5 of 8.
     gradients = np.array([[3.0, 4], [3, 0]])
-    assert weighed("imtl-g", gradients) == pytest.approx([3 / 8, 5 / 8])
+    assert weights_from("imtl-g", gradients) == pytest.approx([3 / 8, 5 / 8])
 
 
 @given(seeds)
 @settings(deadline=None)
 def test_imtl_g_projects_equally_onto_every_gradient(seed):
     gradients, _, _ = random_case(seed)
-    weights = weighed("imtl-g", gradients)
+    weights = weights_from("imtl-g", gradients)
     assert weights.sum() == pytest.approx(1)
     combined = weights @ gradients
     lengths = np.linalg.norm(gradients, axis=1)
@@ -470,11 +474,11 @@ def test_imtl_g_projects_equally_onto_every_gradient(seed):
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_cagrad_lies_in_the_ball_and_serves_the_worst_at_least_as_well_as_the_mean(case):
+def test_cagrad_lies_in_the_ball_and_its_worst_task_gains_at_least_as_with_the_mean(case):
     gradients = nonzero(case[0])
-    weights = weighed("cagrad", gradients)
+    weights = weights_from("cagrad", gradients)
     mean = gradients.mean(axis=0)
-    if not weights.any():  # torchjd stops where an average of the gradients is nothing
+    if not weights.any():  # torchjd gives 0 if an average of the gradients is zero
         limit = 1.1e-4 * total_length(gradients)
         assert np.linalg.norm(shortest_average(gradients)) <= limit
         return
@@ -486,12 +490,12 @@ def test_cagrad_lies_in_the_ball_and_serves_the_worst_at_least_as_well_as_the_me
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_cagrad_serves_the_worst_as_well_as_scipy_can(seed):
+def test_the_worst_task_gains_as_much_with_cagrad_as_with_scipy(seed):
     draws = np.random.default_rng(seed)
     gradients = draws.normal(size=(2 + seed % 2, 4)) * draws.uniform(0.2, 3, (2 + seed % 2, 1))
     mean = gradients.mean(axis=0)
     radius = 0.5 * float(np.linalg.norm(mean))
-    # Over the vector d and a number t: the largest t that no d . g_i is below, with d in the ball.
+    # Over a vector d in the ball and a number t: the largest t with d . g_i >= t for all i.
     best = optimize.minimize(
         lambda x: -x[-1],
         np.append(mean, (gradients @ mean).min()),
@@ -503,16 +507,16 @@ def test_cagrad_serves_the_worst_as_well_as_scipy_can(seed):
         options={"ftol": 1e-9, "maxiter": 1000},
     )
     assert best.success
-    combined = weighed("cagrad", gradients) @ gradients
+    combined = weights_from("cagrad", gradients) @ gradients
     assert combined == pytest.approx(best.x[:-1], abs=2e-3 * radius)
     assert (gradients @ combined).min() == pytest.approx(best.x[-1], rel=1e-3, abs=1e-5)
 
 
 def projected_on_the_cone(gradient, gradients):
-    """The nearest vector to `gradient` that conflicts with none of the gradients.
+    """The vector closest to `gradient` that conflicts with none of the gradients.
 
-    By Moreau: what is added is the combination of the gradients, with weights of 0 or more, that
-    comes nearest to cancelling it.
+    By Moreau's theorem it is `gradient` plus the combination of the gradients, with weights of at
+    least 0, that comes closest to `-gradient`.
     """
     scale = total_length(gradients)
     weights, _ = optimize.nnls(gradients.T / scale, -gradient / scale)
@@ -520,17 +524,17 @@ def projected_on_the_cone(gradient, gradients):
 
 
 def test_upgrad_of_two_gradients_by_hand():
-    # g1 = (1, 0), g2 = (-1, 1) again: g1 + g2 / 2 = (0.5, 0.5) and g2 + g1 = (0, 1) conflict
-    # with neither; their mean is half of 2 g1 + 1.5 g2.
-    weights = weighed("upgrad", np.array([[1.0, 0], [-1, 1]]))
+    # g1 = (1, 0), g2 = (-1, 1) as above: g1 + g2 / 2 = (0.5, 0.5) and g2 + g1 = (0, 1) conflict
+    # with neither gradient; their mean is half of 2 g1 + 1.5 g2.
+    weights = weights_from("upgrad", np.array([[1.0, 0], [-1, 1]]))
     assert weights == pytest.approx([1, 0.75], rel=1e-6)
 
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_upgrad_is_the_mean_of_the_projections_and_opposes_no_gradient(case):
+def test_upgrad_is_the_mean_of_the_projections_and_conflicts_with_no_gradient(case):
     gradients = nonzero(case[0])
-    weights = weighed("upgrad", gradients)
+    weights = weights_from("upgrad", gradients)
     assert (weights >= 1 / len(gradients) - 1e-9).all()
     combined = weights @ gradients
     expected = np.mean([projected_on_the_cone(g, gradients) for g in gradients], axis=0)
@@ -541,19 +545,19 @@ def test_upgrad_is_the_mean_of_the_projections_and_opposes_no_gradient(case):
 
 @given(gradients_and_orders())
 @settings(deadline=None)
-def test_upgrad_is_the_mean_where_nothing_conflicts(case):
+def test_upgrad_without_conflict_is_the_mean(case):
     gradients = np.abs(case[0])
     gradients = gradients[gradients.any(axis=1)]
     expected = [1 / len(gradients)] * len(gradients) if len(gradients) else []
-    assert weighed("upgrad", gradients).tolist() == pytest.approx(expected)
+    assert weights_from("upgrad", gradients).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", BALANCERS)
 @pytest.mark.parametrize(
     "rows",
     [
-        [[0, 0], [0, 0]],  # nothing to follow
-        [[1, 2], [1, 2]],  # two equal rows
+        [[0, 0], [0, 0]],  # no gradient at all
+        [[1, 2], [1, 2]],  # two equal gradients
         [[1, 2], [1, 2], [-3, 1]],
         [[1, 2], [-1, -2]],  # opposed
         [[1, 2], [-2, -4], [0, 1]],
@@ -562,7 +566,7 @@ def test_upgrad_is_the_mean_where_nothing_conflicts(case):
         [[2, 1]],
     ],
 )
-def test_weights_are_finite_where_the_gramian_is_singular(name, rows):
+def test_weights_are_finite_for_a_singular_gramian(name, rows):
     gradients = np.array(rows, dtype=np.float64)
     for kind in (torch.float64, torch.float32):
         gramian = torch.from_numpy(gradients @ gradients.T).to(kind)
@@ -575,24 +579,24 @@ def test_weights_are_finite_where_the_gramian_is_singular(name, rows):
 @pytest.mark.parametrize("name", TORCHJD)
 @given(seed=seeds)
 @settings(deadline=None, max_examples=20)
-def test_a_zero_gradient_has_no_say(name, seed):
+def test_a_zero_gradient_does_not_change_the_other_weights(name, seed):
     gradients, _, _ = random_case(seed)
     more = np.insert(gradients, 1, 0, axis=0)
-    expected = np.insert(weighed(name, gradients), 1, 0)
-    assert weighed(name, more) == pytest.approx(expected, abs=1e-9)
+    expected = np.insert(weights_from(name, gradients), 1, 0)
+    assert weights_from(name, more) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", TORCHJD)
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
-def test_short_gradients_are_weighed_as_long_ones(name, scale):
+def test_short_gradients_get_the_same_weights_as_long_ones(name, scale):
     gradients = np.array([[1.0, 0, 1], [-2, 1, 0], [0, 1, 0.5]])
-    expected = weighed(name, gradients)
-    assert weighed(name, scale * gradients) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    expected = weights_from(name, gradients)
+    assert weights_from(name, scale * gradients) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", TORCHJD)
-def test_many_gradients_of_rounded_inner_products_are_weighed(name):
-    """Sixteen that span eight dimensions, rounded to float32: eigenvalues on both sides of zero."""
+def test_weights_are_finite_for_a_rounded_gramian_of_many_gradients(name):
+    """Sixteen gradients in eight dimensions, in float32: the Gramian has negative eigenvalues."""
     draws = np.random.default_rng(0)
     gradients = draws.normal(size=(16, 8)).astype(np.float32)
     gramian = torch.from_numpy(gradients @ gradients.T)
@@ -601,13 +605,13 @@ def test_many_gradients_of_rounded_inner_products_are_weighed(name):
     assert torch.isfinite(weights).all()
 
 
-def test_what_is_not_installed_is_named(monkeypatch):
+def test_a_missing_torchjd_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     for name in TORCHJD:
-        sentence = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
+        message = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
         with pytest.raises(ComityError) as error:
             check_installed(name)
-        assert error.value.messages == [sentence]
+        assert error.value.messages == [message]
         with pytest.raises(ComityError, match="needs torchjd"):
             BALANCERS[name](torch.eye(2), [[1], [0]], {})
     for name in set(BALANCERS) - set(TORCHJD):
@@ -616,7 +620,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cagrad", "upgrad"])
-def test_a_solver_that_is_not_installed_is_named(monkeypatch, name):
+def test_a_missing_solver_is_reported(monkeypatch, name):
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda module: None)
     with pytest.raises(ComityError, match=r"and its solvers; install comity\[balancers\]"):
         check_installed(name)

@@ -1,4 +1,4 @@
-"""AdamW against the paper's formula by hand, the course's own values and torch; the schedules."""
+"""AdamW against the formula of the paper, the course's reference values and torch; schedules."""
 
 import math
 
@@ -15,7 +15,7 @@ UPDATES = [adamw, fused_adamw]
 
 
 def by_hand(theta, gradients, rate, betas, eps, weight_decay):
-    """The paper's section 3.2, line by line, in Python floats."""
+    """Section 3.2 of the paper, line by line, in Python floats."""
     m = v = 0.0
     for t, g in enumerate(gradients, start=1):
         m = betas[0] * m + (1 - betas[0]) * g
@@ -52,7 +52,8 @@ def test_the_papers_update_by_hand(update, gradients, theta, weight_decay):
     assert master.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-# The public course repository's optimizer test: rate 1e-3, eps 1e-6, decay 1e-4, 1,000 steps.
+# From the optimizer test of the public course repository: rate 1e-3, eps 1e-6, decay 1e-4, 1,000
+# steps.
 COURSE_VALUES = [[0.55482787, 0.8666566, 0.07291982], [-0.44724506, -0.2951228, -0.2717272]]
 
 
@@ -81,8 +82,8 @@ def test_the_courses_reference_values(update):
     torch.testing.assert_close(weight, torch.tensor(COURSE_VALUES), atol=1e-6, rtol=1e-4)
 
 
-def test_equals_torch_where_both_mean_the_same():
-    """eps matched for each step (torch adds it after the correction), no decay."""
+def test_equals_torch_with_matched_eps_and_without_decay():
+    """torch adds eps after the bias correction, so eps is adjusted in each step."""
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(50, generator=generator)
     theirs = start.clone().requires_grad_()
@@ -97,8 +98,8 @@ def test_equals_torch_where_both_mean_the_same():
     torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=0)
 
 
-def test_decay_stands_after_the_step():
-    """From weight 1, gradient 1, rate 0.1 the step goes to 0.9, and decay takes 1 % of that."""
+def test_weight_decay_comes_after_the_step():
+    """With weight 1, gradient 1 and rate 0.1 the step gives 0.9, and decay takes 1 % of that."""
     master, first, second = torch.ones(1), torch.zeros(1), torch.zeros(1)
     adamw(master, torch.ones(1), first, second, step=1, rate=0.1, eps=1e-12, weight_decay=0.1)
     assert master.item() == pytest.approx(0.9 * 0.99, rel=1e-6)

@@ -1,12 +1,12 @@
-"""Gradient surgery: from the Gramian of the tasks' gradients to one weight for each task.
+"""Balancers: compute one weight per task from the Gramian of the task gradients.
 
-A balancer never sees a gradient. It gets `gramian: [K, K]`, the inner products of the K gradients,
-the orders of projection and its own state; it gives back weights `w: [K]` and the new state. The
-update then follows `sum_k w[k] * gradient[k]`.
+A balancer never sees a gradient. It gets `gramian: [K, K]`, the inner products of the K task
+gradients, the projection orders, and its own state. It returns weights `w: [K]` and the new state.
+The combined gradient of the shared encoder is `sum_k w[k] * gradient[k]`.
 
-The scale of the weights differs, and with it the length of the update that is clipped: `sum`,
-`pcgrad` and `gradvac` add the gradients up (weights of 1 where nothing conflicts); `mean`, `mgda`,
-`imtl-g`, `cagrad` and `upgrad` average them (weights of about 1/K).
+Balancers differ in the scale of their weights, and so in the length of the gradient that is
+clipped. `sum`, `pcgrad` and `gradvac` add the gradients (weights are 1 without conflict); `mean`,
+`mgda`, `imtl-g`, `cagrad` and `upgrad` average them (weights are about 1/K).
 """
 
 import math
@@ -23,42 +23,44 @@ Orders = list[list[int]]
 State = dict[str, Tensor]
 Balancer = Callable[[Tensor, Orders, State], tuple[Tensor, State]]
 
-# GradVac: what one step's cosine counts in the average that is the target (the paper's value), and
-# the highest cosine aimed at: the share of the other gradient grows without bound towards 1.
+# GradVac: the weight of a new cosine in the moving average (the paper's value), and the highest
+# target: the correction grows without bound as the target approaches 1.
 GRADVAC_BETA = 0.01
 GRADVAC_HIGHEST = 1 - 1e-6
 
-# CAGrad: how far from the mean gradient its result may lie, as a share of that gradient's length.
+# CAGrad: the largest distance of the result from the mean gradient, in lengths of that gradient.
 CAGRAD_RADIUS = 0.5
 
-# MGDA: when the search for the shortest combination ends.
+# MGDA: the search for the shortest average stops at this step size or number of steps.
 MGDA_SMALLEST_MOVE = 1e-4
 MGDA_MOVES = 1000
 
-# UPGrad: what is added to the diagonal of the Gramian (of trace 1), so that it has an inverse.
+# UPGrad: added to the diagonal of the Gramian (of trace 1) to make it invertible.
 UPGRAD_DIAGONAL = 1e-10
 
 
 def sum_gradients(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
-    """Weights `[K]` of one: the plain sum of the gradients, whatever their conflicts."""
+    """Weights `[K]` of 1: the sum of the gradients."""
     return torch.ones(len(gramian), dtype=gramian.dtype), state
 
 
 def mean_gradients(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
-    """Weights `[K]` of 1/K: the direction of the plain sum at the length of the mean."""
+    """Weights `[K]` of 1/K: the mean of the gradients."""
     return torch.full((len(gramian),), 1 / len(gramian), dtype=gramian.dtype), state
 
 
 def pcgrad(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of PCGrad (Yu et al. 2020, "Gradient Surgery", algorithm 1).
 
-    Each gradient i is projected, in the order `orders[i]` of the others, onto the normal plane of
-    every original gradient j that it then conflicts with; the weights give the sum of the projected
-    gradients. What is left of gradient i is always a combination of the K gradients, with
-    coefficients c, so its inner product with gradient j is `(c G)[j]` and no gradient is needed.
+    Gradient i meets the other original gradients j in the order `orders[i]`. If the current
+    gradient i conflicts with gradient j, it is projected onto the normal plane of j. The weights
+    give the sum of the projected gradients. A projected gradient is a combination of the K original
+    gradients. With coefficients c, its inner product with gradient j is `(c G)[j]`, so the
+    gradients themselves are not needed.
 
-    `gramian: [K, K]` float on the CPU, computed here in float64; the weights have its dtype. A zero
-    gradient conflicts with nothing. With K > 2 the result may still conflict with some gradient.
+    `gramian: [K, K]` float on the CPU. The computation is in float64; the weights have the dtype of
+    the Gramian. A zero gradient conflicts with nothing. With K > 2 the result may still conflict
+    with a gradient.
     """
     inner = gramian.double().numpy()
     coefficients = np.eye(len(inner))
@@ -73,16 +75,16 @@ def pcgrad(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State
 def gradvac(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of GradVac (Wang et al. 2021, "Gradient Vaccine", algorithm 1).
 
-    Each gradient i meets, in the order `orders[i]`, every original gradient j. Where their cosine
-    is below the target of the pair, so much of gradient j is added to gradient i that the cosine
-    equals the target. The target is the pair's moving average of the cosines met so far, which
-    then takes in this one (as it was before anything was added). The weights give the sum of the
-    altered gradients. There is one cosine for all shared parameters (the paper's "whole model").
+    Gradient i meets the other original gradients j in the order `orders[i]`. If their cosine is
+    below the target of the pair, a multiple of gradient j is added to gradient i so that the cosine
+    equals the target. The target is the moving average of the cosines of this pair. The average is
+    then updated with the new cosine, as it was before the addition. The weights give the sum of the
+    changed gradients. There is one cosine for all shared parameters (the paper's "whole model").
 
-    The state is `{"cosines": [K, K] float64}`, the average of pair (i, j) in row i; an empty one
-    stands for zeros, with which a step equals PCGrad's. `gramian: [K, K]` float on the CPU,
-    computed here in float64; the weights have its dtype. A zero gradient has no cosine: it changes
-    neither the others nor the averages.
+    The state is `{"cosines": [K, K] float64}`, with the average of pair (i, j) at [i, j]. An empty
+    state means zeros, with which the step equals PCGrad. `gramian: [K, K]` float on the CPU. The
+    computation is in float64; the weights have the dtype of the Gramian. A zero gradient has no
+    cosine: it changes neither the other gradients nor the averages.
     """
     inner = gramian.double().numpy()
     averages = state["cosines"].double().numpy().copy() if state else np.zeros_like(inner)
@@ -104,7 +106,7 @@ def gradvac(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, Stat
 
 
 def _length(square: float) -> float:
-    return math.sqrt(max(square, 0))  # rounding may take the square of nothing below zero
+    return math.sqrt(max(square, 0))  # rounding may make the square of zero negative
 
 
 def _sine(cosine: float) -> float:
@@ -114,9 +116,10 @@ def _sine(cosine: float) -> float:
 def mgda(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of MGDA (Désidéri 2012), by Frank-Wolfe (Sener & Koltun 2018, algorithm 2).
 
-    Not negative, and 1 together: of all averages of the gradients the shortest. It conflicts with
-    no gradient (up to the search's precision), and leans to the shortest of them. Its length is
-    zero where the tasks cannot gain together. See `_weigh` for dtype and zero gradients.
+    The weights are not negative and add up to 1; they give the shortest such average of the
+    gradients. It conflicts with no gradient (up to the precision of the search) and favours the
+    shortest gradients. It is zero if the tasks cannot all gain. See `_weigh` for the dtype and for
+    zero gradients.
     """
     return _weigh("mgda", gramian), state
 
@@ -124,10 +127,11 @@ def mgda(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
 def imtl_g(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of IMTL-G (Liu et al. 2021, "Impartial Multi-task Learning").
 
-    1 together: the combination whose projection onto every gradient's direction is as long as onto
-    any other's. With K > 2 a weight may be negative, and large where gradients nearly depend on
-    each other; where no such combination exists, all are 0. Dependent gradients are weighed by the
-    pseudo-inverse (Quinton & Rey 2024). See `_weigh` for dtype and zero gradients.
+    The weights add up to 1; they give the combination with equal projections onto the directions
+    of all gradients. With K > 2 a weight may be negative, and large if the gradients are almost
+    linearly dependent. If no such combination exists, all weights are 0. For linearly dependent
+    gradients the pseudo-inverse is used (Quinton & Rey 2024). See `_weigh` for the dtype and for
+    zero gradients.
     """
     return _weigh("imtl-g", gramian), state
 
@@ -135,11 +139,11 @@ def imtl_g(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State
 def cagrad(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of CAGrad (Liu et al. 2021, "Conflict-Averse Gradient Descent", algorithm 1).
 
-    The combination that serves the worst-served task best (its inner product with that task's
-    gradient is the largest) among those within `CAGRAD_RADIUS` times the length of the mean
-    gradient from it. Each weight is 1/K and what is added, so they come to more than 1; nothing is
-    divided by 1 + c^2, as some implementations do. Where the tasks cannot gain together (an average
-    of the gradients is zero), all are 0. See `_weigh` for dtype and zero gradients.
+    The result maximises the smallest inner product with a task gradient, among all vectors whose
+    distance from the mean gradient is at most `CAGRAD_RADIUS` times its length. Each weight is 1/K
+    plus a correction, so the weights add up to more than 1. Unlike in some implementations, nothing
+    is divided by 1 + c^2. If the tasks cannot all gain (an average of the gradients is zero), all
+    weights are 0. See `_weigh` for the dtype and for zero gradients.
     """
     return _weigh("cagrad", gramian), state
 
@@ -147,9 +151,9 @@ def cagrad(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State
 def upgrad(gramian: Tensor, orders: Orders, state: State) -> tuple[Tensor, State]:
     """Weights `[K]` of UPGrad (Quinton & Rey 2024, "Jacobian Descent").
 
-    Each gradient is projected onto the vectors that conflict with no gradient; the weights give the
-    mean of the projections, which conflicts with none either. They are at least 1/K each, and 1/K
-    where nothing conflicts. See `_weigh` for dtype and zero gradients.
+    Each gradient is projected onto the set of vectors that conflict with no gradient. The weights
+    give the mean of the projections, which conflicts with no gradient either. Each weight is at
+    least 1/K, and exactly 1/K without conflict. See `_weigh` for the dtype and for zero gradients.
     """
     return _weigh("upgrad", gramian), state
 
@@ -158,13 +162,13 @@ TORCHJD = ("mgda", "imtl-g", "cagrad", "upgrad")
 
 
 def check_installed(balancer: str) -> None:
-    """Raise `ComityError` if what the balancer of this name needs is not installed."""
+    """Raise `ComityError` if the balancer of this name needs a package that is not installed."""
     if balancer in TORCHJD:
         _weighting(balancer)
 
 
 def _weighting(name: str) -> Callable[[Tensor], Tensor]:
-    """torchjd's function from a Gramian `[K, K]` to weights `[K]`."""
+    """torchjd's function that computes weights `[K]` from a Gramian `[K, K]`."""
     try:
         from torchjd import aggregation, linalg
 
@@ -177,17 +181,17 @@ def _weighting(name: str) -> Callable[[Tensor], Tensor]:
         projector = linalg.QuadprogProjector(reg_eps=UPGRAD_DIAGONAL)
         return aggregation.UPGradWeighting(projector=projector)
     except ImportError:
-        fault = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
-        raise ComityError(fault) from None
+        message = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
+        raise ComityError(message) from None
 
 
 def _weigh(name: str, gramian: Tensor) -> Tensor:
-    """torchjd's weights `[K]`, computed in float64 on the CPU; they have the Gramian's dtype.
+    """torchjd's weights `[K]`, computed in float64 on the CPU and returned in the Gramian's dtype.
 
-    A zero gradient gets weight 0, and the others what they would get without it: else MGDA and
-    CAGrad would stop all tasks for one that has nothing to learn in this step. torchjd also takes
-    gradients for zero that are just short, so the Gramian is brought to a trace of 1 before, which
-    changes no balancer's weights.
+    A zero gradient gets weight 0, and the others get the weights that they would have without it.
+    Otherwise one task with nothing to learn in this step would stop all tasks under MGDA and
+    CAGrad. torchjd treats short gradients as zero, so the Gramian is first scaled to a trace of 1,
+    which changes the weights of no balancer.
     """
     inner = gramian.double()
     weights = torch.zeros(len(inner), dtype=inner.dtype)
@@ -198,7 +202,7 @@ def _weigh(name: str, gramian: Tensor) -> Tensor:
 
 
 def _positive(inner: Tensor) -> Tensor:
-    """The Gramian with trace 1, without the negative eigenvalues that rounding may leave."""
+    """The Gramian scaled to trace 1, without the negative eigenvalues that rounding may cause."""
     values, vectors = torch.linalg.eigh(inner / inner.trace())
     return (vectors * values.clamp(min=0)) @ vectors.T
 
@@ -216,9 +220,9 @@ BALANCERS: dict[str, Balancer] = {
 
 
 def draw_orders(seed: int, step: int, count: int) -> Orders:
-    """For each of `count` tasks a random order of the others, a fresh one for each task.
+    """For each of `count` tasks, an independent random order of the other tasks.
 
-    A function of its three integers, so that all processes of a run draw the same.
+    A function of its three integers, so that all processes of a run draw the same orders.
     """
     draws = generator(PCGRAD_ORDERS, seed, step)
     return [
@@ -228,7 +232,7 @@ def draw_orders(seed: int, step: int, count: int) -> Orders:
 
 
 def cosines(gramian: Tensor) -> Tensor:
-    """Cosines of the gradients, `[K, K]` float64 in [-1, 1]; those of a zero gradient are 0."""
+    """Cosines between the gradients, `[K, K]` float64 in [-1, 1]; 0 for a zero gradient."""
     inner = gramian.double()
     norms = inner.diagonal().clamp(min=0).sqrt()
     products = norms[:, None] * norms[None, :]
@@ -237,5 +241,5 @@ def cosines(gramian: Tensor) -> Tensor:
 
 
 def conflicts(gramian: Tensor) -> int:
-    """How many of the K (K - 1) / 2 pairs of gradients have a negative inner product."""
+    """The number of gradient pairs, of K (K - 1) / 2, that have a negative inner product."""
     return int((gramian.triu(diagonal=1) < 0).sum())

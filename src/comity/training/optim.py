@@ -1,4 +1,4 @@
-"""AdamW over the flat vector, after the paper's section 3.2, and the learning-rate schedules."""
+"""AdamW on the flat parameter vector (section 3.2 of the paper), and learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from comity.model.parameters import SHARED, FlatParameters, Segment
 from comity.training.gradients import Gradients
 
 BLOCK = 1 << 18
-"""Numbers per block of the update: gradient, moments and masters of one block fit in a cache."""
+"""Numbers per block of an update: gradient, moments and masters of one block fit into the cache."""
 
 
 def adamw(
@@ -25,12 +25,12 @@ def adamw(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
 ) -> None:
-    """One AdamW update in place, as the paper's section 3.2 writes it (Loshchilov & Hutter 2019).
+    """One AdamW update in place, as in section 3.2 of the paper (Loshchilov & Hutter 2019).
 
-    All tensors are `[n]` float32; `first` and `second` are the moments m and v, `step` is t, from
-    1. The step size is corrected for both moments, eps is added to the *uncorrected* square root,
-    and the decay comes after the step. The paper uses one letter for the step size and the decay;
-    here they are `rate` and `weight_decay`.
+    All tensors are `[n]` float32. `first` and `second` are the moments m and v; `step` is t and
+    starts at 1. The bias correction of both moments is part of the step size, eps is added to the
+    *uncorrected* square root, and weight decay comes after the step. The paper uses one symbol for
+    step size and decay; here they are `rate` and `weight_decay`.
     """
     first.lerp_(gradient, 1 - betas[0])
     second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
@@ -52,11 +52,11 @@ def fused_adamw(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
 ) -> None:
-    """`adamw` in one pass over memory, by torch's kernel.
+    """The same update as `adamw`, in one pass over memory with torch's fused kernel.
 
-    torch adds eps to the *corrected* square root and takes the decay before the step. With
-    eps / sqrt(1 - beta2^t) for its eps, and r = rate * (1 - rate * weight_decay) for its rate and
-    rate * weight_decay / r for its decay, that is the same update.
+    torch adds eps to the *corrected* square root and applies weight decay before the step. The two
+    updates are equal if torch gets eps / sqrt(1 - beta2^t) as its eps,
+    r = rate * (1 - rate * weight_decay) as its rate, and rate * weight_decay / r as its decay.
     """
     shrunk = rate * (1 - rate * weight_decay)
     torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
@@ -73,7 +73,7 @@ def fused_adamw(
 
 
 class FlatAdamW:
-    """AdamW whose state is two flat vectors beside the masters."""
+    """AdamW on the flat parameters. Its state is two vectors of the same layout."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class FlatAdamW:
         self.second = torch.zeros_like(flat.masters)
 
     def reset(self) -> None:
-        """New moments and step counts, as a stage starts with them."""
+        """Set moments and step counts to zero, as at the start of a stage."""
         self.first.zero_()
         self.second.zero_()
         for segment in self.flat.segments:
@@ -104,11 +104,13 @@ class FlatAdamW:
         factor: float,
         rate_of: Callable[[Segment], float | None],
     ) -> None:
-        """Move every segment for which `rate_of` gives a rate; the rest keeps weights and moments.
+        """Update every segment that has a rate; the others keep their weights and moments.
 
         Args:
-            weights: the balancer's `[K]`.
-            factor: the clipping's, 1 where nothing is clipped.
+            gradients: the task gradients and head gradients of the step.
+            weights: the weights `[K]` from the balancer.
+            factor: the factor from clipping, 1 without clipping.
+            rate_of: the learning rate of a segment, or None to leave it unchanged.
         """
         update = fused_adamw if hasattr(torch, "_fused_adamw_") else adamw
         for segment in self.flat.segments:
@@ -132,7 +134,7 @@ class FlatAdamW:
 
 
 def _blocks(segment: Segment, width: int) -> Iterator[tuple[int, int]]:
-    size = max(BLOCK // width, 1) * width  # whole rows of the word table
+    size = max(BLOCK // width, 1) * width  # a block holds whole rows of the word table
     for start in range(segment.start, segment.stop, size):
         yield start, min(start + size, segment.stop)
 
@@ -146,9 +148,10 @@ def segment_rates(
     top_layer: int,
     lr_layer_decay: float,
 ) -> Callable[[Segment], float | None]:
-    """The rate of each segment in a step; None for what is frozen and for absent tasks' heads.
+    """The learning rate of each segment in a step; None for frozen layers and absent tasks.
 
-    The encoder's layer l moves at `lr * lr_layer_decay ** (top_layer - l)` (Howard & Ruder 2018).
+    Layer l of the encoder has the rate `lr * lr_layer_decay ** (top_layer - l)` (Howard & Ruder
+    2018).
     """
 
     def rate_of(segment: Segment) -> float | None:
@@ -161,11 +164,11 @@ def segment_rates(
 
 
 def schedule_factor(step: int, steps: int, warmup: float, decay: str) -> float:
-    """What the rates are multiplied by in a step, counted from 0, of `steps` in the stage.
+    """The factor on all learning rates in step `step`, counted from 0, of `steps` in the stage.
 
-    `warmup` below 1 is a share of the steps, else a number of steps. The factor rises linearly to
-    1 over the warm-up and then falls to 0: `linear`, `cosine` (Loshchilov & Hutter 2017, without
-    restarts), or not at all (`constant`).
+    `warmup` below 1 is a share of the steps, otherwise a number of steps. The factor rises linearly
+    to 1 during warm-up. Then it falls to 0 (`linear`, or `cosine` as in Loshchilov & Hutter 2017
+    without restarts) or stays at 1 (`constant`).
 
     >>> [round(schedule_factor(step, 10, 0.2, "linear"), 3) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.125]
