@@ -110,7 +110,7 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     analysis = Analysis(
         run=str(run),
         task=task,
-        step=directory.best()["step"],
+        step=directory.best().step,
         rows=len(gold),
         scores=scores,
         smallest=float(predicted.min()),
@@ -190,7 +190,7 @@ def _texts(
     """The dev file, the texts at `lines` of it, and a sentence where it cannot tell them."""
     section = directory.recipe().tasks[task]
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(directory.facts()["data"]) / file
+    path = Path(directory.facts().inputs.data) / file
     try:
         now = sha256_of(path)
     except OSError:

@@ -184,6 +184,11 @@ def confusion_matrix(gold: ArrayLike, predicted: ArrayLike, count: int) -> NDArr
     return np.bincount(cells, minlength=count * count).reshape(count, count)
 
 
+def higher_is_better(name: str) -> bool:
+    """Whether a higher value of the metric `name` is the better one."""
+    return name not in ("rmse", "calibration_error")
+
+
 def mean_score(scores: Mapping[str, Score]) -> Score:
     """The mean over tasks of the values for which higher is better.
 

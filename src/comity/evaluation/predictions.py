@@ -36,12 +36,12 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
         ComityError: an unknown task, a run that has kept no model, or a damaged file.
     """
     facts = directory.facts()
-    if task not in facts["tasks"]:
-        known = ", ".join(facts["tasks"])
-        hint = nearest(task, facts["tasks"])
+    if task not in facts.tasks:
+        known = ", ".join(facts.tasks)
+        hint = nearest(task, facts.tasks)
         raise ComityError(f'{directory.path}: has no task "{task}"{hint}; it has {known}')
-    target = Target.from_dict(facts["tasks"][task]["target"])
-    step = directory.best()["step"]
+    target = facts.tasks[task].head.target
+    step = directory.best().step
     path = directory.path / "predictions" / f"{step:06d}" / f"{task}.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -49,9 +49,9 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
         separator = directory.recipe().tasks[task].separator or "|"
         columns = [f"p_{name}" for name in probability_names(target)]
         return TaskPredictions(
-            facts["tasks"][task]["metric"],
+            facts.tasks[task].metric,
             target,
-            facts["files"].get(f"{task} dev"),
+            facts.inputs.files.get(f"{task} dev"),
             [int(row["line"]) for row in rows],
             _values([row["gold"] for row in rows], target, separator),
             _values([row["prediction"] for row in rows], target, separator),

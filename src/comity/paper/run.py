@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError
-from comity.experiments.runner import Series, check_folder, check_made_of, first_difference
+from comity.experiments.runner import Series, check_digests, check_folder, first_difference
 from comity.files import write_atomically
 from comity.paper.rows import (
     Row,
@@ -26,6 +26,7 @@ from comity.paper.rows import (
     setting,
 )
 from comity.recipe.recipe import Recipe
+from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 
 
@@ -106,7 +107,7 @@ class Paper:
             run in the folder, of whatever row, that was made of others.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, command: list[str] | None = None):
         self.options = options
         recipe = self._base()
         tasks = prepare(recipe, options.data, options.drop_leaks).tasks
@@ -119,16 +120,16 @@ class Paper:
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
             for row, seed in runs_of(self.rows, options.tables, options.seeds)
         }
-        self.series = Series(recipes, options.data, self.runs, options.drop_leaks)
+        self.series = Series(recipes, options.data, self.runs, options.drop_leaks, command)
         self._check_earlier()
 
     def _check_earlier(self) -> None:
         """The page shows every run of the folder as one on this data; so each has to be."""
-        made_of: dict[str, Any] = {}
+        digests: dict[str, str] = {}
         for run in self.series.runs:
-            made_of |= run.made_of
+            digests |= run.digests
         for path in sorted(self.runs.glob("*/run.json")):
-            check_made_of(path.parent, made_of, self.options.drop_leaks)
+            check_digests(path.parent, digests, self.options.drop_leaks)
 
     def _base(self) -> Recipe:
         encoder = f"encoder.name={json.dumps(self.options.encoder)}"
@@ -143,7 +144,7 @@ class Paper:
         """Refuse a folder whose runs have another recipe, encoder or data."""
         self.series.check()
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> SeriesPlan:
         """What is to be trained, for its table and its JSON."""
         return self.series.plan()
 
