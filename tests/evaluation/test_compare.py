@@ -3,21 +3,22 @@
 import csv
 import io
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.helpers import two_tasks, write_two_tasks
+from tests.helpers import run_facts, two_tasks, write_two_tasks
 
 from comity import ComityError, train
 from comity.data.splits import Split
 from comity.data.token_cache import TokenTable
 from comity.evaluation.compare import Comparison, compare, compare_groups, holds, same_recipes
 from comity.evaluation.predictions import kept_predictions, write_predictions
-from comity.runs import FORMAT, RunDirectory
-from comity.targets import Target
+from comity.runs import BestModel, RecordedScore, RunDirectory
+from comity.targets import HeadSpec, Target
 from comity.terminal.views import comparison_table
 
 MOOD = Target("classification", "linear", classes=("down", "up"))
@@ -42,23 +43,22 @@ def write_run(
     """
     directory = RunDirectory.create(path)
     directory.write_recipe(two_tasks(Path("encoder"), train__seed=seed, train__lr=lr))
-    tasks, files = {}, {}
+    heads = {}
     if mood is not None:
-        tasks["mood"] = {"target": MOOD.to_dict(), "metric": "accuracy"}
+        heads["mood"] = HeadSpec(MOOD, ("first",))
         rows = [
             (("down", "up")[n % 2], ("down", "up")[int(p > 0.5)], 1 - p, p)
             for n, p in enumerate(mood)
         ]
         write_csv(path, "mood", ["gold", "prediction", "p_down", "p_up"], rows)
     if alike is not None:
-        tasks["alike"] = {"target": ALIKE.to_dict(), "metric": metric}
+        heads["alike"] = HeadSpec(ALIKE, ("pair",))
         rows = [(float(n % 6), score) for n, score in enumerate(alike)]
         write_csv(path, "alike", ["gold", "prediction"], rows)
-    files = {f"{task} dev": file for task in tasks}
-    encoder = {"sha256": {"model.safetensors": weights}}
-    about = {"format": FORMAT, "encoder": encoder, "tokenizer": "ghi"}
-    directory.write_facts({"seed": seed, "tasks": tasks, "files": files, "data": "data", **about})
-    (path / "best.json").write_text(json.dumps({"folder": "best-000007", "step": STEP}))
+    metrics = {"mood": "accuracy", "alike": metric}
+    directory.write_facts(run_facts(heads, metrics, seed, weights, file))
+    best = BestModel("best-000007", STEP, "mean", RecordedScore("mean", 0.0), {})
+    (path / "best.json").write_text(json.dumps(asdict(best)))
     return path
 
 
@@ -99,13 +99,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> 
 def test_a_trained_run_has_the_scores_that_it_was_kept_for(trained):
     comparison = compare([trained.path])
     best = trained.best()
-    for task, score in best["tasks"].items():
+    for task, score in best.tasks.items():
         found = entry(comparison, task, 0)
-        assert found.value == pytest.approx(score["value"])
+        assert found.value == pytest.approx(score.value)
         assert found.of_runs == [found.value]
         assert found.verdict is None
         assert found.interval.low <= found.value <= found.interval.high
-    assert entry(comparison, "mean", 0).value == pytest.approx(best["score"]["value"])
+    assert entry(comparison, "mean", 0).value == pytest.approx(best.score.value)
     assert [compared.rows for compared in comparison.tasks] == [12, 10]
 
 
@@ -269,7 +269,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(ComityError, match=r"mood\.csv: cannot be read as predictions"):
         compare([runs[0], runs[1]])
     (runs[2] / "best.json").unlink()
-    with pytest.raises(ComityError, match="has kept no model yet"):
+    with pytest.raises(ComityError, match="has not kept a model yet"):
         compare([runs[0], runs[2]])
 
 
@@ -305,14 +305,20 @@ def test_a_seed_that_stands_twice_in_a_group_is_refused(tmp_path):
         compare([runs[0], runs[0]], group_seeds=True)
 
 
+def set_target(directory: RunDirectory, task: str, target: Target) -> None:
+    """Replace a task's target in run.json."""
+    facts = directory.facts()
+    task_facts = facts.tasks[task]
+    changed = replace(task_facts, head=replace(task_facts.head, target=target))
+    directory.write_facts(replace(facts, tasks={**facts.tasks, task: changed}))
+
+
 def written(path: Path, gold: np.ndarray, predicted: np.ndarray) -> Path:
     """A run whose regression `alike` was judged on the rows `gold: [n]`."""
     target = Target("regression", "regression", mean=0.0, deviation=1.0)
     run = write_run(path, alike=gold)
     directory = RunDirectory.open(run)
-    facts = directory.facts()
-    facts["tasks"]["alike"]["target"] = target.to_dict()
-    directory.write_facts(facts)
+    set_target(directory, "alike", target)
     rows, keys = len(gold), np.zeros((len(gold), 0), np.uint64)
     table = TokenTable(Path("dev.csv"), (), (), np.arange(2, rows + 2), keys, {}, "abc")
     csv_path = run / "predictions" / f"{STEP:06d}" / "alike.csv"
@@ -344,9 +350,7 @@ def test_labels_are_read_as_they_were_written(tmp_path, separator):
     split = Split(table, np.arange(4), rows)
     write_predictions(path, target, split, np.where(rows[::-1], 2.0, -2.0), separator)
     directory = RunDirectory.open(run)
-    facts = directory.facts()
-    facts["tasks"]["mood"]["target"] = target.to_dict()
-    directory.write_facts(facts)
+    set_target(directory, "mood", target)
     recipe = directory.recipe().to_dict()
     if separator:
         recipe["tasks"]["mood"] |= {"kind": "multi-label", "separator": separator}

@@ -1,13 +1,22 @@
-"""The paper's systems through the whole loop: objectives, interaction, stages, learned weights."""
+"""The paper's systems in full training runs: objectives, interaction, stages, loss weights."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from tests.helpers import alike_rows, two_tasks, write_csv, write_two_tasks
+from tests.helpers import (
+    alike_rows,
+    dev_scores,
+    number,
+    stop_at_evaluation,
+    two_tasks,
+    write_csv,
+    write_two_tasks,
+)
 from tests.training.test_trainer import same, weights
 from torch import Tensor
 
@@ -15,12 +24,10 @@ from comity import ComityError, Recipe, load, train
 from comity.losses.task_losses import uncertainty_weighted
 from comity.model.heads import HeadLayer
 from comity.model.multitask import MASKED
-from comity.runs import RunDirectory
+from comity.runs import ConflictEntry, EndEntry, EvaluationEntry, RunDirectory, TrainEntry
 from comity.targets import Target
 from comity.terminal.views import show_plan
 from comity.training.balancers import BALANCERS
-from comity.training.events import Listener
-from comity.training.plan import plan_summary
 from comity.training.setup import prepare
 from comity.training.task_gradients import Part
 from comity.training.trainer import Trainer
@@ -34,21 +41,6 @@ def folder(tmp_path):
     pairs = [(a, b, int(score > 2)) for a, b, score in alike_rows(500, 20)]
     write_csv(tmp_path / "data" / "twins.csv", ["a", "b", "twin"], pairs)
     return tmp_path / "data"
-
-
-class Stopped(Exception):
-    pass
-
-
-def stopping(trainer: Trainer) -> Trainer:
-    """The trainer, which stops at its first evaluation, when its checkpoint is written."""
-
-    class Stopper(Listener):
-        def evaluated(self, trainer, evaluations):
-            raise Stopped
-
-    trainer.listener = Stopper()
-    return trainer
 
 
 def hidden_states(trainer: Trainer, columns: list[list[str]]) -> tuple[Tensor, Tensor]:
@@ -111,7 +103,7 @@ def test_the_plan_says_that_accumulation_adds_no_negatives(folder, tiny_checkpoi
     changes = {"tasks__alike__objectives": CONTRASTIVE}
     for parts in (1, 2):
         recipe = two_tasks(tiny_checkpoint, tasks__alike__micro_batches=parts, **changes)
-        show_plan(plan_summary(Trainer(prepare(recipe, folder)), None))
+        show_plan(Trainer(prepare(recipe, folder)).plan())
         said = (
             "alike: its objectives compare only the rows of one micro-batch (2 in a batch)"
             in capsys.readouterr().out
@@ -187,7 +179,7 @@ def test_deeper_heads_train_and_load(folder, tmp_path, tiny_checkpoint, layers, 
         tasks__mood__head_layers=layers,
     )
     run = train(recipe, folder, tmp_path / "run")
-    score = run.best()["tasks"]["alike"]["value"]
+    score = run.best().tasks["alike"].value
     assert load(run.path).evaluate("alike").score.value == pytest.approx(score, abs=1e-6)
     wide = 4 * 32 if interaction else 32
     heads = load(run.path)._model.head("alike")
@@ -255,7 +247,7 @@ def test_a_stages_own_file_with_mapped_labels(folder, tmp_path, tiny_checkpoint)
     assert mapped.targets.tolist() == [5.0 * (s > 2) for _, _, s in alike_rows(500, 20)]
     run = train(recipe, folder, tmp_path / "run")
     assert run.recipe() == recipe
-    assert "alike twins.csv" in run.facts()["files"]
+    assert "alike twins.csv" in run.facts().inputs.files
 
 
 def test_a_label_that_the_map_lacks_is_named_with_its_line(folder, tiny_checkpoint):
@@ -275,23 +267,22 @@ def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkp
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("heads.mood") for name in moved)
     assert any(name.startswith("heads.alike") for name in moved)
-    evaluation = next(e for e in trainer.directory.metrics() if e["type"] == "evaluation")
-    assert set(evaluation["tasks"]) == {"mood", "alike"}
+    evaluation = trainer.directory.entries(EvaluationEntry)[0]
+    assert set(evaluation.tasks) == {"mood", "alike"}
 
 
 def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__mood__eval_only": True, "train__epochs": 3}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    evaluations = [e for e in run.metrics() if e["type"] == "evaluation"]
-    alike = [e["tasks"]["alike"]["value"] for e in evaluations]
-    assert run.best()["score"]["value"] == max(alike)
-    assert run.best()["step"] == evaluations[alike.index(max(alike))]["step"]
+    alike = dev_scores(run, "alike")
+    assert run.best().score.value == max(alike.values())
+    assert run.best().step == max(alike, key=alike.__getitem__)
 
 
 def test_what_no_stage_trained_gives_no_embeddings(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__alike__eval_only": True, "tasks__alike__interaction": True}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    with pytest.raises(ComityError, match="embeddings: no task of this run trains any"):
+    with pytest.raises(ComityError, match="embeddings: no task of this run trains them"):
         load(run.path).encode(["a house"])
 
 
@@ -381,17 +372,17 @@ def test_masked_words_are_learned(folder, tmp_path, tiny_checkpoint):
     stage = {"train_on": "masked-words", "epochs": 20, "lr": 5e-3}
     recipe = two_tasks(tiny_checkpoint, stages=[stage, {"steps": 1}], train__epochs=...)
     run = train(recipe, folder, tmp_path / "run")
-    losses = [e["loss"] for e in run.metrics() if e["type"] == "train"]
+    losses = [entry.loss for entry in run.entries(TrainEntry)]
     # The texts are the same few words: guessing becomes far easier than one in all of them.
-    assert losses[-2]["alike"] < losses[0]["alike"] / 2
+    assert number(losses[-2]["alike"]) < number(losses[0]["alike"]) / 2
 
 
 def test_a_masked_run_resumes_within_the_stage_and_at_its_end(folder, tmp_path, tiny_checkpoint):
     recipe = masked_recipe(tiny_checkpoint, train__evaluate_every=3)
     whole = train(recipe, folder, tmp_path / "whole")
     run = RunDirectory.create(tmp_path / "within")
-    with pytest.raises(Stopped):
-        stopping(Trainer(prepare(recipe, folder))).run(run)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_at_evaluation(1)).run(run)
     assert same(weights(whole), weights(train(recipe, folder, run.path, resume=True)))
     trainer = Trainer(prepare(recipe, folder))
     trainer.directory = run = RunDirectory.create(tmp_path / "cut")
@@ -409,9 +400,8 @@ def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoi
     stages = [{"train_on": "masked-words", "epochs": 6}, {"epochs": 2}]
     changes = {"stages": stages, "train__epochs": ..., "train__patience": 1}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    end = run.metrics()[-1]
-    assert end["stage"] >= 1
-    assert end["step"] > 21  # 6 epochs of 56 rows, 16 a step
+    (end,) = run.entries(EndEntry)
+    assert end.step > 21  # 6 epochs of 56 rows, 16 a step: the second stage has begun
 
 
 def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpoint):
@@ -419,8 +409,7 @@ def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpo
     stages = [{"train_on": "masked-words", "epochs": 2}]
     recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **judged)
     run = train(recipe, folder, tmp_path / "run")
-    last = [e for e in run.metrics() if e["type"] == "evaluation"][-1]
-    assert run.best()["step"] == last["step"]
+    assert run.best().step == run.entries(EvaluationEntry)[-1].step
 
 
 def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
@@ -432,12 +421,12 @@ def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
 
 def test_a_head_over_words_at_random_is_said(folder, tiny_checkpoint):
     notes = prepare(masked_recipe(tiny_checkpoint), folder).notes
-    assert any("has no head over words; it starts at random" in note for note in notes)
+    assert any("has no masked-language head" in note for note in notes)
 
 
 def test_freezing_every_layer_leaves_masked_words_nothing(folder, tiny_checkpoint):
     stages = [{"train_on": "masked-words", "freeze": 2}, {}]
-    with pytest.raises(ComityError, match="with all 2 layers frozen masked words train nothing"):
+    with pytest.raises(ComityError, match="with all 2 layers frozen, masked words train nothing"):
         prepare(two_tasks(tiny_checkpoint, stages=stages), folder)
 
 
@@ -471,8 +460,7 @@ def test_masked_words_need_a_mask_token(folder, tmp_path, write_checkpoint):
 @pytest.mark.parametrize("balancer", [name for name in BALANCERS if name != "sum"])
 def test_every_balancer_trains(folder, tmp_path, tiny_checkpoint, balancer):
     run = train(two_tasks(tiny_checkpoint, train__balancer=balancer), folder, tmp_path / "run")
-    conflict = next(entry for entry in run.metrics() if entry["type"] == "conflict")
-    assert conflict["tasks"] == ["mood", "alike"]
+    assert run.entries(ConflictEntry)[0].tasks == ["mood", "alike"]
 
 
 def test_a_balancers_state_survives_a_resume(folder, tmp_path, tiny_checkpoint):
@@ -481,11 +469,9 @@ def test_a_balancers_state_survives_a_resume(folder, tmp_path, tiny_checkpoint):
     whole = train(recipe, folder, tmp_path / "whole")
     state = weights(whole)
     assert state["balancer.cosines"].abs().sum() > 0
-    trainer = Trainer(prepare(recipe, folder))
     run = RunDirectory.create(tmp_path / "cut")
-
-    with pytest.raises(Stopped):
-        stopping(trainer).run(run)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_at_evaluation(1)).run(run)
     resumed = train(recipe, folder, run.path, resume=True)
     assert same(state, weights(resumed))
 
@@ -598,6 +584,6 @@ def test_objectives_need_two_classes(folder, tiny_checkpoint):
 
 def test_a_run_of_another_format_is_refused(folder, tmp_path, tiny_checkpoint):
     run = train(two_tasks(tiny_checkpoint), folder, tmp_path / "run")
-    run.write_facts(run.facts() | {"format": 1})
+    run.write_facts(replace(run.facts(), format=1))
     with pytest.raises(ComityError, match="written by another version of comity"):
         load(run.path)
