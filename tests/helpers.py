@@ -1,4 +1,4 @@
-"""Small tables and recipes that several tests train on."""
+"""Small data files, recipes, listeners and records that several tests use."""
 
 import csv
 import json
@@ -99,14 +99,14 @@ def two_tasks(encoder: Path, **changes: Any) -> Recipe:
         },
     }
     for path, value in changes.items():
-        place = recipe
+        table = recipe
         *parents, last = path.split("__")
         for parent in parents:
-            place = place.setdefault(parent, {})
+            table = table.setdefault(parent, {})
         if value is ...:
-            place.pop(last, None)
+            table.pop(last, None)
         else:
-            place[last] = value
+            table[last] = value
     return Recipe.from_dict(recipe)
 
 

@@ -15,8 +15,9 @@ import tomli_w
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
 import comity
-from comity import load
+from comity import load, train
 from comity.cli.main import COMMANDS, main
+from comity.terminal.progress import Display
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +79,21 @@ def test_python_m_comity_is_the_command():
 
 
 def test_help_of_the_package_shows_the_public_api():
-    shown = pydoc.render_doc(comity, renderer=pydoc.plaintext)
+    shown = pydoc.plain(pydoc.render_doc(comity))
     for name in ("class ComityError", "class Model", "class Recipe", "load(", "train("):
         assert name in shown
     assert set(comity.__all__) <= set(dir(comity))
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("trian", 'unknown command "trian", did you mean "train"?'),
         ("zzz", 'unknown command "zzz"; comity --help lists the commands'),
     ],
 )
-def test_an_unknown_command_gets_a_suggestion(capsys, word, said):
-    assert run(capsys, word) == (2, "", f"error: {said}\n")
+def test_an_unknown_command_gets_a_suggestion(capsys, word, message):
+    assert run(capsys, word) == (2, "", f"error: {message}\n")
 
 
 def test_every_command_has_help(capsys):
@@ -155,6 +156,35 @@ def test_train_prints_the_scores(base, capsys, tmp_path):
     code, out, err = run(capsys, "train", "--resume", tmp_path / "run", "--json")
     assert code == 0
     assert json.loads(out)["finished"]
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    words = ["comity", *map(str, command), "--out", str(tmp_path / "run")]
+    assert facts["command"] == [*words, "--set", "train.steps=2"]
+
+
+def test_the_plan_of_a_resumed_run_is_in_its_own_dtype(
+    base, capsys, tmp_path, monkeypatch, tiny_checkpoint
+):
+    recipe = two_tasks(tiny_checkpoint, train__precision="auto")
+    monkeypatch.setattr("comity.hardware.processor_class", lambda: "AMX")
+    train(recipe, base / "data", tmp_path / "run")
+    monkeypatch.setattr("comity.hardware.processor_class", lambda: "other")
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*"))
+    command = ["train", "--resume", tmp_path / "run", "--dry-run", "--json"]
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    assert json.loads(out)["precision"] == "bfloat16"
+    assert sorted(p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")) == before
+
+
+def test_an_interrupted_run_says_how_to_continue(base, capsys, tmp_path, monkeypatch):
+    def stop(self, event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Display, "evaluated", stop)
+    command = ["train", base / "recipe.toml", "--data", base / "data", "--out", tmp_path / "run"]
+    code, _, err = run(capsys, *command, "--quiet")
+    assert code == 130
+    assert err == f"stopped; continue with comity train --resume {tmp_path / 'run'}\n"
 
 
 def test_resume_notices_changed_data_whatever_the_paths(
@@ -518,8 +548,8 @@ def test_augment_reports_all_errors_before_it_loads_a_translator(capsys, tmp_pat
     options = ["--output", tmp_path / "none" / "o.csv", "--batch-size", 0, "--drop-similar", 2]
     code, out, err = run(capsys, *command, *options)
     assert (code, out) == (2, "")
-    told = ("--batch-size", "--drop-similar", "no directory", "no such file")
-    assert [word in line for word, line in zip(told, err.splitlines(), strict=True)] == [True] * 4
+    words = ("--batch-size", "--drop-similar", "no directory", "no such file")
+    assert [word in line for word, line in zip(words, err.splitlines(), strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize("column", ["1", "01"])
@@ -534,8 +564,8 @@ def test_augment_reads_a_file_with_the_given_options(capsys, tmp_path, monkeypat
     monkeypatch.setattr("comity.model.translate.Translator", Upper)
     source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
     source.write_bytes('a;"caf\xe9;1\nb;tea";0\n'.encode("cp1252"))
-    told = ["--delimiter", ";", "--encoding", "cp1252", "--no-header", "--no-quoting"]
-    command = ["augment", source, "--column", column, "--to", "a/b", "--back", "b/a", *told]
+    reading = ["--delimiter", ";", "--encoding", "cp1252", "--no-header", "--no-quoting"]
+    command = ["augment", source, "--column", column, "--to", "a/b", "--back", "b/a", *reading]
     assert run(capsys, *command, "--output", target)[0] == 0
     assert read_back(target) == [
         {"0": "a", "1": 'new new "café', "2": "1"},

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.helpers import (
     alike_rows,
     mood_rows,
+    number,
     stop_after_step,
     stop_at_evaluation,
     two_tasks,
@@ -101,7 +102,7 @@ def test_values_that_a_file_name_cannot_contain_stay_distinct(recipe):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (["train.lrr=1e-3,3e-3"], 'train.lrr: unknown key "lrr" in [train], did you mean "lr"?'),
         (["train.lr=1e-3"], "no key has several values"),
@@ -113,11 +114,11 @@ def test_values_that_a_file_name_cannot_contain_stay_distinct(recipe):
         (["train.steps=4,6", "train.epochs=1"], "another setting replaces train.steps"),
     ],
 )
-def test_an_error_in_a_grid_is_one_sentence(recipe, settings, said):
+def test_an_error_in_a_grid_is_one_sentence(recipe, settings, message):
     with pytest.raises(ComityError) as caught:
         grid(recipe, settings)
     (sentence,) = caught.value.messages
-    assert said in sentence
+    assert message in sentence
 
 
 # --- several runs ---------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def test_a_file_for_a_folder_is_one_sentence(recipe, tmp_path, capsys, dry):
 
 def test_leaks_are_dropped_where_asked_and_both_ways_are_kept_apart(recipe, tmp_path):
     data, out = recipe.parent / "data", tmp_path / "out"
-    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four stand in dev
+    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four are in dev too
     write_csv(data / "mood.csv", ["text", "mood"], rows)
     dropped = Sweep(recipe, [RATES], data, out, drop_leaks=True)
     write_two_tasks(tmp_path / "clean")
@@ -362,7 +363,7 @@ def test_the_lowest_rmse_is_marked_if_it_selects_the_model(recipe, tiny_checkpoi
     show_sweep(results.recipe, results.columns(), results.rows())
     (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
     kept = [RunDirectory(recipe.parent / "out" / point.name).best() for point in points.points]
-    lowest = min(best.tasks["alike"].value for best in kept)
+    lowest = min(number(best.tasks["alike"].value) for best in kept)
     assert f"{lowest:.4f} *" in marked
 
 

@@ -56,8 +56,8 @@ def hidden_states(trainer: Trainer, columns: list[list[str]]) -> tuple[Tensor, T
 def batch_of(trainer: Trainer, task: str):
     plan = trainer.plans[0]
     trainer.start_stage(plan)
-    turn = next(t for t in plan.steps[0] if plan.tasks[t.task].name == task)
-    return trainer._batch(plan, turn)
+    planned = next(b for b in plan.steps[0] if plan.tasks[b.task].name == task)
+    return trainer._batch(plan, planned)
 
 
 def texts_of(batch) -> list[tuple[str, str, float]]:
@@ -69,10 +69,10 @@ def texts_of(batch) -> list[tuple[str, str, float]]:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("interaction", [True, False])
-def test_the_contrastive_objective_stands_beside_the_head(
+def test_the_contrastive_objective_adds_to_the_heads_loss(
     folder, tiny_checkpoint, pooling, interaction
 ):
-    """Its share of the loss is the published formula on the embeddings of transformers' BERT."""
+    """The added loss is the published formula on the embeddings of transformers' BERT."""
     changes = {"encoder__dropout": 0.0, "tasks__alike__interaction": interaction}
     plain, both = (
         Trainer(prepare(two_tasks(tiny_checkpoint, **changes, **more), folder))
@@ -99,19 +99,19 @@ def test_the_contrastive_objective_stands_beside_the_head(
     assert losses[1] - losses[0] == pytest.approx(2.0 * loss, rel=1e-4)
 
 
-def test_the_plan_says_that_accumulation_adds_no_negatives(folder, tiny_checkpoint, capsys):
+def test_the_plan_notes_that_micro_batches_add_no_negatives(folder, tiny_checkpoint, capsys):
     changes = {"tasks__alike__objectives": CONTRASTIVE}
     for parts in (1, 2):
         recipe = two_tasks(tiny_checkpoint, tasks__alike__micro_batches=parts, **changes)
         show_plan(Trainer(prepare(recipe, folder)).plan())
-        said = (
+        noted = (
             "alike: its objectives compare only the rows of one micro-batch (2 in a batch)"
             in capsys.readouterr().out
         )
-        assert said == (parts == 2)
+        assert noted == (parts == 2)
 
 
-def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
+def test_gradients_with_objectives_equal_autograds(folder, tiny_checkpoint):
     """The packed pass with two groups for one task against plain autograd on the same model."""
     recipe = two_tasks(
         tiny_checkpoint,
@@ -163,7 +163,7 @@ def test_deeper_heads_by_hand():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
         layer.bias.copy_(torch.tensor([0.0, 0.0]))
-    # GELU(0) = 0, so that x = (1, 3) itself is normalised: mean 2, deviation 1.
+    # GELU(0) = 0, so x = (1, 3) itself is normalised: mean 2, deviation 1.
     found = layer.apply_to(torch.tensor([[1.0, 3.0]]), None)
     torch.testing.assert_close(found, torch.tensor([[-1.0, 1.0]]))
 
@@ -186,7 +186,7 @@ def test_deeper_heads_train_and_load(folder, tmp_path, tiny_checkpoint, layers, 
     assert next(iter(heads.parameters())).shape == (32, wide)
 
 
-def test_an_interaction_head_is_what_its_formula_says(folder, tiny_checkpoint):
+def test_an_interaction_head_equals_its_formula(folder, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, tasks__alike__interaction=True)
     trainer = Trainer(prepare(recipe, folder))
     split = trainer.prepared.tasks["alike"].dev
@@ -212,8 +212,8 @@ def test_learned_weights_move_and_are_not_part_of_the_encoders_row(folder, tiny_
     plan = trainer.plans[0]
     trainer.start_stage(plan)
     shared = trainer.gradients.rows.shape[1]
-    for turns in plan.steps[:3]:
-        trainer.step(plan, turns)
+    for planned in plan.steps[:3]:
+        trainer.step(plan, planned)
     names = [f"heads.{task}.log_variance" for task in ("mood", "alike")]
     moved = [float(trainer.flat.masters_by_name()[name]) for name in names]
     assert all(abs(value) > 0.01 for value in moved)
@@ -254,11 +254,11 @@ def test_a_label_that_the_map_lacks_is_named_with_its_line(folder, tiny_checkpoi
     write_csv(folder / "twins.csv", ["a", "b", "twin"], [("a", "b", 0), ("c", "d", "maybe")])
     with pytest.raises(ComityError) as caught:
         prepare(in_domain(tiny_checkpoint), folder)
-    (fault,) = caught.value.messages
-    assert 'twins.csv:3: the label "maybe" is not in the map of the stage (0, 1.0)' in fault
+    (message,) = caught.value.messages
+    assert 'twins.csv:3: the label "maybe" is not in the map of the stage (0, 1.0)' in message
 
 
-def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkpoint):
+def test_the_head_of_an_eval_only_task_does_not_change(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, train__select_by="alike")
     trainer = Trainer(prepare(recipe, folder))
     before = {n: t.clone() for n, t in trainer.flat.masters_by_name().items()}
@@ -271,7 +271,7 @@ def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkp
     assert set(evaluation.tasks) == {"mood", "alike"}
 
 
-def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, tiny_checkpoint):
+def test_an_eval_only_task_does_not_select_the_model(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__mood__eval_only": True, "train__epochs": 3}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     alike = dev_scores(run, "alike")
@@ -279,7 +279,7 @@ def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, 
     assert run.best().step == max(alike, key=alike.__getitem__)
 
 
-def test_what_no_stage_trained_gives_no_embeddings(folder, tmp_path, tiny_checkpoint):
+def test_untrained_embeddings_are_refused(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__alike__eval_only": True, "tasks__alike__interaction": True}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
     with pytest.raises(ComityError, match="embeddings: no task of this run trains them"):
@@ -297,14 +297,14 @@ def test_numbers_of_a_map_are_read_whatever_the_tasks_decimal_mark(folder, tiny_
     assert set(mapped.targets.tolist()) == {0.5, 5.0}
 
 
-def test_sampling_weights_count_where_turns_are_drawn(folder, tiny_checkpoint):
+def test_sampling_weights_apply_where_batches_are_drawn(folder, tiny_checkpoint):
     stages = [{"epochs": 1}, {"epochs": 1, "task_sampling": "proportional"}]
     changes = {"stages": stages, "train__epochs": ..., "tasks__mood__sampling_weight": 2.0}
     plans = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
     assert [plan.tasks[0].sampling_weight for plan in plans] == [1.0, 2.0]
 
 
-def test_truncated_scores_are_learned_as_the_whole_number_below(folder, tiny_checkpoint):
+def test_truncated_scores_are_trained_as_the_whole_number_below(folder, tiny_checkpoint):
     changes = {"tasks__alike__head": "bins", "tasks__alike__rounding": "down"}
     target = prepare(two_tasks(tiny_checkpoint, **changes), folder).tasks["alike"].target
     assert target.trained_on(np.array([0.0, 1.5, 2.6, 4.99, 5.0])).tolist() == [0, 1, 2, 4, 5]
@@ -405,9 +405,9 @@ def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoi
 
 
 def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpoint):
-    judged = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
+    eval_only = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
     stages = [{"train_on": "masked-words", "epochs": 2}]
-    recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **judged)
+    recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **eval_only)
     run = train(recipe, folder, tmp_path / "run")
     assert run.best().step == run.entries(EvaluationEntry)[-1].step
 
@@ -419,18 +419,18 @@ def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
     assert tokens[1] > 1.5 * tokens[0]
 
 
-def test_a_head_over_words_at_random_is_said(folder, tiny_checkpoint):
+def test_a_random_masked_language_head_is_noted(folder, tiny_checkpoint):
     notes = prepare(masked_recipe(tiny_checkpoint), folder).notes
     assert any("has no masked-language head" in note for note in notes)
 
 
-def test_freezing_every_layer_leaves_masked_words_nothing(folder, tiny_checkpoint):
+def test_masked_words_need_a_layer_that_is_not_frozen(folder, tiny_checkpoint):
     stages = [{"train_on": "masked-words", "freeze": 2}, {}]
     with pytest.raises(ComityError, match="with all 2 layers frozen, masked words train nothing"):
         prepare(two_tasks(tiny_checkpoint, stages=stages), folder)
 
 
-def test_a_task_of_masked_words_alone_is_trained_by_no_stage(tiny_checkpoint):
+def test_a_task_with_masked_words_only_is_not_trained(tiny_checkpoint):
     stages = [{"train_on": "masked-words"}, {"tasks": ["mood"]}]
     with pytest.raises(ComityError, match=r"tasks.alike: no stage trains this task"):
         two_tasks(tiny_checkpoint, stages=stages)
@@ -487,9 +487,9 @@ def test_a_skipped_step_leaves_the_balancers_state(folder, tiny_checkpoint):
     assert trainer.balancer_state == {}
 
 
-# --- what a recipe may not say --------------------------------------------------------------------
+# --- errors in recipes --------------------------------------------------------------------------
 
-FAULTS = {
+ERRORS = {
     "tasks__mood__interaction": (True, "tasks.mood.interaction: needs two text columns"),
     "tasks__mood__objectives": (CONTRASTIVE, "tasks.mood.objectives: needs two text columns"),
     "tasks__mood__pooling": ("cls", "tasks.mood.pooling: has no effect here"),
@@ -526,19 +526,19 @@ def test_a_stages_own_file_is_checked_as_the_tasks(tiny_checkpoint, own, sentenc
     stages = [{"data": {"alike": {"file": "x.csv", **own}}}]
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, stages=stages)
-    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
+    assert any(sentence in message for message in caught.value.messages), caught.value.messages
 
 
-@pytest.mark.parametrize("key", FAULTS)
+@pytest.mark.parametrize("key", ERRORS)
 def test_a_key_without_effect_is_named(tiny_checkpoint, key):
-    value, sentence = FAULTS[key]
+    value, sentence = ERRORS[key]
     changes = {key: value} | ALSO.get(key, {})
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, **changes)
-    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
+    assert any(sentence in message for message in caught.value.messages), caught.value.messages
 
 
-def test_a_stage_cannot_train_what_is_judged_only(tiny_checkpoint):
+def test_a_stage_cannot_train_an_eval_only_task(tiny_checkpoint):
     stages = [{"tasks": ["mood", "alike"]}]
     with pytest.raises(ComityError, match=r'stages.0.tasks: "mood" is judged only'):
         two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, stages=stages)
@@ -550,7 +550,7 @@ def test_a_recipe_that_trains_nothing_is_refused(tiny_checkpoint):
         two_tasks(tiny_checkpoint, **nothing)
 
 
-def test_objectives_do_not_guess_which_name_means_alike(folder, tiny_checkpoint):
+def test_objectives_do_not_guess_which_class_means_similar(folder, tiny_checkpoint):
     rows = [(f"a {n}", "b", name) for n in range(8) for name in ("duplicate", "not_duplicate")]
     write_csv(folder / "twins.csv", ["a", "b", "twin"], rows)
     task = {

@@ -96,6 +96,7 @@ def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
     assert conflict.tasks == ["mood", "alike"]
     assert conflict.cosines[0][0] == pytest.approx(1.0)
     facts = run.facts()
+    assert facts.command is None
     assert facts.tasks["mood"].head.target.classes == ("down", "up")
     assert facts.versions["torch"] == torch.__version__
     assert len(facts.inputs.files) == 4

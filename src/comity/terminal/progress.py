@@ -4,6 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Self
 
 from rich.live import Live
 from rich.progress import (
@@ -50,7 +51,7 @@ class Display:
         self.losses = {task: deque[float](maxlen=RECENT) for task in run.tasks}
         self.recent: deque[StepDone] = deque(maxlen=RECENT)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -216,7 +217,7 @@ class JobProgress:
         self.bar = Progress(*columns, console=console(stderr=True))
         self.jobs: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "JobProgress":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
