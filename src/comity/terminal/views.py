@@ -105,7 +105,7 @@ def _stage_table(stage: "StageSummary") -> Table:
     table = _table(title, ["task"], columns)
     for name, task in stage.tasks.items():
         least, most = task.repeats_min, task.repeats_max
-        times = plural(most, "time") if least == most else f"{least} to {plural(most, 'time')}"
+        times = plural(most, "time") if least == most else f"{least} to {most} times"
         counts = (f"{number:,}" for number in (task.rows, task.examples, task.tokens))
         table.add_row(name, *counts, times, f"{task.rows_never_seen:,}")
     return table
