@@ -236,7 +236,7 @@ def test_a_file_for_a_folder_is_one_sentence(recipe, tmp_path, capsys, dry):
     (tmp_path / "notes.txt").write_text("mine")
     assert main([*command(recipe, RATES, out=tmp_path / "notes.txt"), *dry]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "notes.txt is a file; name a new folder" in line
+    assert "notes.txt is a file; name a folder" in line
 
 
 def test_leaks_are_dropped_where_asked_and_both_ways_are_kept_apart(recipe, tmp_path):

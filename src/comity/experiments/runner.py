@@ -172,7 +172,7 @@ def check_folder(out: Path) -> None:
     """Raise a ComityError if the folder for the runs is a file."""
     if out.exists() and not out.is_dir():
         raise ComityError(
-            f"--out: {out} is a file; name a new folder, or one that the same command has written"
+            f"--out: {out} is a file; name a folder, new or written by the same command"
         )
 
 

@@ -7,7 +7,6 @@ Reads from top to bottom: `train` prepares a run, `Trainer.run` goes through the
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,10 @@ from comity.model.parameters import SHARED, FlatParameters
 from comity.recipe.recipe import Recipe
 from comity.rng import PROBE, SAMPLE, generator, name_key
 from comity.runs import (
-    BestModel,
-    BestOfTask,
     EndEntry,
-    EvaluationEntry,
-    RecordedEvaluation,
-    RecordedScore,
     RunDirectory,
     RunFacts,
     SkippedEntry,
-    TrainEntry,
     current_commit,
     versions,
 )
@@ -55,6 +48,13 @@ from comity.training.events import (
 from comity.training.gradients import Gradients
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
+from comity.training.records import (
+    Averages,
+    best_model,
+    end_entry,
+    evaluation_entry,
+    train_entry,
+)
 from comity.training.setup import Prepared, describe_machine, prepare
 from comity.training.task_gradients import Backward, Batch
 
@@ -155,29 +155,6 @@ def _trainer(
 # --- the loop -------------------------------------------------------------------------------------
 
 
-@dataclass
-class Averages:
-    """Sums over the steps since the last train entry."""
-
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, step: StepDone) -> None:
-        """Add one step."""
-        for task, loss in step.losses:
-            self.losses.setdefault(task, []).append(loss)
-        self.examples += step.examples
-        self.tokens += step.tokens
-        self.seconds += step.seconds
-
-    def mean_losses(self) -> dict[str, float | None]:
-        """Mean loss of each task; None where a loss was not finite."""
-        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
-        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
-
-
 class Trainer:
     """The model as one flat vector, its optimizer, the plan, and how far the run has come."""
 
@@ -247,7 +224,8 @@ class Trainer:
         self.on_event(RunStarted(tuple(self.prepared.tasks), self.progress.step, total))
         while self.progress.stage < len(self.plans) and not self.progress.selection.stopped_early:
             self.run_stage(self.plans[self.progress.stage])
-        self._log_end()
+        if not directory.entries(EndEntry):  # a finished run may be resumed
+            directory.log(end_entry(self.progress))
 
     def run_stage(self, plan: StagePlan) -> None:
         """Take the remaining steps of one stage."""
@@ -482,7 +460,7 @@ class Trainer:
         on_train, _ = self.evaluate(self.train_samples)
         scores = scores_of(evaluations)
         is_best = self._select(plan, scores)
-        self._log_evaluation(evaluations, on_train)
+        self.directory.log(evaluation_entry(self.progress, evaluations, on_train))
         self._write_predictions(dev, outputs)
         if is_best:
             self._write_best(scores)
@@ -505,15 +483,9 @@ class Trainer:
     # --- the run directory ----------------------------------------------------------------------
 
     def _write_best(self, scores: Mapping[str, Score]) -> None:
-        step, best = self.progress.step, self.progress.selection.best
+        best = self.progress.selection.best
         assert best is not None
-        record = BestModel(
-            folder=f"best-{step:06d}",
-            step=step,
-            by=self.settings.select_by,
-            score=_recorded_score(best.score),
-            tasks={name: _recorded_score(score) for name, score in scores.items()},
-        )
+        record = best_model(best, scores, self.settings.select_by)
         self.directory.write_best(record, self._save_model)
 
     def _save_model(self, folder: Path) -> None:
@@ -528,58 +500,11 @@ class Trainer:
             target = self.model.tasks[name].target
             write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
 
-    def _log_evaluation(
-        self, on_dev: Mapping[str, Evaluation], on_train: Mapping[str, Evaluation]
-    ) -> None:
-        mean = mean_score(scores_of(on_dev))
-        self.directory.log(
-            EvaluationEntry(
-                step=self.progress.step,
-                examples=self.progress.examples,
-                mean=mean.value,
-                mean_reason=mean.reason,
-                tasks={name: _recorded_evaluation(e) for name, e in on_dev.items()},
-                train={name: _recorded_evaluation(e) for name, e in on_train.items()},
-                best_of_task={
-                    name: BestOfTask(best.score.name, best.score.value, best.step)
-                    for name, best in self.progress.selection.best_of_task.items()
-                    if best.score.value is not None
-                },
-            )
-        )
-
     def _log_training(self) -> None:
         averages, self.averages = self.averages, Averages()
-        if averages.seconds == 0:
-            return
-        self._log_conflict()
-        self.directory.log(
-            TrainEntry(
-                step=self.progress.step,
-                examples=self.progress.examples,
-                loss=averages.mean_losses(),
-                gradient_norm=self.norm,
-                skipped=self.progress.skipped,
-                examples_per_second=round(averages.examples / averages.seconds, 2),
-                tokens_per_second=round(averages.tokens / averages.seconds, 1),
-            )
-        )
-
-    def _log_end(self) -> None:
-        """Log the end of the run, unless a finished run was resumed."""
-        if self.directory.entries(EndEntry):
-            return
-        progress = self.progress
-        self.directory.log(
-            EndEntry(
-                step=progress.step,
-                examples=progress.examples,
-                skipped=progress.skipped,
-                observed_steps=progress.conflict.observed,
-                conflicting_steps=progress.conflict.conflicting,
-                stopped_early=progress.selection.stopped_early,
-            )
-        )
+        if averages.seconds > 0:
+            self._log_conflict()
+            self.directory.log(train_entry(self.progress, averages, self.norm))
 
     def _facts(self, command: list[str] | None) -> RunFacts:
         return RunFacts(
@@ -601,23 +526,6 @@ class Trainer:
             self.directory, self.flat, self.optimizer
         )
         self.directory.forget_after(self.progress.step)
-
-
-def _recorded_score(score: Score) -> RecordedScore:
-    return RecordedScore(score.name, score.value, score.reason)
-
-
-def _recorded_evaluation(evaluation: Evaluation) -> RecordedEvaluation:
-    score = evaluation.score
-    return RecordedEvaluation(
-        metric=score.name,
-        value=score.value,
-        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
-        n=evaluation.n,
-        others={name: other.value for name, other in evaluation.others.items()},
-        reason=score.reason,
-        confusion_matrix=evaluation.confusion,
-    )
 
 
 def _name(dtype: torch.dtype) -> str:
