@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from comity import hardware
+from comity.training.setup import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -81,7 +83,7 @@ def keep(name: str, ratios: Mapping[str, float], details: Mapping[str, Any]) -> 
     benchmark. Results of earlier runs that this run did not measure again are kept.
     """
     RESULTS.mkdir(exist_ok=True)
-    facts = hardware.describe(torch.device("cpu"))
+    facts = asdict(describe_machine(torch.device("cpu")))
     path = RESULTS / f"{facts['processor_class']}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     content |= {"class": facts["processor_class"], **ratios}

@@ -183,9 +183,8 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
             held.append(memory()[0] / 1e6)
         seconds = time.perf_counter() - started
         again = time.perf_counter()
-        for batches in plan.steps:
-            for batch in batches:
-                trainer._batch(plan, batch)
+        for planned in plan.steps:
+            trainer._batches(plan, planned)
         packing = time.perf_counter() - again
     examples = sum(count.examples for count in plan.counts)
     tokens = sum(count.tokens for count in plan.counts)

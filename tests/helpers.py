@@ -1,12 +1,24 @@
-"""Small tables and recipes that several tests train on."""
+"""Small data files, recipes, listeners and records that several tests use."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from comity import Recipe
+from comity.runs import (
+    EncoderFacts,
+    EvaluationEntry,
+    Machine,
+    RunDirectory,
+    RunFacts,
+    RunInputs,
+    TaskFacts,
+)
+from comity.targets import HeadSpec
+from comity.training.events import Evaluated, Event, Listener, StepDone
 
 ADJECTIVES = {
     "good": "up",
@@ -87,12 +99,70 @@ def two_tasks(encoder: Path, **changes: Any) -> Recipe:
         },
     }
     for path, value in changes.items():
-        place = recipe
+        table = recipe
         *parents, last = path.split("__")
         for parent in parents:
-            place = place.setdefault(parent, {})
+            table = table.setdefault(parent, {})
         if value is ...:
-            place.pop(last, None)
+            table.pop(last, None)
         else:
-            place[last] = value
+            table[last] = value
     return Recipe.from_dict(recipe)
+
+
+def stop_after_step(step: int) -> Listener:
+    """A listener that interrupts a run after a step, as Ctrl-C does."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == step:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def stop_at_evaluation(number: int) -> Listener:
+    """A listener that interrupts a run at an evaluation, counted from 1."""
+    seen: list[Evaluated] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            seen.append(event)
+            if len(seen) == number:
+                raise KeyboardInterrupt
+
+    return listen
+
+
+def run_facts(
+    heads: Mapping[str, HeadSpec] = MappingProxyType({}),
+    metrics: Mapping[str, str] = MappingProxyType({}),
+    seed: int = 0,
+    weights: str = "weights",
+    file: str = "file",
+) -> RunFacts:
+    """The facts of a run that was never trained: `weights` and `file` are its digests."""
+    return RunFacts(
+        seed=seed,
+        precision="float32",
+        inputs=RunInputs(
+            data="data",
+            drop_leaks=False,
+            encoder=EncoderFacts("encoder", {"model.safetensors": weights}),
+            tokenizer="tokenizer",
+            files={f"{task} dev": file for task in heads},
+        ),
+        tasks={task: TaskFacts(head, metrics[task], 128) for task, head in heads.items()},
+        machine=Machine("cpu", "processor", "other", 1),
+        versions={},
+    )
+
+
+def number(value: float | None) -> float:
+    """A score or loss that must have a value."""
+    assert value is not None
+    return value
+
+
+def dev_scores(run: RunDirectory, task: str) -> dict[int, float]:
+    """A task's dev score at each evaluation of a run, by step."""
+    return {e.step: number(e.tasks[task].value) for e in run.entries(EvaluationEntry)}

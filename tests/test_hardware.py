@@ -1,4 +1,4 @@
-"""What the process asks of the machine: that memory of an earlier run goes back to the system."""
+"""Settings of the process: memory of an earlier run is returned to the system."""
 
 import ctypes
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Pieces of 100 kB are freed, all but the last, which keeps the heap from shrinking by itself.
+# All blocks of 100 kB but the last are freed; the last keeps the heap from shrinking by itself.
 PROGRAM = """
 from comity import hardware
 
@@ -15,17 +15,17 @@ def resident():
         return int(file.read().split()[1]) * 4096
 
 hardware.keep_freed_memory()
-pieces = [bytearray(100_000) for _ in range(2_000)]
+blocks = [bytearray(100_000) for _ in range(2_000)]
 full = resident()
-del pieces[:-1]
+del blocks[:-1]
 kept = resident()
 hardware.keep_freed_memory()
 print(full, kept, resident())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
-def test_a_new_run_hands_back_what_an_earlier_one_kept():
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator has the setting")
+def test_a_new_run_returns_memory_that_an_earlier_one_kept():
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("this C library has no malloc_trim")
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)

@@ -1,25 +1,36 @@
-"""Comity: one text encoder, many tasks, no quarrel between them.
+"""Fine-tune one BERT encoder on several text tasks at once.
 
-from comity import Recipe, train, load
+    from comity import Recipe, load, train
 
-run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
-model = load("runs/first")
-model.predict("sentiment", ["A quiet, generous film."])
+    train(Recipe.load("recipe.toml"), data="data", out="runs/first")
+    model = load("runs/first")
+    model.predict("sentiment", ["A quiet, generous film."])
+
+Public names:
+
+    Recipe        what to train: encoder, tasks and stages, read from TOML
+    train         trains a recipe and keeps the run in a directory
+    load          loads the best model of a run
+    Model         predicts, embeds and evaluates
+    ComityError   an error that the user can fix
 """
 
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comity.errors import ComityError
-    from comity.inference.model import load
+    from comity.inference.model import Model, load
     from comity.recipe.recipe import Recipe
     from comity.training.trainer import train
 
-__version__ = "0.1.0"
-__all__ = ["ComityError", "Recipe", "load", "train"]
+    __version__: str
 
-_HOMES = {
+__all__ = ["ComityError", "Model", "Recipe", "load", "train"]
+
+_MODULES = {
     "ComityError": "comity.errors",
+    "Model": "comity.inference.model",
     "Recipe": "comity.recipe.recipe",
     "load": "comity.inference.model",
     "train": "comity.training.trainer",
@@ -27,11 +38,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `comity --help` loads no torch."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that `import comity` loads no torch."""
+    if name == "__version__":
+        return metadata.version("comity")
+    if name not in _MODULES:
         raise AttributeError(f"module 'comity' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

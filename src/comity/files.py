@@ -1,23 +1,20 @@
-"""Files and folders written so that a crash leaves the old ones, and their digests."""
+"""Atomic writes of files and folders, and SHA-256 digests."""
 
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import safetensors
 
 from comity.errors import ComityError
 
-if TYPE_CHECKING:
-    pass
-
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place, then give it its name: a crash leaves the old one."""
+    """Write a text file under a temporary name, then rename it: a crash leaves the old file."""
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -26,8 +23,14 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_folder(folder: Path, save: Any) -> None:
-    """Fill a folder beside its place, sync it, add the manifest last, then give it its name."""
+def write_folder(folder: Path, save: Callable[[Path], None]) -> None:
+    """Let `save` fill a temporary folder, add a manifest, then rename it to `folder`.
+
+    A crash leaves the old folder. The manifest holds the size and SHA-256 of every file.
+
+    Raises:
+        ComityError: the folder cannot be written, for example because the disk is full.
+    """
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save(building)
@@ -48,15 +51,15 @@ def write_folder(folder: Path, save: Any) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ComityError(
-            f"{folder}: cannot be written ({reason}); what stood there before is kept, make room "
-            "and go on with --resume"
+            f"{folder}: cannot be written ({reason}); the previous version is kept; free some "
+            "space and continue with --resume"
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file of the manifest stands there with its size and content."""
+    """Whether every file in the folder's manifest exists with its recorded size and digest."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         return all(

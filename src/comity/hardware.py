@@ -1,4 +1,4 @@
-"""What the machine can do: device, processor class, and the dtype a run computes in."""
+"""The machine: device, processor class, compute dtype, and settings of the process."""
 
 import ctypes
 import platform
@@ -13,10 +13,10 @@ from comity.errors import ComityError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a recipe; `auto` takes a GPU where there is one.
+    """The torch device for `train.device`; "auto" is a GPU if there is one, otherwise the CPU.
 
     Raises:
-        ComityError: a name that torch does not know, or a device that is not there.
+        ComityError: torch does not know the name, or this machine does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,14 +25,14 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ComityError(
-            f'train.device: "{name}" cannot be used on this machine; take "auto" or "cpu"'
+            f'train.device: this machine has no "{name}"; use "auto" or "cpu"'
         ) from None
     return device
 
 
 @cache
 def processor_class() -> str:
-    """`AMX`, `AVX512-bf16` or `other`: what the processor multiplies bf16 matrices with."""
+    """How the processor multiplies bf16 matrices: `AMX`, `AVX512-bf16`, or `other` (slowly)."""
     checks = {"AMX": "_is_amx_tile_supported", "AVX512-bf16": "_is_avx512_bf16_supported"}
     for name, check in checks.items():
         if getattr(torch.cpu, check, lambda: False)():
@@ -41,7 +41,7 @@ def processor_class() -> str:
 
 
 def processor_name() -> str:
-    """The processor as the system names it, to stand beside every figure."""
+    """The processor's name as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -51,7 +51,7 @@ def processor_name() -> str:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the compute buffer: `auto` takes bf16 where products in it are fast."""
+    """The dtype for `train.precision`; "auto" is bf16 where its matrix products are fast."""
     if name == "float32":
         return torch.float32
     if name == "bf16" or fast_bf16(device):
@@ -60,7 +60,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are faster on the device than in float32."""
+    """Whether matrix products are faster in bf16 than in float32 on the device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor_class() != "other"
@@ -68,11 +68,11 @@ def fast_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Within, numbers too small for a normal float32 count as 0.
+    """Round float32 numbers below the normal range (denormals) to 0 inside this context.
 
-    Moments of weights that have long had no gradient become such numbers, which are slow. The
-    setting belongs to a thread and is inherited by those that it starts; so a command enters this
-    first thing, before torch starts its own threads.
+    The moments of weights without a gradient decay to denormals, and arithmetic on those is slow.
+    The setting belongs to a thread and is inherited by the threads it starts, so enter this context
+    before torch starts its own.
     """
     already = not bool(torch.tensor([1e-40]) * 1)
     torch.set_flush_denormal(True)
@@ -83,11 +83,11 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's allocator to keep what is freed from now on; elsewhere nothing happens.
+    """Let glibc's allocator keep freed memory for reuse; does nothing with other C libraries.
 
-    It otherwise hands large pieces back to the system, step after step, and each page that comes
-    again costs a fault and is cleared. What was kept until now (of an earlier run in this process)
-    is handed back, since pieces of many sizes leave gaps that add up from run to run.
+    By default it returns large blocks to the system after each step, and getting them back costs a
+    page fault and clearing per page. Memory kept until now, by an earlier run in this process, is
+    returned once: blocks of many sizes leave gaps that add up from run to run.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     try:
@@ -96,17 +96,5 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError, TypeError):
         return
     malloc_trim(0)
-    mallopt(mmap_threshold, 32 * 1024 * 1024)  # the most that every glibc takes
+    mallopt(mmap_threshold, 32 * 1024 * 1024)  # the largest value that every glibc accepts
     mallopt(trim_threshold, 2**31 - 1)
-
-
-def describe(device: torch.device) -> dict[str, str | int]:
-    """Device, processor and threads, as a run records them."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    facts = {
-        "device": str(device),
-        "processor": processor_name(),
-        "processor_class": processor_class(),
-        "threads": torch.get_num_threads(),
-    }
-    return facts | ({"card": card} if card else {})

@@ -1,59 +1,260 @@
-"""The run directory: what stands where, written so that a crash leaves the last good state.
+"""The run directory and the typed records in it. Loads no torch.
 
-RUN/recipe.toml          what the user declared, overrides applied
-    run.json             versions, seed, machine, encoder, tasks, digests of the files
-    metrics.jsonl        one JSON object a line: train, conflict, evaluation, end
+RUN/recipe.toml          the recipe, with overrides applied
+    run.json             RunFacts: seed, precision, inputs, tasks, machine, versions, command
+    metrics.jsonl        one JSON object per line: train, conflict, evaluation, skipped, end
     predictions/000300/sentiment.csv
-    best.json            which folder holds the best model, and its scores
-    best-000300/         that model: encoder/ (Hugging Face names), heads.safetensors
-    checkpoint-000300/   the last evaluation's state, for --resume
+    best.json            BestModel: the folder of the best model, and its scores
+    best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
+    checkpoint-000300/   the state at the last evaluation, for --resume
+
+Every write is atomic: after a crash the previous version is still there.
 """
 
 import json
 import platform
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-import safetensors
-import tokenizers
 import tomli_w
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import Field, TypeAdapter, ValidationError
 
-import comity
 from comity.errors import ComityError
 from comity.files import is_complete, write_atomically, write_folder
-from comity.model.parameters import FlatParameters
 from comity.recipe.recipe import Recipe
-from comity.training.optim import FlatAdamW
+from comity.targets import HeadSpec
 
-FORMAT = 2
-"""Of run.json and the model's files; a run of another one is not read."""
+FORMAT = 3
+"""Version of the files in a run directory. Runs of another format are refused."""
+
+RECORDED_PACKAGES = ("comity", "torch", "numpy", "tokenizers", "safetensors")
+
+# --- run.json -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """The pretrained encoder: its name in the recipe, its origin, and its digests."""
+
+    name: str
+    sha256: dict[str, str]  # by weight file
+    folder: str | None = None  # for a local checkpoint
+    hub: str | None = None  # for one from the Hugging Face hub, with its revision
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything a run reads. None of it may change between start and resume."""
+
+    data: str  # absolute path of the folder where the recipe's relative paths start
+    drop_leaks: bool
+    encoder: EncoderFacts
+    tokenizer: str  # fingerprint
+    files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """One digest for the encoder, one for the tokenizer, and one for each file."""
+        weights = " ".join(f"{name}:{digest}" for name, digest in self.encoder.sha256.items())
+        files = {f"file of {role}": digest for role, digest in self.files.items()}
+        return {"encoder": weights, "tokenizer": self.tokenizer, **files}
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task of a run."""
+
+    head: HeadSpec
+    metric: str
+    max_length: int  # in tokens
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware of a run."""
+
+    device: str
+    processor: str
+    processor_class: str
+    threads: int
+    card: str | None = None  # the GPU
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The contents of run.json."""
+
+    seed: int
+    precision: str  # "float32" or "bfloat16"
+    inputs: RunInputs
+    tasks: dict[str, TaskFacts]
+    machine: Machine
+    versions: dict[str, str]  # by package
+    command: list[str] | None = None  # None for a run started from Python
+    commit: str | None = None  # of the git repository in the working directory
+    format: int = FORMAT
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages a run depends on."""
+    packages = {name: metadata.version(name) for name in RECORDED_PACKAGES}
+    return {**packages, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def current_commit() -> str | None:
+    """The commit checked out in the working directory, or None outside a git repository."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+# --- best.json and metrics.jsonl ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecordedScore:
+    """A score in a file; `reason` says why `value` is None, or which tasks a mean excludes."""
+
+    metric: str
+    value: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The contents of best.json: which model was kept, and its dev scores."""
+
+    folder: str  # in the run directory
+    step: int
+    by: str  # train.select_by: "mean" or a task
+    score: RecordedScore
+    tasks: dict[str, RecordedScore]
+
+
+@dataclass(frozen=True)
+class RecordedEvaluation:
+    """One task's evaluation in metrics.jsonl."""
+
+    metric: str
+    value: float | None
+    loss: float | None
+    n: int  # rows
+    others: dict[str, float | None]  # the other metrics
+    reason: str | None = None  # why `value` is None
+    confusion_matrix: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class BestOfTask:
+    """A task's own best dev score in a run, whichever model was kept."""
+
+    metric: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEntry:
+    """Training averages since the previous train entry."""
+
+    type: Literal["train"] = "train"
+    step: int
+    examples: int  # since the start of the run
+    loss: dict[str, float | None]  # mean by task; None if it was not finite
+    gradient_norm: float | None  # of the last step, before clipping
+    skipped: int  # steps since the start of the run
+    examples_per_second: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConflictEntry:
+    """The most recent cosines between task gradients."""
+
+    type: Literal["conflict"] = "conflict"
+    step: int
+    tasks: list[str]
+    cosines: list[list[float]]  # [K, K]
+    share_of_steps: float  # observed steps in which at least one pair of tasks conflicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationEntry:
+    """An evaluation on dev and on a sample of the training rows."""
+
+    type: Literal["evaluation"] = "evaluation"
+    step: int
+    examples: int
+    mean: float | None
+    mean_reason: str | None
+    tasks: dict[str, RecordedEvaluation]
+    train: dict[str, RecordedEvaluation]
+    best_of_task: dict[str, BestOfTask]  # up to and including this evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedEntry:
+    """A step that was skipped because a loss or gradient was not finite."""
+
+    type: Literal["skipped"] = "skipped"
+    step: int
+    task: str
+    lines: list[int]  # of the task's batch, in its file
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndEntry:
+    """The end of a run."""
+
+    type: Literal["end"] = "end"
+    step: int
+    examples: int
+    skipped: int
+    observed_steps: int  # steps and probes whose task gradients were compared
+    conflicting_steps: int
+    stopped_early: bool
+
+
+Entry = TrainEntry | ConflictEntry | EvaluationEntry | SkippedEntry | EndEntry
+E = TypeVar("E", bound=Entry)
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
+_FACTS = TypeAdapter(RunFacts)
+_BEST = TypeAdapter(BestModel)
+
+
+# --- the directory --------------------------------------------------------------------------------
 
 
 class RunDirectory:
-    """Paths and files of one run."""
+    """Reads and writes the files of one run."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @staticmethod
     def check_new(path: Path) -> None:
-        """Refuse a folder that holds another run's files: nothing is ever overwritten."""
+        """Raise a ComityError if the directory contains anything: no run is overwritten."""
         if path.is_dir() and any(path.iterdir()):
             raise ComityError(
-                f"{path}: the run directory is not empty; name another with --out, or go on "
-                f"with that run by --resume {path}"
+                f"{path}: the run directory is not empty; choose another one with --out, or "
+                f"continue the run in it with --resume {path}"
             )
 
     @classmethod
     def create(cls, path: Path) -> "RunDirectory":
-        """A new run, in a folder that is new or empty."""
+        """Create a run directory; an empty directory may exist already."""
         cls.check_new(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -61,159 +262,149 @@ class RunDirectory:
                 pass
         except OSError as error:
             raise ComityError(
-                f"{path}: cannot be made a run directory ({error.strerror}); name another"
+                f"{path}: cannot create the run directory ({error.strerror}); choose another one"
             ) from None
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """A run that exists."""
+        """Open an existing run.
+
+        Raises:
+            ComityError: not a run directory, or run.json is damaged or has another format.
+        """
         if not (path / "run.json").is_file():
             what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
-            raise ComityError(f"{path}: {what}; name a directory that comity train wrote")
+            raise ComityError(f"{path}: {what}; name a directory written by comity train")
         found = cls(path)
-        if found.facts().get("format") != FORMAT:
-            raise ComityError(f"{path}: was written by another version of comity; train it anew")
+        found.facts()
         return found
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Keep what the user declared."""
+        """Write recipe.toml."""
         write_atomically(self.path / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
 
     def recipe(self) -> Recipe:
         """The run's recipe."""
         return Recipe.load(self.path / "recipe.toml")
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
-        """Keep what the run is made of."""
-        write_atomically(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+    def write_facts(self, facts: RunFacts) -> None:
+        """Write run.json."""
+        write_atomically(self.path / "run.json", json.dumps(asdict(facts), indent=2) + "\n")
 
-    def facts(self) -> dict[str, Any]:
-        """What the run is made of."""
-        return _read_json(self.path / "run.json")
+    def facts(self) -> RunFacts:
+        """The contents of run.json."""
+        path = self.path / "run.json"
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            raise ComityError(
+                f"{self.path}: was written by another version of comity; train it again"
+            )
+        return validated(_FACTS, values, path)
 
-    def log(self, kind: str, **values: Any) -> None:
-        """Add one line to metrics.jsonl."""
-        line = json.dumps({"type": kind, **values}, allow_nan=False)
+    def log(self, entry: Entry) -> None:
+        """Append one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(_line(entry))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
+    def metrics(self) -> list[Entry]:
+        """The entries of metrics.jsonl, without a last line that a crash cut short."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         entries = []
         for line in lines:
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entries.append(_ENTRY.validate_json(line))
+            except ValidationError:
                 continue
         return entries
 
+    def entries(self, kind: type[E]) -> list[E]:
+        """The entries of metrics.jsonl of one class."""
+        return [entry for entry in self.metrics() if isinstance(entry, kind)]
+
     def forget_after(self, step: int) -> None:
-        """Take back the metrics of steps that a resumed run will do again."""
-        kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
-        text = "".join(json.dumps(entry) + "\n" for entry in kept)
-        write_atomically(self.path / "metrics.jsonl", text)
+        """Remove the metrics of the steps that a resumed run will repeat."""
+        kept = [entry for entry in self.metrics() if entry.step <= step]
+        write_atomically(self.path / "metrics.jsonl", "".join(map(_line, kept)))
 
-    def write_best(self, step: int, save: Any, about: dict[str, Any]) -> None:
-        """Keep a model as the best: its folder first, then the pointer, then the old one goes."""
-        name = f"best-{step:06d}"
-        write_folder(self.path / name, save)
-        write_atomically(
-            self.path / "best.json", json.dumps({"folder": name, "step": step, **about}) + "\n"
-        )
-        for old in self.path.glob("best-*"):
-            if old.name != name:
-                shutil.rmtree(old, ignore_errors=True)
+    def write_best(self, best: BestModel, save: Callable[[Path], None]) -> None:
+        """Let `save` write the model into its folder, update best.json, delete the old folder."""
+        folder = self.path / best.folder
+        write_folder(folder, save)
+        write_atomically(self.path / "best.json", json.dumps(asdict(best)) + "\n")
+        self._delete_others("best-*", folder)
 
-    def best(self) -> dict[str, Any]:
-        """Which folder holds the best model, and its scores."""
+    def best(self) -> BestModel:
+        """The contents of best.json."""
         path = self.path / "best.json"
         if not path.is_file():
             raise ComityError(
-                f"{self.path}: the run has kept no model yet; go on with it by --resume {self.path}"
+                f"{self.path}: the run has not kept a model yet; continue it with "
+                f"--resume {self.path}"
             )
-        return _read_json(path)
+        return validated(_BEST, read_json(path), path)
 
-    def write_checkpoint(
-        self,
-        step: int,
-        flat: FlatParameters,
-        optimizer: FlatAdamW,
-        balancer: Mapping[str, Tensor],
-        state: dict[str, Any],
-    ) -> None:
-        """Keep all that a resumed run needs; the checkpoint before it goes when this one stands."""
-        tensors = {
-            **{f"balancer.{name}": tensor for name, tensor in balancer.items()},
-            "masters": flat.masters,
-            "first_moments": optimizer.first,
-            "second_moments": optimizer.second,
-        }
-        counts = [segment.step for segment in flat.segments]
-
-        def save(folder: Path) -> None:
-            save_file({k: v.cpu() for k, v in tensors.items()}, folder / "state.safetensors")
-            text = json.dumps({**state, "step": step, "segment_steps": counts})
-            (folder / "state.json").write_text(text)
-
+    def write_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        """Let `save` fill the checkpoint's folder, then delete the previous checkpoint."""
         folder = self.path / f"checkpoint-{step:06d}"
         write_folder(folder, save)
-        for old in self.path.glob("checkpoint-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
+        self._delete_others("checkpoint-*", folder)
 
-    def sweep(self) -> None:
-        """Remove what a killed write left behind."""
-        for pattern in (".best-*", ".checkpoint-*"):
-            for left in self.path.glob(pattern):
-                shutil.rmtree(left, ignore_errors=True)
-
-    def read_checkpoint(
-        self, flat: FlatParameters, optimizer: FlatAdamW
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Restore the newest complete checkpoint into `flat` and `optimizer`.
-
-        Gives its state and the balancer's tensors.
-        """
-        found = sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True)
-        for folder in found:
-            if not is_complete(folder):
-                continue
-            state = _read_json(folder / "state.json")
-            tensors = load_file(folder / "state.safetensors")
-            if tensors["masters"].shape != flat.masters.shape:
-                raise ComityError(
-                    f"{folder}: holds {len(tensors['masters'])} numbers, the recipe's model has "
-                    f"{len(flat.masters)}; resume with the recipe that the run was started with"
-                )
-            flat.masters.copy_(tensors["masters"])
-            flat.refresh(0, len(flat.masters))
-            optimizer.first.copy_(tensors["first_moments"])
-            optimizer.second.copy_(tensors["second_moments"])
-            for segment, step in zip(flat.segments, state["segment_steps"], strict=True):
-                segment.step = step
-            mark = "balancer."
-            kept = {k.removeprefix(mark): v for k, v in tensors.items() if k.startswith(mark)}
-            return state, kept
+    def newest_checkpoint(self) -> Path:
+        """The folder of the newest complete checkpoint."""
+        for folder in sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True):
+            if is_complete(folder):
+                return folder
         raise ComityError(
-            f"{self.path}: has no complete checkpoint (the first is written at the first "
-            "evaluation); start the run anew in another directory"
+            f"{self.path}: there is no complete checkpoint (the first evaluation writes the "
+            "first one); start the run again in another directory"
         )
 
+    def remove_unfinished_writes(self) -> None:
+        """Delete the temporary folders of a killed process."""
+        for pattern in (".best-*", ".checkpoint-*"):
+            for folder in self.path.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
 
-def versions() -> dict[str, str]:
-    """The versions that a run records."""
-    return {
-        "comity": comity.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "tokenizers": tokenizers.__version__,
-        "safetensors": safetensors.__version__,
-        "platform": platform.platform(),
-    }
+    def _delete_others(self, pattern: str, kept: Path) -> None:
+        for old in self.path.glob(pattern):
+            if old != kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a run.
+
+    Raises:
+        ComityError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ComityError(f"{path}: cannot be read; the run is damaged, train it again") from None
+
+
+T = TypeVar("T")
+
+
+def validated(adapter: TypeAdapter[T], values: Any, path: Path) -> T:
+    """Parsed JSON as a typed record.
+
+    Raises:
+        ComityError: a value is missing or has the wrong type; names the first such key.
+    """
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
+        raise ComityError(
+            f"{path}: {key} is missing or has the wrong type; the run is damaged, train it again"
+        ) from None
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry), allow_nan=False) + "\n"
 
 
 def _step_of(folder: Path) -> int:
@@ -221,72 +412,80 @@ def _step_of(folder: Path) -> int:
     return int(tail) if tail.isdigit() else -1
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ComityError(f"{path}: cannot be read; the run is damaged, train it anew") from None
-
-
 def is_finished(directory: Path) -> bool:
-    """Whether a run directory holds a run that came to its end."""
-    return any(entry["type"] == "end" for entry in RunDirectory(directory).metrics())
+    """Whether the directory contains a run that has reached its end."""
+    return bool(RunDirectory(directory).entries(EndEntry))
 
 
 def has_checkpoint(directory: Path) -> bool:
-    """Whether a run can be gone on with."""
+    """Whether the directory contains a run that can be resumed."""
     return any(directory.glob("checkpoint-*"))
 
 
-def reached(directory: RunDirectory) -> dict[str, Any]:
-    """What a run's kept model scored on dev: its step, the mean, and each task's value.
+# --- summaries ------------------------------------------------------------------------------------
 
-    The mean is None where any task has no value: without the worst one it would look the best.
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run at a glance: `comity info`."""
+
+    run: str
+    finished: bool
+    encoder: str
+    precision: str
+    seed: int
+    machine: Machine
+    versions: dict[str, str]
+    best: BestModel
+    best_of_task: dict[str, BestOfTask]
+    evaluations: list[EvaluationEntry]
+    conflict: ConflictEntry | None  # the last one
+    skipped: int | None  # steps; None until the run has ended
+
+    @property
+    def kept(self) -> EvaluationEntry | None:
+        """The evaluation of the kept model."""
+        return next((e for e in self.evaluations if e.step == self.best.step), None)
+
+
+def run_summary(directory: RunDirectory) -> RunSummary:
+    """Summarise a run.
+
+    Raises:
+        ComityError: the run has not kept a model yet, or a file is damaged.
     """
-    summary = run_summary(directory)
-    step = summary["best"]["step"]
-    kept = next(entry for entry in summary["evaluations"] if entry["step"] == step)
-    tasks = {name: score["value"] for name, score in summary["best"]["tasks"].items()}
-    mean = None if None in tasks.values() else kept["mean"]
-    return {"step": step, "mean": mean, "tasks": tasks}
-
-
-def run_summary(directory: RunDirectory) -> dict[str, Any]:
-    """What a run is, its best model's scores, each task's own best, and the conflict it saw."""
     facts = directory.facts()
-    metrics = directory.metrics()
+    evaluations = directory.entries(EvaluationEntry)
+    conflicts = directory.entries(ConflictEntry)
+    ends = directory.entries(EndEntry)
+    return RunSummary(
+        run=str(directory.path),
+        finished=bool(ends),
+        encoder=facts.inputs.encoder.name,
+        precision=facts.precision,
+        seed=facts.seed,
+        machine=facts.machine,
+        versions=facts.versions,
+        best=directory.best(),
+        best_of_task=evaluations[-1].best_of_task if evaluations else {},
+        evaluations=evaluations,
+        conflict=conflicts[-1] if conflicts else None,
+        skipped=ends[-1].skipped if ends else None,
+    )
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The dev scores of a run's kept model."""
+
+    step: int
+    mean: float | None  # None if any task has no value: a mean without its worst task misleads
+    tasks: dict[str, float | None]
+
+
+def reached(directory: RunDirectory) -> Reached:
+    """The step, mean and task scores of the kept model."""
     best = directory.best()
-    evaluations = [entry for entry in metrics if entry["type"] == "evaluation"]
-    conflicts = [entry for entry in metrics if entry["type"] == "conflict"]
-    ends = [entry for entry in metrics if entry["type"] == "end"]
-    best_of_task: dict[str, Any] = {}
-    for entry in evaluations:
-        for task, found in entry["tasks"].items():
-            _keep_better(best_of_task, task, found, entry["step"])
-    return {
-        "run": str(directory.path),
-        "finished": bool(ends),
-        "encoder": facts["encoder"]["name"],
-        "precision": facts["precision"],
-        "seed": facts["seed"],
-        "machine": facts["machine"],
-        "versions": facts["versions"],
-        "best": best,
-        "best_of_task": best_of_task,
-        "evaluations": [
-            {"step": e["step"], "mean": e["mean"], "tasks": e["tasks"], "train": e["train"]}
-            for e in evaluations
-        ],
-        "conflict": conflicts[-1] if conflicts else None,
-        "skipped": ends[-1]["skipped"] if ends else None,
-    }
-
-
-def _keep_better(best: dict[str, Any], task: str, found: dict[str, Any], step: int) -> None:
-    value = found["value"]
-    if value is None:
-        return
-    known = best.get(task)
-    lower = found["metric"] == "rmse"
-    if known is None or (value < known["value"] if lower else value > known["value"]):
-        best[task] = {"metric": found["metric"], "value": value, "step": step}
+    tasks = {name: score.value for name, score in best.tasks.items()}
+    means = [entry.mean for entry in directory.entries(EvaluationEntry) if entry.step == best.step]
+    return Reached(best.step, None if None in tasks.values() or not means else means[0], tasks)

@@ -232,9 +232,9 @@ def test_lb_03_one_table_two_tasks(case, check):
     )
     assert found["tasks"]["mood"]["train"]["counts"] == {"bad": 3, "good": 3}
     assert found["tasks"]["topic"]["train"]["counts"] == {"food": 3, "house": 2}
-    note = next(note for note in found["notes"] if "serve" in note)
-    assert "3 rows serve mood and topic" in note
-    assert "1 serve none" in note
+    note = next(note for note in found["notes"] if "used by" in note)
+    assert "3 rows are used by mood and topic" in note
+    assert "1 by neither" in note
     assert "line 9" in note
     code, _, err = check(folder, mood=classify("two-tasks.csv", label="mood"))
     assert code == 2

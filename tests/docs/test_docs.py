@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comity import Recipe
-from comity.cli.main import _parser
+from comity.cli.main import make_parser
 from comity.experiments.sweep import grid
 from comity.recipe.reference import REGENERATE, recipe_page
 
@@ -63,7 +63,7 @@ def printed_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", printed_commands(), ids=" ".join)
 def test_a_printed_command_names_a_valid_recipe(command):
-    options = _parser().parse_args(command)
+    options = make_parser().parse_args(command)
     settings = options.set
     if command[0] == "sweep":
         assert grid(ROOT / options.recipe, settings)

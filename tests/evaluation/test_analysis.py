@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunD
 
 def predict(run: RunDirectory, rows: list[tuple[int, float, float]]) -> None:
     """Replace the run's predictions by `rows` of line, gold and prediction."""
-    path = run.path / "predictions" / f"{run.best()['step']:06d}" / "alike.csv"
+    path = run.path / "predictions" / f"{run.best().step:06d}" / "alike.csv"
     write_csv(path, ["line", "gold", "prediction"], rows)
 
 
@@ -85,7 +85,7 @@ def test_scores_equal_scipy_and_the_files_agree(run, tmp_path):
 
 def test_texts_of_a_file_that_changed_are_not_shown(run, tmp_path):
     predict(run, [(2, 0.0, 1.0), (3, 2.0, 1.5)])
-    path = Path(run.facts()["data"]) / "alike-dev.csv"
+    path = Path(run.facts().inputs.data) / "alike-dev.csv"
     kept = path.read_bytes()
     try:
         path.write_bytes(kept + b"a,b,1.5\n")

@@ -3,18 +3,19 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.helpers import two_tasks, write_two_tasks
+from tests.helpers import run_facts, two_tasks, write_two_tasks
 
 from comity import ComityError, train
 from comity.evaluation.compare import Comparison, compare, compare_groups, holds, same_recipes
-from comity.runs import FORMAT, RunDirectory
-from comity.targets import Target
+from comity.runs import BestModel, RecordedScore, RunDirectory
+from comity.targets import HeadSpec, Target
 from comity.terminal.views import comparison_table
 
 MOOD = Target("classification", "linear", classes=("down", "up"))
@@ -39,23 +40,22 @@ def write_run(
     """
     directory = RunDirectory.create(path)
     directory.write_recipe(two_tasks(Path("encoder"), train__seed=seed, train__lr=lr))
-    tasks, files = {}, {}
+    heads = {}
     if mood is not None:
-        tasks["mood"] = {"target": MOOD.to_dict(), "metric": "accuracy"}
+        heads["mood"] = HeadSpec(MOOD, ("first",))
         rows = [
             (("down", "up")[n % 2], ("down", "up")[int(p > 0.5)], 1 - p, p)
             for n, p in enumerate(mood)
         ]
         write_csv(path, "mood", ["gold", "prediction", "p_down", "p_up"], rows)
     if alike is not None:
-        tasks["alike"] = {"target": ALIKE.to_dict(), "metric": metric}
+        heads["alike"] = HeadSpec(ALIKE, ("pair",))
         rows = [(float(n % 6), score) for n, score in enumerate(alike)]
         write_csv(path, "alike", ["gold", "prediction"], rows)
-    files = {f"{task} dev": file for task in tasks}
-    encoder = {"sha256": {"model.safetensors": weights}}
-    about = {"format": FORMAT, "encoder": encoder, "tokenizer": "ghi"}
-    directory.write_facts({"seed": seed, "tasks": tasks, "files": files, "data": "data", **about})
-    (path / "best.json").write_text(json.dumps({"folder": "best-000007", "step": STEP}))
+    metrics = {"mood": "accuracy", "alike": metric}
+    directory.write_facts(run_facts(heads, metrics, seed, weights, file))
+    best = BestModel("best-000007", STEP, "mean", RecordedScore("mean", 0.0), {})
+    (path / "best.json").write_text(json.dumps(asdict(best)))
     return path
 
 
@@ -96,13 +96,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> 
 def test_a_trained_run_has_the_scores_recorded_for_its_best_model(trained):
     comparison = compare([trained.path])
     best = trained.best()
-    for task, score in best["tasks"].items():
+    for task, score in best.tasks.items():
         found = entry(comparison, task, 0)
-        assert found.value == pytest.approx(score["value"])
+        assert found.value == pytest.approx(score.value)
         assert found.of_runs == [found.value]
         assert found.verdict is None
         assert found.interval.low <= found.value <= found.interval.high
-    assert entry(comparison, "mean", 0).value == pytest.approx(best["score"]["value"])
+    assert entry(comparison, "mean", 0).value == pytest.approx(best.score.value)
     assert [compared.rows for compared in comparison.tasks] == [12, 10]
 
 
@@ -274,7 +274,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ComityError, match=r"mood\.csv: cannot be read as predictions"):
         compare([runs[0], runs[1]])
     (runs[2] / "best.json").unlink()
-    with pytest.raises(ComityError, match="has kept no model yet"):
+    with pytest.raises(ComityError, match="has not kept a model yet"):
         compare([runs[0], runs[2]])
 
 

@@ -1,4 +1,4 @@
-"""A sweep: the grid, what is trained, skipped and gone on with, and what is written."""
+"""Sweeps: the grid, which runs are trained, skipped or resumed, and the files written."""
 
 import csv
 import json
@@ -7,17 +7,32 @@ import sys
 import pytest
 import tomli_w
 from safetensors.torch import load_file
-from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
+from tests.helpers import (
+    alike_rows,
+    mood_rows,
+    number,
+    stop_after_step,
+    stop_at_evaluation,
+    two_tasks,
+    write_csv,
+    write_two_tasks,
+)
 from torch import equal
 
-from comity import ComityError, Recipe, train
+from comity import ComityError, train
 from comity.cli.main import main
-from comity.experiments.runner import PlannedRun, Series, first_difference
-from comity.experiments.sweep import Sweep, grid, split_values, write_sweep
-from comity.runs import RunDirectory, is_finished
+from comity.experiments.runner import Series, first_difference
+from comity.experiments.sweep import (
+    PointResult,
+    Sweep,
+    SweepResults,
+    grid,
+    split_values,
+    write_sweep,
+)
+from comity.runs import Machine, Reached, RunDirectory, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.terminal.views import show_sweep
-from comity.training.events import Listener
 
 RATES = "train.lr=1e-3,3e-3"
 
@@ -37,35 +52,16 @@ def sweep(recipe, *settings) -> Sweep:
 
 
 def command(recipe, *settings, out=None) -> list[str]:
-    """The same sweep on the command line."""
+    """The same sweep as a command line."""
     data, out = recipe.parent / "data", out or recipe.parent / "out"
     folders = [str(recipe), "--data", str(data), "--out", str(out)]
     return ["sweep", *folders, "--quiet", "--set", *settings]
 
 
 def csv_rows(recipe) -> list[dict[str, str]]:
-    """What sweep.csv holds."""
+    """The rows of sweep.csv."""
     with (recipe.parent / "out" / "sweep.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-class Stop(Listener):
-    """Stops a run as Ctrl-C would, after a number of evaluations."""
-
-    def __init__(self, after: int):
-        self.left = after
-
-    def evaluated(self, trainer, evaluations):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-class StopAtOnce(Listener):
-    """Stops a run before its first evaluation."""
-
-    def stepped(self, trainer):
-        raise KeyboardInterrupt
 
 
 # --- the grid -------------------------------------------------------------------------------------
@@ -97,7 +93,7 @@ def test_a_comma_within_brackets_or_quotes_belongs_to_its_value(text, values):
     assert split_values(text) == values
 
 
-def test_values_that_cannot_stand_in_a_file_name_stay_apart(recipe):
+def test_values_that_a_file_name_cannot_contain_stay_distinct(recipe):
     points = grid(recipe, ["tasks.mood.train=a/b.csv,a-b.csv"])
     first, second = (point.name for point in points)
     assert first != second
@@ -106,29 +102,29 @@ def test_values_that_cannot_stand_in_a_file_name_stay_apart(recipe):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (["train.lrr=1e-3,3e-3"], 'train.lrr: unknown key "lrr" in [train], did you mean "lr"?'),
         (["train.lr=1e-3"], "no key has several values"),
         (["train.lr=1e-3,"], "a value is missing"),
-        (["train.lr=1e-3,0.001"], "train.lr=0.001 stands there twice"),
+        (["train.lr=1e-3,0.001"], "train.lr=0.001 is given twice"),
         (["train.lr=1e-3,3e-3", "train.lr=1"], "train.lr is set twice"),
         (["train.lr=1e-3,fast"], 'train.lr: expected a number, got "fast"'),
-        (["train.steps=4,6", "train.epochs=1,2"], "train.steps gives way to another key"),
-        (["train.steps=4,6", "train.epochs=1"], "train.steps gives way to another key"),
+        (["train.steps=4,6", "train.epochs=1,2"], "another setting replaces train.steps"),
+        (["train.steps=4,6", "train.epochs=1"], "another setting replaces train.steps"),
     ],
 )
-def test_a_faulty_grid_is_one_sentence(recipe, settings, said):
+def test_an_error_in_a_grid_is_one_sentence(recipe, settings, message):
     with pytest.raises(ComityError) as caught:
         grid(recipe, settings)
     (sentence,) = caught.value.messages
-    assert said in sentence
+    assert message in sentence
 
 
 # --- several runs ---------------------------------------------------------------------------------
 
 
-def test_a_fault_of_the_last_point_is_found_before_the_first_is_trained(recipe, tmp_path):
+def test_an_error_in_the_last_point_is_found_before_the_first_is_trained(recipe, tmp_path):
     with pytest.raises(ComityError, match=r"none\.csv"):
         sweep(recipe, "tasks.mood.train=mood.csv,none.csv")
     assert not (tmp_path / "out").exists()
@@ -142,47 +138,49 @@ def test_a_point_is_the_run_that_train_would_have_made(recipe, tmp_path):
     assert is_finished(run.path)
     assert not list(run.path.glob("checkpoint-*"))  # a finished run needs none
     assert run.best() == alone.best()
-    ours, theirs = (
-        load_file(r.path / r.best()["folder"] / "heads.safetensors") for r in (run, alone)
-    )
+    ours, theirs = (load_file(r.path / r.best().folder / "heads.safetensors") for r in (run, alone))
     assert all(equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_second_call_skips_finished_runs_and_goes_on_with_an_interrupted_one(recipe, tmp_path):
+def test_a_second_call_skips_finished_runs_and_resumes_an_interrupted_one(recipe, tmp_path):
     points = sweep(recipe)
     first, second = points.points
     data, out = recipe.parent / "data", tmp_path / "out"
     train(first.recipe, data, out / first.name)
     before = (out / first.name / "metrics.jsonl").read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        train(second.recipe, data, out / second.name, listener=Stop(after=1))
+        train(second.recipe, data, out / second.name, on_event=stop_at_evaluation(1))
     started = RunDirectory.open(out / second.name).metrics()
     points.train(quiet=True)
     assert (out / first.name / "metrics.jsonl").read_bytes() == before
     metrics = RunDirectory.open(out / second.name).metrics()
-    assert metrics[: len(started)] == started  # gone on with, not started anew
+    assert metrics[: len(started)] == started  # resumed, not started again
     assert is_finished(out / second.name)
     alone = train(second.recipe, data, tmp_path / "alone")
-    assert alone.best()["tasks"] == RunDirectory.open(out / second.name).best()["tasks"]
+    assert alone.best().tasks == RunDirectory.open(out / second.name).best().tasks
 
 
-def test_a_run_without_a_checkpoint_starts_anew_in_its_place(recipe, tmp_path):
+def test_a_run_without_a_checkpoint_starts_again(recipe, tmp_path):
     points = sweep(recipe)
     directory = tmp_path / "out" / points.points[0].name
     with pytest.raises(KeyboardInterrupt):
-        train(points.points[0].recipe, recipe.parent / "data", directory, listener=StopAtOnce())
+        train(
+            points.points[0].recipe, recipe.parent / "data", directory, on_event=stop_after_step(1)
+        )
     (directory / ".checkpoint-000001-xyz").mkdir()  # a write that was killed
     points.train(quiet=True)
     assert is_finished(directory)
 
 
-def test_nothing_is_deleted_that_no_run_wrote(recipe, tmp_path):
+def test_only_files_of_a_run_are_deleted(recipe, tmp_path):
     points = sweep(recipe)
     directory = tmp_path / "out" / points.points[0].name
     with pytest.raises(KeyboardInterrupt):
-        train(points.points[0].recipe, recipe.parent / "data", directory, listener=StopAtOnce())
+        train(
+            points.points[0].recipe, recipe.parent / "data", directory, on_event=stop_after_step(1)
+        )
     (directory / "thesis.tex").write_text("years of work")
-    with pytest.raises(ComityError, match=r"thesis\.tex: is no file of a run"):
+    with pytest.raises(ComityError, match=r"thesis\.tex: does not belong to a run"):
         points.train(quiet=True)
     assert (directory / "thesis.tex").read_text() == "years of work"
     assert (directory / "recipe.toml").is_file()
@@ -195,7 +193,7 @@ def test_runs_of_another_recipe_are_refused_and_kept(recipe, tmp_path):
         ComityError, match=r"another recipe \(train\.epochs is 2 there and 3 here\)"
     ):
         sweep(recipe, RATES, "train.epochs=3").train(quiet=True)
-    with pytest.raises(ComityError, match=r"train\.lr=0\.003: holds a run that is no point"):
+    with pytest.raises(ComityError, match=r"train\.lr=0\.003: contains a run that is not a point"):
         sweep(recipe, "train.lr=1e-3,5e-3").train(quiet=True)
     write_two_tasks(recipe.parent / "data", mood=30)
     with pytest.raises(ComityError, match="the file of mood train has changed"):
@@ -206,20 +204,20 @@ def test_runs_of_another_recipe_are_refused_and_kept(recipe, tmp_path):
 def test_a_point_that_diverges_stops_no_other_and_can_be_left_out(recipe, tmp_path, capsys):
     epochs = "train.epochs=6"  # enough steps for 10 without a finite loss
     assert main(command(recipe, "train.lr=1e-3,1e30,3e-3", epochs)) == 2
-    (fault,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert fault.startswith("error: train.lr=1e+30: ")
-    assert "not finite in 10 steps" in fault
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert error.startswith("error: train.lr=1e+30: ")
+    assert "not finite in 10 steps" in error
     assert not is_finished(tmp_path / "out" / "train.lr=1e+30")
     assert [row["train.lr"] for row in csv_rows(recipe)] == ["0.001", "0.003"]
-    assert main(command(recipe, RATES, epochs)) == 0  # its folder stands there still
+    assert main(command(recipe, RATES, epochs)) == 0  # its folder is still there
 
 
 def test_an_interrupted_sweep_writes_the_points_that_are_finished(recipe, monkeypatch):
     evaluations = []
 
-    def stop(self, trainer, found):
-        evaluations.append(found)
-        if len(evaluations) == 3:  # within the second run: each is judged after both epochs
+    def stop(self, event):
+        evaluations.append(event)
+        if len(evaluations) == 3:  # in the second run: each run is evaluated after both epochs
             raise KeyboardInterrupt
 
     monkeypatch.setattr(SeriesDisplay, "evaluated", stop)
@@ -243,14 +241,14 @@ def test_a_file_for_a_folder_is_one_sentence(recipe, tmp_path, capsys, dry):
 
 def test_leaks_are_dropped_where_asked_and_both_ways_are_kept_apart(recipe, tmp_path):
     data, out = recipe.parent / "data", tmp_path / "out"
-    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four stand in dev
+    rows = [*mood_rows(0, 36), *mood_rows(1000, 4)]  # the last four are in dev too
     write_csv(data / "mood.csv", ["text", "mood"], rows)
     dropped = Sweep(recipe, [RATES], data, out, drop_leaks=True)
     write_two_tasks(tmp_path / "clean")
     clean = Sweep(recipe, [RATES], tmp_path / "clean", out)
     assert [run.tokens for run in dropped.series.runs] == [run.tokens for run in clean.series.runs]
     dropped.train(quiet=True)
-    assert RunDirectory(out / "train.lr=0.001").facts()["drop_leaks"] is True
+    assert RunDirectory(out / "train.lr=0.001").facts().inputs.drop_leaks is True
     dropped.check()
     with pytest.raises(ComityError, match="was trained with --drop-leaks"):
         sweep(recipe).train(quiet=True)
@@ -269,29 +267,11 @@ def test_the_plan_counts_what_is_left(recipe, tmp_path):
     points = sweep(recipe)
     train(points.points[0].recipe, recipe.parent / "data", tmp_path / "out" / points.points[0].name)
     plan = points.plan()
-    assert [run["state"] for run in plan["runs"]] == ["finished", "to be trained"]
+    assert [run.state for run in plan.runs] == ["finished", "to train"]
     # Round-robin in batches of 8 over 36 + 20 rows, until 2 x 56 examples are seen: a pass over
-    # mood is 8 + 8 + 8 + 8 + 4 rows, over alike 8 + 8 + 4. The first 7 turns of each hold 52 and
+    # mood is 8 + 8 + 8 + 8 + 4 rows, over alike 8 + 8 + 4. The first 7 batches of each hold 52 and
     # 48 examples, the eighths 8 and 8: 116 in 8 steps.
-    assert [(run["steps"], run["examples"]) for run in plan["runs"]] == [(8, 116)] * 2
-
-
-def test_the_time_left_is_that_of_all_runs(monkeypatch):
-    task = {"kind": "classification", "train": "a.csv", "dev": 0.1, "text": "t", "label": "l"}
-    recipe = Recipe.from_dict({"tasks": {"a": task}})
-    runs = [PlannedRun("one", recipe, 10, 0, 100, {}), PlannedRun("two", recipe, 5, 0, 300, {})]
-    now = [0.0]
-    monkeypatch.setattr("comity.terminal.progress.time.perf_counter", lambda: now[0])
-    display = SeriesDisplay(runs, quiet=True)
-    display.begins(runs[0])
-    now[0] = 5.0
-    # 5 of 10 steps: 50 tokens in 5 s; 50 and 300 are left.
-    assert display.time_left(5) == pytest.approx(35.0)
-    now[0] = 10.0
-    display.ends(runs[0])
-    display.begins(runs[1])
-    # 100 tokens in 10 s; 300 are left.
-    assert display.time_left(0) == pytest.approx(30.0)
+    assert [(run.steps, run.examples) for run in plan.runs] == [(8, 116)] * 2
 
 
 def test_progress_names_the_run_and_the_time_left_for_all(recipe, monkeypatch, capsys):
@@ -359,18 +339,18 @@ def test_without_the_plots_library_the_rest_is_written(recipe, tmp_path, monkeyp
     assert not (out / "sweep.png").exists()
 
 
-def test_a_point_of_which_a_task_has_no_value_has_no_mean(recipe):
+def test_a_point_with_a_task_without_a_value_has_no_mean(recipe):
     rows = [(first, second, 4.0) for first, second, _ in alike_rows(1000, 10)]
     write_csv(recipe.parent / "data" / "alike-dev.csv", ["a", "b", "score"], rows)  # no Pearson
     points = sweep(recipe)
     points.train(quiet=True)
-    for point in points.results()["points"]:
-        assert point["tasks"]["mood"] is not None
-        assert point["tasks"]["alike"] is None
-        assert point["mean"] is None
+    for point in points.results().points:
+        assert point.reached.tasks["mood"] is not None
+        assert point.reached.tasks["alike"] is None
+        assert point.reached.mean is None
 
 
-def test_the_lowest_rmse_is_marked_where_it_chooses_the_model(recipe, tiny_checkpoint, capsys):
+def test_the_lowest_rmse_is_marked_if_it_selects_the_model(recipe, tiny_checkpoint, capsys):
     values = two_tasks(
         tiny_checkpoint, tasks__alike__metric="rmse", train__select_by="alike"
     ).to_dict()
@@ -379,30 +359,38 @@ def test_the_lowest_rmse_is_marked_where_it_chooses_the_model(recipe, tiny_check
     points = sweep(recipe)
     points.train(quiet=True)
     capsys.readouterr()
-    show_sweep(points.results())
+    results = points.results()
+    show_sweep(results.recipe, results.columns(), results.rows())
     (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
     kept = [RunDirectory(recipe.parent / "out" / point.name).best() for point in points.points]
-    lowest = min(best["tasks"]["alike"]["value"] for best in kept)
+    lowest = min(number(best.tasks["alike"].value) for best in kept)
     assert f"{lowest:.4f} *" in marked
 
 
-def made(swept, *points) -> dict:
-    """Results of a sweep that nobody trained: each point its values and its mean."""
-    found = [
-        {"run": "r", "values": dict(zip(swept, values, strict=True)), "step": 1}
-        | {"tasks": {"mood": mean}, "mean": mean}
-        for values, mean in points
-    ]
-    about = {"recipe": "recipe.toml", "judged_by": "mean", "lower_is_better": False}
-    return {"swept": swept, **about, "points": found}
+def made(swept, *points) -> SweepResults:
+    """Results of a sweep that was never trained; each point is its values and its score."""
+    return SweepResults(
+        recipe="recipe.toml",
+        swept=swept,
+        ranked_by="mean",
+        lower_is_better=False,
+        machine=Machine("cpu", "processor", "other", 1),
+        versions={},
+        points=[
+            PointResult(
+                "r", dict(zip(swept, values, strict=True)), Reached(1, score, {"mood": score})
+            )
+            for values, score in points
+        ],
+    )
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What the plot was asked to draw: where the points stand, the lines, the axis' label."""
+    """The arguments of each call of the plot: x values, lines, and label of the x axis."""
     calls = []
     monkeypatch.setattr(
-        "comity.evaluation.plots.line_plot",
+        "comity.experiments.sweep.line_plot",
         lambda path, x, lines, label, *rest, **options: calls.append((list(x), lines, label)),
     )
     return calls

@@ -171,7 +171,7 @@ def test_all_rows_with_several_tasks_see_the_same_number_of_examples(
 ):
     options = check_options(data, tmp_path / "out", str(tiny_checkpoint), epochs=3.0)
     plan = Paper(options).plan()
-    seen = {run["name"]: run["examples"] for run in plan["runs"] if run["name"].endswith("seed0")}
+    seen = {run.name: run.examples for run in plan.runs if run.name.endswith("seed0")}
     total = 40 + 48 + 24
     for name in ("1-base", "3-in-domain", "3-surgery", "3-contrastive-interaction",
                  "3-contrastive-pair"):  # fmt: skip
@@ -331,8 +331,8 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     options = check_options(data, tmp_path / "out", str(tiny_checkpoint), ["3"], 1.0, seeds=1)
     evaluations = []
 
-    def stop(self, trainer, found):
-        evaluations.append(found)
+    def stop(self, event):
+        evaluations.append(event)
         if len(evaluations) == 4:  # in the second run: each has two stages with one evaluation each
             raise KeyboardInterrupt
 
@@ -364,7 +364,7 @@ def test_the_plan_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):
     assert options.epochs == 3
     paper = Paper(options)
     plan = paper.plan()
-    assert {run["state"] for run in plan["runs"]} == {"to be trained"}
+    assert {run.state for run in plan.runs} == {"to train"}
     assert not (tmp_path / "out").exists()
     trains = [run.recipe.train for run in paper.series.runs]
     assert {train.batch_size for train in trains} == {8}

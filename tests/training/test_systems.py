@@ -1,4 +1,4 @@
-"""The paper's systems through the whole loop: objectives, interaction, stages, learned weights."""
+"""The paper's systems in full training runs: objectives, interaction, stages, loss weights."""
 
 import itertools
 import math
@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.helpers import alike_rows, two_tasks, write_csv, write_two_tasks
+from tests.helpers import (
+    alike_rows,
+    dev_scores,
+    number,
+    stop_at_evaluation,
+    two_tasks,
+    write_csv,
+    write_two_tasks,
+)
 from tests.training.test_trainer import same, weights
 from torch import Tensor
 
@@ -16,12 +24,10 @@ from comity import ComityError, Recipe, load, train
 from comity.losses.task_losses import uncertainty_weighted
 from comity.model.heads import HeadLayer
 from comity.model.multitask import MASKED
-from comity.runs import RunDirectory
+from comity.runs import ConflictEntry, EndEntry, EvaluationEntry, RunDirectory, TrainEntry
 from comity.targets import Target
 from comity.terminal.views import show_plan
 from comity.training.balancers import BALANCERS
-from comity.training.events import Listener
-from comity.training.plan import plan_summary
 from comity.training.setup import prepare
 from comity.training.trainer import Trainer
 
@@ -34,21 +40,6 @@ def folder(tmp_path):
     pairs = [(a, b, int(score > 2)) for a, b, score in alike_rows(500, 20)]
     write_csv(tmp_path / "data" / "twins.csv", ["a", "b", "twin"], pairs)
     return tmp_path / "data"
-
-
-class Stopped(Exception):
-    pass
-
-
-def stopping(trainer: Trainer) -> Trainer:
-    """The trainer, which stops at its first evaluation, when its checkpoint is written."""
-
-    class Stopper(Listener):
-        def evaluated(self, trainer, evaluations):
-            raise Stopped
-
-    trainer.listener = Stopper()
-    return trainer
 
 
 def hidden_states(trainer: Trainer, columns: list[list[str]]) -> tuple[Tensor, Tensor]:
@@ -64,8 +55,8 @@ def hidden_states(trainer: Trainer, columns: list[list[str]]) -> tuple[Tensor, T
 def batch_of(trainer: Trainer, task: str):
     plan = trainer.plans[0]
     trainer.start_stage(plan)
-    turn = next(t for t in plan.steps[0] if plan.tasks[t.task].name == task)
-    (batch,) = trainer._batches(plan, [turn])
+    planned = next(b for b in plan.steps[0] if plan.tasks[b.task].name == task)
+    (batch,) = trainer._batches(plan, [planned])
     return batch
 
 
@@ -78,10 +69,10 @@ def texts_of(batch) -> list[tuple[str, str, float]]:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("interaction", [True, False])
-def test_the_contrastive_objective_stands_beside_the_head(
+def test_the_contrastive_objective_adds_to_the_heads_loss(
     folder, tiny_checkpoint, pooling, interaction
 ):
-    """Its share of the loss is the published formula on the embeddings of transformers' BERT."""
+    """The added loss is the published formula on the embeddings of transformers' BERT."""
     changes = {"encoder__dropout": 0.0, "tasks__alike__interaction": interaction}
     plain, both = (
         Trainer(prepare(two_tasks(tiny_checkpoint, **changes, **more), folder))
@@ -108,19 +99,19 @@ def test_the_contrastive_objective_stands_beside_the_head(
     assert losses[1] - losses[0] == pytest.approx(2.0 * loss, rel=1e-4)
 
 
-def test_the_plan_says_that_accumulation_adds_no_negatives(folder, tiny_checkpoint, capsys):
+def test_the_plan_notes_that_micro_batches_add_no_negatives(folder, tiny_checkpoint, capsys):
     changes = {"tasks__alike__objectives": CONTRASTIVE}
     for parts in (1, 2):
         recipe = two_tasks(tiny_checkpoint, tasks__alike__micro_batches=parts, **changes)
-        show_plan(plan_summary(Trainer(prepare(recipe, folder)), None))
-        said = (
+        show_plan(Trainer(prepare(recipe, folder)).plan())
+        noted = (
             "alike: its objectives compare only the rows of one micro-batch (2 in a batch)"
             in capsys.readouterr().out
         )
-        assert said == (parts == 2)
+        assert noted == (parts == 2)
 
 
-def test_gradients_with_objectives_are_autograds(folder, tiny_checkpoint):
+def test_gradients_with_objectives_equal_autograds(folder, tiny_checkpoint):
     """The packed pass with two groups for one task against plain autograd on the same model."""
     recipe = two_tasks(
         tiny_checkpoint,
@@ -172,7 +163,7 @@ def test_deeper_heads_by_hand():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
         layer.bias.copy_(torch.tensor([0.0, 0.0]))
-    # GELU(0) = 0, so that x = (1, 3) itself is normalised: mean 2, deviation 1.
+    # GELU(0) = 0, so x = (1, 3) itself is normalised: mean 2, deviation 1.
     found = layer.apply_to(torch.tensor([[1.0, 3.0]]), None)
     torch.testing.assert_close(found, torch.tensor([[-1.0, 1.0]]))
 
@@ -188,14 +179,14 @@ def test_deeper_heads_train_and_load(folder, tmp_path, tiny_checkpoint, layers, 
         tasks__mood__head_layers=layers,
     )
     run = train(recipe, folder, tmp_path / "run")
-    score = run.best()["tasks"]["alike"]["value"]
+    score = run.best().tasks["alike"].value
     assert load(run.path).evaluate("alike").score.value == pytest.approx(score, abs=1e-6)
     wide = 4 * 32 if interaction else 32
     heads = load(run.path)._model.head("alike")
     assert next(iter(heads.parameters())).shape == (32, wide)
 
 
-def test_an_interaction_head_is_what_its_formula_says(folder, tiny_checkpoint):
+def test_an_interaction_head_equals_its_formula(folder, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, tasks__alike__interaction=True)
     trainer = Trainer(prepare(recipe, folder))
     split = trainer.prepared.tasks["alike"].dev
@@ -221,8 +212,8 @@ def test_learned_weights_move_and_are_not_part_of_the_encoders_row(folder, tiny_
     plan = trainer.plans[0]
     trainer.start_stage(plan)
     shared = trainer.gradients.rows.shape[1]
-    for turns in plan.steps[:3]:
-        trainer.step(plan, turns)
+    for planned in plan.steps[:3]:
+        trainer.step(plan, planned)
     names = [f"heads.{task}.log_variance" for task in ("mood", "alike")]
     moved = [float(trainer.flat.masters_by_name()[name]) for name in names]
     assert all(abs(value) > 0.01 for value in moved)
@@ -256,18 +247,18 @@ def test_a_stages_own_file_with_mapped_labels(folder, tmp_path, tiny_checkpoint)
     assert mapped.targets.tolist() == [5.0 * (s > 2) for _, _, s in alike_rows(500, 20)]
     run = train(recipe, folder, tmp_path / "run")
     assert run.recipe() == recipe
-    assert "alike twins.csv" in run.facts()["files"]
+    assert "alike twins.csv" in run.facts().inputs.files
 
 
 def test_a_label_that_the_map_lacks_is_named_with_its_line(folder, tiny_checkpoint):
     write_csv(folder / "twins.csv", ["a", "b", "twin"], [("a", "b", 0), ("c", "d", "maybe")])
     with pytest.raises(ComityError) as caught:
         prepare(in_domain(tiny_checkpoint), folder)
-    (fault,) = caught.value.messages
-    assert 'twins.csv:3: the label "maybe" is not in the label_map (0, 1.0)' in fault
+    (message,) = caught.value.messages
+    assert 'twins.csv:3: the label "maybe" is not in the label_map (0, 1.0)' in message
 
 
-def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkpoint):
+def test_the_head_of_an_eval_only_task_does_not_change(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, train__select_by="alike")
     trainer = Trainer(prepare(recipe, folder))
     before = {n: t.clone() for n, t in trainer.flat.masters_by_name().items()}
@@ -276,23 +267,22 @@ def test_a_task_that_is_judged_only_keeps_its_head(folder, tmp_path, tiny_checkp
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("heads.mood") for name in moved)
     assert any(name.startswith("heads.alike") for name in moved)
-    evaluation = next(e for e in trainer.directory.metrics() if e["type"] == "evaluation")
-    assert set(evaluation["tasks"]) == {"mood", "alike"}
+    evaluation = trainer.directory.entries(EvaluationEntry)[0]
+    assert set(evaluation.tasks) == {"mood", "alike"}
 
 
-def test_a_head_that_is_judged_only_does_not_choose_the_model(folder, tmp_path, tiny_checkpoint):
+def test_an_eval_only_task_does_not_select_the_model(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__mood__eval_only": True, "train__epochs": 3}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    evaluations = [e for e in run.metrics() if e["type"] == "evaluation"]
-    alike = [e["tasks"]["alike"]["value"] for e in evaluations]
-    assert run.best()["score"]["value"] == max(alike)
-    assert run.best()["step"] == evaluations[alike.index(max(alike))]["step"]
+    alike = dev_scores(run, "alike")
+    assert run.best().score.value == max(alike.values())
+    assert run.best().step == max(alike, key=alike.__getitem__)
 
 
-def test_what_no_stage_trained_gives_no_embeddings(folder, tmp_path, tiny_checkpoint):
+def test_untrained_embeddings_are_refused(folder, tmp_path, tiny_checkpoint):
     changes = {"tasks__alike__eval_only": True, "tasks__alike__interaction": True}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    with pytest.raises(ComityError, match="embeddings: no task of this run trains any"):
+    with pytest.raises(ComityError, match="embeddings: no task of this run trains them"):
         load(run.path).encode(["a house"])
 
 
@@ -307,14 +297,14 @@ def test_numbers_of_a_map_are_read_whatever_the_tasks_decimal_mark(folder, tiny_
     assert set(mapped.targets.tolist()) == {0.5, 5.0}
 
 
-def test_sampling_weights_count_where_turns_are_drawn(folder, tiny_checkpoint):
+def test_sampling_weights_apply_where_batches_are_drawn(folder, tiny_checkpoint):
     stages = [{"epochs": 1}, {"epochs": 1, "task_sampling": "proportional"}]
     changes = {"stages": stages, "train__epochs": ..., "tasks__mood__sampling_weight": 2.0}
     plans = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder)).plans
     assert [plan.tasks[0].sampling_weight for plan in plans] == [1.0, 2.0]
 
 
-def test_truncated_scores_are_learned_as_the_whole_number_below(folder, tiny_checkpoint):
+def test_truncated_scores_are_trained_as_the_whole_number_below(folder, tiny_checkpoint):
     changes = {"tasks__alike__head": "bins", "tasks__alike__rounding": "down"}
     target = prepare(two_tasks(tiny_checkpoint, **changes), folder).tasks["alike"].target
     assert target.trained_on(np.array([0.0, 1.5, 2.6, 4.99, 5.0])).tolist() == [0, 1, 2, 4, 5]
@@ -380,17 +370,17 @@ def test_masked_words_are_learned(folder, tmp_path, tiny_checkpoint):
     stage = {"train_on": "masked-words", "epochs": 20, "lr": 5e-3}
     recipe = two_tasks(tiny_checkpoint, stages=[stage, {"steps": 1}], train__epochs=...)
     run = train(recipe, folder, tmp_path / "run")
-    losses = [e["loss"] for e in run.metrics() if e["type"] == "train"]
+    losses = [entry.loss for entry in run.entries(TrainEntry)]
     # The texts are the same few words: guessing becomes far easier than one in all of them.
-    assert losses[-2]["alike"] < losses[0]["alike"] / 2
+    assert number(losses[-2]["alike"]) < number(losses[0]["alike"]) / 2
 
 
 def test_a_masked_run_resumes_within_the_stage_and_at_its_end(folder, tmp_path, tiny_checkpoint):
     recipe = masked_recipe(tiny_checkpoint, train__evaluate_every=3)
     whole = train(recipe, folder, tmp_path / "whole")
     run = RunDirectory.create(tmp_path / "within")
-    with pytest.raises(Stopped):
-        stopping(Trainer(prepare(recipe, folder))).run(run)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_at_evaluation(1)).run(run)
     assert same(weights(whole), weights(train(recipe, folder, run.path, resume=True)))
     trainer = Trainer(prepare(recipe, folder))
     trainer.directory = run = RunDirectory.create(tmp_path / "cut")
@@ -408,18 +398,16 @@ def test_masked_words_do_not_use_up_the_patience(folder, tmp_path, tiny_checkpoi
     stages = [{"train_on": "masked-words", "epochs": 6}, {"epochs": 2}]
     changes = {"stages": stages, "train__epochs": ..., "train__patience": 1}
     run = train(two_tasks(tiny_checkpoint, **changes), folder, tmp_path / "run")
-    end = run.metrics()[-1]
-    assert end["stage"] >= 1
-    assert end["step"] > 21  # 6 epochs of 56 rows, 16 a step
+    (end,) = run.entries(EndEntry)
+    assert end.step > 21  # 6 epochs of 56 rows, 16 a step: the second stage has begun
 
 
 def test_masked_words_alone_keep_the_newest_model(folder, tmp_path, tiny_checkpoint):
-    judged = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
+    eval_only = {"tasks__mood__eval_only": True, "tasks__alike__eval_only": True}
     stages = [{"train_on": "masked-words", "epochs": 2}]
-    recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **judged)
+    recipe = two_tasks(tiny_checkpoint, stages=stages, train__epochs=..., **eval_only)
     run = train(recipe, folder, tmp_path / "run")
-    last = [e for e in run.metrics() if e["type"] == "evaluation"][-1]
-    assert run.best()["step"] == last["step"]
+    assert run.best().step == run.entries(EvaluationEntry)[-1].step
 
 
 def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
@@ -429,18 +417,18 @@ def test_a_masked_stage_plans_what_it_encodes(folder, tiny_checkpoint):
     assert tokens[1] > 1.5 * tokens[0]
 
 
-def test_a_head_over_words_at_random_is_said(folder, tiny_checkpoint):
+def test_a_random_masked_language_head_is_noted(folder, tiny_checkpoint):
     notes = prepare(masked_recipe(tiny_checkpoint), folder).notes
-    assert any("has no head over words; it starts at random" in note for note in notes)
+    assert any("has no masked-language head" in note for note in notes)
 
 
-def test_freezing_every_layer_leaves_masked_words_nothing(folder, tiny_checkpoint):
+def test_masked_words_need_a_layer_that_is_not_frozen(folder, tiny_checkpoint):
     stages = [{"train_on": "masked-words", "freeze": 2}, {}]
-    with pytest.raises(ComityError, match="with all 2 layers frozen masked words train nothing"):
+    with pytest.raises(ComityError, match="with all 2 layers frozen, masked words train nothing"):
         prepare(two_tasks(tiny_checkpoint, stages=stages), folder)
 
 
-def test_a_task_of_masked_words_alone_is_trained_by_no_stage(tiny_checkpoint):
+def test_a_task_with_masked_words_only_is_not_trained(tiny_checkpoint):
     stages = [{"train_on": "masked-words"}, {"tasks": ["mood"]}]
     with pytest.raises(ComityError, match=r"tasks.alike: no stage trains this task"):
         two_tasks(tiny_checkpoint, stages=stages)
@@ -470,8 +458,7 @@ def test_masked_words_need_a_mask_token(folder, tmp_path, write_checkpoint):
 @pytest.mark.parametrize("balancer", [name for name in BALANCERS if name != "sum"])
 def test_every_balancer_trains(folder, tmp_path, tiny_checkpoint, balancer):
     run = train(two_tasks(tiny_checkpoint, train__balancer=balancer), folder, tmp_path / "run")
-    conflict = next(entry for entry in run.metrics() if entry["type"] == "conflict")
-    assert conflict["tasks"] == ["mood", "alike"]
+    assert run.entries(ConflictEntry)[0].tasks == ["mood", "alike"]
 
 
 def test_a_balancers_state_survives_a_resume(folder, tmp_path, tiny_checkpoint):
@@ -480,11 +467,9 @@ def test_a_balancers_state_survives_a_resume(folder, tmp_path, tiny_checkpoint):
     whole = train(recipe, folder, tmp_path / "whole")
     state = weights(whole)
     assert state["balancer.cosines"].abs().sum() > 0
-    trainer = Trainer(prepare(recipe, folder))
     run = RunDirectory.create(tmp_path / "cut")
-
-    with pytest.raises(Stopped):
-        stopping(trainer).run(run)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_at_evaluation(1)).run(run)
     resumed = train(recipe, folder, run.path, resume=True)
     assert same(state, weights(resumed))
 
@@ -500,9 +485,9 @@ def test_a_skipped_step_leaves_the_balancers_state(folder, tiny_checkpoint):
     assert trainer.balancer_state == {}
 
 
-# --- what a recipe may not say --------------------------------------------------------------------
+# --- errors in recipes --------------------------------------------------------------------------
 
-FAULTS = {
+ERRORS = {
     "tasks__mood__interaction": (True, "tasks.mood.interaction: needs two text columns"),
     "tasks__mood__objectives": (CONTRASTIVE, "tasks.mood.objectives: needs two text columns"),
     "tasks__mood__pooling": ("cls", "tasks.mood.pooling: has no effect here"),
@@ -539,19 +524,19 @@ def test_a_stages_own_file_is_checked_as_the_tasks(tiny_checkpoint, own, sentenc
     stages = [{"data": {"alike": {"file": "x.csv", **own}}}]
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, stages=stages)
-    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
+    assert any(sentence in message for message in caught.value.messages), caught.value.messages
 
 
-@pytest.mark.parametrize("key", FAULTS)
+@pytest.mark.parametrize("key", ERRORS)
 def test_a_key_without_effect_is_named(tiny_checkpoint, key):
-    value, sentence = FAULTS[key]
+    value, sentence = ERRORS[key]
     changes = {key: value} | ALSO.get(key, {})
     with pytest.raises(ComityError) as caught:
         two_tasks(tiny_checkpoint, **changes)
-    assert any(sentence in fault for fault in caught.value.messages), caught.value.messages
+    assert any(sentence in message for message in caught.value.messages), caught.value.messages
 
 
-def test_a_stage_cannot_train_what_is_judged_only(tiny_checkpoint):
+def test_a_stage_cannot_train_an_eval_only_task(tiny_checkpoint):
     stages = [{"tasks": ["mood", "alike"]}]
     with pytest.raises(ComityError, match=r'stages.0.tasks: the task "mood" is eval_only'):
         two_tasks(tiny_checkpoint, tasks__mood__eval_only=True, stages=stages)
@@ -563,7 +548,7 @@ def test_a_recipe_that_trains_nothing_is_refused(tiny_checkpoint):
         two_tasks(tiny_checkpoint, **nothing)
 
 
-def test_objectives_do_not_guess_which_name_means_alike(folder, tiny_checkpoint):
+def test_objectives_do_not_guess_which_class_means_similar(folder, tiny_checkpoint):
     rows = [(f"a {n}", "b", name) for n in range(8) for name in ("duplicate", "not_duplicate")]
     write_csv(folder / "twins.csv", ["a", "b", "twin"], rows)
     task = {
@@ -597,6 +582,6 @@ def test_objectives_need_two_classes(folder, tiny_checkpoint):
 
 def test_a_run_of_another_format_is_refused(folder, tmp_path, tiny_checkpoint):
     run = train(two_tasks(tiny_checkpoint), folder, tmp_path / "run")
-    run.write_facts(run.facts() | {"format": 1})
+    run.write_facts(replace(run.facts(), format=1))
     with pytest.raises(ComityError, match="written by another version of comity"):
         load(run.path)

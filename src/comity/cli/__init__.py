@@ -1,1 +1,1 @@
-"""The `comity` command, one module for each subcommand."""
+"""The `comity` command, one module per subcommand."""

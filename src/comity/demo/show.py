@@ -1,4 +1,4 @@
-"""The demo: trains three small tasks, shows scores before and after, and some predictions."""
+"""The demo: train three small tasks, show dev scores before and after, and a few predictions."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,16 +7,13 @@ from pathlib import Path
 from comity.format import clock
 from comity.inference.model import Model, load
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory
 from comity.terminal.progress import Display
-from comity.terminal.views import console, show_plan, show_scores, tell
-from comity.training.plan import plan_summary
-from comity.training.setup import prepare
-from comity.training.trainer import Trainer
+from comity.terminal.views import console, show_scores, tell
+from comity.training.trainer import evaluate_untrained, train
 
 HERE = Path(__file__).parent
 
-# None of these sentences occurs in the corpus.
+# None of these sentences is in the corpus.
 REVIEWS = (
     "I expected a dull afternoon, and the museum proved me wrong.",
     "The soup was good, but the waiter was rude.",
@@ -32,28 +29,30 @@ EVENTS = (
 )
 
 
-def run_demo(out: Path | None, overrides: Sequence[str]) -> None:
-    """Train the demo's recipe, print its scores and a few predictions.
-
-    The run is kept in `out`, or in a temporary folder if that is None.
-    """
+def run_demo(
+    out: Path | None, overrides: Sequence[str] = (), command: list[str] | None = None
+) -> None:
+    """Train the demo's recipe and print the results; `out` is a temporary folder if None."""
     recipe = Recipe.load(HERE / "demo.toml", overrides)
+    data = HERE / "corpus"
     with tempfile.TemporaryDirectory(prefix="comity-demo-") as temporary:
-        prepared = prepare(recipe, HERE / "corpus")
+        before = evaluate_untrained(recipe, data)
         with Display() as display:
-            trainer = Trainer(prepared, display)
-            directory = RunDirectory.create(out or Path(temporary) / "run")
-            show_plan(plan_summary(trainer, trainer.time_left()))
-            dev = {name: data.dev for name, data in prepared.tasks.items()}
-            before, _ = trainer.evaluate(dev)
-            trainer.run(directory)
+            directory = train(
+                recipe,
+                data,
+                out or Path(temporary) / "run",
+                estimate_time=True,
+                on_event=display,
+                command=command,
+            )
         model = load(directory.path)
         after = {name: model.evaluate(name) for name in model.tasks}
         show_scores("One encoder, three tasks, on dev", {"before": before, "after": after})
         _show_predictions(model)
         tell(f"trained in {clock(display.elapsed)}")
         if out is not None:
-            print(f"The run is in {out}. For details: comity info {out}")
+            print(f"The run is in {out}; comity info {out} shows its scores.")
 
 
 def _show_predictions(model: Model) -> None:

@@ -109,7 +109,7 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     analysis = Analysis(
         run=str(run),
         task=task,
-        step=directory.best()["step"],
+        step=directory.best().step,
         rows=len(gold),
         scores=scores,
         smallest=float(predicted.min()),
@@ -190,7 +190,7 @@ def _texts(
     """The labelled file, its texts at `lines`, and a sentence where they cannot be shown."""
     section = directory.recipe().tasks[task]
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(directory.facts()["data"]) / file
+    path = Path(directory.facts().inputs.data) / file
     try:
         now = sha256_of(path)
     except OSError:

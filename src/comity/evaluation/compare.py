@@ -100,9 +100,9 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
         if not values.get("train"):
             values.pop("train", None)
         facts = directory.facts()
-        made_of = [facts["encoder"]["sha256"], facts["tokenizer"], facts["files"]]
+        made_of = facts.inputs.digests
         group = groups.setdefault(json.dumps([values, made_of], sort_keys=True), {})
-        seed = facts["seed"]
+        seed = facts.seed
         if seed in group:
             raise ComityError(
                 f"{run}: has the same recipe and seed ({seed}) as {group[seed]}; leave one of them "
@@ -301,4 +301,4 @@ def _verdict(first: _Column, other: _Column) -> Verdict:
 
 def _read_run(run: Path) -> dict[str, TaskPredictions]:
     directory = RunDirectory.open(run)
-    return {task: kept_predictions(directory, task) for task in directory.facts()["tasks"]}
+    return {task: kept_predictions(directory, task) for task in directory.facts().tasks}

@@ -48,19 +48,19 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
         ComityError: an unknown task, a run that has kept no model, or a damaged file.
     """
     facts = directory.facts()
-    if task not in facts["tasks"]:
-        known = ", ".join(facts["tasks"])
-        hint = nearest(task, facts["tasks"])
+    if task not in facts.tasks:
+        known = ", ".join(facts.tasks)
+        hint = nearest(task, facts.tasks)
         raise ComityError(f'{directory.path}: unknown task "{task}"{hint}; this run has {known}')
-    target = Target.from_dict(facts["tasks"][task]["target"])
-    step = directory.best()["step"]
+    target = facts.tasks[task].head.target
+    step = directory.best().step
     path = directory.path / "predictions" / f"{step:06d}" / f"{task}.csv"
     found = read_predictions(path, target, directory.recipe().tasks[task].separator)
     return TaskPredictions(
         **vars(found),
-        metric=facts["tasks"][task]["metric"],
+        metric=facts.tasks[task].metric,
         target=target,
-        file=facts["files"].get(f"{task} dev"),
+        file=facts.inputs.files.get(f"{task} dev"),
     )
 
 

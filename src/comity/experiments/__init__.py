@@ -1,1 +1,1 @@
-"""Several runs trained one after another: sweeps and the runner behind them."""
+"""Several runs trained one after another: the series, and sweeps over a grid."""

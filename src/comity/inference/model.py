@@ -1,7 +1,8 @@
-"""A trained run put to use: labels and probabilities of new texts, and embeddings."""
+"""A trained model: labels and probabilities for new texts, embeddings, and evaluation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,21 @@ from comity.model.multitask import MultiTaskModel, to_packed
 from comity.model.parameters import FlatParameters
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
-from comity.runs import RunDirectory
+from comity.runs import RunDirectory, RunFacts
 from comity.targets import HeadSpec, Target
 
 Text = str | Sequence[str]
 CHUNK = 1024
-"""Texts that are tokenised and sorted by length together."""
+"""Rows that are tokenised and sorted by length together."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one row.
+    """The prediction for one row.
 
-    `label` is a class name, a list of names (multi-label) or a number in the target's unit;
-    `probabilities` has one entry a class (or level of the scale), and is empty where the head gives
-    a number.
+    `label` is a class name, a list of names (multi-label) or a number in the target's unit.
+    `probabilities` has one entry per class (or level of the scale); it is empty if the head
+    predicts a number.
     """
 
     label: Any
@@ -43,13 +44,13 @@ class Prediction:
 
 
 class Model:
-    """A trained model with all its heads. `load(run)` makes one."""
+    """A trained model with all its heads. Create one with `load(run)`."""
 
     def __init__(
         self,
         model: MultiTaskModel,
         loaded: LoadedEncoder,
-        facts: dict[str, Any],
+        facts: RunFacts,
         recipe: Recipe,
         device: torch.device,
     ):
@@ -66,18 +67,18 @@ class Model:
         return list(self._model.tasks)
 
     def target(self, task: str) -> Target:
-        """What a task predicts."""
+        """What a task predicts: its kind, classes or scale."""
         return self._spec(task).target
 
     def text_count(self, task: str) -> int:
-        """How many texts a row of the task has."""
+        """How many texts each row of the task has: 1 or 2."""
         return len(self.section(task).text_columns)
 
     def predict(self, task: str, texts: Sequence[Text]) -> list[Prediction]:
-        """Label and probabilities of each text (or pair of texts) by one task's head.
+        """Predict one task for each text, or for each pair of texts.
 
         Raises:
-            ComityError: an unknown task, or rows that have another number of texts than the task.
+            ComityError: an unknown task, or a row with the wrong number of texts.
 
         Example:
             load("runs/first").predict("paraphrase", [("Is it far?", "How far is it?")])
@@ -88,87 +89,87 @@ class Model:
     def predict_all(
         self, texts: Sequence[Text], tasks: Sequence[str] | None = None
     ) -> dict[str, list[Prediction]]:
-        """Predictions of several tasks (all, unless named) for the same rows.
+        """Predict several tasks (by default all) for the same rows.
 
-        Tasks whose heads read the same views share one encoding of each row.
+        Each row is encoded once for all tasks whose heads read the same views.
 
         Raises:
-            ComityError: an unknown task, or rows that have another number of texts than a task.
+            ComityError: an unknown task, or a row with the wrong number of texts for a task.
         """
         outputs = self._outputs(tasks or self.tasks, texts)
         return {task: predictions(self.target(task), found) for task, found in outputs.items()}
 
     def outputs(self, task: str, texts: Sequence[Text]) -> NDArray[np.float64]:
-        """The head's raw outputs `[n, outputs]`: logits, or one normalised number."""
+        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
         return self._outputs([task], texts)[task]
 
     def _outputs(
         self, tasks: Sequence[str], texts: Sequence[Text]
     ) -> dict[str, NDArray[np.float64]]:
-        alike: dict[Any, list[str]] = {}
+        groups: dict[Any, list[str]] = {}
         for task in tasks:
             self.section(task)
-            limit = self._facts["tasks"][task]["max_length"]
-            key = (*self._model.reads(task), self.text_count(task), limit)
-            alike.setdefault(key, []).append(task)
+            key = (*self._model.reads(task), self.text_count(task), self._max_length(task))
+            groups.setdefault(key, []).append(task)
         results: dict[str, NDArray[np.float64]] = {}
-        for group in alike.values():
-            results |= self._outputs_alike(group, texts)
+        for group in groups.values():
+            results |= self._group_outputs(group, texts)
         return {task: results[task] for task in tasks}
 
-    def _outputs_alike(
+    def _group_outputs(
         self, tasks: Sequence[str], texts: Sequence[Text]
     ) -> dict[str, NDArray[np.float64]]:
-        """Outputs of tasks that read the same views, each row encoded once."""
+        """Outputs of tasks that read the same views; each row is encoded once."""
         spec = self._spec(tasks[0])
         columns = self._columns(tasks[0], texts)
-        limit = self._facts["tasks"][tasks[0]]["max_length"]
+        limit = self._max_length(tasks[0])
         results = {t: np.zeros((len(texts), self._spec(t).target.outputs)) for t in tasks}
         for start in range(0, len(texts), CHUNK):
             tokens = [self._tokens(column[start : start + CHUNK]) for column in columns]
             views = [_view(tokens, view) for view in spec.views]
-            for places, packed in self._batches(views, limit):
+            for indices, packed in self._batches(views, limit):
                 with torch.inference_mode():
-                    found = self._model.heads_together(tasks, packed, len(places))
-                for task, of_task in zip(tasks, found, strict=True):
-                    results[task][start + places] = of_task.cpu().double().numpy()
+                    found = self._model.heads_together(tasks, packed, len(indices))
+                for task, outputs in zip(tasks, found, strict=True):
+                    results[task][start + indices] = outputs.cpu().double().numpy()
         return results
 
     def encode(
         self, texts: Sequence[str], task: str | None = None, raw: bool = False
     ) -> NDArray[np.float32]:
-        """Embeddings `[n, H]` of texts, pooled as the task that trained them pools.
+        """Embeddings `[n, H]` of texts, with the pooling that a task was trained with.
 
         Args:
-            task: the task whose embedding is meant; may be left out where only one trains any.
-            raw: give mean-pooled hidden states although no task has trained them as embeddings.
+            task: the task that trained the embeddings; optional if only one task trains any.
+            raw: allow embeddings that no task has trained (mean-pooled hidden states).
 
         Raises:
-            ComityError: no view was trained for embeddings (unless `raw`), or the task is unknown.
+            ComityError: an unknown task, or one that trains no embeddings (unless `raw`).
         """
         if isinstance(texts, str):
-            raise ComityError("encode: give a list of texts, not one text; write [text]")
+            raise ComityError("encode: expected a list of texts, got one text; write [text]")
         pooling = self._pooling(task, raw)
         results = np.zeros((len(texts), self._model.encoder.width), dtype=np.float32)
-        longest = self._model.encoder.max_length
-        if task is not None:
-            longest = self._facts["tasks"][task]["max_length"]
+        limit = self._model.encoder.max_length if task is None else self._max_length(task)
         for start in range(0, len(texts), CHUNK):
             tokens = self._tokens(list(texts[start : start + CHUNK]))
-            for places, packed in self._batches([(tokens,)], longest):
+            for indices, packed in self._batches([(tokens,)], limit):
                 with torch.inference_mode():
                     found = self._model.embed(packed, pooling)
-                results[start + places] = found.float().cpu().numpy()
+                results[start + indices] = found.float().cpu().numpy()
         return results
 
     def evaluate(self, task: str, path: str | Path | None = None) -> Evaluation:
-        """Judge a task on a labelled file that has the columns of the task's own files.
+        """Evaluate a task on a labelled file with the same columns as the task's own files.
 
-        Without `path` the run's own dev rows are judged again.
+        Without `path`, evaluate the run's own dev rows.
+
+        Raises:
+            ComityError: an unknown task, an error in the file, or a dev file that has changed.
         """
         section = self.section(task)
         split = self._split(task, path)
-        limit = self._facts["tasks"][task]["max_length"]
+        limit = self._max_length(task)
         spec = self._spec(task)
         outputs = task_outputs(self._model, task, split, self._template, limit)
         evaluation = evaluate_outputs(
@@ -187,21 +188,24 @@ class Model:
         encoder = text_encoder(self._loaded.tokenizer)
         if path is not None:
             return file_split(task, section, target, Path(path), encoder)
-        folder = Path(self._facts["data"])
+        folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
             split = file_split(task, section, target, folder / section.dev, encoder)
             self._check_unchanged(task, "dev", split)
             return split
         whole = file_split(task, section, target, folder / section.train, encoder)
         self._check_unchanged(task, "train", whole)
-        return split_off(whole, section.dev, self._facts["seed"])[1]
+        return split_off(whole, section.dev, self._facts.seed)[1]
 
     def _check_unchanged(self, task: str, which: str, split: Split) -> None:
-        if self._facts["files"].get(f"{task} {which}") != split.table.digest:
+        if self._facts.inputs.files.get(f"{task} {which}") != split.table.digest:
             raise ComityError(
-                f"{split.table.path}: has changed since the run, so its dev rows are others now; "
-                "name a file to judge with --file"
+                f"{split.table.path}: has changed since the run, so the run's dev rows are gone; "
+                "restore the file, or evaluate another one with --file"
             )
+
+    def _max_length(self, task: str) -> int:
+        return self._facts.tasks[task].max_length
 
     def _spec(self, task: str) -> HeadSpec:
         self.section(task)
@@ -212,7 +216,7 @@ class Model:
         if task not in self._recipe.tasks:
             known = ", ".join(self._recipe.tasks)
             hint = nearest(task, self._recipe.tasks)
-            raise ComityError(f'"{task}" is no task of this run{hint}; it has {known}')
+            raise ComityError(f'unknown task "{task}"{hint}; this run has {known}')
         return self._recipe.tasks[task]
 
     def _pooling(self, task: str | None, raw: bool) -> str:
@@ -226,18 +230,19 @@ class Model:
         if task in embedding:
             return self._model.tasks[task].pooling
         if task is None and embedding:
-            raise ComityError(f"several tasks train embeddings ({', '.join(embedding)}); name one")
-        what = "no task of this run" if task is None else f"the task {task} does not train any"
+            raise ComityError(
+                f"embeddings: several tasks train them ({', '.join(embedding)}); name one"
+            )
+        what = "no task of this run trains them" if task is None else f"{task} does not train them"
         raise ComityError(
-            f"embeddings: {what + ' trains any' if task is None else what}, since its heads read "
-            "texts in one sequence; train a task with the cosine head, an interaction or an "
-            "objective, or insist with raw=True"
+            f"embeddings: {what}; train a task with the cosine head, an interaction or an "
+            "objective, or pass raw=True"
         )
 
     def _columns(self, task: str, texts: Sequence[Text]) -> list[list[str]]:
         count = self.text_count(task)
         if isinstance(texts, str):
-            raise ComityError(f"{task}: give a list of rows, not one text; write [text]")
+            raise ComityError(f"{task}: expected a list of rows, got one text; write [text]")
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
         for number, row in enumerate(rows):
             if len(row) != count or not all(isinstance(text, str) for text in row):
@@ -247,20 +252,18 @@ class Model:
 
     def _tokens(self, texts: list[str]) -> TextColumn:
         ids = self._loaded.tokenizer.encode(texts)
-        offsets = np.cumsum([0, *(len(of_text) for of_text in ids)])
-        flat = np.fromiter(
-            (i for of_text in ids for i in of_text), np.int64, count=int(offsets[-1])
-        )
+        offsets = np.cumsum([0, *map(len, ids)])
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, count=int(offsets[-1]))
         return TextColumn(flat, offsets)
 
     def _batches(self, views: Sequence[tuple[TextColumn, ...]], max_length: int) -> Iterator[Any]:
-        """Places and their packed views, rows of like lengths together."""
+        """Row indices and their packed views, in batches of rows with similar lengths."""
         lengths = np.sum([packed_lengths(view, max_length) for view in views], axis=0)
-        for places in by_length(lengths):
-            parts: list[PackedRows] = [
-                pack(view, places, self._template, max_length) for view in views
+        for indices in by_length(lengths):
+            packed: list[PackedRows] = [
+                pack(view, indices, self._template, max_length) for view in views
             ]
-            yield places, to_packed(parts, self._device)
+            yield indices, to_packed(packed, self._device)
 
 
 def _view(columns: list[TextColumn], view: str) -> tuple[TextColumn, ...]:
@@ -268,29 +271,33 @@ def _view(columns: list[TextColumn], view: str) -> tuple[TextColumn, ...]:
 
 
 def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction]:
-    """Outputs as labels and named probabilities."""
+    """Raw outputs `[n, outputs]` as labels and probabilities by name."""
     labels = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
     names = probability_names(target)
     found = []
-    for place in range(len(outputs)):
-        row = {} if probabilities is None else dict(zip(names, probabilities[place], strict=True))
-        found.append(Prediction(target.label(labels[place]), {k: float(v) for k, v in row.items()}))
+    for index, label in enumerate(labels):
+        row = [] if probabilities is None else zip(names, probabilities[index], strict=True)
+        found.append(Prediction(target.label(label), {name: float(p) for name, p in row}))
     return found
 
 
 def load(run: str | Path, device: str = "auto") -> Model:
-    """The best model of a run, in the dtype that the run computed in.
+    """Load the best model of a run, in the dtype that the run was trained in.
+
+    Args:
+        run: a run directory.
+        device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", ...
 
     Raises:
-        ComityError: not a run, or one that has kept no model yet, or damaged files.
+        ComityError: not a run, no model kept yet, or damaged files.
     """
     hardware.keep_freed_memory()
     directory = RunDirectory.open(Path(run))
     facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
-    folder = directory.path / best["folder"]
+    folder = directory.path / best.folder
     loaded = load_as_declared(recipe, str(folder / "encoder"))
-    tasks = {name: HeadSpec.from_dict(of_task) for name, of_task in facts["tasks"].items()}
+    tasks = {name: task.head for name, task in facts.tasks.items()}
     model = MultiTaskModel(loaded.encoder, tasks)
     heads = folder / "heads.safetensors"
     try:
@@ -299,9 +306,9 @@ def load(run: str | Path, device: str = "auto") -> Model:
             own = {k: tensors[f"{name}.{k}"] for k in head.state_dict()}
             head.load_state_dict(own)
     except (OSError, KeyError, RuntimeError, ValueError):
-        raise ComityError(f"{heads}: cannot be read; the run is damaged") from None
+        raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
     model = model.to(where)
-    FlatParameters(model.owned_parameters(), getattr(torch, facts["precision"]), where)
+    FlatParameters(model.owned_parameters(), getattr(torch, facts.precision), where)
     model.eval()
     return Model(model, loaded, facts, recipe, where)

@@ -4,6 +4,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,14 @@ def _results(paper: Paper) -> dict[str, Any]:
     runs = {row.name: _finished(paper, row) for row in paper.rows}
     reported = read_reported()
     facts = [RunDirectory.open(path).facts() for found in runs.values() for path in found.values()]
-    encoder = {key: value for key, value in facts[0]["encoder"].items() if key != "folder"}
+    encoder = {k: v for k, v in asdict(facts[0].inputs.encoder).items() if v and k != "folder"}
     return {
         "command": _command(paper),
         "encoder": {**encoder, "pretrained_on": pretrained_on(encoder["name"])},
         "data": paper.data_rows,
-        "machines": _distinct([fact["machine"] for fact in facts]),
-        "precision": sorted({fact["precision"] for fact in facts}),
-        "versions": _distinct([fact["versions"] for fact in facts]),
+        "machines": _distinct([asdict(fact.machine) for fact in facts]),
+        "precision": sorted({fact.precision for fact in facts}),
+        "versions": _distinct([fact.versions for fact in facts]),
         "rows": [
             _row(row, runs[row.name], reported.get((row.table, row.reported or "")), paper.runs)
             for row in paper.rows
@@ -120,13 +121,13 @@ def _printed(printed: Reported | None) -> dict[str, Any] | None:
 def _of_run(seed: int, path: Path, folder: Path) -> dict[str, Any]:
     directory = RunDirectory.open(path)
     found = reached(directory)
-    kept = path / directory.best()["folder"]
+    kept = path / directory.best().folder
     weights = [kept / "encoder" / WEIGHTS, kept / "heads.safetensors"]
     return {
         "run": str(path.relative_to(folder.parent)),
         "seed": seed,
-        "step": found["step"],
-        "scores": {**{task: found["tasks"][task] for task in TASKS}, MEAN: found["mean"]},
+        "step": found.step,
+        "scores": {**{task: found.tasks[task] for task in TASKS}, MEAN: found.mean},
         "weights_sha256": {str(file.relative_to(kept)): sha256_of(file) for file in weights},
     }
 

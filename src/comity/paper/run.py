@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError
-from comity.experiments.runner import Series, check_folder, check_made_of, first_difference
+from comity.experiments.runner import Series, check_digests, check_folder, first_difference
 from comity.files import write_atomically
 from comity.paper.rows import (
     Row,
@@ -26,6 +26,7 @@ from comity.paper.rows import (
     setting,
 )
 from comity.recipe.recipe import Recipe
+from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 
 
@@ -106,7 +107,7 @@ class Paper:
             that was trained on other data or with another encoder.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, command: list[str] | None = None):
         self.options = options
         recipe = self._base()
         tasks = prepare(recipe, options.data, options.drop_leaks).tasks
@@ -119,16 +120,16 @@ class Paper:
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
             for row, seed in runs_of(self.rows, options.tables, options.seeds)
         }
-        self.series = Series(recipes, options.data, self.runs, options.drop_leaks)
+        self.series = Series(recipes, options.data, self.runs, options.drop_leaks, command)
         self._check_earlier()
 
     def _check_earlier(self) -> None:
         """Check that every run in the folder is of this data, since the page shows all of them."""
-        made_of: dict[str, Any] = {}
+        digests: dict[str, str] = {}
         for run in self.series.runs:
-            made_of |= run.made_of
+            digests |= run.digests
         for path in sorted(self.runs.glob("*/run.json")):
-            check_made_of(path.parent, made_of, self.options.drop_leaks)
+            check_digests(path.parent, digests, self.options.drop_leaks)
 
     def _base(self) -> Recipe:
         encoder = f"encoder.name={json.dumps(self.options.encoder)}"
@@ -143,8 +144,8 @@ class Paper:
         """Check that runs in the folder have the same recipe, encoder and data."""
         self.series.check()
 
-    def plan(self) -> dict[str, Any]:
-        """The runs to train, as JSON values."""
+    def plan(self) -> SeriesPlan:
+        """The runs to train."""
         return self.series.plan()
 
     def train(self, quiet: bool = False) -> None:

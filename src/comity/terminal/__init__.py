@@ -1,1 +1,1 @@
-"""What the command line prints: tables and progress."""
+"""Terminal output: tables of results on standard output, progress on standard error."""

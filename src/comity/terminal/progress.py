@@ -1,188 +1,233 @@
-"""Progress on standard error: a live table on a terminal, plain lines elsewhere."""
+"""Progress on standard error: a live table on a terminal, plain lines otherwise."""
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Self
 
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from comity.evaluation.evaluate import Evaluation
-from comity.evaluation.metrics import mean_score
 from comity.format import clock, or_dash
-from comity.terminal.views import console, show_score, tell
-from comity.training.events import Listener
-
-if TYPE_CHECKING:
-    from comity.experiments.runner import PlannedRun
-    from comity.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    pass
+from comity.terminal.views import console, show_plan, show_score, tell
+from comity.training.events import DataRead, Evaluated, Event, Planned, RunStarted, StepDone
+from comity.training.plan import PlannedRun
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines of progress."""
 
+RECENT = 20
+"""Steps over which the shown losses and speed are averaged."""
 
-# --- a run ---------------------------------------------------------------------------------------
+QUICK = 2.0
+"""Seconds after which a long job shows its progress."""
 
 
-class Display(Listener):
-    """Progress of a run on standard error: a live table on a terminal, else plain lines."""
+class Display:
+    """Shows one run: notes on the data, the plan, then losses and scores. A listener.
+
+    With `quiet`, only the notes are shown.
+    """
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
         self.live: Live | None = None
+        self.started = time.perf_counter()
+        self.last_line = self.started
+        self._reset(RunStarted((), 0, 0))
+
+    def _reset(self, run: RunStarted) -> None:
+        self.run = run
         self.scores: dict[str, str] = {}
-        self.losses: dict[str, float] = {}
-        self.speed = ""
-        self.started = time.perf_counter()
-        self.first_step = 0
-        self.last_line = time.perf_counter()
+        self.losses = {task: deque[float](maxlen=RECENT) for task in run.tasks}
+        self.recent: deque[StepDone] = deque(maxlen=RECENT)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+        self.close()
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first step."""
-        return time.perf_counter() - self.started
-
-    def planned(self, trainer: "Trainer") -> None:
-        self.started = time.perf_counter()
-        self.first_step = trainer.progress.step
-        if not self.quiet and sys.stderr.isatty():
-            self.live = Live(console=console(stderr=True), refresh_per_second=4)
-            self.live.start()
-
-    def stepped(self, trainer: "Trainer") -> None:
-        for task, values in trainer.tally.losses.items():
-            recent = values[-20:]
-            self.losses[task] = sum(recent) / len(recent)
-        if self.quiet:
-            return
-        if self.live is not None:
-            self.live.update(self._table(trainer))
-        elif time.perf_counter() - self.last_line > PLAIN_EVERY:
-            self.last_line = time.perf_counter()
-            tell(self._line(trainer))
-
-    def evaluated(self, trainer: "Trainer", evaluations: dict[str, Evaluation]) -> None:
-        self.scores = {task: show_score(e) for task, e in evaluations.items()}
-        if self.quiet:
-            return
-        if self.live is not None:
-            self.live.update(self._table(trainer))
-        shown = ", ".join(f"{task} {score}" for task, score in self.scores.items())
-        mean = mean_score({task: e.score for task, e in evaluations.items()})
-        line = f"step {trainer.progress.step:,}: dev {shown}; mean {or_dash(mean.value)}"
-        if self.live is not None:
-            self.live.console.print(line)
-        else:
-            tell(line)
-
-    def _pace(self, trainer: "Trainer") -> tuple[str, str, str]:
-        """Steps done, examples and tokens per second, and the time left."""
-        total = sum(len(plan.steps) for plan in trainer.plans)
-        done = trainer.progress.step
-        left = self.elapsed / max(done - self.first_step, 1) * (total - done)
-        tally = trainer.tally
-        if tally.seconds:  # else just emptied into the metrics; the last pace stands
-            examples, tokens = tally.examples / tally.seconds, tally.tokens / tally.seconds
-            self.speed = f"{examples:,.0f} examples/s, {tokens:,.0f} tokens/s"
-        return f"step {done:,} of {total:,}", self.speed, f"{clock(left)} left"
-
-    def _line(self, trainer: "Trainer") -> str:
-        losses = ", ".join(f"{task} {loss:.4f}" for task, loss in self.losses.items())
-        return f"{', '.join(self._pace(trainer))}; loss {losses}"
-
-    def _table(self, trainer: "Trainer") -> Table:
-        table = Table(title=" · ".join(self._pace(trainer)), title_justify="left")
-        for column in ("task", "training loss", "dev"):
-            table.add_column(column)
-        for task in trainer.prepared.tasks:
-            loss = f"{self.losses[task]:.4f}" if task in self.losses else "-"
-            table.add_row(task, loss, self.scores.get(task, "-"))
-        return table
-
-
-class Advance:
-    """How far a long job is: one line on a terminal, from the third second on; else nothing."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.job = ""
-        self.job_started = self.started
-        self.shown = False
-
-    def __enter__(self) -> "Advance":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            print(file=sys.stderr)
-
-    def __call__(self, job: str, done: int, total: int) -> None:
-        """Show that `done` of `total` texts are through the job."""
-        now = time.perf_counter()
-        if job != self.job:
-            self.job, self.job_started = job, now if self.job else self.started
-        if now - self.started < 2 or not sys.stderr.isatty():
-            return
-        self.shown = True
-        left = clock((now - self.job_started) / done * (total - done))
-        line = f"{job}: {done:,} of {total:,}, {left} left"
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-class SeriesDisplay(Display):
-    """The progress of the run that goes, with the time left for all of them."""
-
-    def __init__(self, runs: "Sequence[PlannedRun]", quiet: bool = False):
-        super().__init__(quiet)
-        self.runs = list(runs)
-        self.current = 0  # its place among the runs
-        self.seen = 0.0  # tokens of the runs before, as far as this process trained them
-        self.began = time.perf_counter()
-
-    def begins(self, run: "PlannedRun") -> None:
-        """Before a run is prepared."""
-        self._close()  # the one before may have failed
-        self.current = self.runs.index(run)
-        self.first_step = 0
-        if not self.quiet:
-            tell(f"run {self.current + 1} of {len(self.runs)}: {run.name}")
-
-    def ends(self, run: "PlannedRun") -> None:
-        """After a run; it counts with the steps that this process took."""
-        self.seen += run.tokens * (1 - self.first_step / max(run.steps, 1))
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Stop the live table, if there is one."""
         if self.live is not None:
             self.live.stop()
             self.live = None
 
-    def planned(self, trainer: "Trainer") -> None:
-        self.scores, self.losses = {}, {}
-        super().planned(trainer)
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case DataRead():
+                self.data_read(event)
+            case Planned():
+                self.planned(event)
+            case RunStarted():
+                self.run_started(event)
+            case StepDone():
+                self.step_done(event)
+            case Evaluated():
+                self.evaluated(event)
 
-    def _pace(self, trainer: "Trainer") -> tuple[str, str, str]:
-        position, speed, left = super()._pace(trainer)
-        number = f"run {self.current + 1} of {len(self.runs)}"
-        whole = clock(self.time_left(trainer.progress.step))
-        return f"{number}, {position}", speed, f"{left}, {whole} for all runs"
+    @property
+    def elapsed(self) -> float:
+        """Seconds since training began."""
+        return time.perf_counter() - self.started
+
+    def data_read(self, event: DataRead) -> None:
+        """Print the notes on the data."""
+        for sentence in event.notes:
+            tell(sentence)
+
+    def planned(self, event: Planned) -> None:
+        """Print the plan."""
+        if not self.quiet:
+            show_plan(event.plan, stderr=True)
+
+    def run_started(self, event: RunStarted) -> None:
+        """Start the clock and, on a terminal, the live table."""
+        self.started = time.perf_counter()
+        self._reset(event)
+        if not self.quiet and sys.stderr.isatty():
+            self.live = Live(console=console(stderr=True), refresh_per_second=4)
+            self.live.start()
+
+    def step_done(self, event: StepDone) -> None:
+        """Update losses and speed."""
+        self.recent.append(event)
+        for task, loss in event.losses:
+            self.losses.setdefault(task, deque(maxlen=RECENT)).append(loss)
+        if self.quiet:
+            return
+        if self.live is not None:
+            self.live.update(self._table())
+        elif time.perf_counter() - self.last_line > PLAIN_EVERY:
+            self.last_line = time.perf_counter()
+            tell(self._line())
+
+    def evaluated(self, event: Evaluated) -> None:
+        """Print the dev scores."""
+        self.scores = {task: show_score(e) for task, e in event.evaluations.items()}
+        if self.quiet:
+            return
+        shown = ", ".join(f"{task} {score}" for task, score in self.scores.items())
+        line = f"step {event.step:,}: dev {shown}; mean {or_dash(event.mean)}"
+        if self.live is not None:
+            self.live.update(self._table())
+            self.live.console.print(line)
+        else:
+            tell(line)
+
+    @property
+    def step(self) -> int:
+        """Steps done in the run."""
+        return self.recent[-1].step if self.recent else self.run.step
+
+    def _pace(self) -> list[str]:
+        """Steps done, speed, and time left."""
+        done, total = self.step, self.run.total_steps
+        left = self.elapsed / max(done - self.run.step, 1) * (total - done)
+        seconds = max(sum(step.seconds for step in self.recent), 1e-9)
+        examples = sum(step.examples for step in self.recent) / seconds
+        tokens = sum(step.tokens for step in self.recent) / seconds
+        speed = f"{examples:,.0f} examples/s, {tokens:,.0f} tokens/s"
+        return [f"step {done:,} of {total:,}", speed, f"{clock(left)} left"]
+
+    def _mean_losses(self) -> dict[str, float]:
+        return {task: sum(seen) / len(seen) for task, seen in self.losses.items() if seen}
+
+    def _line(self) -> str:
+        losses = ", ".join(f"{task} {loss:.4f}" for task, loss in self._mean_losses().items())
+        return f"{', '.join(self._pace())}; loss {losses}"
+
+    def _table(self) -> Table:
+        table = Table(title=" · ".join(self._pace()), title_justify="left")
+        for column in ("task", "training loss", "dev"):
+            table.add_column(column)
+        losses = self._mean_losses()
+        for task in self.run.tasks:
+            table.add_row(task, or_dash(losses.get(task)), self.scores.get(task, "-"))
+        return table
+
+
+class SeriesDisplay(Display):
+    """Shows the runs of a series one after another, with the time left for all of them."""
+
+    def __init__(self, runs: Sequence[PlannedRun], quiet: bool = False):
+        super().__init__(quiet)
+        self.runs = list(runs)
+        self.current = 0  # index of the run in progress
+        self.tokens_before = 0.0  # trained in earlier runs of this process
+        self.began = time.perf_counter()
+
+    def run_begins(self, index: int) -> None:
+        """Announce a run; call it before the run is prepared."""
+        self.close()  # the previous run may have failed
+        self.current = index
+        self._reset(RunStarted((), 0, 0))
+        if not self.quiet:
+            tell(f"run {index + 1} of {len(self.runs)}: {self.runs[index].name}")
+
+    def run_ends(self) -> None:
+        """Count the steps that this process took; call it after a run."""
+        run = self.runs[self.current]
+        self.tokens_before += run.tokens * (1 - self.run.step / max(run.steps, 1))
+        self.close()
+
+    def data_read(self, event: DataRead) -> None:
+        """Print nothing: the series has printed the notes of all runs, each once."""
+
+    def planned(self, event: Planned) -> None:
+        """Print nothing: the series has printed one table of all runs."""
+
+    def _pace(self) -> list[str]:
+        step, speed, left = super()._pace()
+        run = f"run {self.current + 1} of {len(self.runs)}"
+        return [run, step, speed, f"{left}, {clock(self.time_left(self.step))} for all runs"]
 
     def time_left(self, step: int) -> float:
-        """Seconds for all runs from `step` of this one on, by the tokens per second so far."""
+        """Seconds for all remaining runs after `step` steps of this one, by tokens per second."""
         run = self.runs[self.current]
         per_step = run.tokens / max(run.steps, 1)
-        seen = self.seen + per_step * (step - self.first_step)
+        seen = self.tokens_before + per_step * (step - self.run.step)
         after = sum(later.tokens for later in self.runs[self.current + 1 :])
         left = per_step * (run.steps - step) + after
         return (time.perf_counter() - self.began) / max(seen, 1.0) * left
+
+
+class JobProgress:
+    """A progress bar for a long job on a terminal, shown after two seconds; otherwise nothing."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=console(stderr=True))
+        self.jobs: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar.live.is_started:
+            self.bar.stop()
+
+    def __call__(self, job: str, done: int, total: int) -> None:
+        """Show that `done` of `total` items of a job are done."""
+        if job not in self.jobs:
+            self.jobs[job] = self.bar.add_task(job, total=total)
+        self.bar.update(self.jobs[job], completed=done)
+        if time.perf_counter() - self.started > QUICK and sys.stderr.isatty():
+            self.bar.start()

@@ -1,68 +1,63 @@
-"""Where a run stands, what it has seen since it last said so, and whom it tells."""
+"""What a run reports while it prepares and trains.
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+A listener is a function that takes one event. The terminal's display is one; `ignore`, the default,
+does nothing.
+"""
 
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from comity.evaluation.evaluate import Evaluation
-from comity.training.task_gradients import Batch
-
-if TYPE_CHECKING:
-    from comity.training.trainer import Trainer
+from comity.training.plan import PlanSummary
 
 
-@dataclass
-class Tally:
-    """What has been seen since the last line of training loss."""
+@dataclass(frozen=True)
+class DataRead:
+    """The encoder and all files have been read and checked."""
 
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, batches: Sequence[Batch], losses: Sequence[float], seconds: float) -> None:
-        """Count one step."""
-        for batch, loss in zip(batches, losses, strict=True):
-            self.losses.setdefault(batch.task, []).append(loss)
-            self.examples += batch.rows
-            self.tokens += batch.tokens
-        self.seconds += seconds
-
-    def means(self) -> dict[str, float | None]:
-        """Mean loss of each task seen; a task whose loss was not finite has none."""
-        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
-        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
+    notes: tuple[str, ...]  # sentences about the data that the user should see
 
 
-@dataclass
-class Progress:
-    """Where a run stands; kept in checkpoints, so that a resumed run knows it."""
+@dataclass(frozen=True)
+class Planned:
+    """The plan is ready; nothing has been trained."""
 
-    stage: int = 0
-    stage_step: int = 0  # steps done in the stage
-    step: int = 0  # steps done in the run
-    examples: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    watched: int = 0  # steps and probes whose Gramian was seen
-    conflicted: int = 0  # of those, how many had a pair in conflict
-    without_gain: int = 0  # evaluations since the best
-    best: dict[str, Any] | None = None  # the score by which the kept model was chosen
-    best_of_task: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stopped_early: bool = False
+    plan: PlanSummary
 
 
-class Listener:
-    """What a run tells while it goes; the terminal's display is one, this one says nothing."""
+@dataclass(frozen=True)
+class RunStarted:
+    """Training begins, or continues after `step` steps."""
 
-    def planned(self, trainer: "Trainer") -> None:
-        """Before the first step."""
+    tasks: tuple[str, ...]
+    step: int
+    total_steps: int
 
-    def stepped(self, trainer: "Trainer") -> None:
-        """After each step."""
 
-    def evaluated(self, trainer: "Trainer", evaluations: dict[str, Evaluation]) -> None:
-        """After dev was judged."""
+@dataclass(frozen=True)
+class StepDone:
+    """One step is done, the step number `step` of the run (from 1)."""
+
+    step: int
+    losses: tuple[tuple[str, float], ...]  # task and loss of each batch
+    examples: int  # of this step, as are the next two
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The dev set has been evaluated, and a checkpoint written."""
+
+    step: int
+    evaluations: dict[str, Evaluation]  # by task
+    mean: float | None
+
+
+Event = DataRead | Planned | RunStarted | StepDone | Evaluated
+
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A listener that does nothing."""

@@ -1,8 +1,7 @@
-"""The plan before the spend: what each task will see, in how many steps, with how much memory."""
+"""The training plan, computed before training: steps, examples, memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +11,10 @@ from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, cou
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
 
-if TYPE_CHECKING:
-    from comity.training.trainer import Trainer
-
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage, step by step, as it will be run."""
+    """One stage, step by step."""
 
     stage: Stage
     number: int
@@ -26,47 +22,44 @@ class StagePlan:
     splits: list[Split]  # the training rows of each task in this stage
     steps: list[list[PlannedBatch]]
     counts: list[PlanCounts]
-    evaluations: set[int]  # steps of the stage, counted from 1, after which dev is judged
+    evaluations: set[int]  # steps of the stage, counted from 1, after which dev is evaluated
 
     @property
-    def rows_needed(self) -> int:
-        """Task gradients kept apart in a step: one for each task present, one in all for `sum`."""
+    def gradient_rows(self) -> int:
+        """How many task gradients a step keeps apart: 1 for the balancer `sum`, else one per task.
+
+        Only tasks with a batch in the step count.
+        """
         if self.stage.balancer == "sum":
             return 1
-        return max(len({turn.task for turn in step}) for step in self.steps)
+        return max(len({batch.task for batch in step}) for step in self.steps)
 
-    def rows_of_a_probe(self, watch: int) -> int:
-        """Rows that a probe for conflict fills: none where the balancer sees every step."""
+    def probe_rows(self, conflict_every: int) -> int:
+        """How many task gradients a conflict probe needs; 0 if the stage is never probed.
+
+        Only stages that sum the task gradients are probed: the other balancers see every pair of
+        gradients at every step.
+        """
         summed = self.stage.balancer == "sum" and self.stage.train_on == "labels"
-        watched = summed and len(self.tasks) > 1 and watch > 0
-        return len(self.tasks) if watched else 0
+        probed = summed and len(self.tasks) > 1 and conflict_every > 0
+        return len(self.tasks) if probed else 0
+
+
+def plan_stages(
+    stages: Sequence[Stage], data: Mapping[str, TaskData], train: TrainSection
+) -> list[StagePlan]:
+    """Plan every stage of a recipe."""
+    return [plan_stage(number, stage, data, train) for number, stage in enumerate(stages)]
 
 
 def plan_stage(
-    number: int, stage: Stage, data: dict[str, TaskData], train: TrainSection
+    number: int, stage: Stage, data: Mapping[str, TaskData], train: TrainSection
 ) -> StagePlan:
-    """Lay out one stage."""
+    """Plan one stage; `number` counts stages from 0."""
     tasks, splits = [], []
     for name in stage.tasks:
-        of_task = data[name]
-        of_stage = stage.data.get(name)
-        split = of_task.train if of_stage is None else of_task.stage_train[of_stage.file]
-        section = of_task.task
-        tokens = section.batch_tokens
-        if tokens is None and section.batch_size is None:
-            tokens = train.batch_tokens
-        views = section.trained_views if stage.train_on == "labels" else section.views
-        batches = TaskBatches(
-            name,
-            split.lengths(views, of_task.max_length),
-            seed=train.seed,
-            stage=number,
-            batch_size=None if tokens else section.batch_size or train.batch_size,
-            batch_tokens=tokens,
-            group_by_length=train.group_by_length,
-        )
-        weight = section.sampling_weight if stage.task_sampling in DRAWN else 1.0
-        tasks.append(SampledTask(name, batches, len(split), weight))
+        split = _stage_split(data[name], stage)
+        tasks.append(_sampled_task(data[name], split, number, stage, train))
         splits.append(split)
     steps = plan_steps(
         stage.task_sampling,
@@ -79,15 +72,35 @@ def plan_stage(
         steps=stage.steps,
         epoch_ends=stage.epoch_ends,
     )
-    return StagePlan(
-        stage,
-        number,
-        tasks,
-        splits,
-        steps,
-        count(steps, tasks),
-        _evaluations(steps, tasks, train.evaluate_every, stage),
+    evaluations = _evaluations(steps, tasks, train.evaluate_every, stage)
+    return StagePlan(stage, number, tasks, splits, steps, count(steps, tasks), evaluations)
+
+
+def _stage_split(data: TaskData, stage: Stage) -> Split:
+    """The task's training rows in a stage, which may have a file of its own."""
+    own = stage.data.get(data.name)
+    return data.train if own is None else data.stage_train[own.file]
+
+
+def _sampled_task(
+    data: TaskData, split: Split, number: int, stage: Stage, train: TrainSection
+) -> SampledTask:
+    section = data.task
+    tokens = section.batch_tokens
+    if tokens is None and section.batch_size is None:
+        tokens = train.batch_tokens
+    views = section.trained_views if stage.train_on == "labels" else section.views
+    batches = TaskBatches(
+        data.name,
+        split.lengths(views, data.max_length),
+        seed=train.seed,
+        stage=number,
+        batch_size=None if tokens else section.batch_size or train.batch_size,
+        batch_tokens=tokens,
+        group_by_length=train.group_by_length,
     )
+    weight = section.sampling_weight if stage.task_sampling in DRAWN else 1.0
+    return SampledTask(data.name, batches, len(split), weight)
 
 
 def _evaluations(
@@ -96,30 +109,27 @@ def _evaluations(
     every: int | str,
     stage: Stage,
 ) -> set[int]:
-    """After which steps dev is judged: every n, or each time an epoch of the stage is over."""
+    """The steps after which dev is evaluated: every n steps, or at the end of each epoch."""
     last = {len(steps)}
     if stage.epoch_ends == "longest" and stage.steps is None:
         every = max(task.batches.per_pass(0) for task in tasks) if every == "epoch" else every
     if isinstance(every, int):
         return set(range(every, len(steps) + 1, every)) | last
-    sizes = [sum(tasks[t.task].batches.size(t.number) for t in step) for step in steps]
+    sizes = [sum(tasks[b.task].batches.size(b.number) for b in step) for step in steps]
     epochs = np.cumsum(sizes) // sum(task.rows for task in tasks)
     ends = np.flatnonzero(np.diff(epochs, prepend=0)) + 1
     return {int(end) for end in ends} | last
 
 
-def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict[str, int]:
-    """Bytes for parameters (masters and compute buffer), task gradients and optimizer.
-
-    A stage that is watched for conflict needs a row for each task beside its own, now and then.
-    """
+def memory(flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int) -> dict[str, int]:
+    """Bytes for parameters (masters and compute buffer), task gradients and optimizer state."""
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
     dense = flat.shared_stop - flat.table_stop
-    rows = max(plan.rows_needed + plan.rows_of_a_probe(watch) for plan in plans)
+    rows = max(plan.gradient_rows + plan.probe_rows(conflict_every) for plan in plans)
     heads = numbers - flat.shared_stop
     masked = any(plan.stage.train_on != "labels" for plan in plans)
-    # Gathered as the decoder, the decoder's gradient, and the row that takes it.
+    # The gathered decoder, its gradient, and the gradient row that takes it.
     whole_table = 3 * flat.table_stop if masked else 0
     return {
         "parameters": 4 * numbers + buffer,
@@ -128,20 +138,55 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], watch: int) -> dict
     }
 
 
-def plan_summary(trainer: "Trainer", seconds: float | None) -> dict[str, Any]:
-    """The plan before the spend, for its table and its JSON."""
-    return {
-        "stages": [_stage_summary(plan) for plan in trainer.plans],
-        "memory_bytes": memory(trainer.flat, trainer.plans, trainer.settings.conflict_every),
-        "precision": str(trainer.dtype).removeprefix("torch."),
-        "device": str(trainer.device),
-        "notes": _accumulation_notes(trainer.prepared.tasks),
-        "seconds": None if seconds is None else round(seconds, 1),
-    }
+# --- summaries ------------------------------------------------------------------------------------
 
 
-def _accumulation_notes(tasks: Mapping[str, TaskData]) -> list[str]:
-    """What a user may expect of accumulation that it does not do."""
+@dataclass(frozen=True)
+class StageSummary:
+    """One stage of a plan, counted."""
+
+    name: str
+    train_on: str
+    task_sampling: str
+    balancer: str
+    steps: int
+    evaluations: int
+    tasks: dict[str, PlanCounts]
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """A run's plan, counted."""
+
+    stages: list[StageSummary]
+    memory_bytes: dict[str, int]  # as `memory` returns it
+    precision: str
+    device: str
+    notes: list[str]
+    seconds: float | None  # estimated training time; None where it was not estimated
+
+
+def plan_summary(
+    plans: Sequence[StagePlan],
+    tasks: Mapping[str, TaskData],
+    memory_bytes: dict[str, int],
+    precision: str,
+    device: str,
+    seconds: float | None,
+) -> PlanSummary:
+    """Count a plan."""
+    return PlanSummary(
+        stages=[_stage_summary(plan) for plan in plans],
+        memory_bytes=memory_bytes,
+        precision=precision,
+        device=device,
+        notes=_micro_batch_notes(tasks),
+        seconds=None if seconds is None else round(seconds, 1),
+    )
+
+
+def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:
+    """A note for each task whose objectives do not see the whole batch."""
     return [
         f"{name}: its objectives compare only the rows of one micro-batch ("
         f"{data.task.micro_batches} in a batch); for more negatives use a larger micro-batch"
@@ -150,25 +195,32 @@ def _accumulation_notes(tasks: Mapping[str, TaskData]) -> list[str]:
     ]
 
 
-def _stage_summary(plan: StagePlan) -> dict[str, Any]:
-    return {
-        "name": plan.stage.name,
-        "train_on": plan.stage.train_on,
-        "task_sampling": plan.stage.task_sampling,
-        "balancer": plan.stage.balancer,
-        "steps": len(plan.steps),
-        "evaluations": len(plan.evaluations),
-        "tasks": {
-            count.name: {
-                "rows": count.rows,
-                "turns": count.batches,
-                "examples": count.examples,
-                "tokens": count.tokens,
-                "passes": round(count.passes, 4),
-                "repeats_min": count.repeats_min,
-                "repeats_max": count.repeats_max,
-                "rows_never_seen": count.rows_never_seen,
-            }
-            for count in plan.counts
-        },
-    }
+def _stage_summary(plan: StagePlan) -> StageSummary:
+    return StageSummary(
+        name=plan.stage.name,
+        train_on=plan.stage.train_on,
+        task_sampling=plan.stage.task_sampling,
+        balancer=plan.stage.balancer,
+        steps=len(plan.steps),
+        evaluations=len(plan.evaluations),
+        tasks={count.name: count for count in plan.counts},
+    )
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a series, and how much it trains on."""
+
+    name: str
+    state: str  # "to train", "to resume" or "finished"
+    steps: int
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """The plan of several runs."""
+
+    runs: list[PlannedRun]
+    seconds: float | None  # estimated time for the unfinished runs; None if not estimated

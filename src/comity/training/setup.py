@@ -1,11 +1,11 @@
-"""From a recipe to everything that training needs: encoder, tasks, model; all errors found here."""
+"""Loads everything a recipe needs (encoder, tasks, model) and reports every error at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from comity.data.packing import Template
 from comity.data.splits import Split, TaskData, load_tasks
 from comity.data.token_cache import token_counts
 from comity.errors import ComityError, ErrorList
+from comity.format import plural
 from comity.model.bert import Bert
 from comity.model.checkpoint import (
     LoadedEncoder,
@@ -29,22 +30,23 @@ from comity.model.masked_lm import MaskedLanguageHead, load_predictions
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
+from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with its encoder and its data, ready to train."""
+    """A recipe with its encoder and its data, ready for training."""
 
     recipe: Recipe
     folder: Path  # where the recipe's relative paths start
     loaded: LoadedEncoder
     tasks: dict[str, TaskData]
-    notes: list[str]  # sentences that a user should see
-    leaks: list[str]  # a sentence for each leak
+    notes: list[str]  # sentences that the user should see
+    leaks: list[str]  # one sentence per leak
     drop_leaks: bool = False
-    predictions: dict[str, Tensor] | None = None  # the checkpoint's head over words, where needed
+    predictions: dict[str, Tensor] | None = None  # the checkpoint's masked-language head, if needed
 
     @property
     def encoder(self) -> Bert:
@@ -53,12 +55,12 @@ class Prepared:
 
     @property
     def template(self) -> Template:
-        """How the encoder wants its texts."""
+        """The encoder's special tokens and segments."""
         return template_of(self.loaded.tokenizer, self.encoder)
 
     @property
     def masking(self) -> tuple[int, int] | None:
-        """The id of [MASK] and the number of tokens, for stages that mask words."""
+        """The id of [MASK] and the vocabulary size, for stages that mask words."""
         tokenizer = self.loaded.tokenizer
         return None if tokenizer.mask_id is None else (tokenizer.mask_id, tokenizer.size)
 
@@ -85,7 +87,7 @@ class Prepared:
         return MultiTaskModel(self.encoder, tasks, train.seed, learned, self._masked_head())
 
     def _masked_head(self) -> MaskedLanguageHead | None:
-        """The head over words, the checkpoint's where it has one, if any stage masks words."""
+        """The masked-language head if any stage masks words, initialised from the checkpoint."""
         if self.predictions is None:
             return None
         head = MaskedLanguageHead(self.encoder.config)
@@ -94,38 +96,72 @@ class Prepared:
             load_predictions(head, self.predictions)
         except ValueError as error:
             raise ComityError(
-                f"{self.recipe.encoder.name}: {error}; use the weights and config of one model"
+                f"{self.recipe.encoder.name}: {error}; use weights and config of the same model"
             ) from None
         return head
 
-    def facts(self, specs: Mapping[str, HeadSpec]) -> dict[str, Any]:
-        """What a run of this is made of, for run.json: encoder, tasks, digests of the files."""
+    def inputs(self) -> RunInputs:
+        """The encoder and files of this run, with their digests, for run.json."""
         splits: dict[str, Split] = {}
         for name, data in self.tasks.items():
-            splits |= {f"{name} train": data.train, f"{name} dev": data.dev}
-            splits |= {f"{name} {path}": split for path, split in data.stage_train.items()}
+            splits |= {f"{name} {which}": split for which, split in _splits(data).items()}
+        return RunInputs(
+            data=str(self.folder.resolve()),
+            drop_leaks=self.drop_leaks,
+            encoder=EncoderFacts(**self.loaded.source),
+            tokenizer=self.loaded.tokenizer.fingerprint,
+            files={role: split.table.digest for role, split in splits.items()},
+        )
+
+    def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
+        """The tasks of this run with their heads, for run.json."""
         return {
-            "data": str(self.folder.resolve()),
-            "drop_leaks": self.drop_leaks,
-            "encoder": self.loaded.source,
-            "tokenizer": self.loaded.tokenizer.fingerprint,
-            "tasks": {
-                name: {
-                    **spec.to_dict(),
-                    "metric": self.tasks[name].task.metric_name,
-                    "max_length": self.tasks[name].max_length,
-                }
-                for name, spec in specs.items()
-            },
-            "files": {role: split.table.digest for role, split in splits.items()},
+            name: TaskFacts(head, self.tasks[name].task.metric_name, self.tasks[name].max_length)
+            for name, head in heads.items()
         }
+
+    def check_unchanged(self, recorded: RunInputs) -> None:
+        """Raise a ComityError if the encoder or a file differs from what a run recorded."""
+        now = self.inputs()
+        if (recorded.encoder.sha256, recorded.tokenizer) != (now.encoder.sha256, now.tokenizer):
+            raise ComityError(
+                f"{self.recipe.encoder.name}: the encoder or its tokenizer has changed since the "
+                "run was started; restore the old one, or start a new run"
+            )
+        for role, digest in now.files.items():
+            if recorded.files.get(role) != digest:
+                name, _, which = role.partition(" ")
+                raise ComityError(
+                    f"{_splits(self.tasks[name])[which].table.path}: has changed since the run was "
+                    "started; restore the old file, or start a new run"
+                )
+
+
+def _splits(data: TaskData) -> dict[str, Split]:
+    """A task's splits: "train", "dev", and the files of stages by their path in the recipe."""
+    return {"train": data.train, "dev": data.dev, **data.stage_train}
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """The hardware that this process runs on."""
+    return Machine(
+        device=str(device),
+        processor=hardware.processor_name(),
+        processor_class=hardware.processor_class(),
+        threads=torch.get_num_threads(),
+        card=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
 
 
 def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
-    """Load the encoder, read and check every file.
+    """Load the encoder; read and check every file.
+
+    Args:
+        folder: where the recipe's relative paths start.
+        drop_leaks: leave out training rows whose texts also appear in a dev set.
 
     Raises:
-        ComityError: with everything that is wrong with the checkpoint or any file.
+        ComityError: with every error in the checkpoint or, if that is sound, in the files.
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
@@ -136,7 +172,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     if masked and loaded.tokenizer.mask_id is None:
         raise ComityError(
             f"{recipe.encoder.name}: the tokenizer has no token [MASK], which a stage with masked "
-            "words needs; take another encoder or drop that stage"
+            "words needs; choose another encoder or remove that stage"
         )
     encoder = text_encoder(loaded.tokenizer)
     tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, recipe.train.seed)
@@ -148,7 +184,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     if masked:
         predictions = stored_predictions(recipe.encoder.name, recipe.encoder.revision)
     if masked and not predictions:
-        notes.append(f"{recipe.encoder.name} has no head over words; it starts at random")
+        notes.append(f"{recipe.encoder.name} has no masked-language head; a random one is trained")
     for data in tasks.values():
         notes.extend(_notes(data))
     return Prepared(
@@ -168,30 +204,31 @@ def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
     for stage in recipe.stages:
         if stage.freeze == layers and stage.train_on != "labels":
             raise ComityError(
-                f"freeze: with all {layers} layers frozen masked words train nothing; lower it"
+                f"freeze: with all {layers} layers frozen, masked words train nothing; freeze "
+                "fewer layers"
             )
         cosine = [name for name in stage.tasks if recipe.tasks[name].head_name == "cosine"]
         if stage.freeze == layers and cosine:
             raise ComityError(
-                f"freeze: with all {layers} layers frozen nothing is left to train for the cosine "
-                f"head of {cosine[0]}; lower it"
+                f"freeze: with all {layers} layers frozen, the cosine head of {cosine[0]} has "
+                "nothing to train; freeze fewer layers"
             )
         if isinstance(stage.freeze, int) and stage.freeze > layers:
             raise ComityError(
-                f"freeze: {stage.freeze} layers cannot be frozen, {recipe.encoder.name} has "
-                f'{layers}; lower it, or write "encoder" to freeze all'
+                f"freeze: cannot freeze {plural(stage.freeze, 'layer')}, {recipe.encoder.name} has "
+                f'only {layers}; lower it, or write "encoder" to freeze all'
             )
 
 
 def _read_columns(data: TaskData) -> tuple[int, ...]:
-    """Which text columns the views of a task read."""
+    """The indices of the text columns that a task's views read."""
     columns = {"first": (0,), "second": (1,), "pair": (0, 1)}
     views = data.task.trained_views
     return tuple(sorted({column for view in views for column in columns[view]}))
 
 
 def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
-    """Every training split, a stage's own file under the task's name and the file's."""
+    """Every training split by task, and by "TASK (FILE)" for the file of a stage."""
     rows: dict[str, Reading] = {}
     for name, data in tasks.items():
         if data.task.eval_only:
@@ -225,7 +262,7 @@ def _without_leaks(
 
 
 def _notes(data: TaskData) -> list[str]:
-    """What was counted while reading, in sentences: nothing is dropped or cut in silence."""
+    """Sentences on every row that was left out or cut, and on a metric without a value."""
     notes = []
     for split, name in ((data.train, "training"), (data.dev, "dev")):
         notes.extend(split_notes(data, split, name))
@@ -244,87 +281,144 @@ def _notes(data: TaskData) -> list[str]:
 
 
 def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
-    """What was left out, kept although empty, or cut in one split."""
+    """Sentences on the rows of one split that were left out, kept although empty, or cut.
+
+    `name` is "training" or "dev".
+    """
     path, notes = split.table.path, []
     if split.unlabelled:
-        notes.append(
-            f"{data.name}: {split.unlabelled} rows of {path} have no label and are left out"
-        )
+        verb = "has" if split.unlabelled == 1 else "have"
+        notes.append(f"{plural(split.unlabelled, 'row')} of {path} {verb} no label; left out")
     if split.dropped:
+        verb = "has" if split.dropped == 1 else "have"
         notes.append(
-            f"{data.name}: {split.dropped} {name} rows have an empty text and are left out "
-            f"(the first is {path}:{split.first_dropped_line})"
+            f"{plural(split.dropped, f'{name} row')} {verb} an empty text; left out "
+            f"(first: {path}:{split.first_dropped_line})"
         )
     empty = split.empty_lines
     if empty:
+        verb = "has" if len(empty) == 1 else "have"
         notes.append(
-            f"{data.name}: {len(empty)} {name} rows have an empty text and are kept "
-            f"(the first is {path}:{empty[0]})"
+            f"{plural(len(empty), f'{name} row')} {verb} an empty text; kept "
+            f"(first: {path}:{empty[0]})"
         )
     cut = split.cut(data.task.trained_views, data.max_length)
     if cut:
+        verb = "is" if cut == 1 else "are"
         notes.append(
-            f"{data.name}: {cut} {name} rows of {path} are longer than {data.max_length} tokens "
-            "and are cut"
+            f"{plural(cut, f'{name} row')} of {path} {verb} longer than {data.max_length} tokens; "
+            "truncated"
         )
     if split.leaked:
-        notes.append(
-            f"{data.name}: {split.leaked} training rows stand in a dev split and are left out"
-        )
-    return notes
+        verb = "is" if split.leaked == 1 else "are"
+        notes.append(f"{plural(split.leaked, 'training row')} {verb} also in a dev set; left out")
+    return [f"{data.name}: {note}" for note in notes]
 
 
-def data_summary(prepared: Prepared) -> dict[str, Any]:
-    """What `check` found, for its table and its JSON."""
-    return {
-        "encoder": prepared.loaded.source,
-        "tasks": {name: _task_summary(data) for name, data in prepared.tasks.items()},
-        "notes": [*prepared.notes, *_shared_files(prepared.tasks)],
-        "leaks": prepared.leaks,
-    }
+# --- the summary of `comity check` ----------------------------------------------------------------
 
 
-def _task_summary(data: TaskData) -> dict[str, Any]:
-    return {
-        "kind": data.task.kind,
-        "head": data.task.head_name,
-        "views": list(data.task.views),
-        "metric": data.task.metric_name,
-        "classes": list(data.target.classes),
-        "max_length": data.max_length,
-        "train": _split_summary(data, data.train),
-        "dev": _split_summary(data, data.dev),
-        "stages": {path: _split_summary(data, s) for path, s in data.stage_train.items()},
-    }
+@dataclass(frozen=True)
+class ScoreRange:
+    """The gold scores of a split."""
+
+    min: float
+    mean: float
+    max: float
 
 
-def _split_summary(data: TaskData, split: Split) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split of one task, counted."""
+
+    file: str
+    reading: Mapping[str, object]  # how the file was read: format, delimiter, encoding, ...
+    rows: int
+    unlabelled: int
+    empty: int  # rows with an empty text, kept or dropped
+    first_empty_line: int | None
+    dropped: int
+    truncated: int
+    leaked: int
+    token_percentiles: dict[str, int]  # "50", "95" and "100"; empty for a split without rows
+    counts: dict[str, int] | None = None  # rows of each class
+    scores: ScoreRange | None = None  # for tasks without classes
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task and its data."""
+
+    kind: str
+    head: str
+    views: list[str]
+    metric: str
+    classes: list[str]
+    max_length: int
+    train: SplitSummary
+    dev: SplitSummary
+    stages: dict[str, SplitSummary]  # by the stage's file
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What `comity check` reports about a valid recipe."""
+
+    encoder: EncoderFacts
+    tasks: dict[str, TaskSummary]
+    notes: list[str]
+    leaks: list[str]
+
+
+def data_summary(prepared: Prepared) -> DataSummary:
+    """Count the rows, labels and tokens of every split."""
+    return DataSummary(
+        encoder=prepared.inputs().encoder,
+        tasks={name: _task_summary(data) for name, data in prepared.tasks.items()},
+        notes=[*prepared.notes, *_shared_files(prepared.tasks)],
+        leaks=prepared.leaks,
+    )
+
+
+def _task_summary(data: TaskData) -> TaskSummary:
+    return TaskSummary(
+        kind=data.task.kind,
+        head=data.task.head_name,
+        views=list(data.task.views),
+        metric=data.task.metric_name,
+        classes=list(data.target.classes),
+        max_length=data.max_length,
+        train=_split_summary(data, data.train),
+        dev=_split_summary(data, data.dev),
+        stages={path: _split_summary(data, s) for path, s in data.stage_train.items()},
+    )
+
+
+def _split_summary(data: TaskData, split: Split) -> SplitSummary:
     lengths = token_counts(split.table, split.rows).sum(axis=1)
     empty = split.empty_lines
     first = [*empty[:1], *([split.first_dropped_line] if split.first_dropped_line else [])]
-    summary: dict[str, Any] = {
-        "file": str(split.table.path),
-        "reading": split.table.reading,
-        "rows": len(split),
-        "unlabelled": split.unlabelled,
-        "empty": len(empty) + split.dropped,
-        "first_empty_line": min(first, default=None),
-        "dropped": split.dropped,
-        "truncated": split.cut(data.task.trained_views, data.max_length),
-        "leaked": split.leaked,
-        "token_percentiles": _percentiles(lengths),
-    }
+    counts = scores = None
     if data.target.classes:
-        counts = class_counts(data.target, split.targets)
-        summary["counts"] = dict(zip(data.target.classes, counts.tolist(), strict=True))
+        found = class_counts(data.target, split.targets).tolist()
+        counts = dict(zip(data.target.classes, found, strict=True))
     elif len(split):
         values = split.targets
-        summary["scores"] = {
-            "min": float(values.min()),
-            "mean": float(values.mean()),
-            "max": float(values.max()),
-        }
-    return summary
+        scores = ScoreRange(float(values.min()), float(values.mean()), float(values.max()))
+    return SplitSummary(
+        file=str(split.table.path),
+        reading=split.table.reading,
+        rows=len(split),
+        unlabelled=split.unlabelled,
+        empty=len(empty) + split.dropped,
+        first_empty_line=min(first, default=None),
+        dropped=split.dropped,
+        truncated=split.cut(data.task.trained_views, data.max_length),
+        leaked=split.leaked,
+        token_percentiles=_percentiles(lengths),
+        counts=counts,
+        scores=scores,
+    )
 
 
 def _percentiles(lengths: np.ndarray) -> dict[str, int]:
@@ -335,24 +429,27 @@ def _percentiles(lengths: np.ndarray) -> dict[str, int]:
 
 
 def _shared_files(tasks: Mapping[str, TaskData]) -> list[str]:
-    """For tasks that read one table: how many rows serve several of them, and how many none."""
-    by_digest: dict[str, list[TaskData]] = {}
+    """For each file that several tasks read: how many rows all of them use, and how many none."""
+    by_path: dict[str, list[TaskData]] = {}
     for data in tasks.values():
-        by_digest.setdefault(str(data.train.table.path), []).append(data)
+        by_path.setdefault(str(data.train.table.path), []).append(data)
     notes = []
-    for path, sharing in by_digest.items():
+    for path, sharing in by_path.items():
         if len(sharing) < 2:
             continue
-        lines = sharing[0].train.table.lines
-        served = [set(d.train.table.lines[d.train.rows].tolist()) for d in sharing]
-        split_off = [set(d.dev.table.lines[d.dev.rows].tolist()) for d in sharing]
-        used = [
-            s | (d if str(t.dev.table.path) == path else set())
-            for s, d, t in zip(served, split_off, sharing, strict=True)
-        ]
-        every = set.intersection(*used)
-        neither = sorted(set(lines.tolist()) - set.union(*used))
-        names = " and ".join(d.name for d in sharing)
-        sentence = f"{path}: {len(every)} rows serve {names}, {len(neither)} serve none of them"
-        notes.append(sentence + (f" (the first is line {neither[0]})" if neither else ""))
+        used = [_lines_used(data, path) for data in sharing]
+        by_all = set.intersection(*used)
+        unused = sorted(set(sharing[0].train.table.lines.tolist()) - set.union(*used))
+        names = " and ".join(data.name for data in sharing)
+        verb = "is" if len(by_all) == 1 else "are"
+        by_none = "neither" if len(sharing) == 2 else "none of them"
+        sentence = f"{path}: {plural(len(by_all), 'row')} {verb} used by {names}, "
+        sentence += f"{len(unused):,} by {by_none}"
+        notes.append(sentence + (f" (first: line {unused[0]})" if unused else ""))
     return notes
+
+
+def _lines_used(data: TaskData, path: str) -> set[int]:
+    """The lines of a file that a task trains or evaluates on."""
+    splits = [data.train, *([data.dev] if str(data.dev.table.path) == path else [])]
+    return {line for split in splits for line in split.table.lines[split.rows].tolist()}

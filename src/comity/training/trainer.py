@@ -1,13 +1,12 @@
-"""The training loop: batches, task gradients, Gramian, weights, one update; evaluate and keep.
+"""The training loop: batches, task gradients, Gramian, balancer weights, update, evaluation.
 
-Reads from top to bottom like the data-flow picture of the documentation: `train` prepares,
-`Trainer.run` walks the stages, `Trainer.step` is one update of the weights.
+Reads from top to bottom: `train` prepares a run, `Trainer.run` goes through the stages,
+`Trainer.run_stage` through the steps, and `Trainer.step` is one update of the weights.
 """
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,55 @@ from comity.data.splits import Split
 from comity.data.task_sampling import PlannedBatch
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
-from comity.evaluation.metrics import Score, better, mean_score
+from comity.evaluation.metrics import Score, mean_score
 from comity.evaluation.predictions import write_predictions
 from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.recipe.recipe import Recipe
 from comity.rng import PROBE, SAMPLE, generator, name_key
-from comity.runs import FORMAT, RunDirectory, versions
-from comity.training.balancers import BALANCERS, Orders, conflicts, cosines, draw_orders
-from comity.training.events import Listener, Progress, Tally
+from comity.runs import (
+    EndEntry,
+    RunDirectory,
+    RunFacts,
+    SkippedEntry,
+    current_commit,
+    versions,
+)
+from comity.training.balancers import BALANCERS, Orders, draw_orders
+from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
+from comity.training.events import (
+    DataRead,
+    Evaluated,
+    Listener,
+    Planned,
+    RunStarted,
+    StepDone,
+    ignore,
+)
 from comity.training.gradients import Gradients
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
-from comity.training.plan import StagePlan, plan_stage
-from comity.training.setup import Prepared, prepare
+from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
+from comity.training.records import (
+    Averages,
+    best_model,
+    end_entry,
+    evaluation_entry,
+    train_entry,
+)
+from comity.training.setup import Prepared, describe_machine, prepare
 from comity.training.task_gradients import Batch, TaskGradients
 
 MOST_SKIPPED = 10
-"""Steps in a row whose loss or gradient is not finite before the run stops."""
+"""Consecutive skipped steps (a loss or gradient is not finite) after which the run stops."""
 
 LOG_EVERY = 50
-"""Steps between two lines of training loss (or of cosines) in the metrics."""
+"""Steps between two train entries in metrics.jsonl."""
+
+# --- entry points ---------------------------------------------------------------------------------
 
 
-@hardware.flushed_denormals()  # before torch starts its threads, where it can be
+@hardware.flushed_denormals()  # has to come before torch starts its threads
 def train(
     recipe: Recipe,
     data: str | Path,
@@ -51,65 +75,111 @@ def train(
     *,
     resume: bool = False,
     drop_leaks: bool = False,
-    listener: Listener | None = None,
+    estimate_time: bool = False,
+    on_event: Listener = ignore,
+    command: list[str] | None = None,
 ) -> RunDirectory:
-    """Train a recipe and keep the run.
+    """Train a recipe and keep the run in a directory.
 
     Args:
+        recipe: what to train; a resumed run needs the recipe it was started with.
         data: the folder where the recipe's relative paths start.
-        out: the run directory, new or empty; with `resume` one that exists.
-        resume: go on from the last checkpoint of `out`.
-        drop_leaks: leave training rows out that stand in a dev split; a resumed run does as before.
+        out: the run directory: new or empty, or with `resume` an existing run.
+        resume: continue from the last checkpoint of `out`.
+        drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
+            setting it was started with.
+        estimate_time: time a few steps first, so that the plan says how long the run will take.
+        on_event: called with each event of `comity.training.events`.
+        command: the command line to record in run.json.
 
     Raises:
-        ComityError: with everything that is wrong with recipe, files or checkpoint.
+        ComityError: with every error in the recipe's files or the checkpoint.
 
     Example:
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
-    run = RunDirectory.open(Path(out)) if resume else None
-    if run is None:
-        RunDirectory.check_new(Path(out))
-    elif run.recipe() != recipe:
-        raise ComityError(f"{out}: was started with another recipe; resume with {run.path}'s own")
+    out = Path(out)
+    precision = None
+    if resume:
+        run = RunDirectory.open(out)
+        if run.recipe() != recipe:
+            raise ComityError(f"{out}: was started with another recipe; resume with its own")
+        facts = run.facts()
+        drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
     else:
-        drop_leaks = run.facts()["drop_leaks"]
-    trainer = Trainer(prepare(recipe, Path(data), drop_leaks), listener, run)
-    run = run or RunDirectory.create(Path(out))
-    trainer.run(run, resume)
+        RunDirectory.check_new(out)
+    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    trainer.plan(estimate_time)
+    run = RunDirectory(out) if resume else RunDirectory.create(out)
+    trainer.run(run, resume, command)
     return run
 
 
+@hardware.flushed_denormals()
+def plan_run(
+    recipe: Recipe,
+    data: str | Path,
+    *,
+    drop_leaks: bool = False,
+    precision: str | None = None,
+    on_event: Listener = ignore,
+) -> PlanSummary:
+    """Plan a run, with an estimate of its time, and train nothing.
+
+    Args:
+        precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
+
+    Raises:
+        ComityError: as `train`.
+    """
+    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    return trainer.plan(estimate_time=True)
+
+
+@hardware.flushed_denormals()
+def evaluate_untrained(recipe: Recipe, data: str | Path) -> dict[str, Evaluation]:
+    """Evaluate the dev sets with the pretrained encoder and new heads, before any training."""
+    trainer = _trainer(recipe, Path(data), False, ignore, None)
+    dev = {name: task.dev for name, task in trainer.prepared.tasks.items()}
+    return trainer.evaluate(dev)[0]
+
+
+def _trainer(
+    recipe: Recipe, data: Path, drop_leaks: bool, on_event: Listener, precision: str | None
+) -> "Trainer":
+    prepared = prepare(recipe, data, drop_leaks)
+    on_event(DataRead((*prepared.notes, *prepared.leaks)))
+    return Trainer(prepared, on_event, precision)
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
 class Trainer:
-    """The model in its flat vector, the plan, and where the run stands."""
+    """The model as one flat vector, its optimizer, the plan, and how far the run has come."""
 
     directory: RunDirectory  # set by `run`
 
     def __init__(
-        self,
-        prepared: Prepared,
-        listener: Listener | None = None,
-        resumed: RunDirectory | None = None,
+        self, prepared: Prepared, on_event: Listener = ignore, precision: str | None = None
     ):
-        """`resumed`: the run that is gone on with; it computes in the dtype that it recorded."""
+        """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's."""
         hardware.keep_freed_memory()
         recipe = prepared.recipe
         self.prepared = prepared
         self.settings = recipe.train
-        self.listener = listener or Listener()
+        self.on_event = on_event
         self.device = hardware.choose_device(recipe.train.device)
         self.dtype = hardware.choose_precision(recipe.train.precision, self.device)
-        if resumed is not None:
-            self.dtype = getattr(torch, resumed.facts()["precision"])
+        if precision is not None:
+            self.dtype = getattr(torch, precision)
         self.model = prepared.model().to(self.device)
         self.flat = FlatParameters(self.model.owned_parameters(), self.dtype, self.device)
         self.optimizer = FlatAdamW(
             self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
         )
-        self.plans = [
-            plan_stage(number, stage, prepared.tasks, recipe.train)
-            for number, stage in enumerate(recipe.stages)
-        ]
+        self.gradients = Gradients(self.flat, 0)  # `start_stage` allocates the rows
+        self.plans = plan_stages(recipe.stages, prepared.tasks, recipe.train)
         self.task_gradients = [
             TaskGradients(
                 self.model,
@@ -127,89 +197,96 @@ class Trainer:
             for name, data in prepared.tasks.items()
         }
         self.progress = Progress()
-        self.tally = Tally()
-        self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, K tasks of the stage
+        self.averages = Averages()
+        self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, for the K tasks of the stage
         self.norm: float | None = None  # of the last step's gradient, before clipping
-        self.conflict: tuple[list[str], Tensor] | None = None  # the cosines seen last
 
-    # --- the loop -------------------------------------------------------------------------------
+    def plan(self, estimate_time: bool = False) -> PlanSummary:
+        """The plan of the whole run, also sent as an event."""
+        summary = plan_summary(
+            self.plans,
+            self.prepared.tasks,
+            memory(self.flat, self.plans, self.settings.conflict_every),
+            _name(self.dtype),
+            str(self.device),
+            self.time_left() if estimate_time else None,
+        )
+        self.on_event(Planned(summary))
+        return summary
 
-    def run(self, directory: RunDirectory, resume: bool = False) -> None:
-        """Walk the stages to the end, or until evaluations have not gained `patience` times."""
+    def run(
+        self, directory: RunDirectory, resume: bool = False, command: list[str] | None = None
+    ) -> None:
+        """Train all stages, or stop early after `patience` evaluations without a gain."""
         self.directory = directory
         if resume:
             self._restore()
         else:
             directory.write_recipe(self.prepared.recipe)
-            directory.write_facts(self._facts())
-        self.listener.planned(self)
-        while self.progress.stage < len(self.plans) and not self.progress.stopped_early:
+            directory.write_facts(self._facts(command))
+        total = sum(len(plan.steps) for plan in self.plans)
+        self.on_event(RunStarted(tuple(self.prepared.tasks), self.progress.step, total))
+        while self.progress.stage < len(self.plans) and not self.progress.selection.stopped_early:
             self.run_stage(self.plans[self.progress.stage])
-        entries = directory.metrics()
-        if not entries or entries[-1]["type"] != "end":
-            directory.log("end", **asdict(self.progress))
+        if not directory.entries(EndEntry):  # a finished run may be resumed
+            directory.log(end_entry(self.progress))
 
     def run_stage(self, plan: StagePlan) -> None:
-        """Take the steps of one stage that are not done yet."""
+        """Take the remaining steps of one stage."""
         self.start_stage(plan)
-        while self.progress.stage_step < len(plan.steps):
-            self.step(plan, plan.steps[self.progress.stage_step])
-            self.progress.stage_step += 1
-            self.progress.step += 1
-            self.listener.stepped(self)
-            self._watch(plan)
-            judged = self.progress.stage_step in plan.evaluations
-            if judged or self.progress.step % LOG_EVERY == 0:
+        progress = self.progress
+        for number in range(progress.stage_step, len(plan.steps)):
+            done = self.step(plan, plan.steps[number])
+            progress.stage_step += 1
+            progress.step += 1
+            self.on_event(done)
+            if self._probe_is_due(plan):
+                self.probe(plan)
+            evaluates = progress.stage_step in plan.evaluations
+            if evaluates or progress.step % LOG_EVERY == 0:
                 self._log_training()
-            if self.progress.stage_step == len(plan.steps):
-                self.progress.stage += 1  # before the checkpoint, which then starts the next one
-                self.progress.stage_step = 0
-            if judged:
-                self._judge_and_keep(plan)
-            if self.progress.stopped_early or self.progress.stage_step == 0:
+            if progress.stage_step == len(plan.steps):
+                progress.stage += 1  # before the checkpoint, which then starts the next stage
+                progress.stage_step = 0
+            if evaluates:
+                self._evaluate_and_keep(plan)
+            if progress.selection.stopped_early:
                 return
 
     def start_stage(self, plan: StagePlan) -> None:
-        """Room for the stage's gradients; new moments unless it carries on."""
+        """Allocate the stage's gradients; reset the optimizer unless the stage keeps its state."""
+        del self.gradients  # free the previous stage's rows before new ones are allocated
         frozen = frozen_layers(plan.stage.freeze, self.flat)
-        self.__dict__.pop("gradients", None)  # the old ones go before the new ones come
-        self.gradients = Gradients(self.flat, plan.rows_needed, frozen)
+        self.gradients = Gradients(self.flat, plan.gradient_rows, frozen)
         if self.progress.stage_step == 0:
             self.balancer_state = {}
-            self.progress.without_gain = 0
+            self.progress.selection.without_gain = 0
             if not plan.stage.keep_optimizer_state:
                 self.optimizer.reset()
 
-    def step(self, plan: StagePlan, turns: Sequence[PlannedBatch]) -> None:
-        """One update of the weights from the batches of `turns`."""
+    def step(self, plan: StagePlan, planned: Sequence[PlannedBatch]) -> StepDone:
+        """One update of the weights from the planned batches."""
         started = time.perf_counter()
-        batches = self._batches(plan, turns)
+        batches = self._batches(plan, planned)
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         if plan.stage.balancer != "sum":
-            self._note_conflict(tasks, gramian)
+            self.progress.conflict.observe(tasks, gramian)
         weights, norm = self._weigh(plan, tasks, gramian)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
             self._update(plan, set(tasks), weights, norm)
         else:
             self._skip(batches, losses, tasks, gramian)
-        self.progress.examples += sum(batch.rows for batch in batches)
-        self.tally.add(batches, losses, time.perf_counter() - started)
-
-    def _fill(
-        self, plan: StagePlan, batches: Sequence[Batch], *keys: int
-    ) -> tuple[list[float], list[str], Tensor]:
-        """Losses of the batches, the tasks of the gradient rows, and the rows' Gramian."""
-        if plan.stage.train_on == "labels":
-            together = plan.stage.balancer == "sum"
-            losses, tasks = self.task_gradients[plan.number].fill(
-                self.gradients, batches, together, *keys
-            )
-        else:
-            losses, tasks = self.task_gradients[plan.number].fill_masked(
-                self.gradients, batches, *keys
-            )
-        return losses, tasks, self.gradients.gramian()
+        done = StepDone(
+            step=self.progress.step + 1,
+            losses=tuple((batch.task, loss) for batch, loss in zip(batches, losses, strict=True)),
+            examples=sum(batch.rows for batch in batches),
+            tokens=sum(batch.tokens for batch in batches),
+            seconds=time.perf_counter() - started,
+        )
+        self.progress.examples += done.examples
+        self.averages.add(done)
+        return done
 
     def _batches(self, plan: StagePlan, planned: Sequence[PlannedBatch]) -> list[Batch]:
         chosen = []
@@ -220,10 +297,25 @@ class Trainer:
         masked = plan.stage.train_on != "labels"
         return self.task_gradients[plan.number].batches(chosen, masked)
 
+    def _fill(
+        self, plan: StagePlan, batches: Sequence[Batch], *keys: int
+    ) -> tuple[list[float], list[str], Tensor]:
+        """Losses of the batches, tasks of the gradient rows, and Gramian of the rows."""
+        task_gradients = self.task_gradients[plan.number]
+        if plan.stage.train_on == "labels":
+            together = plan.stage.balancer == "sum"
+            losses, tasks = task_gradients.fill(self.gradients, batches, together, *keys)
+        else:
+            losses, tasks = task_gradients.fill_masked(self.gradients, batches, *keys)
+        return losses, tasks, self.gradients.gramian()
+
     def _weigh(
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor
     ) -> tuple[list[float], float]:
-        """The balancer's weight of each row, and the norm of what they and the heads come to."""
+        """The balancer's weight of each row, and the norm of the combined gradient.
+
+        No weights and a norm of NaN where a gradient is not finite.
+        """
         if not bool(torch.isfinite(gramian).all()):
             return [], math.nan
         heads = sum(self.gradients.squared_norm(task) for task in tasks)
@@ -238,10 +330,10 @@ class Trainer:
     def _balance(
         self, plan: StagePlan, tasks: Sequence[str], gramian: Tensor, orders: Orders
     ) -> Tensor:
-        """The balancer's weights; of its state it sees the part of the tasks that are present."""
+        """The balancer's weights. It reads and updates its state for the present tasks only."""
         names = [task.name for task in plan.tasks]
-        places = [names.index(task) for task in tasks if task in names]
-        rows, columns = np.ix_(places, places)
+        indices = [names.index(task) for task in tasks if task in names]
+        rows, columns = np.ix_(indices, indices)
         present = {name: whole[rows, columns] for name, whole in self.balancer_state.items()}
         weights, new = BALANCERS[plan.stage.balancer](gramian, orders, present)
         for name, part in new.items():
@@ -252,25 +344,25 @@ class Trainer:
     def _update(
         self, plan: StagePlan, present: set[str], weights: list[float], norm: float
     ) -> None:
-        """Clip once, after the balancer, then AdamW."""
-        stage, clip = plan.stage, self.settings.max_grad_norm
-        shape = schedule_factor(
+        """Clip the combined gradient, then take one AdamW step."""
+        stage, max_norm = plan.stage, self.settings.max_grad_norm
+        factor = schedule_factor(
             self.progress.stage_step, len(plan.steps), stage.warmup, stage.lr_schedule
         )
+        head_lr = {
+            name: factor * (data.task.head_lr or self.settings.head_lr or stage.lr)
+            for name, data in self.prepared.tasks.items()
+        }
         rates = segment_rates(
-            lr=shape * stage.lr,
-            head_lr={
-                name: shape * (data.task.head_lr or self.settings.head_lr or stage.lr)
-                for name, data in self.prepared.tasks.items()
-            }
-            | {MASKED: shape * stage.lr},
+            lr=factor * stage.lr,
+            head_lr=head_lr | {MASKED: factor * stage.lr},
             present=present,
             frozen_layers=self.gradients.frozen_layers,
             top_layer=top_layer(self.flat),
             lr_layer_decay=stage.lr_layer_decay,
         )
-        factor = clip / norm if 0 < clip < norm else 1.0
-        self.optimizer.update(self.gradients, weights, factor, rates)
+        clip = max_norm / norm if 0 < max_norm < norm else 1.0
+        self.optimizer.update(self.gradients, weights, clip, rates)
         self.norm = norm
 
     def _skip(
@@ -280,7 +372,7 @@ class Trainer:
         tasks: Sequence[str],
         gramian: Tensor,
     ) -> None:
-        """Leave the weights as they are; give up after too many such steps in a row."""
+        """Leave the weights unchanged; stop the run after too many such steps in a row."""
         self.progress.skipped += 1
         self.progress.skipped_in_a_row += 1
         finite = torch.isfinite(gramian.diagonal()).tolist()
@@ -289,20 +381,20 @@ class Trainer:
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
         self.directory.log(
-            "skipped", step=self.progress.step + 1, task=batch.task, lines=batch.lines
+            SkippedEntry(step=self.progress.step + 1, task=batch.task, lines=batch.lines)
         )
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             lines = ", ".join(str(line) for line in batch.lines[:8])
             raise ComityError(
                 f"{batch.split.table.path}: lines {lines}: the loss of {batch.task} or its "
                 f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
-                "lower the learning rate or look at these rows"
+                "lower the learning rate or check these rows"
             )
 
     def time_left(self, steps: int = 4) -> float | None:
-        """Seconds that all stages will take, from a few timed steps that leave no trace.
+        """Estimate the seconds that all stages take by timing a few steps, then undo those steps.
 
-        None for a plan so short that timing it would cost as much as running it.
+        None for a plan so short that timing it would take as long as running it.
         """
         if sum(len(plan.steps) for plan in self.plans) < 20 * steps:
             return None
@@ -312,9 +404,9 @@ class Trainer:
             self.start_stage(plan)
             chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
             tokens, seconds = 0, 0.0
-            for number, turns in enumerate(chosen):
+            for number, planned in enumerate(chosen):
                 started = time.perf_counter()
-                batches = self._batches(plan, turns)
+                batches = self._batches(plan, planned)
                 _, tasks, gramian = self._fill(plan, batches, PROBE)
                 weights, norm = self._weigh(plan, tasks, gramian)
                 self._update(plan, set(tasks), weights, norm)
@@ -330,52 +422,37 @@ class Trainer:
 
     # --- conflict -------------------------------------------------------------------------------
 
-    def _watch(self, plan: StagePlan) -> None:
-        """Where a stage keeps no task gradients apart, probe for conflict every so often."""
-        every = self.settings.conflict_every
-        if plan.rows_of_a_probe(every) and (
-            self.progress.step == 1 or not self.progress.step % every
-        ):
-            self.probe(plan)
+    def _probe_is_due(self, plan: StagePlan) -> bool:
+        """Stages that do not keep task gradients apart are probed every `conflict_every` steps."""
+        every, step = self.settings.conflict_every, self.progress.step
+        return plan.probe_rows(every) > 0 and (step == 1 or step % every == 0)
 
     def probe(self, plan: StagePlan) -> None:
-        """The Gramian of one batch of each task, from draws of its own and without an update."""
+        """Measure conflict on one random batch of each task, without an update."""
         apart = Gradients(self.flat, len(plan.tasks), self.gradients.frozen_layers)
         chosen = []
         for task in plan.tasks:
             draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
-            _, places = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
-            chosen.append((task.name, places))
-        batches = self.task_gradients[plan.number].batches(chosen)
-        _, tasks = self.task_gradients[plan.number].fill(
-            apart, batches, False, PROBE, self.progress.step
-        )
-        self._note_conflict(tasks, apart.gramian())
+            _, indices = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
+            chosen.append((task.name, indices))
+        task_gradients = self.task_gradients[plan.number]
+        batches = task_gradients.batches(chosen)
+        _, tasks = task_gradients.fill(apart, batches, False, PROBE, self.progress.step)
+        self.progress.conflict.observe(tasks, apart.gramian())
         self._log_conflict()
 
-    def _note_conflict(self, tasks: Sequence[str], gramian: Tensor) -> None:
-        if len(tasks) > 1 and bool(torch.isfinite(gramian).all()):
-            self.progress.watched += 1
-            self.progress.conflicted += conflicts(gramian) > 0
-            self.conflict = (list(tasks), cosines(gramian))
-
     def _log_conflict(self) -> None:
-        """The cosines that were seen last, and the share of watched steps with a conflict."""
-        if self.conflict is None:
-            return
-        tasks, last = self.conflict
-        self.directory.log(
-            "conflict",
-            step=self.progress.step,
-            tasks=tasks,
-            cosines=[[round(float(cosine), 6) for cosine in row] for row in last],
-            share_of_steps=self.progress.conflicted / self.progress.watched,
-        )
+        entry = self.progress.conflict.entry(self.progress.step)
+        if entry is not None:
+            self.directory.log(entry)
 
     # --- evaluation -----------------------------------------------------------------------------
 
-    def evaluate(self, splits: dict[str, Split]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-        """Judge splits with the model as it is: evaluations and raw outputs of each task."""
+    def evaluate(self, splits: Mapping[str, Split]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
+        """Evaluate one split per task with the current weights.
+
+        Returns the evaluation and the raw outputs `[n, outputs]` of each task.
+        """
         evaluations, outputs = {}, {}
         for name, split in splits.items():
             data = self.prepared.tasks[name]
@@ -386,149 +463,99 @@ class Trainer:
             evaluations[name] = evaluate_outputs(name, spec, metric, split, outputs[name])
         return evaluations, outputs
 
-    def _judge_and_keep(self, plan: StagePlan) -> None:
-        """Judge dev and a sample of training, keep the best model, write a checkpoint."""
+    def _evaluate_and_keep(self, plan: StagePlan) -> None:
+        """Evaluate dev and a sample of training, keep the best model, write a checkpoint."""
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
         on_train, _ = self.evaluate(self.train_samples)
-        step = self.progress.step
         scores = scores_of(evaluations)
-        mean = mean_score(scores)
-        self.directory.log(
-            "evaluation",
-            step=step,
-            examples=self.progress.examples,
-            mean=mean.value,
-            **({"mean_reason": mean.reason} if mean.reason else {}),
-            tasks={name: evaluation.to_dict() for name, evaluation in evaluations.items()},
-            train={name: evaluation.to_dict() for name, evaluation in on_train.items()},
+        is_best = self._select(plan, scores)
+        self.directory.log(evaluation_entry(self.progress, evaluations, on_train))
+        self._write_predictions(dev, outputs)
+        if is_best:
+            self._write_best(scores)
+        write_checkpoint(
+            self.directory, self.progress, self.flat, self.optimizer, self.balancer_state
         )
-        for name, split in dev.items():
-            path = self.directory.path / "predictions" / f"{step:06d}" / f"{name}.csv"
-            separator = self.prepared.tasks[name].task.separator
-            target = self.model.tasks[name].target
-            write_predictions(path, target, split, outputs[name], separator)
-        self._keep_best(scores, plan.stage.train_on == "labels")
-        self.directory.write_checkpoint(
-            step, self.flat, self.optimizer, self.balancer_state, asdict(self.progress)
-        )
-        self.listener.evaluated(self, evaluations)
+        self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
 
-    def _keep_best(self, scores: dict[str, Score], trains_tasks: bool) -> None:
-        """Keep the model if it is the best so far; else count towards `patience`.
-
-        A head that is judged only says nothing of how good the model is, and a stage that trains
-        no task may well gain nothing.
-        """
-        progress = self.progress
+    def _select(self, plan: StagePlan, scores: Mapping[str, Score]) -> bool:
+        """Whether the current model is the best so far; otherwise count towards `patience`."""
+        selection = self.progress.selection
         tasks = self.prepared.tasks
-        trained = {n: s for n, s in scores.items() if not tasks[n].task.eval_only}
-        mean = mean_score(trained)
-        for name, score in scores.items():
-            known = progress.best_of_task.get(name)
-            if better(score, _score(known)):
-                progress.best_of_task[name] = {**asdict(score), "step": progress.step}
-        chosen = mean if self.settings.select_by == "mean" else scores[self.settings.select_by]
-        newest = progress.best is None or not trained
-        if better(chosen, _score(progress.best)) or newest:
-            progress.best = {**asdict(chosen), "step": progress.step}
-            progress.without_gain = 0
-            about = {
-                "by": self.settings.select_by,
-                "score": asdict(chosen),
-                "tasks": {name: asdict(score) for name, score in scores.items()},
-            }
-            self.directory.write_best(progress.step, self._save_model, about)
-        else:
-            progress.without_gain += trains_tasks
-            patience = self.settings.patience
-            progress.stopped_early = 0 < patience <= progress.without_gain
+        trained = {name: s for name, s in scores.items() if not tasks[name].task.eval_only}
+        if selection.update(self.progress.step, scores, trained, self.settings.select_by):
+            return True
+        if plan.stage.train_on == "labels":  # masked words may well gain a task nothing
+            selection.count_without_gain(self.settings.patience)
+        return False
 
-    # --- what the run directory holds -----------------------------------------------------------
+    # --- the run directory ----------------------------------------------------------------------
+
+    def _write_best(self, scores: Mapping[str, Score]) -> None:
+        best = self.progress.selection.best
+        assert best is not None
+        record = best_model(best, scores, self.settings.select_by)
+        self.directory.write_best(record, self._save_model)
 
     def _save_model(self, folder: Path) -> None:
         prepared = self.prepared
         masters = self.flat.masters_by_name()
         save_model(folder, prepared.encoder, prepared.loaded.tokenizer, masters)
 
+    def _write_predictions(self, splits: Mapping[str, Split], outputs: Mapping[str, Any]) -> None:
+        folder = self.directory.path / "predictions" / f"{self.progress.step:06d}"
+        for name, split in splits.items():
+            separator = self.prepared.tasks[name].task.separator
+            target = self.model.tasks[name].target
+            write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
+
     def _log_training(self) -> None:
-        tally, self.tally = self.tally, Tally()
-        if tally.seconds == 0:
-            return
-        self._log_conflict()
-        self.directory.log(
-            "train",
-            step=self.progress.step,
-            examples=self.progress.examples,
-            loss=tally.means(),
-            gradient_norm=self.norm,
-            skipped=self.progress.skipped,
-            examples_per_second=round(tally.examples / tally.seconds, 2),
-            tokens_per_second=round(tally.tokens / tally.seconds, 1),
+        averages, self.averages = self.averages, Averages()
+        if averages.seconds > 0:
+            self._log_conflict()
+            self.directory.log(train_entry(self.progress, averages, self.norm))
+
+    def _facts(self, command: list[str] | None) -> RunFacts:
+        return RunFacts(
+            seed=self.settings.seed,
+            precision=_name(self.dtype),
+            inputs=self.prepared.inputs(),
+            tasks=self.prepared.task_facts(self.model.tasks),
+            machine=describe_machine(self.device),
+            versions=versions(),
+            command=command,
+            commit=current_commit(),
         )
 
-    def _facts(self) -> dict[str, Any]:
-        """What the run is made of, for run.json."""
-        return {
-            "format": FORMAT,
-            "seed": self.settings.seed,
-            "precision": str(self.dtype).removeprefix("torch."),
-            **self.prepared.facts(self.model.tasks),
-            "machine": hardware.describe(self.device),
-            "versions": versions(),
-        }
-
     def _restore(self) -> None:
-        """Go on where the last checkpoint stands, if the data is still what it was."""
-        facts = self.directory.facts()
-        now = self._facts()
-        self.directory.sweep()
-        if (facts["encoder"]["sha256"], facts["tokenizer"]) != (
-            now["encoder"]["sha256"],
-            now["tokenizer"],
-        ):
-            raise ComityError(
-                f"{self.prepared.recipe.encoder.name}: the encoder or its tokenizer has changed "
-                "since the run was started; put the old one back, or start a new run"
-            )
-        for role, digest in now["files"].items():
-            if facts["files"].get(role) != digest:
-                name, _, which = role.partition(" ")
-                raise ComityError(
-                    f"{self._path_of(name, which)}: has changed since the run was started; put "
-                    "the old file back, or start a new run"
-                )
-        state, self.balancer_state = self.directory.read_checkpoint(self.flat, self.optimizer)
-        names = Progress.__dataclass_fields__
-        self.progress = Progress(**{key: state[key] for key in names})
+        """Continue from the last checkpoint, provided that the run's inputs are unchanged."""
+        self.directory.remove_unfinished_writes()
+        self.prepared.check_unchanged(self.directory.facts().inputs)
+        self.progress, self.balancer_state = read_checkpoint(
+            self.directory, self.flat, self.optimizer
+        )
         self.directory.forget_after(self.progress.step)
 
-    def _path_of(self, task: str, which: str) -> Path:
-        data = self.prepared.tasks[task]
-        splits = {"train": data.train, "dev": data.dev, **data.stage_train}
-        return splits[which].table.path
 
-
-def _score(kept: dict[str, Any] | None) -> Score | None:
-    """A kept score as an object again."""
-    if kept is None:
-        return None
-    return Score(**{key: kept[key] for key in Score.__dataclass_fields__})
+def _name(dtype: torch.dtype) -> str:
+    """A dtype's name in run.json: "float32" or "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _sample(name: str, split: Split, size: int, seed: int) -> Split:
-    """The same rows of training at each evaluation, so that over-fitting shows."""
+    """Training rows to evaluate; the same ones each time, to show over-fitting."""
     draws = generator(SAMPLE, seed, name_key(name))
     return split.take(np.sort(draws.permutation(len(split))[:size]))
 
 
 def frozen_layers(freeze: str | int, flat: FlatParameters) -> int:
-    """How many layers, counted from the embeddings, a recipe's `freeze` holds still."""
+    """How many layers a recipe's `freeze` freezes, counted from the embeddings."""
     if isinstance(freeze, int):
         return freeze + 1
     return {"nothing": 0, "embeddings": 1, "encoder": top_layer(flat) + 1}[freeze]
 
 
 def top_layer(flat: FlatParameters) -> int:
-    """The number of the shared layer that stands highest: the pooler."""
+    """The number of the highest shared layer: the pooler."""
     return max(segment.layer for segment in flat.segments if segment.owner == SHARED)

@@ -1,0 +1,110 @@
+"""`comity augment`: add training rows by translating texts to another language and back."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from comity.cli.options import Commands, add_command, add_json, print_json
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command's parser."""
+    help = "add training rows by translating texts to another language and back"
+    command = add_command(commands, "augment", run, help)
+    command.add_argument("file", type=Path, metavar="FILE", help="CSV, TSV, JSON Lines or Parquet")
+    command.add_argument(
+        "--column",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="text column to translate; repeat it for the second text of a pair",
+    )
+    command.add_argument(
+        "--to",
+        required=True,
+        metavar="CHECKPOINT",
+        help="model that translates to the other language: a folder or hub id",
+    )
+    command.add_argument(
+        "--back",
+        required=True,
+        metavar="CHECKPOINT",
+        help="model that translates back: a folder or hub id",
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, help="output file; the extension sets the format"
+    )
+    _add_reading(command)
+    command.add_argument(
+        "--batch-size", type=int, default=32, help="texts translated together (default: 32)"
+    )
+    command.add_argument(
+        "--beams", type=int, default=1, help="beams of the search (default: 1, greedy)"
+    )
+    command.add_argument(
+        "--drop-similar",
+        type=float,
+        metavar="SHARE",
+        help="drop rows that have at least this share of characters in common with their source, "
+        "such as 0.95",
+    )
+    command.add_argument("--with-source", action="store_true", help="write the rows of FILE first")
+    add_json(command)
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """Options for how FILE is read."""
+    command.add_argument(
+        "--delimiter", help='delimiter of FILE: one character or "tab" (default: detected)'
+    )
+    command.add_argument("--encoding", help="encoding of FILE, such as cp1252 (default: detected)")
+    command.add_argument(
+        "--no-header", action="store_true", help="FILE has no header; number columns from 0"
+    )
+    command.add_argument(
+        "--no-quoting", action="store_true", help="treat quote characters in FILE as text"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from comity.data.augment import augment, check_augment
+    from comity.model.translate import Translator
+    from comity.tables.rows import TableFormat
+    from comity.terminal.progress import JobProgress
+    from comity.terminal.views import show_augmented, tell
+
+    columns = [
+        int(column) if options.no_header and column.isdecimal() else column
+        for column in options.column
+    ]
+    quoting = False if options.no_quoting else None
+    settings: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "drop_similar": options.drop_similar,
+        "format": TableFormat(options.delimiter, not options.no_header, quoting, options.encoding),
+    }
+    # Before the translators, which may have to be downloaded.
+    check_augment(options.file, columns, options.output, **settings)
+    forward = Translator(options.to, beams=options.beams)
+    back = Translator(options.back, beams=options.beams)
+    try:
+        with JobProgress() as progress:
+            report = augment(
+                options.file,
+                columns,
+                options.output,
+                forward,
+                back,
+                with_source=options.with_source,
+                progress=progress,
+                **settings,
+            )
+    except KeyboardInterrupt:
+        tell("finished translations are kept; the same command continues from there")
+        raise
+    if options.json:
+        print_json(report)
+    else:
+        show_augmented(options.output, report)
+    return 0

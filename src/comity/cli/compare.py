@@ -1,0 +1,31 @@
+"""`comity compare`: compare runs against a baseline."""
+
+import argparse
+from pathlib import Path
+
+from comity.cli.options import Commands, add_command, add_json, print_json
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command's parser."""
+    command = add_command(commands, "compare", run, "compare runs; the first is the baseline")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    command.add_argument(
+        "--group-seeds",
+        action="store_true",
+        help="treat runs that differ only in their seed as one, by their mean predictions",
+    )
+    add_json(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from comity.evaluation.compare import compare
+    from comity.terminal.views import comparison_table, console
+
+    comparison = compare(options.runs, options.group_seeds)
+    if options.json:
+        print_json(comparison.to_dict())
+    else:
+        console().print(comparison_table(comparison))
+    return 0

@@ -1,0 +1,22 @@
+"""`comity demo`: train three small tasks and show the scores."""
+
+import argparse
+from pathlib import Path
+
+from comity.cli.options import Commands, add_command, add_set
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command's parser."""
+    help = "train three small tasks that come with comity"
+    command = add_command(commands, "demo", run, help)
+    command.add_argument("--out", type=Path, help="keep the run here (default: a temporary folder)")
+    add_set(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from comity.demo.show import run_demo
+
+    run_demo(options.out, options.set, options.command_line)
+    return 0

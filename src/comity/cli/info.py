@@ -1,0 +1,22 @@
+"""`comity info`: show the scores of a run."""
+
+import argparse
+from pathlib import Path
+
+from comity.cli.options import Commands, add_command, add_json, show
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command's parser."""
+    help = "show a run: scores, each task's own best, conflict"
+    command = add_command(commands, "info", run, help)
+    command.add_argument("run_directory", type=Path, metavar="RUN")
+    add_json(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from comity.runs import RunDirectory, run_summary
+    from comity.terminal.views import show_run
+
+    return show(run_summary(RunDirectory.open(options.run_directory)), show_run, options.json)

@@ -1,0 +1,27 @@
+"""Training in `comity sweep` and `comity paper`."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from comity.errors import ComityError
+
+if TYPE_CHECKING:
+    from comity.experiments.sweep import Sweep
+    from comity.paper.run import Paper
+
+
+def train_series(
+    series: "Sweep | Paper", options: argparse.Namespace, write: Callable[[], object]
+) -> None:
+    """Train all runs; if training stops early, call `write` for the finished ones."""
+    from comity.terminal.views import tell
+
+    series.check()
+    try:
+        series.train(options.quiet or options.json)
+    except (KeyboardInterrupt, ComityError):
+        tell(f"finished runs are kept in {options.out}; the same command continues from there")
+        if series.series.finished():
+            write()
+        raise

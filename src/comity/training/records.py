@@ -1,0 +1,118 @@
+"""What a run writes into metrics.jsonl and best.json, made from the state of its training."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from comity.evaluation.evaluate import Evaluation, scores_of
+from comity.evaluation.metrics import Score, mean_score
+from comity.runs import (
+    BestModel,
+    BestOfTask,
+    EndEntry,
+    EvaluationEntry,
+    RecordedEvaluation,
+    RecordedScore,
+    TrainEntry,
+)
+from comity.training.checkpoint import Progress
+from comity.training.events import StepDone
+from comity.training.selection import BestScore
+
+
+@dataclass
+class Averages:
+    """Sums over the steps since the last train entry."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    examples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: StepDone) -> None:
+        """Add one step."""
+        for task, loss in step.losses:
+            self.losses.setdefault(task, []).append(loss)
+        self.examples += step.examples
+        self.tokens += step.tokens
+        self.seconds += step.seconds
+
+    def mean_losses(self) -> dict[str, float | None]:
+        """Mean loss of each task; None where a loss was not finite."""
+        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
+        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
+
+
+def train_entry(progress: Progress, averages: Averages, norm: float | None) -> TrainEntry:
+    """The averages since the last entry; `norm` is that of the last step's gradient."""
+    return TrainEntry(
+        step=progress.step,
+        examples=progress.examples,
+        loss=averages.mean_losses(),
+        gradient_norm=norm,
+        skipped=progress.skipped,
+        examples_per_second=round(averages.examples / averages.seconds, 2),
+        tokens_per_second=round(averages.tokens / averages.seconds, 1),
+    )
+
+
+def evaluation_entry(
+    progress: Progress, dev: Mapping[str, Evaluation], train: Mapping[str, Evaluation]
+) -> EvaluationEntry:
+    """Evaluations on dev and on training rows, with each task's best score so far."""
+    mean = mean_score(scores_of(dev))
+    return EvaluationEntry(
+        step=progress.step,
+        examples=progress.examples,
+        mean=mean.value,
+        mean_reason=mean.reason,
+        tasks={name: _recorded_evaluation(evaluation) for name, evaluation in dev.items()},
+        train={name: _recorded_evaluation(evaluation) for name, evaluation in train.items()},
+        best_of_task={
+            name: BestOfTask(best.score.name, best.score.value, best.step)
+            for name, best in progress.selection.best_of_task.items()
+            if best.score.value is not None
+        },
+    )
+
+
+def end_entry(progress: Progress) -> EndEntry:
+    """The counts at the end of a run."""
+    return EndEntry(
+        step=progress.step,
+        examples=progress.examples,
+        skipped=progress.skipped,
+        observed_steps=progress.conflict.observed,
+        conflicting_steps=progress.conflict.conflicting,
+        stopped_early=progress.selection.stopped_early,
+    )
+
+
+def best_model(best: BestScore, scores: Mapping[str, Score], select_by: str) -> BestModel:
+    """The record of the model to keep; `scores` are its dev scores by task."""
+    return BestModel(
+        folder=f"best-{best.step:06d}",
+        step=best.step,
+        by=select_by,
+        score=_recorded_score(best.score),
+        tasks={name: _recorded_score(score) for name, score in scores.items()},
+    )
+
+
+def _recorded_score(score: Score) -> RecordedScore:
+    return RecordedScore(score.name, score.value, score.reason)
+
+
+def _recorded_evaluation(evaluation: Evaluation) -> RecordedEvaluation:
+    score = evaluation.score
+    return RecordedEvaluation(
+        metric=score.name,
+        value=score.value,
+        loss=evaluation.loss if math.isfinite(evaluation.loss) else None,
+        n=evaluation.n,
+        others={name: other.value for name, other in evaluation.others.items()},
+        reason=score.reason,
+        confusion_matrix=evaluation.confusion,
+    )

@@ -1,0 +1,78 @@
+"""`load` and `Model`: predictions, embeddings, evaluation, and their errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
+
+from comity import ComityError, load, train
+from comity.model.bert import Bert
+from comity.runs import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inference")
+    write_two_tasks(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory, tiny_checkpoint) -> RunDirectory:
+    return train(two_tasks(tiny_checkpoint), data, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_split_off_dev_rows_are_evaluated_again(data, tmp_path, tiny_checkpoint):
+    run = train(two_tasks(tiny_checkpoint, tasks__mood__dev=0.25), data, tmp_path / "run")
+    found = load(run.path).evaluate("mood")
+    assert found.n == 9
+    assert found.score.value == pytest.approx(run.best().tasks["mood"].value)
+
+
+def test_a_changed_dev_file_is_not_evaluated(data, tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path / "data")
+    run = train(two_tasks(tiny_checkpoint), tmp_path / "data", tmp_path / "run")
+    write_csv(tmp_path / "data" / "mood-dev.csv", ["text", "mood"], mood_rows(9, 5))
+    with pytest.raises(ComityError, match=r"mood-dev.csv: has changed"):
+        load(run.path).evaluate("mood")
+
+
+def test_wrong_arguments_are_errors(trained):
+    model = load(trained.path)
+    with pytest.raises(ComityError, match='did you mean "mood"'):
+        model.predict("mod", ["x"])
+    with pytest.raises(ComityError, match="row 1 must be one text"):
+        model.predict("mood", ["x", ("a", "b")])
+    with pytest.raises(ComityError, match="pair of texts"):
+        model.predict("alike", ["x"])
+    with pytest.raises(ComityError, match="raw=True"):
+        model.encode(["x"])
+    assert model.encode(["x", "a longer text"], raw=True).shape == (2, 32)
+    assert model.predict("mood", []) == []
+
+
+def test_tasks_that_read_alike_share_an_encoding(data, tmp_path, tiny_checkpoint, monkeypatch):
+    second = {"kind": "regression", "train": "alike.csv", "dev": 0.2, "texts": ["a", "b"]}
+    recipe = two_tasks(tiny_checkpoint, tasks__grade={**second, "label": "score"})
+    model = load(train(recipe, data, tmp_path / "run").path)
+    pairs = [("a house", "a home"), ("good tea", "the old train is late"), ("x", "y")]
+    passes = []
+    forward = Bert.forward
+    monkeypatch.setattr(Bert, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    found = model.predict_all(pairs, ["alike", "grade"])
+    assert len(passes) == 1
+    for task, predictions in found.items():
+        assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
+
+
+def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
+    recipe = two_tasks(tiny_checkpoint, tasks__alike__head="cosine")
+    model = load(train(recipe, data, tmp_path / "run").path)
+    pairs = [("a house", "a home"), ("good tea", "the old train is late")]
+    first = model.encode([a for a, _ in pairs])
+    second = model.encode([b for _, b in pairs], task="alike")
+    cosines = (first * second).sum(1)
+    cosines /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    found = [p.label for p in model.predict("alike", pairs)]
+    np.testing.assert_allclose(found, cosines * 5, rtol=1e-4)

@@ -1,0 +1,134 @@
+"""Progress on standard error."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from comity.evaluation.evaluate import Evaluation
+from comity.evaluation.metrics import Score
+from comity.terminal import progress
+from comity.terminal.progress import Display, JobProgress, SeriesDisplay
+from comity.training.events import DataRead, Evaluated, RunStarted, StepDone
+from comity.training.plan import PlannedRun
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time in seconds, as the displays see it; a test sets its one element."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def step(number: int, loss: float = 1.0, task: str = "mood") -> StepDone:
+    return StepDone(number, ((task, loss),), examples=8, tokens=100, seconds=2.0)
+
+
+def test_plain_lines_show_steps_speed_time_left_and_mean_losses(clock, capsys):
+    display = Display()
+    display(RunStarted(("mood",), 2, 10))
+    clock[0] = 1.0
+    display(step(3, loss=3.0))
+    assert capsys.readouterr().err == ""  # too early for a line
+    clock[0] = 20.0
+    display(step(4, loss=1.0))
+    # 2 steps in 20 s; 6 are left. 16 examples and 200 tokens in 4 s. The mean of 3 and 1 is 2.
+    assert capsys.readouterr().err == (
+        "step 4 of 10, 4 examples/s, 50 tokens/s, 1 min 00 s left; loss mood 2.0000\n"
+    )
+
+
+def test_notes_are_printed_even_if_quiet(capsys):
+    with Display(quiet=True) as display:
+        display(DataRead(("mood: 1 row has no label",)))
+        display(RunStarted(("mood",), 0, 1))
+        display(step(1))
+    assert capsys.readouterr().err == "mood: 1 row has no label\n"
+
+
+def test_a_score_without_a_value_is_printed_with_its_reason(capsys):
+    score = Score("pearson", None, "one row", True)
+    evaluation = Evaluation("alike", score, {}, 0.5, 1, None)
+    Display()(Evaluated(1200, {"alike": evaluation}, None))
+    assert capsys.readouterr().err == "step 1,200: dev alike pearson - (one row); mean -\n"
+
+
+def test_the_live_table_has_a_row_for_each_task(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(
+        progress, "console", lambda stderr: Console(file=shown, width=120, force_terminal=True)
+    )
+    with Display() as display:
+        display(RunStarted(("mood", "alike"), 0, 5))
+        display(step(1, loss=0.25))
+        display(Evaluated(1, {"mood": evaluation_of(0.5)}, 0.5))
+    assert "0.2500" in shown.getvalue()
+    assert "accuracy 0.5000" in shown.getvalue()
+    assert "alike" in shown.getvalue()
+
+
+def evaluation_of(value: float) -> Evaluation:
+    return Evaluation("mood", Score("accuracy", value, None, True), {}, 0.7, 8, None)
+
+
+def test_the_time_left_covers_all_runs(clock):
+    runs = [
+        PlannedRun("one", "to train", steps=10, examples=0, tokens=100),
+        PlannedRun("two", "to train", steps=5, examples=0, tokens=300),
+    ]
+    display = SeriesDisplay(runs, quiet=True)
+    display.run_begins(0)
+    clock[0] = 5.0
+    # 5 of 10 steps: 50 tokens in 5 s; 50 and 300 are left.
+    assert display.time_left(5) == pytest.approx(35.0)
+    clock[0] = 10.0
+    display.run_ends()
+    display.run_begins(1)
+    # 100 tokens in 10 s; 300 are left.
+    assert display.time_left(0) == pytest.approx(30.0)
+
+
+def test_a_resumed_run_counts_the_steps_of_this_process_only(clock):
+    runs = [
+        PlannedRun("one", "to resume", steps=10, examples=0, tokens=100),
+        PlannedRun("two", "to train", steps=10, examples=0, tokens=100),
+    ]
+    display = SeriesDisplay(runs, quiet=True)
+    display.run_begins(0)
+    display(RunStarted(("mood",), 8, 10))
+    clock[0] = 4.0
+    display.run_ends()
+    display.run_begins(1)
+    # 2 of 10 steps: 20 tokens in 4 s; 100 are left.
+    assert display.time_left(0) == pytest.approx(20.0)
+
+
+def test_a_long_job_prints_nothing_off_a_terminal(clock, capsys):
+    with JobProgress() as job:
+        clock[0] = 100.0
+        job("forward", 1, 10)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_job_shows_a_bar_on_a_terminal_after_two_seconds(clock, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with JobProgress() as job:
+        clock[0] = 1.0
+        job("forward", 1, 10)
+        assert shown.getvalue() == ""
+        clock[0] = 3.0
+        job("forward", 7, 10)
+    assert "forward" in shown.getvalue()
+    assert "7/10" in shown.getvalue()

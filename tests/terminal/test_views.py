@@ -1,0 +1,103 @@
+"""Tables on standard output."""
+
+import pytest
+
+from comity.data.task_sampling import PlanCounts
+from comity.runs import (
+    BestModel,
+    BestOfTask,
+    ConflictEntry,
+    EvaluationEntry,
+    Machine,
+    RecordedEvaluation,
+    RecordedScore,
+    RunSummary,
+)
+from comity.terminal.views import show_plan, show_run, show_series, show_sweep
+from comity.training.plan import PlannedRun, PlanSummary, SeriesPlan, StageSummary
+
+
+def lines_of(capsys) -> list[str]:
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "title"),
+    [(1, 1, "1 step, 1 evaluation"), (1000, 2, "1,000 steps, 2 evaluations")],
+)
+def test_the_plan_counts_in_singular_and_plural(capsys, steps, evaluations, title):
+    # Name, batches, examples, rows, passes, fewest and most repeats, rows never seen, tokens.
+    counts = PlanCounts("mood", steps, 16, 8, 2.0, 1, 2, 0, 300)
+    stage = StageSummary(
+        "stage 1", "labels", "round-robin", "sum", steps, evaluations, {"mood": counts}
+    )
+    show_plan(PlanSummary([stage], {"parameters": 5_000_000}, "float32", "cpu", [], 75.0))
+    lines = lines_of(capsys)
+    assert lines[0] == f"Plan, stage 1: round-robin, sum, {title}"
+    (row,) = [line for line in lines if "mood" in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "mood", "8", "16", "300", "1 to 2 times", "0"
+    ]  # fmt: skip
+    assert lines[-1] == "Memory: parameters 5 MB; float32 on cpu; about 1 min 15 s"
+
+
+def evaluation(step: int, dev: float) -> EvaluationEntry:
+    """An evaluation whose score on training rows is 0.125 higher than on dev."""
+    tasks, train = (
+        {"mood": RecordedEvaluation("accuracy", value, loss=0.7, n=8, others={})}
+        for value in (dev, dev + 0.125)
+    )
+    return EvaluationEntry(
+        step=step,
+        examples=0,
+        mean=dev,
+        mean_reason=None,
+        tasks=tasks,
+        train=train,
+        best_of_task={},
+    )
+
+
+def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
+    score = RecordedScore("accuracy", 0.5)
+    summary = RunSummary(
+        run="runs/first",
+        finished=True,
+        encoder="minilm",
+        precision="float32",
+        seed=0,
+        machine=Machine("cpu", "processor", "other", 2),
+        versions={},
+        best=BestModel("best-001000", 1000, "mood", score, {"mood": score}),
+        best_of_task={"mood": BestOfTask("accuracy", 0.75, 2000)},
+        evaluations=[evaluation(1000, 0.5), evaluation(2000, 0.25)],
+        conflict=ConflictEntry(step=2000, tasks=[], cosines=[], share_of_steps=0.25),
+        skipped=0,
+    )
+    show_run(summary)
+    lines = lines_of(capsys)
+    assert lines[0] == "runs/first: minilm, float32, kept step 1,000 (best by mood)"
+    (row,) = [line for line in lines if "accuracy" in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
+    ]  # fmt: skip
+    assert lines[-1] == "Task gradients conflicted in 25% of the steps that were checked."
+
+
+def test_series_count_the_runs_that_are_left(capsys):
+    runs = [
+        PlannedRun("one", "finished", 10, 80, 1000),
+        PlannedRun("two", "to resume", 10, 80, 1000),
+    ]
+    show_series(SeriesPlan(runs, 60.0))
+    assert lines_of(capsys)[-1] == "1 of 2 runs to train; about 1 min 00 s in total"
+    show_series(SeriesPlan(runs[1:], None))
+    assert lines_of(capsys)[-1] == "1 of 1 run to train"
+
+
+def test_a_sweep_prints_its_rows_under_its_columns(capsys):
+    show_sweep("r.toml", ["train.lr", "mood"], [["0.001", "0.5000 *"], ["0.002", "-"]])
+    lines = lines_of(capsys)
+    assert lines[0] == "Sweep of r.toml"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert cells == [["0.001", "0.5000 *"], ["0.002", "-"]]
