@@ -61,15 +61,42 @@ def keep_mask(
     A byte comes from a 32-bit hash of (key, counter): a Weyl sequence from the key's lower half and
     the finalizer of MurmurHash3 (Appleby 2011) with the key's upper half mixed in.
     """
+    words = torch.arange(-(-width // 4), dtype=torch.int32, device=keys.device)
+    found = _bytes_kept(keys, counters, words, rate)
+    return found[:, :width].to(dtype)
+
+
+def attention_mask(
+    keys: Tensor, heads: int, queries: int, longest: int, rate: float, dtype: torch.dtype
+) -> Tensor:
+    """A mask `[B heads, queries, longest]` of attention weights, from the keys `[B]` of sequences.
+
+    It is `keep_mask` with a counter for every four keys of each query of each head, so that what a
+    weight gets does not depend on `queries` and `longest`.
+    """
+    device = keys.device
+    counters = [
+        torch.arange(count, dtype=torch.int32, device=device) * stride
+        for count, stride in ((heads, HEAD_STRIDE), (queries, QUERY_STRIDE), (-(-longest // 4), 1))
+    ]
+    steps = (counters[0][:, None, None] + counters[1][:, None] + counters[2]).flatten()
+    start = torch.zeros(len(keys), dtype=torch.int32, device=device)
+    found = _bytes_kept(keys, start, steps, rate).view(-1, queries, 4 * len(counters[2]))
+    return found[..., :longest].to(dtype)
+
+
+def _bytes_kept(keys: Tensor, starts: Tensor, steps: Tensor, rate: float) -> Tensor:
+    """1 or 0 for each of the four bytes of the counters `starts + steps`: `[R, 4 C]` uint8.
+
+    keys: `[R]` int64. starts: `[R]`, steps: `[C]`, both int32.
+    """
     threshold = round(256 * rate)
     if not 0 < threshold < 256:
         raise ValueError(f"a dropout rate must be between 0 and {LARGEST_RATE}, got {rate}")
-    words = -(-width // 4)
     low, high = keys.view(torch.int32).view(-1, 2).unbind(1)
-    starts = low + counters * _WEYL
-    steps = torch.arange(words, dtype=torch.int32, device=keys.device) * _WEYL
-    hashed = torch.empty(len(keys), words, dtype=torch.int32, device=keys.device)
-    size = max(BLOCK // words, 1)
+    starts, steps = low + starts * _WEYL, steps * _WEYL
+    hashed = torch.empty(len(keys), len(steps), dtype=torch.int32, device=keys.device)
+    size = max(BLOCK // len(steps), 1)
     for first in range(0, len(keys), size):
         z = hashed[first : first + size]
         torch.add(starts[first : first + size, None], steps, out=z)
@@ -78,7 +105,7 @@ def keep_mask(
         z.bitwise_xor_((z >> 13).bitwise_and_(0x7FFFF)).mul_(_MURMUR_2)
         z.bitwise_xor_((z >> 16).bitwise_and_(0xFFFF))
     # In place, since a comparison that makes booleans is many times slower, and so is their cast.
-    return hashed.view(torch.uint8)[:, :width].ge_(threshold).to(dtype)
+    return hashed.view(torch.uint8).ge_(threshold)
 
 
 def kept_scale(rate: float) -> float:

@@ -17,10 +17,9 @@ from comity.model.attention import attention
 from comity.model.attention_layout import AttentionLayout
 from comity.model.dropout import (
     ATTENTION,
-    HEAD_STRIDE,
-    QUERY_STRIDE,
     TOKEN_STRIDE,
     add_dropped,
+    attention_mask,
     drops,
     keep_mask,
     site_keys,
@@ -228,22 +227,8 @@ def _attention_mask(group: GroupRows, query: Tensor, rate: float, layer: int) ->
     """The mask `[B heads, queries, longest]` of a group's attention weights."""
     if group.dropout_keys is None or not drops(rate):
         return None
-    heads, longest = group.layout.heads, group.layout.longest
-    queries, device = query.shape[1], query.device
-    keys = site_keys(group.dropout_keys, layer, ATTENTION)
-    head = torch.arange(heads, dtype=torch.int32, device=device) * HEAD_STRIDE
-    counters = (
-        head[:, None] + torch.arange(queries, device=device, dtype=torch.int32) * QUERY_STRIDE
-    )
-    each = heads * queries
-    mask = keep_mask(
-        keys.repeat_interleave(each, output_size=len(keys) * each),
-        counters.flatten().repeat(len(keys)),
-        longest,
-        rate,
-        query.dtype,
-    )
-    return mask.view(-1, queries, longest)
+    keys, layout = site_keys(group.dropout_keys, layer, ATTENTION), group.layout
+    return attention_mask(keys, layout.heads, query.shape[1], layout.longest, rate, query.dtype)
 
 
 def _spans(groups: Sequence[GroupRows], rows: Sequence[int], sink: Sink) -> Spans:
