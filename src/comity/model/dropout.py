@@ -27,8 +27,8 @@ TOKEN_STRIDE = 1 << 16
 QUERY_STRIDE, HEAD_STRIDE = 1 << 10, 1 << 22
 """Counters between two queries and two attention heads, enough for 4,096 tokens, 1,024 heads."""
 
-BLOCK = 1 << 16
-"""Words hashed at a time, so that they stay in a processor's cache."""
+BLOCK = 1 << 20
+"""Words hashed at a time: few enough for a processor's cache, many enough for few calls."""
 
 
 def torch_generator(purpose: int, *keys: int) -> torch.Generator:
