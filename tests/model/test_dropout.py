@@ -64,7 +64,7 @@ def test_keys_and_masks_by_hand() -> None:
     expected = [splitmix64((int(state) + int(row) * 0x9E3779B97F4A7C15) & M64) for row in rows]
     assert [int(key) & M64 for key in found] == expected
 
-    (key,) = site_keys(torch.from_numpy(found[1:2]), 4, OUTPUT).tolist()
+    (key,) = site_keys(torch.from_numpy(found[1:2]), 7)[4, OUTPUT].tolist()
     site = splitmix64((expected[1] + 0x9E3779B97F4A7C15 * (1 + 4 * 8 + OUTPUT)) & M64)
     assert key & M64 == site
 
@@ -110,7 +110,7 @@ def test_neighbouring_masks_are_independent() -> None:
     sequences = keys_of(0, 5, rows=3)
     tokens = keep_mask(sequences[[0, 0, 0]], counters(3, 1 << 16), width, 0.5, torch.float32)
     rows = keep_mask(sequences, counters(3), width, 0.5, torch.float32)
-    sites = torch.cat([site_keys(sequences[:1], n, site) for n in (0, 1, 2) for site in range(5)])
+    sites = site_keys(sequences[:1], 3)[:, :5].flatten()
     layers = keep_mask(sites, counters(len(sites)), width, 0.5, torch.float32)
     steps = torch.cat([keys_of(seed, step, rows=1) for seed in (0, 1) for step in range(4)])
     others = keep_mask(steps, counters(len(steps)), width, 0.5, torch.float32)
@@ -165,7 +165,7 @@ def group(lengths: list[int], keys: Tensor, read: Read = "all") -> Group:
 
 def masks_of(groups: list[Group], rate: float = 0.3) -> list[tuple[Tensor, ...]]:
     """Hidden masks of two sites and the attention mask of layer 2, for each group."""
-    tokens = EncoderPass.over(groups, 4, torch.float32)
+    tokens = EncoderPass.over(groups, 2, 4, torch.float32)
     ones = torch.ones(tokens.groups[-1].end, 32)
     hidden = [
         tokens.split(tokens.add_dropped(None, ones, rate, layer, site))
@@ -196,7 +196,7 @@ def test_a_row_has_the_same_masks_alone_and_in_any_company() -> None:
 def test_the_pruned_layer_has_the_masks_of_the_whole_one() -> None:
     keys = keys_of(4, rows=3)
     lengths = [6, 11, 3]
-    tokens = EncoderPass.over([group(lengths, keys, "cls")], 4, torch.float32)
+    tokens = EncoderPass.over([group(lengths, keys, "cls")], 2, 4, torch.float32)
     read = tokens.of_positions_read()
     assert read is not None
     whole = tokens.add_dropped(None, torch.ones(32, 32), 0.3, 2, OUTPUT)

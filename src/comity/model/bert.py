@@ -68,7 +68,7 @@ class Bert(nn.Module):
                     f"a sequence of {group.packed.longest} tokens, but {self.max_length} positions"
                 )
         dtype = self.word_embeddings.dtype
-        tokens = EncoderPass.over(groups, self.heads, dtype, rows, sink)
+        tokens = EncoderPass.over(groups, len(self.layers), self.heads, dtype, rows, sink)
         read = tokens.of_positions_read()
         hidden = tokens.norm(self.embed(groups, tokens, words), self.embedding_norm)
         hidden = tokens.add_dropped(None, hidden, self.embedding_dropout, 0, EMBEDDINGS)

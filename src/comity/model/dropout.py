@@ -19,7 +19,7 @@ LARGEST_RATE = 0.99
 
 # The sites of an encoder layer where values are dropped (the embeddings are layer 0), and the head.
 EMBEDDINGS, ATTENTION, ATTENTION_OUTPUT, OUTPUT, HEAD = range(5)
-SITES = 8
+SITES = 8  # more than there are, so that a new site does not change the draws of the others
 
 TOKEN_STRIDE = 1 << 16
 """Counters between two tokens of a sequence, enough for vectors of 4 x 65,536 values."""
@@ -36,9 +36,10 @@ def torch_generator(purpose: int, *keys: int) -> torch.Generator:
     return torch.Generator().manual_seed(integer(purpose, *keys))
 
 
-def site_keys(keys: Tensor, layer: int, site: int) -> Tensor:
-    """Keys `[B]` int64 for a site of a layer, from the keys `[B]` of sequences."""
-    z = keys + _signed(GOLDEN * (1 + layer * SITES + site))
+def site_keys(keys: Tensor, layers: int) -> Tensor:
+    """Keys `[layers, SITES, B]` int64 for each site of each layer, from the keys `[B]` of rows."""
+    numbers = torch.arange(1, layers * SITES + 1, device=keys.device).view(layers, SITES, 1)
+    z = keys + numbers * _signed(GOLDEN)
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shifted(z, 31)
@@ -66,29 +67,34 @@ def keep_mask(
     return found[:, :width].to(dtype)
 
 
-def attention_mask(
-    keys: Tensor, heads: int, queries: int, longest: int, rate: float, dtype: torch.dtype
-) -> Tensor:
-    """A mask `[B heads, queries, longest]` of attention weights, from the keys `[B]` of sequences.
+def attention_counters(heads: int, longest: int, device: torch.device) -> Tensor:
+    """A counter for every four attention weights of each query: `[heads, longest, words]` int32.
 
-    It is `keep_mask` with a counter for every four keys of each query of each head, so that what a
-    weight gets does not depend on `queries` and `longest`.
+    The counter of a weight does not depend on `longest`.
     """
-    device = keys.device
-    counters = [
-        torch.arange(count, dtype=torch.int32, device=device) * stride
-        for count, stride in ((heads, HEAD_STRIDE), (queries, QUERY_STRIDE), (-(-longest // 4), 1))
-    ]
-    steps = (counters[0][:, None, None] + counters[1][:, None] + counters[2]).flatten()
-    start = torch.zeros(len(keys), dtype=torch.int32, device=device)
-    found = _bytes_kept(keys, start, steps, rate).view(-1, queries, 4 * len(counters[2]))
-    return found[..., :longest].to(dtype)
+    counts = ((heads, HEAD_STRIDE), (longest, QUERY_STRIDE), (-(-longest // 4), 1))
+    head, query, word = (
+        torch.arange(count, dtype=torch.int32, device=device) * stride for count, stride in counts
+    )
+    return head[:, None, None] + query[:, None] + word
+
+
+def attention_mask(
+    keys: Tensor, counters: Tensor, longest: int, rate: float, dtype: torch.dtype
+) -> Tensor:
+    """As `keep_mask`, for attention weights: `[B heads, queries, longest]`.
+
+    keys: `[B]` int64, one for each sequence. counters: `[heads, queries, words]`.
+    """
+    start = torch.zeros(1, dtype=torch.int32, device=keys.device)
+    found = _bytes_kept(keys, start, counters.flatten(), rate)
+    return found.view(-1, counters.shape[1], 4 * counters.shape[2])[..., :longest].to(dtype)
 
 
 def _bytes_kept(keys: Tensor, starts: Tensor, steps: Tensor, rate: float) -> Tensor:
     """1 or 0 for each of the four bytes of the counters `starts + steps`: `[R, 4 C]` uint8.
 
-    keys: `[R]` int64. starts: `[R]`, steps: `[C]`, both int32.
+    keys: `[R]` int64. starts: `[R]` or `[1]`, steps: `[C]`, both int32.
     """
     threshold = round(256 * rate)
     if not 0 < threshold < 256:
@@ -121,7 +127,7 @@ def drops(rate: float) -> bool:
 def dropout(values: Tensor, rate: float, keys: Tensor | None) -> Tensor:
     """Set a share `rate` of `values [B, W]` to zero and scale the rest up (Srivastava et al. 2014).
 
-    `keys [B]` from `site_keys`; None leaves `values` unchanged.
+    `keys [B]`: of the site; None leaves `values` unchanged.
     """
     if keys is None or not drops(rate):
         return values

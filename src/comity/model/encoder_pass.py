@@ -19,6 +19,7 @@ from comity.model.dropout import (
     ATTENTION,
     TOKEN_STRIDE,
     add_dropped,
+    attention_counters,
     attention_mask,
     drops,
     keep_mask,
@@ -44,7 +45,7 @@ class GroupRows:
     end: int
     layout: AttentionLayout
     read: Read
-    dropout_keys: Tensor | None  # [B], one for each sequence; None: no dropout
+    attention_dropout: "AttentionDropout | None"
 
     @property
     def padding(self) -> int:
@@ -70,7 +71,7 @@ class EncoderPass:
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
         indices: Tensor | None = None,
-        dropout: "_Dropout | None" = None,
+        dropout: "HiddenDropout | None" = None,
     ):
         self.groups = groups
         self._dropout = dropout
@@ -83,22 +84,24 @@ class EncoderPass:
     def over(
         cls,
         groups: Sequence[Group],
+        layers: int,
         heads: int,
         dtype: torch.dtype,
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
     ) -> "EncoderPass":
-        """Lay `groups` end to end. `heads` attention heads compute in `dtype`."""
+        """Lay `groups` end to end, for `layers` layers of `heads` heads, computed in `dtype`."""
+        keys = _site_keys(groups, layers)
         found = []
         start = 0
-        for group in groups:
+        for group, own_keys in zip(groups, keys, strict=True):
             packed, tokens = group.packed, len(group.packed.ids)
             end = start + -(-tokens // ROUNDING) * ROUNDING
             layout = AttentionLayout.of(packed.offsets, tokens, packed.longest, heads, dtype)
-            keys = group.dropout_keys
-            found.append(GroupRows(start, start + tokens, end, layout, group.read, keys))
+            attention = AttentionDropout.of(own_keys, layout)
+            found.append(GroupRows(start, start + tokens, end, layout, group.read, attention))
             start = end
-        return cls(found, rows, sink, dropout=_Dropout.of(found))
+        return cls(found, rows, sink, dropout=HiddenDropout.of(keys, found))
 
     def of_positions_read(self) -> "EncoderPass | None":
         """The pass over the positions that callers read, or None where they read all of them."""
@@ -156,7 +159,7 @@ class EncoderPass:
     ) -> Tensor:
         """`residual + dropout(values)`, both `[N, H]`; without a residual only the second."""
         if self._dropout is not None and drops(rate):
-            keys = site_keys(self._dropout.keys, layer, site)[self._dropout.sequences]
+            keys = self._dropout.keys[layer, site, self._dropout.sequences]
             counters = self._dropout.counters
             mask = keep_mask(keys, counters, values.shape[1], rate, values.dtype)
             return add_dropped(residual, values, rate, mask)
@@ -196,39 +199,72 @@ class EncoderPass:
 
 
 @dataclass(frozen=True)
-class _Dropout:
-    """The keys of all sequences of a pass, and each row's sequence and first counter."""
+class HiddenDropout:
+    """What the masks of a pass's hidden states are drawn from."""
 
-    keys: Tensor  # [B]
-    sequences: Tensor  # [N]
-    counters: Tensor  # [N] int32
+    keys: Tensor  # [layers + 1, sites, B], of all sequences
+    sequences: Tensor  # [N], the sequence of each row
+    counters: Tensor  # [N] int32, each row's first counter
 
     @classmethod
-    def of(cls, groups: Sequence[GroupRows]) -> "_Dropout | None":
-        """None where no group has dropout keys."""
-        keys, sequences, positions = [], [], []
+    def of(
+        cls, keys: Sequence[Tensor | None], groups: Sequence[GroupRows]
+    ) -> "HiddenDropout | None":
+        """None where a group has no keys."""
+        known = [own for own in keys if own is not None]
+        if len(known) < len(groups):
+            return None
+        sequences, positions = [], []
         before = 0
-        for group in groups:
-            if group.dropout_keys is None:
-                return None
-            keys.append(group.dropout_keys)
+        for own, group in zip(known, groups, strict=True):
             sequences.append(F.pad(group.layout.sequences + before, (0, group.padding)))
             positions.append(F.pad(group.layout.positions, (0, group.padding)))
-            before += len(group.dropout_keys)
+            before += own.shape[-1]
         counters = torch.cat(positions).to(torch.int32) * TOKEN_STRIDE
-        return cls(torch.cat(keys), torch.cat(sequences), counters)
+        return cls(torch.cat(known, dim=-1), torch.cat(sequences), counters)
 
-    def select(self, indices: Tensor) -> "_Dropout":
+    def select(self, indices: Tensor) -> "HiddenDropout":
         """The same for the rows at `indices`."""
         return replace(self, sequences=self.sequences[indices], counters=self.counters[indices])
 
 
+@dataclass(frozen=True)
+class AttentionDropout:
+    """What the masks of a group's attention weights are drawn from."""
+
+    keys: Tensor  # [layers + 1, sites, B]
+    counters: Tensor  # [heads, longest, words]
+    longest: int
+
+    @classmethod
+    def of(cls, keys: Tensor | None, layout: AttentionLayout) -> "AttentionDropout | None":
+        """None without keys."""
+        if keys is None:
+            return None
+        counters = attention_counters(layout.heads, layout.longest, keys.device)
+        return cls(keys, counters, layout.longest)
+
+    def mask(self, query: Tensor, rate: float, layer: int) -> Tensor:
+        """`[B heads, queries, longest]` for the first of the queries, or for all of them."""
+        counters = self.counters[:, : query.shape[1]]
+        keys = self.keys[layer, ATTENTION]
+        return attention_mask(keys, counters, self.longest, rate, query.dtype)
+
+
+def _site_keys(groups: Sequence[Group], layers: int) -> list[Tensor | None]:
+    """For each group the keys `[layers + 1, sites, B]`, the embeddings first; None: no dropout."""
+    keys = [group.dropout_keys for group in groups]
+    known = [own for own in keys if own is not None]
+    if not known:
+        return keys
+    split = iter(site_keys(torch.cat(known), layers + 1).split([len(own) for own in known], -1))
+    return [None if own is None else next(split) for own in keys]
+
+
 def _attention_mask(group: GroupRows, query: Tensor, rate: float, layer: int) -> Tensor | None:
-    """The mask `[B heads, queries, longest]` of a group's attention weights."""
-    if group.dropout_keys is None or not drops(rate):
+    if group.attention_dropout is None or not drops(rate):
         return None
-    keys, layout = site_keys(group.dropout_keys, layer, ATTENTION), group.layout
-    return attention_mask(keys, layout.heads, query.shape[1], layout.longest, rate, query.dtype)
+    return group.attention_dropout.mask(query, rate, layer)
 
 
 def _spans(groups: Sequence[GroupRows], rows: Sequence[int], sink: Sink) -> Spans:

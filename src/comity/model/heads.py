@@ -88,10 +88,8 @@ class LinearHead(nn.Module):
         if self.interaction:
             first, second = values, vectors[1].float()
             values = torch.cat([first, second, (first - second).abs(), first * second], dim=1)
-        keys = [
-            None if dropout_keys is None else site_keys(dropout_keys, number, HEAD)
-            for number in range(max(len(self.layers), 1))
-        ]
+        count = max(len(self.layers), 1)
+        keys = [None] * count if dropout_keys is None else site_keys(dropout_keys, count)[:, HEAD]
         for layer, own in zip(self.layers, keys, strict=False):
             values = layer.apply_to(values, own)  # pyright: ignore[reportCallIssue]
         # Where the head has layers, the last of them has dropped already.
