@@ -1,6 +1,6 @@
 # make demo    install, train three small tasks, show scores and predictions
 # make test    install, run the tests
-# make check   check style, formatting and types
+# make check   check style, formatting, types and the order of imports
 # make format  fix style and formatting
 
 PYTHON ?= python3
@@ -19,6 +19,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
 
 # Run the benchmarks on an idle machine. DATA is the folder with the data files of the course.
 DATA ?= ../shared/data

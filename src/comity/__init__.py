@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from comity.errors import ComityError
     from comity.inference.model import Model, load
     from comity.recipe.recipe import Recipe
-    from comity.training.trainer import train
+    from comity.training.train import train
 
     __version__: str
 
@@ -33,7 +33,7 @@ _MODULES = {
     "Model": "comity.inference.model",
     "Recipe": "comity.recipe.recipe",
     "load": "comity.inference.model",
-    "train": "comity.training.trainer",
+    "train": "comity.training.train",
 }
 
 

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from comity.runs import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
-    from comity.training.trainer import plan_run, train
+    from comity.training.train import plan_run, train
 
     job = _resumed(options) if options.resume is not None else _new(options)
     quiet = options.quiet or options.json

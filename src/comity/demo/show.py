@@ -9,7 +9,7 @@ from comity.inference.model import Model, load
 from comity.recipe.recipe import Recipe
 from comity.terminal.progress import Display
 from comity.terminal.views import console, show_scores, tell
-from comity.training.trainer import evaluate_untrained, train
+from comity.training.train import evaluate_untrained, train
 
 HERE = Path(__file__).parent
 

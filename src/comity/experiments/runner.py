@@ -14,7 +14,7 @@ from comity.runs import RunDirectory, has_checkpoint, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.plan import PlannedRun, SeriesPlan, plan_stages
 from comity.training.setup import prepare
-from comity.training.trainer import plan_run, train
+from comity.training.train import plan_run, train
 
 _NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
 _OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")

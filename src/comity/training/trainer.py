@@ -1,7 +1,7 @@
 """The training loop: batches, task gradients, Gramian, balancer weights, update, evaluation.
 
-Reads from top to bottom: `train` prepares a run, `Trainer.run` goes through the stages,
-`Trainer.run_stage` through the steps, and `Trainer.step` is one update of the weights.
+Reads from top to bottom: `Trainer.run` goes through the stages, `Trainer.run_stage` through the
+steps, and `Trainer.step` is one update of the weights.
 """
 
 import math
@@ -24,7 +24,6 @@ from comity.evaluation.predictions import write_predictions
 from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
-from comity.recipe.recipe import Recipe
 from comity.rng import PROBE, SAMPLE, generator, name_key
 from comity.runs import (
     EndEntry,
@@ -37,7 +36,6 @@ from comity.runs import (
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.events import (
-    DataRead,
     Evaluated,
     Listener,
     Planned,
@@ -55,7 +53,7 @@ from comity.training.records import (
     evaluation_entry,
     train_entry,
 )
-from comity.training.setup import Prepared, describe_machine, prepare
+from comity.training.setup import Prepared, describe_machine
 from comity.training.task_gradients import Batch, TaskGradients
 
 MOST_SKIPPED = 10
@@ -63,96 +61,6 @@ MOST_SKIPPED = 10
 
 LOG_EVERY = 50
 """Steps between two train entries in metrics.jsonl."""
-
-# --- entry points ---------------------------------------------------------------------------------
-
-
-@hardware.flushed_denormals()  # has to come before torch starts its threads
-def train(
-    recipe: Recipe,
-    data: str | Path,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    drop_leaks: bool = False,
-    estimate_time: bool = False,
-    on_event: Listener = ignore,
-    command: list[str] | None = None,
-) -> RunDirectory:
-    """Train a recipe and keep the run in a directory.
-
-    Args:
-        recipe: what to train; a resumed run needs the recipe it was started with.
-        data: the folder where the recipe's relative paths start.
-        out: the run directory: new or empty, or with `resume` an existing run.
-        resume: continue from the last checkpoint of `out`.
-        drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
-            setting it was started with.
-        estimate_time: time a few steps first, so that the plan says how long the run will take.
-        on_event: called with each event of `comity.training.events`.
-        command: the command line to record in run.json.
-
-    Raises:
-        ComityError: with every error in the recipe's files or the checkpoint.
-
-    Example:
-        run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
-    """
-    out = Path(out)
-    precision = None
-    if resume:
-        run = RunDirectory.open(out)
-        if run.recipe() != recipe:
-            raise ComityError(f"{out}: was started with another recipe; resume with its own")
-        facts = run.facts()
-        drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
-    else:
-        RunDirectory.check_new(out)
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
-    trainer.plan(estimate_time)
-    run = RunDirectory(out) if resume else RunDirectory.create(out)
-    trainer.run(run, resume, command)
-    return run
-
-
-@hardware.flushed_denormals()
-def plan_run(
-    recipe: Recipe,
-    data: str | Path,
-    *,
-    drop_leaks: bool = False,
-    precision: str | None = None,
-    on_event: Listener = ignore,
-) -> PlanSummary:
-    """Plan a run, with an estimate of its time, and train nothing.
-
-    Args:
-        precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
-
-    Raises:
-        ComityError: as `train`.
-    """
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
-    return trainer.plan(estimate_time=True)
-
-
-@hardware.flushed_denormals()
-def evaluate_untrained(recipe: Recipe, data: str | Path) -> dict[str, Evaluation]:
-    """Evaluate the dev sets with the pretrained encoder and new heads, before any training."""
-    trainer = _trainer(recipe, Path(data), False, ignore, None)
-    dev = {name: task.dev for name, task in trainer.prepared.tasks.items()}
-    return trainer.evaluate(dev)[0]
-
-
-def _trainer(
-    recipe: Recipe, data: Path, drop_leaks: bool, on_event: Listener, precision: str | None
-) -> "Trainer":
-    prepared = prepare(recipe, data, drop_leaks)
-    on_event(DataRead((*prepared.notes, *prepared.leaks)))
-    return Trainer(prepared, on_event, precision)
-
-
-# --- the loop -------------------------------------------------------------------------------------
 
 
 class Trainer:

@@ -1,0 +1,98 @@
+"""The entry points of training: train a recipe, plan a run, evaluate before training."""
+
+from pathlib import Path
+
+from comity import hardware
+from comity.errors import ComityError
+from comity.evaluation.evaluate import Evaluation
+from comity.recipe.recipe import Recipe
+from comity.runs import RunDirectory
+from comity.training.events import DataRead, Listener, ignore
+from comity.training.plan import PlanSummary
+from comity.training.setup import prepare
+from comity.training.trainer import Trainer
+
+
+@hardware.flushed_denormals()  # has to come before torch starts its threads
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    drop_leaks: bool = False,
+    estimate_time: bool = False,
+    on_event: Listener = ignore,
+    command: list[str] | None = None,
+) -> RunDirectory:
+    """Train a recipe and keep the run in a directory.
+
+    Args:
+        recipe: what to train; a resumed run needs the recipe it was started with.
+        data: the folder where the recipe's relative paths start.
+        out: the run directory: new or empty, or with `resume` an existing run.
+        resume: continue from the last checkpoint of `out`.
+        drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
+            setting it was started with.
+        estimate_time: time a few steps first, so that the plan says how long the run will take.
+        on_event: called with each event of `comity.training.events`.
+        command: the command line to record in run.json.
+
+    Raises:
+        ComityError: with every error in the recipe's files or the checkpoint.
+
+    Example:
+        run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
+    """
+    out = Path(out)
+    precision = None
+    if resume:
+        run = RunDirectory.open(out)
+        if run.recipe() != recipe:
+            raise ComityError(f"{out}: was started with another recipe; resume with its own")
+        facts = run.facts()
+        drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
+    else:
+        RunDirectory.check_new(out)
+    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    trainer.plan(estimate_time)
+    run = RunDirectory(out) if resume else RunDirectory.create(out)
+    trainer.run(run, resume, command)
+    return run
+
+
+@hardware.flushed_denormals()
+def plan_run(
+    recipe: Recipe,
+    data: str | Path,
+    *,
+    drop_leaks: bool = False,
+    precision: str | None = None,
+    on_event: Listener = ignore,
+) -> PlanSummary:
+    """Plan a run, with an estimate of its time, and train nothing.
+
+    Args:
+        precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
+
+    Raises:
+        ComityError: as `train`.
+    """
+    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    return trainer.plan(estimate_time=True)
+
+
+@hardware.flushed_denormals()
+def evaluate_untrained(recipe: Recipe, data: str | Path) -> dict[str, Evaluation]:
+    """Evaluate the dev sets with the pretrained encoder and new heads, before any training."""
+    trainer = _trainer(recipe, Path(data), False, ignore, None)
+    dev = {name: task.dev for name, task in trainer.prepared.tasks.items()}
+    return trainer.evaluate(dev)[0]
+
+
+def _trainer(
+    recipe: Recipe, data: Path, drop_leaks: bool, on_event: Listener, precision: str | None
+) -> Trainer:
+    prepared = prepare(recipe, data, drop_leaks)
+    on_event(DataRead((*prepared.notes, *prepared.leaks)))
+    return Trainer(prepared, on_event, precision)
