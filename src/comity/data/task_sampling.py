@@ -215,8 +215,10 @@ def _stream(
         return _drawn(tasks, lambda epoch: 1.0, seed, stage)
     if task_sampling == "temperature":
         return _drawn(tasks, lambda epoch: 1 / temperature, seed, stage)
-    last = math.ceil(epochs or 1)
-    return _drawn(tasks, lambda epoch: _annealed(epoch, last), seed, stage)
+    if task_sampling == "annealed":
+        last = math.ceil(epochs or 1)
+        return _drawn(tasks, lambda epoch: _annealed(epoch, last), seed, stage)
+    raise ValueError(f"no batches are defined for task_sampling {task_sampling}")
 
 
 def _passes(

@@ -4,6 +4,7 @@ Since they are means over rows, micro-batches weighted by their rows add up to t
 """
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -81,16 +82,18 @@ def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs
         return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
     if objective.loss == "cosent":
         return cosent(pairs.first, pairs.second, closeness, objective.cosine_scale)
-    least = objective.positive_from if target.kind == "similarity" else 0.5
-    same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
-    return ranking(
-        pairs.first,
-        pairs.second,
-        closeness >= least,
-        same,
-        objective.cosine_scale,
-        objective.symmetric,
-    )
+    if objective.loss == "ranking":
+        least = objective.positive_from if target.kind == "similarity" else 0.5
+        same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
+        return ranking(
+            pairs.first,
+            pairs.second,
+            closeness >= least,
+            same,
+            objective.cosine_scale,
+            objective.symmetric,
+        )
+    assert_never(objective.loss)
 
 
 def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> Tensor:

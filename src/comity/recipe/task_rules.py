@@ -10,14 +10,13 @@ from comity.recipe.schema import (
     TaskSection,
 )
 from comity.recipe.unused_keys import Report, Unused, report_unused
+from comity.tables.rows import JSON_LINES, PARQUET
 
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
     "class_weights", "objectives", "rounding",
 )  # fmt: skip
 _HEAD_KEYS = ("head_dropout", "head_lr", "interaction", "head_layers", "add_norm")
-_JSON_LINES = {".jsonl", ".ndjson", ".json"}
-_PARQUET = {".parquet"}
 
 
 def check_task(name: str, recipe: RecipeSchema, report: Report) -> None:
@@ -57,11 +56,11 @@ def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report:
     of_stages = [s.data[name].file for s in recipe.stages_declared if name in s.data]
     files = [file for file in (task.train, task.dev, *of_stages) if isinstance(file, str)]
     extensions = {Path(file).suffix.lower() for file in files}
-    no_delimited = extensions <= _JSON_LINES | _PARQUET
+    no_delimited = extensions <= {*JSON_LINES, *PARQUET}
     table = [
         *((key, no_delimited, "no file is CSV or TSV") for key in ("delimiter", "quoting")),
         ("header", no_delimited, "no file is CSV or TSV"),
-        ("encoding", extensions <= _PARQUET, "all files are Parquet"),
+        ("encoding", extensions <= {*PARQUET}, "all files are Parquet"),
     ]
     report_unused(task, f"tasks.{name}", table, report)
 

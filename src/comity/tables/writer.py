@@ -46,7 +46,9 @@ def table_writer(
         return DelimitedWriter(path, names, "," if extension == ".csv" else "\t")
     if extension in JSON_LINES:
         return JsonLinesWriter(path)
-    return ParquetWriter(path, names, types)
+    if extension in PARQUET:
+        return ParquetWriter(path, names, types)
+    raise ValueError(f"no writer for the extension {extension}")
 
 
 class DelimitedWriter:
