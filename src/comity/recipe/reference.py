@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from comity.errors import ComityError, nearest
+from comity.format import markdown_table
 from comity.recipe.json_schema import Node, section_json_schema
 from comity.recipe.messages import RENAMED
 from comity.recipe.schema import (
@@ -177,12 +178,9 @@ def recipe_page() -> str:
     """The text of docs/recipe.md."""
     parts = [_PAGE]
     for group in GROUPS:
-        rows = [
-            f"| `{key.name}` | {key.values} | {key.default} | {key.description} |"
-            for key in group.keys
-        ]
-        head = ["| key | values | default | meaning |", "|---|---|---|---|"]
-        parts.append("\n".join([group.heading, "", group.introduction, "", *head, *rows, ""]))
+        rows = [[f"`{key.name}`", key.values, key.default, key.description] for key in group.keys]
+        table = markdown_table(["key", "values", "default", "meaning"], rows)
+        parts.append("\n".join([group.heading, "", group.introduction, "", *table, ""]))
     return "\n".join(parts)
 
 
