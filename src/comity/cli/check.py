@@ -19,7 +19,9 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.terminal.views import show_data
-    from comity.training.setup import data_summary, prepare
+
+    from comity.training.data_summary import data_summary
+    from comity.training.setup import prepare
 
     recipe, folder = load_recipe(options)
     show(data_summary(prepare(recipe, folder, options.drop_leaks)), show_data, options.json)

@@ -16,8 +16,8 @@ from comity.runs import RunSummary
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
     from comity.data.augment import AugmentReport
     from comity.evaluation.evaluate import Evaluation
+    from comity.training.data_summary import DataSummary, SplitSummary
     from comity.training.plan import PlanSummary, SeriesPlan, StageSummary
-    from comity.training.setup import DataSummary, SplitSummary
 
 PLAIN_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""

@@ -1,0 +1,150 @@
+"""What `comity check` reports about the data: rows, labels, lengths, and what is left out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from comity.data.labels import class_counts
+from comity.data.splits import Split, TaskData
+from comity.data.token_cache import token_counts
+from comity.format import plural
+from comity.runs import EncoderFacts
+from comity.training.setup import Prepared
+
+
+@dataclass(frozen=True)
+class ScoreRange:
+    """The gold scores of a split."""
+
+    min: float
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split of one task, counted."""
+
+    file: str
+    reading: Mapping[str, object]  # how the file was read: format, delimiter, encoding, ...
+    rows: int
+    unlabelled: int
+    empty: int  # rows with an empty text, kept or dropped
+    first_empty_line: int | None
+    dropped: int
+    truncated: int
+    leaked: int
+    token_percentiles: dict[str, int]  # "50", "95" and "100"; empty for a split without rows
+    counts: dict[str, int] | None = None  # rows of each class
+    scores: ScoreRange | None = None  # for tasks without classes
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task and its data."""
+
+    kind: str
+    head: str
+    views: list[str]
+    metric: str
+    classes: list[str]
+    max_length: int
+    train: SplitSummary
+    dev: SplitSummary
+    stages: dict[str, SplitSummary]  # by the stage's file
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What `comity check` reports about a valid recipe."""
+
+    encoder: EncoderFacts
+    tasks: dict[str, TaskSummary]
+    notes: list[str]
+    leaks: list[str]
+
+
+def data_summary(prepared: Prepared) -> DataSummary:
+    """Count the rows, labels and tokens of every split."""
+    return DataSummary(
+        encoder=prepared.inputs().encoder,
+        tasks={name: _task_summary(data) for name, data in prepared.tasks.items()},
+        notes=[*prepared.notes, *_shared_files(prepared.tasks)],
+        leaks=prepared.leaks,
+    )
+
+
+def _task_summary(data: TaskData) -> TaskSummary:
+    return TaskSummary(
+        kind=data.task.kind,
+        head=data.task.head_name,
+        views=list(data.task.views),
+        metric=data.task.metric_name,
+        classes=list(data.target.classes),
+        max_length=data.max_length,
+        train=_split_summary(data, data.train),
+        dev=_split_summary(data, data.dev),
+        stages={path: _split_summary(data, s) for path, s in data.stage_train.items()},
+    )
+
+
+def _split_summary(data: TaskData, split: Split) -> SplitSummary:
+    lengths = token_counts(split.table, split.rows).sum(axis=1)
+    empty = split.empty_lines
+    first = [*empty[:1], *([split.first_dropped_line] if split.first_dropped_line else [])]
+    counts = scores = None
+    if data.target.classes:
+        found = class_counts(data.target, split.targets).tolist()
+        counts = dict(zip(data.target.classes, found, strict=True))
+    elif len(split):
+        values = split.targets
+        scores = ScoreRange(float(values.min()), float(values.mean()), float(values.max()))
+    return SplitSummary(
+        file=str(split.table.path),
+        reading=split.table.reading,
+        rows=len(split),
+        unlabelled=split.unlabelled,
+        empty=len(empty) + split.dropped,
+        first_empty_line=min(first, default=None),
+        dropped=split.dropped,
+        truncated=split.cut(data.task.trained_views, data.max_length),
+        leaked=split.leaked,
+        token_percentiles=_percentiles(lengths),
+        counts=counts,
+        scores=scores,
+    )
+
+
+def _percentiles(lengths: np.ndarray) -> dict[str, int]:
+    if not len(lengths):
+        return {}
+    found = np.percentile(lengths, (50, 95, 100), method="lower")
+    return {name: int(v) for name, v in zip(("50", "95", "100"), found, strict=True)}
+
+
+def _shared_files(tasks: Mapping[str, TaskData]) -> list[str]:
+    """For each file that several tasks read: how many rows all of them use, and how many none."""
+    by_path: dict[str, list[TaskData]] = {}
+    for data in tasks.values():
+        by_path.setdefault(str(data.train.table.path), []).append(data)
+    notes = []
+    for path, sharing in by_path.items():
+        if len(sharing) < 2:
+            continue
+        used = [_lines_used(data, path) for data in sharing]
+        by_all = set.intersection(*used)
+        unused = sorted(set(sharing[0].train.table.lines.tolist()) - set.union(*used))
+        names = " and ".join(data.name for data in sharing)
+        verb = "is" if len(by_all) == 1 else "are"
+        by_none = "neither" if len(sharing) == 2 else "none of them"
+        sentence = f"{path}: {plural(len(by_all), 'row')} {verb} used by {names}, "
+        sentence += f"{len(unused):,} by {by_none}"
+        notes.append(sentence + (f" (first: line {unused[0]})" if unused else ""))
+    return notes
+
+
+def _lines_used(data: TaskData, path: str) -> set[int]:
+    """The lines of a file that a task trains or evaluates on."""
+    splits = [data.train, *([data.dev] if str(data.dev.table.path) == path else [])]
+    return {line for split in splits for line in split.table.lines[split.rows].tolist()}
