@@ -19,7 +19,6 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.terminal.views import show_data
-
     from comity.training.data_summary import data_summary
     from comity.training.setup import prepare
 
