@@ -132,3 +132,20 @@ def test_the_commit_is_that_of_the_working_directory(tmp_path, monkeypatch):
     assert current_commit() == log.stdout.strip()
     monkeypatch.setenv("PATH", "")
     assert current_commit() is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda line: line.replace(b'"loss"', b'"lsos"'), lambda line: b"\xff\xfe", lambda line: b"{"],
+)
+def test_a_damaged_line_of_metrics_is_an_error_and_not_lost(run, damage):
+    for step in (1, 2, 3):
+        run.log(train_entry(step))
+    path = run.path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage(lines[1]), lines[2]]) + b"\n")
+    before = path.read_bytes()
+    for read in (run.metrics, lambda: run.forget_after(3)):
+        with pytest.raises(ComityError, match=r"metrics\.jsonl:2: .* the run is damaged"):
+            read()
+    assert path.read_bytes() == before

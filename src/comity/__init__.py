@@ -15,7 +15,7 @@ Public names:
     ComityError   an error that the user can fix
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import comity` loads no torch."""
     if name == "__version__":
-        return metadata.version("comity")
+        from importlib.metadata import version
+
+        return version("comity")
     if name not in _MODULES:
         raise AttributeError(f"module 'comity' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

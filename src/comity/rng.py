@@ -15,6 +15,7 @@ Purposes and the integers that their draws depend on, after the seed:
     SAMPLE          task                         training rows that are evaluated
     MASKING         step, task, view, row        masked words
     BOOTSTRAP       -                            resamples of evaluated rows
+    TIMING          -                            dropout of steps that are timed and undone
 """
 
 import zlib
@@ -33,6 +34,7 @@ PROBE = 7
 SAMPLE = 8
 MASKING = 9
 BOOTSTRAP = 10
+TIMING = 11
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio, the increment of SplitMix64
 

@@ -308,15 +308,22 @@ class RunDirectory:
             file.write(_line(entry))
 
     def metrics(self) -> list[Entry]:
-        """The entries of metrics.jsonl, without a last line that a crash cut short."""
+        """The entries of metrics.jsonl, without a last line that a crash cut short.
+
+        Raises:
+            ComityError: any other line cannot be read; names the line.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
         entries = []
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             try:
                 entries.append(_ENTRY.validate_json(line))
             except ValidationError:
-                continue
+                raise ComityError(
+                    f"{path}:{number}: is not an entry that comity writes; the run is damaged, "
+                    "restore the line or train the run again"
+                ) from None
         return entries
 
     def entries(self, kind: type[E]) -> list[E]:

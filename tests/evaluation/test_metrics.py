@@ -312,7 +312,7 @@ def test_confidence_of_one_logit_is_that_of_the_predicted_class():
     target = Target("classification", "linear", classes=("no", "yes"))
     evaluation = evaluated(target, "accuracy", [1, 1], [[math.log(3)], [-math.log(3)]])
     assert evaluation.others["calibration_error"].value == pytest.approx(0.25)
-    assert evaluation.to_dict()["calibration_error"] == pytest.approx(0.25)
+    assert evaluation.to_dict()["others"]["calibration_error"] == pytest.approx(0.25)
     assert evaluation.confusion == [[0, 0], [1, 1]]
     assert "interval" not in evaluation.to_dict()
 

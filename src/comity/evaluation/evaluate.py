@@ -41,7 +41,7 @@ class Evaluation:
             "value": self.score.value,
             "n": self.n,
             "loss": self.loss if np.isfinite(self.loss) else None,
-            **{name: score.value for name, score in self.others.items()},
+            "others": {name: score.value for name, score in self.others.items()},
             **self.rows,
         }
         if self.score.reason:

@@ -51,7 +51,8 @@ def keep_mask(
     """1 where a value is kept and 0 where it is dropped, `[R, width]` in `dtype`.
 
     Args:
-        keys: `[R]` int64, the key of each vector.
+        keys: `[R]` int64, the key of each vector, hashed before (never small integers: keys whose
+            lower halves agree give related masks).
         counters: `[R]` int32, the counter of the vector's first four values; the next four have the
             next counter. Vectors with one key must not overlap.
 

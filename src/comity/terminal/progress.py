@@ -94,7 +94,7 @@ class Display:
 
     def run_started(self, event: RunStarted) -> None:
         """Start the clock and, on a terminal, the live table."""
-        self.started = time.perf_counter()
+        self.started = self.last_line = time.perf_counter()
         self._reset(event)
         if not self.quiet and sys.stderr.isatty():
             self.live = Live(console=console(stderr=True), refresh_per_second=4)

@@ -55,8 +55,8 @@ def train(
     else:
         RunDirectory.check_new(out)
     trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
-    trainer.plan(estimate_time)
     run = RunDirectory(out) if resume else RunDirectory.create(out)
+    trainer.plan(estimate_time)
     trainer.run(run, resume, command)
     return run
 

@@ -24,7 +24,7 @@ from comity.evaluation.predictions import write_predictions
 from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
-from comity.rng import PROBE, SAMPLE, generator, name_key
+from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
 from comity.runs import (
     EndEntry,
     RunDirectory,
@@ -315,7 +315,7 @@ class Trainer:
             for number, planned in enumerate(chosen):
                 started = time.perf_counter()
                 batches = self._batches(plan, planned)
-                _, tasks, gramian = self._fill(plan, batches, PROBE)
+                _, tasks, gramian = self._fill(plan, batches, TIMING, 0)
                 weights, norm = self._weigh(plan, tasks, gramian)
                 self._update(plan, set(tasks), weights, norm)
                 if number:  # the first step also fills caches
@@ -325,7 +325,7 @@ class Trainer:
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
-        self.progress = Progress()
+        self.progress, self.norm = Progress(), None
         return total
 
     # --- conflict -------------------------------------------------------------------------------
