@@ -127,7 +127,7 @@ def test_a_clear_gain_a_clear_loss_and_a_tie(tmp_path):
     verdicts = [entry(comparison, "mood", number).verdict for number in (1, 2, 3)]
     assert [v.difference for v in verdicts] == pytest.approx([0.3, -0.3, 0.005])
     assert [v.word for v in verdicts] == ["higher", "lower", "undecided"]
-    # 30 % of the rows gain 1: the mean of 200 has the standard deviation sqrt(0.3 * 0.7 / 200).
+    # 30% of the rows gain 1: the mean of 200 has the standard deviation sqrt(0.3 * 0.7 / 200).
     deviation = (0.3 * 0.7 / 200) ** 0.5
     assert verdicts[0].high - verdicts[0].low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
 

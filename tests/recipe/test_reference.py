@@ -73,7 +73,7 @@ def test_a_key_is_listed_once_per_table():
         ("tasks.NAME.classes", "list of at least 2: text", "found in the training file"),
         ("tasks.NAME.objectives", "list of tables", "none"),
         ("tasks.NAME.class_weights", "`balanced` or table", "equal weights"),
-        ("stages.tasks", "list of text", "all, on labels without `eval_only` tasks"),
+        ("stages.tasks", "list of text", "all tasks, but no `eval_only` task in a stage on labels"),
     ],
 )
 def test_values_and_default_in_words(name, values, default):

@@ -26,7 +26,7 @@ MEAN = "mean"
 class Verdict:
     """How much higher one side scores than the baseline, and whether that is more than chance.
 
-    `low` to `high` is the 95 % interval of the difference, by paired bootstrap. `word` is
+    `low` to `high` is the 95% interval of the difference, by paired bootstrap. `word` is
     "undecided" unless the interval excludes zero and every pair of runs differs in the direction of
     `difference` (`seeds_agree`). Where a side has no score there is no difference.
     """

@@ -55,7 +55,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 def show_data(summary: "DataSummary") -> None:
     """Print what `comity check` found."""
     table = Table(title="Tasks", title_justify="left")
-    for column in ("task", "kind", "head", "split", "rows", "labels", "tokens 50/95/100 %", "cut"):
+    for column in ("task", "kind", "head", "split", "rows", "labels", "tokens 50/95/100%", "cut"):
         table.add_column(column, justify="right" if column in ("rows", "cut") else "left")
     for name, task in summary.tasks.items():
         first = (name, task.kind, task.head)
@@ -166,8 +166,8 @@ def show_run(summary: RunSummary) -> None:
 def comparison_table(comparison: Comparison) -> Table:
     """Runs side by side, against the first one."""
     baseline = comparison.tasks[0].entries[0].name
-    title = f"Against {baseline}; 95 % intervals over dev rows, {RESAMPLES:,} resamples"
-    columns = ("score", "95 %", "difference", "95 %")
+    title = f"Against {baseline}; 95% intervals over dev rows, {RESAMPLES:,} resamples"
+    columns = ("score", "95%", "difference", "95%")
     table = _table(title, ["task", "metric", "run"], columns)
     table.add_column("")
     for compared in (*comparison.tasks, *([comparison.mean] if comparison.mean else [])):
