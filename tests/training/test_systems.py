@@ -62,8 +62,8 @@ def batch_of(trainer: Trainer, task: str):
 
 def texts_of(batch) -> list[tuple[str, str, float]]:
     """The rows of a batch of the task `alike`, by their lines in the file."""
-    places = np.concatenate([part.indices for part in batch.micro_batches])
-    lines = batch.split.table.lines[batch.split.rows[places]]
+    indices = np.concatenate([part.indices for part in batch.micro_batches])
+    lines = batch.split.table.lines[batch.split.rows[indices]]
     return [alike_rows(line - 2, 1)[0] for line in lines]
 
 
