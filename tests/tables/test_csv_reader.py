@@ -329,9 +329,11 @@ def test_ragged_rows_are_errors_and_the_others_are_read(path: Path):
     lines = [(4, "1 field,"), (5, "3 fields,"), (8, "3 fields,"), (9, "1 field,")]
     assert len(messages) == len(lines)
     for message, (line, count) in zip(messages, lines, strict=True):
-        assert message.startswith(f"{path}:{line}: {count} the header has 2")
+        assert message.startswith(f"{path}:{line}: {count} but the header has 2")
     _, messages = read(path, "a,b,c\nd,e\nf,g\nh,i\n", [0, 1], header=False)
-    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: 3 fields, most have 2")
+    assert len(messages) == 1 and messages[0].startswith(
+        f"{path}:1: 3 fields, but most lines have 2"
+    )
 
 
 def test_blank_lines(path: Path):

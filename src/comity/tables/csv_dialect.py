@@ -197,7 +197,7 @@ def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
     if survey.first_doubt:
         line, last = survey.first_doubt.line, survey.first_doubt.last
         raise ComityError(
-            f"{file.path}:{line}: a quote opens a field here and closes on line {last}, but each "
+            f"{file.path}:{line}: a quoted field starts here and ends on line {last}, but each "
             f"line could also be a row; set quoting = false if quotes are text, or quoting = true "
             f"if fields span lines"
         )
