@@ -30,9 +30,7 @@ class ErrorList:
     def __init__(self, limit: int = 20):
         self.limit = limit
         self._messages: list[str] = []
-        self._seen: set[int] = (
-            set()
-        )  # hashes, so that messages past the limit are not counted twice
+        self._seen: set[int] = set()  # hashes: messages past the limit are counted once too
 
     @property
     def total(self) -> int:
@@ -64,7 +62,7 @@ class ErrorList:
     def stop(self) -> NoReturn:
         """Raise all errors as one `ComityError`."""
         hidden = self.total - len(self._messages)
-        more = [f"and {hidden:,} more errors like these"] if hidden else []
+        more = [f"and {hidden:,} more {'error' if hidden == 1 else 'errors'}"] if hidden else []
         raise ComityError(*self._messages, *more)
 
     def check(self) -> None:
@@ -74,13 +72,13 @@ class ErrorList:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """A suggestion to append to a message, or "".
+    """A suggestion that ends a message, or "" if no known name is close.
 
     >>> nearest("trian", ["train", "dev"])
-    ', did you mean "train"?'
+    '; did you mean "train"?'
     >>> nearest("zebra", ["train", "dev"])
     ''
     """
     names = {str(name).casefold(): str(name) for name in known}
     close = difflib.get_close_matches(str(word).casefold(), names, n=1, cutoff=0.6)
-    return f', did you mean "{names[close[0]]}"?' if close else ""
+    return f'; did you mean "{names[close[0]]}"?' if close else ""

@@ -347,7 +347,7 @@ class RunDirectory:
         path = self.path / "best.json"
         if not path.is_file():
             raise ComityError(
-                f"{self.path}: the run has not kept a model yet; continue it with "
+                f"{self.path}: the run has no saved model yet; continue it with "
                 f"--resume {self.path}"
             )
         return validated(_BEST, read_json(path), path)
@@ -459,7 +459,7 @@ def run_summary(directory: RunDirectory) -> RunSummary:
     """Summarise a run.
 
     Raises:
-        ComityError: the run has not kept a model yet, or a file is damaged.
+        ComityError: the run has no saved model yet, or a file is damaged.
     """
     facts = directory.facts()
     evaluations = directory.entries(EvaluationEntry)

@@ -88,7 +88,7 @@ def test_help_of_the_package_shows_the_public_api():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("trian", 'unknown command "trian", did you mean "train"?'),
+        ("trian", 'unknown command "trian"; did you mean "train"?'),
         ("zzz", 'unknown command "zzz"; comity --help lists the commands'),
     ],
 )

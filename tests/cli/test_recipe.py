@@ -36,7 +36,7 @@ def test_a_key_in_full(capsys, monkeypatch):
 
 def test_an_unknown_key(capsys):
     assert main(["recipe", "weight_decai"]) == 2
-    message = 'error: unknown key "weight_decai", did you mean "weight_decay"?\n'
+    message = 'error: unknown key "weight_decai"; did you mean "weight_decay"?\n'
     assert capsys.readouterr().err == message
 
 

@@ -475,7 +475,13 @@ def test_progress_is_called_after_each_batch(tmp_path):
     ("source", "columns", "output", "options", "expected"),
     [
         ("none.csv", ["text"], "out.csv", {}, "none.csv: there is no such file"),
-        ("in.csv", ["txt"], "out.csv", {}, 'no column "txt", did you mean "text"?'),
+        (
+            "in.csv",
+            ["txt"],
+            "out.csv",
+            {},
+            'no column "txt" (the header has "n", "text"); did you mean "text"?',
+        ),
         ("in.csv", [], "out.csv", {}, "--column is missing; name at least one"),
         ("in.csv", ["text", "text "], "out.csv", {}, '"text" is given 2 times'),
         ("in.csv", ["text"], "out.xlsx", {}, "use .csv, .tsv, .jsonl or .parquet"),
@@ -505,7 +511,7 @@ def test_progress_is_called_after_each_batch(tmp_path):
             {"drop_similar": 1.5},
             "must be above 0 and at most 1, got 1.5",
         ),
-        ("ragged.csv", ["text"], "out.csv", {}, "ragged.csv:3: 3 fields, the header has 2"),
+        ("ragged.csv", ["text"], "out.csv", {}, "ragged.csv:3: 3 fields, but the header has 2"),
         ("list.jsonl", ["text"], "out.csv", {}, "list.jsonl:2: the text is a list"),
         ("list.jsonl", ["none"], "out.csv", {}, 'no column "none"'),
     ],

@@ -104,7 +104,7 @@ def test_errors_of_all_files_are_reported_together(folder):
     with pytest.raises(ComityError) as caught:
         load(folder)
     first, second, third = caught.value.messages
-    assert "mood.csv:3: 1 field, the header has 2" in first
+    assert "mood.csv:3: 1 field, but the header has 2" in first
     assert "alike-dev.csv: there is no such file" in second
     assert 'alike.csv:2: the score "high" is not a number' in third
 

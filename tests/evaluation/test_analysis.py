@@ -111,7 +111,7 @@ def test_a_text_cannot_break_the_table(run, tmp_path):
 def test_tasks_that_cannot_be_analysed_are_refused(run, tmp_path):
     with pytest.raises(ComityError, match="mood: a classification task does not predict a number"):
         analyse(run.path, "mood", tmp_path)
-    with pytest.raises(ComityError, match='unknown task "alik", did you mean "alike"'):
+    with pytest.raises(ComityError, match='unknown task "alik"; did you mean "alike"'):
         analyse(run.path, "alik", tmp_path)
     predict(run, [(2, 0.0, float("nan")), (3, 1.0, 1.0)])
     with pytest.raises(ComityError, match="1 of 2 predictions of alike are not finite"):

@@ -76,7 +76,7 @@ def test_the_interval_equals_that_of_scipy(metric):
         rng=np.random.default_rng(1),
     ).confidence_interval
     assert found is not None
-    # A 2.5 % point of 4,000 normal draws has a standard error of 0.043 deviations, about 0.011 of
+    # A 2.5% point of 4,000 normal draws has a standard error of 0.043 deviations, about 0.011 of
     # the interval's width; the difference of two such points 0.016: this is five times as much.
     width = expected.high - expected.low
     assert [found.low, found.high] == pytest.approx([*expected], abs=0.08 * width)

@@ -104,7 +104,7 @@ def test_values_that_a_file_name_cannot_contain_stay_distinct(recipe):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["train.lrr=1e-3,3e-3"], 'train.lrr: unknown key "lrr" in [train], did you mean "lr"?'),
+        (["train.lrr=1e-3,3e-3"], 'train.lrr: unknown key "lrr" in [train]; did you mean "lr"?'),
         (["train.lr=1e-3"], "no key has several values"),
         (["train.lr=1e-3,"], "a value is missing"),
         (["train.lr=1e-3,0.001"], "train.lr=0.001 is given twice"),

@@ -131,7 +131,7 @@ def test_an_old_value_gets_its_new_name(old, new):
         (
             {"tasks__mood__kind": "clasification"},
             "tasks.mood.kind: expected one of 'classification', 'multi-label', 'regression' or "
-            '\'similarity\', got "clasification", did you mean "classification"?',
+            '\'similarity\', got "clasification"; did you mean "classification"?',
         ),
         (
             {"train__lr_layer_decay": 1.5},
@@ -148,8 +148,8 @@ def test_an_old_value_gets_its_new_name(old, new):
         ({"tasks": ...}, "tasks: missing; add a table [tasks.NAME] for each task"),
         (
             {"colour": 1},
-            'colour: unknown key "colour" at the top level; the keys there are encoder, stages, '
-            "tasks, train",
+            'colour: unknown key "colour" at the top level; the keys of this table are encoder, '
+            "stages, tasks, train",
         ),
         (
             {"train__freeze": "encoder", "tasks__alike__objectives": [{"loss": "cosent"}]},
@@ -180,7 +180,7 @@ def test_an_old_value_gets_its_new_name(old, new):
         ),
         (
             {"stages": [{"warmup": 2.5}]},
-            "stages.0.warmup: above 1 it is a number of steps; use a whole number",
+            "stages.0.warmup: a value above 1 is a number of steps; use a whole number",
         ),
         (
             {"stages": [{"train_on": "masked-words", "freeze": "encoder"}, {}]},

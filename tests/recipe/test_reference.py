@@ -28,7 +28,7 @@ def test_a_full_key_is_found_in_its_table():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("temprature", 'unknown key "temprature", did you mean "sampling_temperature"?'),
+        ("temprature", 'unknown key "temprature"; did you mean "sampling_temperature"?'),
         ("zzz", 'unknown key "zzz"; `comity recipe` lists all keys'),
         ("schedule", 'unknown key "schedule"; it is now called "task_sampling"'),
         ("train.decay", 'unknown key "train.decay"; it is now called "lr_schedule"'),
@@ -73,7 +73,7 @@ def test_a_key_is_listed_once_per_table():
         ("tasks.NAME.classes", "list of at least 2: text", "found in the training file"),
         ("tasks.NAME.objectives", "list of tables", "none"),
         ("tasks.NAME.class_weights", "`balanced` or table", "equal weights"),
-        ("stages.tasks", "list of text", "all, on labels without `eval_only` tasks"),
+        ("stages.tasks", "list of text", "all tasks, but no `eval_only` task in a stage on labels"),
     ],
 )
 def test_values_and_default_in_words(name, values, default):

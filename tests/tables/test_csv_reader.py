@@ -79,7 +79,7 @@ def test_broken_quotes_next_to_commas_are_errors(
     content = news(first, second, delimiter)
     rows, messages = read(path, content, [1, 2], header=False)
     assert [line for line, _ in rows] == [2, 3, 4]  # no other line is lost
-    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: a quote opens")
+    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: a quoted field starts")
     assert "quoting = false" in messages[0]
     rows, messages = read(path, content, [1, 2], header=False, quoting=False)
     assert messages == [] and rows[0] == (1, (first, "1")) and len(rows) == 4
@@ -92,7 +92,7 @@ def test_joined_lines_that_look_well_formed_are_ambiguous(path: Path, delimiter:
     content = content.replace("Fog.", "Fog")
     rows, messages = read(path, content, [1, 2], header=False)
     assert rows == [] and len(messages) == 1
-    assert messages[0].startswith(f"{path}:1: a quote opens a field here and closes on line 3")
+    assert messages[0].startswith(f"{path}:1: a quoted field starts here and ends on line 3")
     assert "quoting = false" in messages[0] and "quoting = true" in messages[0]
     rows, messages = read(path, content, [1, 2], header=False, quoting=False)
     assert len(rows) == 4 and messages == []
@@ -143,7 +143,7 @@ def test_quotes_that_would_join_fields_are_text(path: Path):
 def test_most_rows_in_quotes(path: Path):
     rows, messages = read(path, '"text"\t"label"\n' + '"Hail"\t"x"\n' * 3 + '"open\t"y"\n')
     assert [row for _, row in rows] == [("Hail", "x")] * 3
-    assert len(messages) == 1 and messages[0].startswith(f"{path}:5: a quote opens")
+    assert len(messages) == 1 and messages[0].startswith(f"{path}:5: a quoted field starts")
 
 
 @pytest.mark.parametrize("line", ['"Frost"\tx\tz', '""""\tx'])
@@ -166,7 +166,7 @@ def test_one_field_that_needs_its_quotes_decides(path: Path, field: str):
     rows, messages = read(path, head)
     assert messages == [] and [row[0] for _, row in rows[:3]] == [want, '12" of dew', "Fog."]
     rows, messages = read(path, head + '"open\tz\n')  # then an unclosed quote is an error
-    assert len(rows) == 7 and len(messages) == 1 and "a quote opens" in messages[0]
+    assert len(rows) == 7 and len(messages) == 1 and "a quoted field starts" in messages[0]
 
 
 def test_errors_of_quotes_name_where_they_opened(path: Path):
@@ -190,7 +190,7 @@ def test_an_unclosed_quote_does_not_read_the_whole_file(path: Path):
     content = 'text,label\n"open,1\n' + "long line of words,2\n" * 100_000
     rows, messages = read(path, content, quoting=True)
     assert len(rows) == 100_000 and len(messages) == 1
-    last = int(messages[0].split("up to line ")[1].split(";")[0])
+    last = int(messages[0].split("correctly by line ")[1].split(";")[0])
     assert last < 60_000  # a million characters, not the two million of the file
 
 
@@ -203,7 +203,7 @@ def test_a_long_text_is_not_an_error(path: Path):
 def test_a_broken_header(path: Path):
     rows, messages = read(path, 'text,"label\na,b\n"c, d",e\n')
     assert rows == [] and len(messages) == 1
-    assert messages[0].startswith(f"{path}:1: a quote opens")
+    assert messages[0].startswith(f"{path}:1: a quoted field starts")
 
 
 # --- which delimiter ------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_column_of_texts_is_not_split_at_commas(path: Path):
     assert rows == [(2, ("Hello, you",)), (3, ("",)), (4, ("no mark",)), (5, ("end; of it",))]
     # A comma in every line could be a delimiter, so this is an error.
     rows, messages = read(path, "text\nHello, you\nBye, then\n", ["text"])
-    assert rows == [] and ":2: 2 fields, the header has 1" in messages[0]
+    assert rows == [] and ":2: 2 fields, but the header has 1" in messages[0]
     assert 'delimiter = "tab"' in messages[0]
     rows, messages = read(path, "Hello, you\nBye, then\n", [0], header=False)
     assert rows == [] and len(messages) == 1 and '"tab"' in messages[0]
@@ -272,10 +272,11 @@ def test_a_column_of_texts_is_not_split_at_commas(path: Path):
 def test_missing_columns_are_all_named_with_the_nearest(path: Path):
     rows, messages = read(path, "text,label,score\na,b,1\n", ["txet", "zebra", "score"])
     assert rows == [] and len(messages) == 2
-    assert 'no column "txet", did you mean "text"?' in messages[0]
-    assert 'no column "zebra";' in messages[1] and "did you mean" not in messages[1]
+    assert 'did you mean "text"?' in messages[0]
+    assert 'no column "zebra" (' in messages[1] and "did you mean" not in messages[1]
     for message in messages:
-        assert '"text", "label", "score"' in message and "header = false" in message
+        assert '"text", "label", "score"' in message
+    assert "header = false" in messages[1]
 
 
 def test_names_in_the_header_may_have_spaces_or_marks(path: Path):
@@ -318,7 +319,7 @@ def test_a_header_and_no_rows(path: Path):
     for content in ("text,label", "text,label\n\n\n"):
         rows, messages = read(path, content)
         assert rows == [] and len(messages) == 1
-        assert messages[0].startswith(f"{path}: the file has a header and no rows")
+        assert messages[0].startswith(f"{path}: the file has a header but no rows")
 
 
 def test_ragged_rows_are_errors_and_the_others_are_read(path: Path):
@@ -328,9 +329,11 @@ def test_ragged_rows_are_errors_and_the_others_are_read(path: Path):
     lines = [(4, "1 field,"), (5, "3 fields,"), (8, "3 fields,"), (9, "1 field,")]
     assert len(messages) == len(lines)
     for message, (line, count) in zip(messages, lines, strict=True):
-        assert message.startswith(f"{path}:{line}: {count} the header has 2")
+        assert message.startswith(f"{path}:{line}: {count} but the header has 2")
     _, messages = read(path, "a,b,c\nd,e\nf,g\nh,i\n", [0, 1], header=False)
-    assert len(messages) == 1 and messages[0].startswith(f"{path}:1: 3 fields, most have 2")
+    assert len(messages) == 1 and messages[0].startswith(
+        f"{path}:1: 3 fields, but most lines have 2"
+    )
 
 
 def test_blank_lines(path: Path):

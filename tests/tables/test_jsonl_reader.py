@@ -113,8 +113,8 @@ def test_a_column_that_no_line_has(path: Path):
     content = '{"text": "a"}\n{"data": {"label": 1}}\n{"data": {"label": 2, "extra": {}}}\n'
     rows, messages = read(path, content, ["txt", "data.lable", "text"])
     assert rows == [] and len(messages) == 2
-    assert 'no column "txt", did you mean "text"?' in messages[0]
-    assert 'no column "data.lable", did you mean "data.label"?' in messages[1]
+    assert 'no column "txt" (' in messages[0] and 'did you mean "text"?' in messages[0]
+    assert 'no column "data.lable" (' in messages[1] and 'did you mean "data.label"?' in messages[1]
     assert all('"data.extra"' in message for message in messages)
 
 

@@ -176,8 +176,8 @@ def test_missing_columns(tmp_path: Path):
     path = written(tmp_path, {"text": ["x"], "item": item})
     messages = errors_of(path, ["txt", "item.lable", "text", 0, "text.more"])
     assert len(messages) == 4 and all(str(path) in message for message in messages)
-    assert 'no column "txt", did you mean "text"?' in messages[0]
-    assert 'no column "item.lable", did you mean "item.label"?' in messages[1]
+    assert 'no column "txt" (' in messages[0] and 'did you mean "text"?' in messages[0]
+    assert 'no column "item.lable" (' in messages[1] and 'did you mean "item.label"?' in messages[1]
 
 
 def test_a_repeated_name(tmp_path: Path):

@@ -135,7 +135,7 @@ def test_case_in_13_delimiter_at_the_end(cases: Path):
     assert sorted({str(row[1]) for row in rows}) == want["labels"]
     rows, messages = read(cases / "IN-13" / "rows-only.csv", ["text", "label"])
     assert rows == [] and len(messages) == 4
-    assert ".csv:2: 4 fields, the header has 3" in messages[0]
+    assert ".csv:2: 4 fields, but the header has 3" in messages[0]
 
 
 def test_case_in_15_nested_and_late_keys(cases: Path):

@@ -33,7 +33,7 @@ def test_the_plan_counts_in_singular_and_plural(capsys, steps, evaluations, titl
     )
     show_plan(PlanSummary([stage], {"parameters": 5_000_000}, "float32", "cpu", [], 75.0))
     lines = lines_of(capsys)
-    assert lines[0] == f"Plan, stage 1: round-robin, sum, {title}"
+    assert lines[0] == f"Plan, stage 1: round-robin sampling, balancer sum, {title}"
     (row,) = [line for line in lines if "mood" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "8", "16", "300", "1 to 2 times", "0"
@@ -76,12 +76,12 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
     )
     show_run(summary)
     lines = lines_of(capsys)
-    assert lines[0] == "runs/first: minilm, float32, kept step 1,000 (best by mood)"
+    assert lines[0] == "runs/first: minilm, float32, kept step 1,000 (selected by mood)"
     (row,) = [line for line in lines if "accuracy" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
     ]  # fmt: skip
-    assert lines[-1] == "Task gradients conflicted in 25% of the steps that were checked."
+    assert lines[-1] == "Task gradients conflicted in 25% of the measured steps."
 
 
 def test_series_count_the_runs_that_are_left(capsys):

@@ -99,7 +99,7 @@ def test_equals_torch_with_matched_eps_and_without_decay():
 
 
 def test_weight_decay_comes_after_the_step():
-    """With weight 1, gradient 1 and rate 0.1 the step gives 0.9, and decay takes 1 % of that."""
+    """With weight 1, gradient 1 and rate 0.1 the step gives 0.9, and decay takes 1% of that."""
     master, first, second = torch.ones(1), torch.zeros(1), torch.zeros(1)
     adamw(master, torch.ones(1), first, second, step=1, rate=0.1, eps=1e-12, weight_decay=0.1)
     assert master.item() == pytest.approx(0.9 * 0.99, rel=1e-6)

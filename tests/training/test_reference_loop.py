@@ -59,19 +59,19 @@ class Reference:
         self.step = 0
         self.clipped = self.projected = 0
 
-    def gradients(self, plan: StagePlan, turn: PlannedBatch) -> dict[str, Tensor]:
+    def gradients(self, plan: StagePlan, planned: PlannedBatch) -> dict[str, Tensor]:
         """Autograd's gradient of one task's weighted mean loss."""
         trainer = self.trainer
-        (batch,) = trainer._batches(plan, [turn])
+        (batch,) = trainer._batches(plan, [planned])
         data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
-        places = np.concatenate([part.indices for part in batch.micro_batches])
-        packed = batch.split.pack(places, spec.views, trainer.prepared.template, data.max_length)
-        given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
+        indices = np.concatenate([part.indices for part in batch.micro_batches])
+        packed = batch.split.pack(indices, spec.views, trainer.prepared.template, data.max_length)
+        given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(indices))
         for piece in self.pieces:
             piece.parameter.data.copy_(self.values[piece.name])
             piece.parameter.requires_grad_(True)
         (outputs,) = trainer.model([given])
-        wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
+        wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[indices]))
         weights = None
         if batch.task == "mood":
             weights = torch.tensor([CLASS_WEIGHTS[name] for name in spec.target.classes])
@@ -86,7 +86,7 @@ class Reference:
 
     def take(self, plan: StagePlan, number: int, frozen: int) -> None:
         """One step of a stage."""
-        each = [self.gradients(plan, turn) for turn in plan.steps[number]]
+        each = [self.gradients(plan, planned) for planned in plan.steps[number]]
         trained = [p for p in self.pieces if p.owner == SHARED and p.layer >= frozen]
         rows = [torch.cat([g[p.name].flatten() for p in trained]) for g in each]
         combined = self.surgery(rows)
@@ -157,9 +157,9 @@ def test_two_stages_equal_the_plain_reference(tmp_path, tiny_checkpoint, carry):
         ours.start_stage(ours.plans[number])
         if not carry:
             reference.moments.clear()
-        for step, turns in enumerate(ours.plans[number].steps):
+        for step, batches in enumerate(ours.plans[number].steps):
             ours.progress.stage_step = step
-            ours.step(ours.plans[number], turns)
+            ours.step(ours.plans[number], batches)
             ours.progress.step += 1
             reference.take(theirs.plans[number], step, frozen)
         for name, master in ours.flat.masters_by_name().items():
@@ -199,9 +199,9 @@ def test_twenty_steps_equal_the_padded_unfused_reference(tmp_path, tiny_checkpoi
     reference = Reference(theirs)
     (plan,) = ours.plans
     ours.start_stage(plan)
-    for step, turns in enumerate(plan.steps):
+    for step, batches in enumerate(plan.steps):
         ours.progress.stage_step = ours.progress.step = step
-        ours.step(plan, turns)
+        ours.step(plan, batches)
         reference.take(theirs.plans[0], step, 0)
         for name, master in ours.flat.masters_by_name().items():
             torch.testing.assert_close(

@@ -11,9 +11,11 @@ def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     help = "plot predicted against true values and list the worst errors"
     command = add_command(commands, "analyse", run, help)
-    command.add_argument("run_directory", type=Path, metavar="RUN")
+    command.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     command.add_argument("--task", required=True, help="a similarity or regression task")
-    command.add_argument("--out", type=Path, required=True, help="folder for the plots and page")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder for the plots and the page"
+    )
     add_json(command)
 
 

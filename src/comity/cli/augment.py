@@ -39,16 +39,20 @@ def add_parser(commands: Commands) -> None:
         "--batch-size", type=int, default=32, help="texts translated together (default: 32)"
     )
     command.add_argument(
-        "--beams", type=int, default=1, help="beams of the search (default: 1, greedy)"
+        "--beams", type=int, default=1, help="beam width of the search (default: 1, greedy)"
     )
     command.add_argument(
         "--drop-similar",
         type=float,
         metavar="SHARE",
-        help="drop rows that have at least this share of characters in common with their source, "
-        "such as 0.95",
+        help="also drop rows whose texts share at least this fraction of their characters with the "
+        "source, such as 0.95",
     )
-    command.add_argument("--with-source", action="store_true", help="write the rows of FILE first")
+    command.add_argument(
+        "--with-source",
+        action="store_true",
+        help="also write the rows of FILE, before the new ones",
+    )
     add_json(command)
 
 
@@ -59,7 +63,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--encoding", help="encoding of FILE, such as cp1252 (default: detected)")
     command.add_argument(
-        "--no-header", action="store_true", help="FILE has no header; number columns from 0"
+        "--no-header", action="store_true", help="FILE has no header; columns are numbered from 0"
     )
     command.add_argument(
         "--no-quoting", action="store_true", help="treat quote characters in FILE as text"
@@ -101,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
                 **settings,
             )
     except KeyboardInterrupt:
-        tell("finished translations are kept; the same command continues from there")
+        tell("finished translations are kept; repeat the command to continue from there")
         raise
     if options.json:
         print_json(report)

@@ -9,11 +9,11 @@ from comity.cli.options import Commands, add_command, add_json, print_json
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     command = add_command(commands, "compare", run, "compare runs; the first is the baseline")
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory")
     command.add_argument(
         "--group-seeds",
         action="store_true",
-        help="treat runs that differ only in their seed as one, by their mean predictions",
+        help="average the predictions of runs that differ only in their seed",
     )
     add_json(command)
 

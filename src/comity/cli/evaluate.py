@@ -12,8 +12,8 @@ def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     help = "evaluate a run on its dev set or another labelled file"
     command = add_command(commands, "evaluate", run, help)
-    command.add_argument("run_directory", type=Path, metavar="RUN")
-    command.add_argument("--task", help="evaluate this task only (default: all)")
+    command.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
+    command.add_argument("--task", help="evaluate only this task (default: all)")
     command.add_argument(
         "--file", type=Path, help="a labelled file for --task (default: the dev set)"
     )
@@ -27,14 +27,15 @@ def run(options: argparse.Namespace) -> int:
 
     model = load(options.run_directory)
     if options.file is not None and options.task is None:
-        raise ComityError("--file: name the file's task with --task")
+        raise ComityError("--file: set --task to the task of this file")
     tasks = [options.task] if options.task else model.tasks
     evaluations = {task: model.evaluate(task, options.file) for task in tasks}
     if options.json:
         found = {task: evaluation.to_dict() for task, evaluation in evaluations.items()}
         print_json(found[options.task] if options.task else {"tasks": found})
         return 0
-    show_scores(f"{options.run_directory}", {"score": evaluations})
+    what = options.file or "dev set"
+    show_scores(f"{options.run_directory}, {what}", {"score": evaluations})
     for task, evaluation in evaluations.items():
         for what, count in evaluation.rows.items():
             if count:

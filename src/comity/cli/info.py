@@ -8,9 +8,9 @@ from comity.cli.options import Commands, add_command, add_json, show
 
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
-    help = "show a run: scores, each task's own best, conflict"
+    help = "show a run's scores, the best score of each task, and gradient conflicts"
     command = add_command(commands, "info", run, help)
-    command.add_argument("run_directory", type=Path, metavar="RUN")
+    command.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     add_json(command)
 
 

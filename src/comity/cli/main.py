@@ -42,18 +42,18 @@ COMMANDS = (
 
 EPILOG = """\
 examples:
-  comity demo                                    train three small tasks and show the scores
-  comity recipe lr                               what a key of the recipe means
+  comity demo                                    train three small tasks and print their scores
+  comity recipe lr                               describe a key of the recipe
   comity check recipe.toml --data data           report every error before training
   comity train recipe.toml --data data --out runs/first
   comity evaluate runs/first --task mood --file unseen.csv --json
   comity predict runs/first --task mood --input new.csv --output labelled.csv
   comity sweep recipe.toml --data data --out runs/rates --set train.lr=1e-5,2e-5,5e-5
-  comity compare runs/mood-only runs/first       what did sharing gain or cost?
+  comity compare runs/mood-only runs/first       measure what sharing gained or cost
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: STOPPED if nobody reads the output, ERROR if the user can fix the cause."""
+"""Exit codes: STOPPED if the output is closed early, ERROR if the user can fix the cause."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +84,10 @@ def _run(arguments: list[str]) -> int:
     parser = make_parser()
     if arguments:
         _check_command(arguments[0])
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command = f"comity {arguments[0]}" if hasattr(options, "run") else "comity"
+        raise ComityError(f'unknown argument "{unknown[0]}"; {command} --help lists the options')
     if not hasattr(options, "run"):
         parser.print_help()
         return ERROR

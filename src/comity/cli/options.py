@@ -27,7 +27,7 @@ def add_command(
 def add_data(command: argparse.ArgumentParser) -> None:
     """Add --data and --drop-leaks."""
     command.add_argument(
-        "--data", type=Path, help="folder of the recipe's files (default: the recipe's folder)"
+        "--data", type=Path, help="folder of the data files (default: the recipe's folder)"
     )
     add_drop_leaks(command)
 
@@ -49,7 +49,7 @@ def add_set(command: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="override keys of the recipe, such as train.lr=3e-5",
+        help="change keys of the recipe, such as train.lr=3e-5",
     )
 
 
@@ -74,7 +74,7 @@ def add_series(command: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for the runs; the same command continues where it stopped",
+        help="folder for the runs; repeat the command to continue where it stopped",
     )
     add_dry_run(command)
     add_json(command)
@@ -87,7 +87,7 @@ def load_recipe(options: argparse.Namespace) -> "tuple[Recipe, Path]":
 
     if options.recipe is None:
         raise ComityError(
-            "recipe: name a TOML file, before --set (README.md has one to start from)"
+            "the recipe is missing; name a TOML file, before --set (README.md has an example)"
         )
     recipe = Recipe.load(options.recipe, options.set)
     return recipe, options.data or options.recipe.parent

@@ -16,21 +16,25 @@ from comity.cli.series import train_series
 
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
-    command = add_command(commands, "paper", run, "train the rows of the paper's tables")
+    command = add_command(commands, "paper", run, "rerun the paper's tables and figure")
     command.add_argument(
         "--table",
         nargs="+",
         default=[],
-        help="1, 2, 3, figure or other-reading (default: all except other-reading)",
+        help="what to run: 1, 2, 3, figure or other-reading (default: all but other-reading)",
     )
-    command.add_argument("--data", type=Path, required=True, help="folder of the class's files")
+    command.add_argument(
+        "--data", type=Path, required=True, help="folder with the course's data files"
+    )
     command.add_argument(
         "--encoder", default="minilm", help="minilm, a folder or a hub id (default: minilm)"
     )
     command.add_argument(
-        "--epochs", type=float, help="passes over all rows (default: 2 for minilm, otherwise 3)"
+        "--epochs", type=float, help="epochs of each run (default: 2 for minilm, otherwise 3)"
     )
-    command.add_argument("--seeds", type=int, default=2, help="runs of each row (default: 2)")
+    command.add_argument(
+        "--seeds", type=int, default=2, help="seeds of each table row (default: 2)"
+    )
     add_drop_leaks(command)
     add_set(command)
     add_series(command)

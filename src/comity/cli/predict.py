@@ -10,7 +10,7 @@ from comity.format import plural
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     command = add_command(commands, "predict", run, "label a file with a run's model")
-    command.add_argument("run_directory", type=Path, metavar="RUN")
+    command.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     command.add_argument("--task", required=True, help="the task to predict")
     command.add_argument(
         "--input", type=Path, required=True, help="input file: CSV, TSV, JSON Lines or Parquet"
@@ -22,7 +22,7 @@ def add_parser(commands: Commands) -> None:
         "--format",
         choices=("table", "cs224n"),
         default="table",
-        help="cs224n: the leaderboard format of the class CS 224N (default: table)",
+        help="cs224n: the leaderboard format of the course CS 224N (default: table)",
     )
 
 
@@ -33,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
 
     model = load(options.run_directory)
     rows = predict_file(model, options.task, options.input, options.output, options.format)
-    print(f"{options.output}: {plural(rows, 'row')}")
+    print(f"{options.output}: {plural(rows, 'row')} written")
     return 0

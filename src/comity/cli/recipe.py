@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_all() -> None:
-    """One line per key, cut to the width of the terminal."""
+    """The first sentence on each key, wrapped to the width of the terminal."""
     from comity.recipe.reference import GROUPS
 
     width = shutil.get_terminal_size((WIDTH, 24)).columns
@@ -54,8 +54,9 @@ def _print_all() -> None:
         print(" and ".join(group.tables))
         longest = max(len(key.name) for key in group.keys)
         for key in group.keys:
-            line = f"  {key.name:{longest}}  {key.summary}"
-            print(line if len(line) <= width else f"{line[: width - 3]}...")
+            start = f"  {key.name:{longest}}  "
+            indent = " " * len(start)
+            print(textwrap.fill(key.summary, width, initial_indent=start, subsequent_indent=indent))
         print()
     print("`comity recipe KEY` describes one key in full.")
 

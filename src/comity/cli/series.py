@@ -21,7 +21,7 @@ def train_series(
     try:
         series.train(options.quiet or options.json)
     except (KeyboardInterrupt, ComityError):
-        tell(f"finished runs are kept in {options.out}; the same command continues from there")
+        tell(f"finished runs are kept in {options.out}; repeat the command to continue from there")
         if series.series.finished():
             write()
         raise

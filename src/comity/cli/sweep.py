@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
-    command = add_command(commands, "sweep", run, "train a grid over keys of a recipe")
+    command = add_command(
+        commands, "sweep", run, "train a recipe with every combination of some values"
+    )
     command.add_argument("recipe", type=Path, help="a TOML recipe")
     add_data(command)
     command.add_argument(
@@ -22,7 +24,7 @@ def add_parser(commands: Commands) -> None:
         action="extend",
         required=True,
         metavar="KEY=VALUE,VALUE",
-        help="keys of the recipe; those with several values are swept (write a list in brackets)",
+        help="values of recipe keys; each combination is trained (write a list in brackets)",
     )
     add_series(command)
 

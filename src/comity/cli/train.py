@@ -28,8 +28,8 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("recipe", type=Path, nargs="?", help="a TOML recipe")
     add_data(command)
     add_set(command)
-    command.add_argument("--out", type=Path, help="the run directory, new or empty")
-    command.add_argument("--resume", type=Path, metavar="RUN", help="continue this run")
+    command.add_argument("--out", type=Path, help="directory for the run, new or empty")
+    command.add_argument("--resume", type=Path, metavar="RUN", help="continue a stopped run")
     add_dry_run(command)
     add_json(command)
     add_quiet(command)
@@ -83,19 +83,22 @@ def _new(options: argparse.Namespace) -> _Job:
     if options.out is not None:
         RunDirectory.check_new(options.out)
     elif not options.dry_run:
-        raise ComityError("--out: name a directory for the run")
+        raise ComityError("--out is missing; name a directory for the run")
     return _Job(recipe, data, options.out or Path(), options.drop_leaks)
 
 
 def _resumed(options: argparse.Namespace) -> _Job:
-    from comity.runs import RunDirectory
+    from comity.runs import RunDirectory, is_finished
+    from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
     if options.recipe is not None or options.set or options.out or options.drop_leaks:
         raise ComityError(
-            "--resume: uses the run's own recipe and settings; remove the recipe, --set, --out "
-            "and --drop-leaks"
+            "--resume uses the run's own recipe and settings; remove the recipe, --set, --out and "
+            "--drop-leaks"
         )
+    if is_finished(options.resume):
+        tell(f"{options.resume}: the run has already finished, so nothing is trained")
     facts = directory.facts()
     data = options.data or Path(facts.inputs.data)
     return _Job(directory.recipe(), data, options.resume, facts.inputs.drop_leaks, facts.precision)

@@ -65,7 +65,8 @@ def _find_classes(name: str, task: TaskSection, table: TokenTable, errors: Error
 def _check_class_weights(name: str, task: TaskSection, target: Target, errors: ErrorList) -> None:
     for weighted in task.class_weights if isinstance(task.class_weights, dict) else ():
         if weighted not in target.classes:
-            hint = nearest(weighted, target.classes)
+            known = ", ".join(target.classes)
+            hint = nearest(weighted, target.classes) or f"; the classes are {known}"
             errors.add(f'tasks.{name}.class_weights: unknown class "{weighted}"{hint}')
 
 
@@ -77,15 +78,15 @@ def _check_objectives(
         return
     if len(target.classes) != 2:
         errors.add(
-            f"tasks.{name}.objectives: they need two classes, similar pairs and others, but {path} "
-            f"has {plural(len(target.classes), 'class', 'classes')}; remove them"
+            f"tasks.{name}.objectives: objectives need two classes (similar and not similar), but "
+            f"{path} has {plural(len(target.classes), 'class', 'classes')}; remove the objectives"
         )
     elif task.classes is None and not _ordered(target.classes):
         first, last = target.classes
         errors.add(
-            f"tasks.{name}.classes: for objectives the last class must be the one of similar "
-            f'pairs, and names have no order; list them, as in classes = ["{last}", "{first}"] if '
-            f"that is {first}"
+            f"tasks.{name}.classes: objectives need to know which class means similar; list it "
+            f'last: classes = ["{last}", "{first}"] if {first} means similar, else '
+            f'["{first}", "{last}"]'
         )
 
 
@@ -114,7 +115,7 @@ def check_trainable(
                 f"{plural(rows, 'training row')}{hint}; add rows of another class"
             )
     elif target.kind == "multi-label" and not targets.any():
-        errors.add(f"{path}: no training row of the task {name} has a label; add some")
+        errors.add(f"{path}: no training row of the task {name} has a label; add labels")
     elif target.kind == "regression" and targets.min() == targets.max():
         errors.add(
             f"{path}: the training targets of the task {name} do not differ (all {rows} are "
@@ -283,10 +284,12 @@ def _class_reader(target: Target) -> Callable[[Value], Any]:
 
 def _unknown(value: str, target: Target) -> _Wrong:
     known = ", ".join(target.classes[:12]) + (", ..." if len(target.classes) > 12 else "")
-    hint = f" ({GLUE_HINT})" if value.strip() in ("-1", "-1.0") else nearest(value, target.classes)
+    hint = "; correct it, or add training rows of that class"
+    if value.strip() in ("-1", "-1.0"):
+        hint = f" ({GLUE_HINT}){hint}"
     return _Wrong(
-        f'the label "{value}" is not a class of the training rows ({known}){hint}; '
-        "correct it or add training rows of that class"
+        f'the label "{value}" is not a class of the training rows ({known})'
+        f"{nearest(value, target.classes) or hint}"
     )
 
 
@@ -300,8 +303,7 @@ def _parts(value: Value, task: TaskSection) -> list[str] | Any:
         if not value.strip():
             return []
         return _Wrong(
-            f'the labels "{value}" are one text; set separator in the task to the text that '
-            "separates them"
+            f'the labels "{value}" are one text; set separator to the text between two labels'
         )
     return [part.strip() for part in value.split(task.separator) if part.strip()]
 
@@ -347,13 +349,13 @@ def _score_reader(task: TaskSection) -> Callable[[Value], Any]:
             hint = "correct it"
             other = "," if task.decimal_mark == "." else "."
             if _number(value, other) is not None:
-                hint = f'set decimal_mark = "{other}" in the task if its numbers are written so'
+                hint = f'set decimal_mark = "{other}" if the file writes numbers like this'
             return _Wrong(f'the score "{value.strip()}" is not a number; {hint}')
         if task.kind == "similarity" and not low <= number <= high:
             hint = f" ({GLUE_HINT})" if number == -1 else ""
             return _Wrong(
                 f"the score {value.strip()} is outside the scale from {low:g} to {high:g}{hint}; "
-                "correct it or set scale in the task"
+                "correct it, or set scale in the task"
             )
         return number
 

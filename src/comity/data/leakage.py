@@ -25,14 +25,14 @@ class Leak:
     example: str  # file and line of the first leaking training row
     dev_example: str  # file and line of its dev row
 
-    @property
-    def sentence(self) -> str:
-        """The leak as a message, with an example and how to remove it."""
+    def sentence(self, dropped: bool) -> str:
+        """The leak as a message with an example. `dropped`: its training rows are left out."""
+        advice = "use --drop-leaks to leave such training rows out"
         return (
             f"leak: {plural(self.rows, 'training row')} of {self.train_task} and "
             f"{plural(self.dev_rows, 'dev row')} of {self.dev_task} have the same input, such as "
-            f"{self.example} and {self.dev_example}; use --drop-leaks to leave such training rows "
-            "out"
+            f"{self.example} and {self.dev_example}; "
+            f"{'such training rows are left out' if dropped else advice}"
         )
 
 

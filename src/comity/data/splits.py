@@ -157,6 +157,8 @@ class _Loader:
             dev = self._labelled_split(name, task, target, dev_table)
             if not len(dev):
                 errors.add(_no_rows(dev_table.path, name))
+        elif errors.total > before:  # rows with errors are not in the split
+            return None
         else:
             train, dev = self._split_off_dev(name, train, task.dev)
         if errors.total > before:
@@ -204,7 +206,7 @@ class _Loader:
         if not len(dev):
             self.errors.add(
                 f"{train.table.path}: dev = {share} of {plural(len(train), 'row')} leaves no dev "
-                f"rows; raise tasks.{name}.dev or name a file"
+                f"rows; raise tasks.{name}.dev, or name a file there"
             )
         return left, dev
 

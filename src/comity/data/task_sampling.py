@@ -154,12 +154,12 @@ def _check(
 ) -> None:
     errors = ErrorList()
     if task_sampling not in SAMPLINGS:
-        hint = f"{nearest(task_sampling, SAMPLINGS)}; use one of {', '.join(SAMPLINGS)}"
+        hint = nearest(task_sampling, SAMPLINGS) or f"; use one of {', '.join(SAMPLINGS)}"
         errors.add(f'unknown task_sampling "{task_sampling}"{hint}')
     if not tasks:
         errors.add("the stage has no tasks; name at least one")
     if (epochs is None) == (steps is None):
-        errors.add("set either epochs or steps, exactly one of them")
+        errors.add("set exactly one of epochs and steps")
     for name, value in (
         ("epochs", epochs),
         ("steps", steps),

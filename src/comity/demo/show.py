@@ -48,7 +48,10 @@ def run_demo(
             )
         model = load(directory.path)
         after = {name: model.evaluate(name) for name in model.tasks}
-        show_scores("One encoder, three tasks, on dev", {"before": before, "after": after})
+        show_scores(
+            "Dev scores of one encoder with three heads",
+            {"before training": before, "after": after},
+        )
         _show_predictions(model)
         tell(f"trained in {clock(display.elapsed)}")
         if out is not None:
@@ -57,7 +60,7 @@ def run_demo(
 
 def _show_predictions(model: Model) -> None:
     out = console()
-    out.print("A few predictions of this one model:")
+    out.print("Some predictions of the trained model:")
     for text, found in zip(REVIEWS, model.predict("sentiment", REVIEWS), strict=True):
         probability = found.probabilities[found.label]
         out.print(f"  sentiment   {found.label} ({probability:.0%}): {text}")

@@ -21,7 +21,7 @@ BLOCK = 1 << 19
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval; `skipped` resamples had no value and are left out."""
+    """A 95% interval; `skipped` resamples had no value and are left out."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Interval:
 def interval(
     metric: str, gold: ArrayLike, predicted: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """The 95 % percentile interval of a metric over rows (Efron & Tibshirani 1993, chapter 13).
+    """The 95% percentile interval of a metric over rows (Efron & Tibshirani 1993, chapter 13).
 
     None where the metric has no value. `gold, predicted` are as the metric takes them.
     """
@@ -44,7 +44,7 @@ def interval(
 
 
 def percentile(values: NDArray[np.float64]) -> Interval | None:
-    """The interval of the middle 95 % of resampled values; None where all of them are NaN."""
+    """The interval of the middle 95% of resampled values; None where all of them are NaN."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None

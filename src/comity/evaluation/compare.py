@@ -16,6 +16,7 @@ from comity.errors import ComityError, nearest
 from comity.evaluation.bootstrap import Interval, percentile, resampled
 from comity.evaluation.metrics import METRICS, Score, mean_score
 from comity.evaluation.predictions import TaskPredictions, kept_predictions
+from comity.format import plural
 from comity.rng import name_key
 from comity.runs import RunDirectory
 
@@ -26,7 +27,7 @@ MEAN = "mean"
 class Verdict:
     """How much higher one side scores than the baseline, and whether that is more than chance.
 
-    `low` to `high` is the 95 % interval of the difference, by paired bootstrap. `word` is
+    `low` to `high` is the 95% interval of the difference, by paired bootstrap. `word` is
     "undecided" unless the interval excludes zero and every pair of runs differs in the direction of
     `difference` (`seeds_agree`). Where a side has no score there is no difference.
     """
@@ -179,16 +180,14 @@ def compare_groups(*groups: Sequence[Path], tasks: Sequence[str] | None = None) 
     for side in sides[1:]:
         if len(side.runs) != len(first.runs):
             raise ComityError(
-                f"{side.name}: the number of runs ({len(side.runs)}) differs from that of "
-                f"{first.name} ({len(first.runs)}); give as many runs on each side"
+                f"{side.name}: this group has {plural(len(side.runs), 'run')}, but the group of "
+                f"{first.name} has {len(first.runs)}; compare groups of the same size"
             )
     own = [task for task in first.predictions[0] if first.has(task)]
     for task in tasks or ():
         if task not in own:
-            raise ComityError(
-                f'{first.name}: unknown task "{task}"{nearest(task, own)}; '
-                f"this run has {', '.join(own)}"
-            )
+            hint = nearest(task, own) or f"; this run has {', '.join(own)}"
+            raise ComityError(f'{first.name}: unknown task "{task}"{hint}')
     columns = {task: _columns(task, sides) for task in tasks or own}
     for side in sides[1:]:
         if not any(side.has(task) for task in columns):

@@ -101,7 +101,7 @@ def evaluate_outputs(
 ) -> Evaluation:
     """Score a head's `outputs: [n, outputs]` against the targets of a split.
 
-    `intervals` adds the 95 % interval of the task's metric. It costs a thousand resamples, so
+    `intervals` adds the 95% interval of the task's metric. It costs a thousand resamples, so
     evaluations during training leave it out.
     """
     target = spec.target

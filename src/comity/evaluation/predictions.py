@@ -49,9 +49,8 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     """
     facts = directory.facts()
     if task not in facts.tasks:
-        known = ", ".join(facts.tasks)
-        hint = nearest(task, facts.tasks)
-        raise ComityError(f'{directory.path}: unknown task "{task}"{hint}; this run has {known}')
+        hint = nearest(task, facts.tasks) or f"; this run has {', '.join(facts.tasks)}"
+        raise ComityError(f'{directory.path}: unknown task "{task}"{hint}')
     target = facts.tasks[task].head.target
     step = directory.best().step
     path = directory.path / "predictions" / f"{step:06d}" / f"{task}.csv"

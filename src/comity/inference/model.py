@@ -214,9 +214,9 @@ class Model:
     def section(self, task: str) -> TaskSection:
         """The task as the recipe declares it."""
         if task not in self._recipe.tasks:
-            known = ", ".join(self._recipe.tasks)
-            hint = nearest(task, self._recipe.tasks)
-            raise ComityError(f'unknown task "{task}"{hint}; this run has {known}')
+            known = self._recipe.tasks
+            hint = nearest(task, known) or f"; this run has {', '.join(known)}"
+            raise ComityError(f'unknown task "{task}"{hint}')
         return self._recipe.tasks[task]
 
     def _pooling(self, task: str | None, raw: bool) -> str:

@@ -103,7 +103,9 @@ def _leaderboard_name(model: Model, task: str) -> str:
 def _check_ids(source: Path, rows: Sequence[tuple[Row, WholeRow]], errors: ErrorList) -> None:
     for row, own in rows:
         if own.get("id") is None:
-            errors.add(f"{source}:{row.line}: the cs224n format needs an id; add it to the row")
+            errors.add(
+                f"{source}:{row.line}: the id is missing, which the cs224n format needs; add it"
+            )
 
 
 class PredictionColumns:

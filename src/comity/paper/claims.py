@@ -70,7 +70,7 @@ def check_claims(
     runs: Mapping[str, Mapping[int, Path]],
     reported: Mapping[tuple[str, str], Reported],
 ) -> list[dict[str, Any]]:
-    """Check each claim: the paper's difference, ours with its 95 % interval, and a verdict.
+    """Check each claim: the paper's difference, ours with its 95% interval, and a verdict.
 
     `runs` are the finished runs by row and seed. Both rows of a claim are compared on the seeds
     that both have. The verdict (`word`) is "not run" where there are none.

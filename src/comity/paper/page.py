@@ -267,9 +267,9 @@ def _ours(found: Mapping[str, Any]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    header = ["claim", "metric", "paper's difference", "ours", "95 %", "seeds", ""]
+    header = ["claim", "metric", "paper's difference", "ours", "95%", "seeds", ""]
     return [
-        '"holds" or "reversed": the 95 % interval of a paired bootstrap over dev rows, with '
+        '"holds" or "reversed": the 95% interval of a paired bootstrap over dev rows, with '
         "predictions averaged over seeds, excludes zero, and all seeds agree in sign. Otherwise "
         '"undecided".',
         "",

@@ -70,10 +70,8 @@ def check_tables(tables: Sequence[str]) -> tuple[str, ...]:
     known = (*TABLES, OTHER_READING)
     for table in tables:
         if table not in known:
-            raise ComityError(
-                f'--table: unknown table "{table}"{nearest(table, known)}; '
-                f"choose from {', '.join(known)}"
-            )
+            hint = nearest(table, known) or f"; choose from {', '.join(known)}"
+            raise ComityError(f'--table: unknown table "{table}"{hint}')
     return tuple(table for table in known if table in (tables or TABLES))
 
 

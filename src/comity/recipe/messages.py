@@ -134,7 +134,7 @@ def _unknown_key(parent: str, key: str) -> str:
     if renamed is not None:
         return f'unknown key "{key}" {where}; it is now called "{renamed}"'
     known = sorted(keys_of(section))
-    hint = nearest(key, known) or f"; the keys there are {', '.join(known)}"
+    hint = nearest(key, known) or f"; the keys of this table are {', '.join(known)}"
     return f'unknown key "{key}" {where}{hint}'
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from comity.errors import ComityError, ErrorList
+from comity.errors import ComityError, ErrorList, nearest
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules
 from comity.recipe.schema import RecipeSchema
@@ -60,7 +60,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ComityError(f"{path}: no such recipe; name a TOML file that exists") from None
+        raise ComityError(f"{path}: there is no such recipe; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ComityError(
             f"{path}: cannot be read as a recipe ({_reason(error)}); name a TOML file in UTF-8"
@@ -113,16 +113,26 @@ def _with_overrides(values: dict[str, Any], overrides: Sequence[str], path: Path
             raise ComityError(f'--set "{override}": write it as key=value, such as train.lr=3e-5')
         table: Any = values
         *parents, last = key.strip().split(".")
+        _check_task_name(parents, values, override)
         for parent in parents:
             table = _descend(table, parent, override, path)
         if not isinstance(table, dict):
             raise ComityError(
-                f'--set "{override}": "{".".join(parents)}" is not a table in {path}; '
-                "name a key of a table"
+                f'--set "{override}": "{".".join(parents)}" is not a table in {path}; check the key'
             )
         table[last] = _toml_value(text.strip())
         table.pop(_EXCLUDES.get(last), None)
     return values
+
+
+def _check_task_name(parents: Sequence[str], values: dict[str, Any], override: str) -> None:
+    """Raise if an override names a task that is probably a misspelled one of the recipe."""
+    tasks = values.get("tasks")
+    if parents[:1] != ["tasks"] or len(parents) < 2 or not isinstance(tasks, dict):
+        return
+    hint = "" if parents[1] in tasks else nearest(parents[1], tasks)
+    if hint:
+        raise ComityError(f'--set "{override}": unknown task "{parents[1]}"{hint}')
 
 
 def _descend(table: Any, parent: str, override: str, path: Path) -> Any:

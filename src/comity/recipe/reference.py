@@ -72,8 +72,8 @@ GROUPS = (
         EncoderSection,
         "## `[encoder]`",
         """\
-Dropout probabilities are rounded to a multiple of 1/256 (0.1 becomes 0.1016), and the values that
-are kept are divided by the exact share kept.""",
+Dropout probabilities are rounded to a multiple of 1/256 (0.1 becomes 0.1016). The values that are
+kept are divided by the exact probability of keeping one.""",
     ),
     Group(("[train]",), TrainSection, "## `[train]`", "Keys of the whole run:"),
     Group(
@@ -82,7 +82,7 @@ are kept are divided by the exact share kept.""",
         "### `[train]` and `[[stages]]`",
         """\
 These keys may be set in `[train]`, for all stages, and in a stage, for that stage.
-[Balancers](paper.md#balancers) says what each balancer does and which of them need an extra
+[Balancers](paper.md#balancers) explains what each balancer does and which of them need an extra
 package.""",
     ),
     Group(
@@ -96,26 +96,27 @@ package.""",
         ObjectiveSection,
         "### `[[tasks.NAME.objectives]]`",
         """\
-Losses on the embeddings of the two texts of a pair, added to the head's loss. The task is a
-similarity, or a classification with two classes. Objectives compare the rows of a batch with each
-other, so `micro_batches`, which cuts the batch, adds no negatives.""",
+Losses on the embeddings of the two texts of a pair, added to the head's loss. They need a
+similarity task, or a classification task with two classes. Objectives compare the rows of a batch
+with each other, so more `micro_batches`, which split the batch, leave fewer negatives.""",
     ),
     Group(
         ("[[stages]]",),
         StageSection,
         "## `[[stages]]`",
         """\
-Stages run one after another. Without any, there is one stage over all tasks. In `--set` and in
-error messages, stages are counted from 0: `--set stages.0.lr=1e-5`. Besides the keys that `[train]`
-has too, a stage may set:""",
+Stages run one after another. If a recipe has none, one stage trains all tasks. In `--set` and in
+error messages, stages are counted from 0: `--set stages.0.lr=1e-5`. In addition to the keys that
+`[train]` and stages share, a stage may set:""",
     ),
     Group(
         ("[stages.data.NAME]",),
         StageFile,
         "### `[stages.data.NAME]`",
         """\
-A stage may train a task on another file, with its own columns and labels. This example first trains
-a similarity on a file of duplicates, whose two labels become the ends of the scale:
+A stage may train a task on another file, with its own columns and labels. In this example,
+the first stage trains a similarity task on a file of duplicate questions, whose two labels become
+the ends of the scale. The second stage trains all tasks on their own files.
 
 ```toml
 [[stages]]
@@ -130,7 +131,7 @@ label_map = { "0" = 0, "1" = 5 }
 [[stages]]
 ```
 
-How the file is read (`delimiter`, `header`, `decimal_mark`, ...) is set in the task.""",
+The file is read with the task's settings (`delimiter`, `header`, `decimal_mark`, ...).""",
     ),
 )
 
@@ -139,14 +140,14 @@ _PAGE = f"""\
 
 # The recipe
 
-A recipe is a TOML file. Relative paths of data files start at `--data`, or without it at the
-recipe's own folder. Keys can be set on the command line too:
-`--set train.lr=3e-5 tasks.mood.batch_size=16` (except in a task whose name has a dot). An unknown
-key, a wrong type, and **a key that would have no effect in this recipe** are errors; all of them
+A recipe is a TOML file. Relative paths of data files are relative to `--data` or, without it, to
+the recipe's folder. Keys can also be set on the command line:
+`--set train.lr=3e-5 tasks.mood.batch_size=16` (but not in a task whose name contains a dot). An
+unknown key, a wrong type, and **a key that would have no effect in this recipe** are errors. They
 are reported before anything is loaded.
 
 `comity recipe` lists all keys, `comity recipe KEY` describes one of them, and
-`comity recipe --json-schema` prints a JSON Schema, with which a TOML editor completes and checks
+`comity recipe --json-schema` prints a JSON Schema, which lets a TOML editor complete and check
 keys.
 """
 

@@ -78,7 +78,7 @@ def _check_conflict_every(recipe: RecipeSchema, report: Report) -> None:
         ("conflict_every", not summed, 'no stage trains tasks with the balancer "sum"'),
         ("conflict_every", len(trained) < 2, "conflict needs two trained tasks"),
     ]
-    if recipe.train.conflict_every:  # 0 turns probes off, which is never wrong
+    if recipe.train.conflict_every:  # 0 disables probes, which is never wrong
         report_unused(recipe.train, "train", table, report)
 
 

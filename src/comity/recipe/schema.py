@@ -66,7 +66,8 @@ class EncoderSection(Section):
     name: str = Field(
         default="minilm",
         description="`minilm`, a folder with a BERT checkpoint, or a hub id such as "
-        "`bert-base-uncased`. A folder is relative to the recipe or to the working directory.",
+        "`bert-base-uncased`. A relative folder is looked for next to the recipe first, then in "
+        "the working directory.",
     )
     revision: str | None = Field(
         default=None,
@@ -76,7 +77,7 @@ class EncoderSection(Section):
     dropout: Share | None = Field(
         default=None,
         description="Dropout probability for the embeddings, the hidden states and the attention "
-        "weights. The three keys below override it one by one.",
+        "weights. Each of the three keys below overrides it for its part.",
         json_schema_extra=default_is("the checkpoint's"),
     )
     embedding_dropout: Share | None = Field(
@@ -111,7 +112,7 @@ class ObjectiveSection(Section):
     )
     weight: Positive = Field(
         default=1.0,
-        description="Factor on this loss; the head's loss has the factor 1.",
+        description="Factor on this loss. The head's loss has a factor of 1.",
     )
     cosine_scale: Positive = Field(
         default=20.0,
@@ -119,13 +120,13 @@ class ObjectiveSection(Section):
     )
     symmetric: bool = Field(
         default=False,
-        description="`ranking` in both directions: the mean of first to second text and second "
-        "to first.",
+        description="Whether `ranking` runs in both directions: the mean of the loss from first to "
+        "second text and the loss from second to first.",
     )
     positive_from: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8,
-        description="For `ranking` on a similarity task: the share of the scale from which a pair "
-        "counts as positive.",
+        description="For `ranking` on a similarity task: a pair counts as positive from this share "
+        "of the scale up.",
     )
     denominator: Literal["norms", "printed"] = Field(
         default="norms",
@@ -143,13 +144,13 @@ class TaskSection(Section):
         "format.",
     )
     dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="File of the dev set. A number such as 0.1 splits that share off the training "
-        "file; rows that have a text in common stay on the same side.",
+        description="File of the dev set, or a number: 0.1 holds out that share of the training "
+        "file. Rows that have a text in common stay on the same side of the split.",
     )
     text: Column | None = Field(
         default=None,
-        description="Text column of a task with one text: its name, or its index from 0 where "
-        "`header = false`. A nested JSON key is written with dots.",
+        description="Text column of a task with one text: its name, or with `header = false` its "
+        "index, counted from 0. A nested JSON key is written with dots.",
         json_schema_extra=default_is("required, unless `texts` is set"),
     )
     texts: tuple[Column, Column] | None = Field(
@@ -160,7 +161,7 @@ class TaskSection(Section):
     )
     label: Column | None = Field(
         default=None,
-        description="Label column, by name or index like `text`.",
+        description="Label column: its name or index, as for `text`.",
         json_schema_extra=default_is("required, unless `labels` is set"),
     )
     labels: Annotated[tuple[Column, ...], Field(min_length=2)] | None = Field(
@@ -172,18 +173,19 @@ class TaskSection(Section):
     # How text files are read.
     delimiter: str | None = Field(
         default=None,
-        description="Character between two columns of a text file; a tab may be written `tab`.",
+        description="Character between two columns of a CSV or TSV file; a tab may be written "
+        "`tab`.",
         json_schema_extra=default_is("detected"),
     )
     header: bool = Field(
         default=True,
-        description="Whether the first line of a text file names the columns. If false, columns "
-        "are given by their index, counted from 0.",
+        description="Whether the first line of a CSV or TSV file names the columns. If false, "
+        "columns are given by their index, counted from 0.",
     )
     quoting: bool | None = Field(
         default=None,
-        description="Whether a text file quotes values. If false, quote characters are ordinary "
-        "text.",
+        description="Whether values in a CSV or TSV file may be quoted. If false, quote characters "
+        "are ordinary text.",
         json_schema_extra=default_is("detected"),
     )
     encoding: str | None = Field(
@@ -202,20 +204,21 @@ class TaskSection(Section):
     )
     missing_labels: Literal["error", "skip"] = Field(
         default="error",
-        description="A row without a label: `error` reports it, `skip` leaves the row out and "
-        "counts it.",
+        description="What to do with a row that has no label. `error`: report it as an error. "
+        "`skip`: leave the row out and report how many there are.",
     )
     empty_texts: Literal["keep", "drop", "error"] = Field(
         default="keep",
-        description="A text without any token: `keep` and `drop` count its row, `error` reports "
-        "it.",
+        description="What to do with a row that has a text without any token. `keep` or `drop`: "
+        "keep the row or leave it out, and report how many there are. `error`: report it as an "
+        "error.",
     )
     # What is predicted, and how.
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         default=None,
         strict=False,
-        description="The classes in order, instead of those found in the training file. Of two "
-        "classes, the last is the positive one.",
+        description="The classes, in order, instead of those found in the training file. If there "
+        "are two, the last is the positive one.",
         json_schema_extra=default_is("found in the training file"),
     )
     scale: tuple[float, float] = Field(
@@ -232,7 +235,7 @@ class TaskSection(Section):
     )
     rounding: Literal["nearest", "down"] = Field(
         default="nearest",
-        description="How the `bins` head rounds scores in training; `down` turns 2.6 into 2.",
+        description="How the `bins` head rounds scores in training. `down` rounds 2.6 to 2.",
     )
     view: View | None = Field(
         default=None,
@@ -242,16 +245,17 @@ class TaskSection(Section):
     )
     interaction: bool = Field(
         default=False,
-        description="The head reads u, v, abs(u - v) and u * v, where u and v are the embeddings "
-        "of the two texts, encoded separately.",
+        description="Whether the head reads u, v, abs(u - v) and u * v, where u and v are the "
+        "embeddings of the two texts, encoded separately.",
     )
     head_layers: Annotated[int, Field(ge=0, le=4)] = Field(
         default=0,
-        description="Dense layers of the head before its output.",
+        description="Number of dense layers in the head before its output layer.",
     )
     add_norm: bool = Field(
         default=False,
-        description="Each of the `head_layers` adds its input and normalises, as in the encoder.",
+        description="Whether each of the `head_layers` has a residual connection and LayerNorm, as "
+        "in the encoder.",
     )
     pooling: Pooling = Field(
         default="mean",
@@ -273,13 +277,13 @@ class TaskSection(Section):
     eval_only: bool = Field(
         default=False,
         description="Evaluate the task without training it. Its randomly initialised head is "
-        "evaluated on dev like the others, but has no part in the mean that selects the kept "
-        "model.",
+        "evaluated on dev like the others, but its score does not count in the mean that selects "
+        "the kept model.",
     )
     objectives: tuple[ObjectiveSection, ...] = Field(
         default=(),
         strict=False,
-        description="Losses on embeddings, next to the head's loss; see below.",
+        description="Losses on embeddings, added to the head's loss; see below.",
         json_schema_extra=default_is("none"),
     )
     batch_size: Count | None = Field(
@@ -294,9 +298,9 @@ class TaskSection(Section):
     )
     micro_batches: Count = Field(
         default=1,
-        description="Parts that a batch is cut into, with one backward pass each, to save memory. "
-        "The gradient is the same, except for objectives and masked words, which are computed "
-        "within each part.",
+        description="Number of parts that a batch is split into, each with its own backward pass, "
+        "to save memory. The gradient is the same, except for objectives and masked words, which "
+        "are computed within each part.",
     )
     max_length: Annotated[int, Field(ge=4)] | None = Field(
         default=None,
@@ -314,8 +318,8 @@ class TaskSection(Section):
     )
     sampling_weight: Positive = Field(
         default=1.0,
-        description="Factor on the task's probability where batches are drawn (`proportional`, "
-        "`temperature` and `annealed` sampling).",
+        description="Factor on the probability of drawing a batch of this task, in `proportional`, "
+        "`temperature` and `annealed` sampling.",
     )
     class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
         default=None,
@@ -382,8 +386,8 @@ class StageKeys(Section):
     task_sampling: TaskSamplingName = Field(
         default="round-robin",
         description="Which tasks contribute a batch to a step. `round-robin`: every task, one "
-        "batch each. `sequential`: each epoch runs every batch of each task, in recipe order (the "
-        "paper's); if the last epoch is a fraction, each task runs that fraction. "
+        "batch each. `sequential`: each epoch runs every batch of each task, in recipe order, as "
+        "in the paper; if the last epoch is a fraction, each task runs that fraction. "
         "`proportional`: each epoch runs every batch of every task in random order; with sampling "
         "weights, batches are drawn with probability proportional to weight times rows. "
         "`temperature`: drawn proportional to rows^(1/T), where T is `sampling_temperature`. "
@@ -392,12 +396,12 @@ class StageKeys(Section):
     )
     batches_per_step: Count = Field(
         default=1,
-        description="Batches in a step; without effect for `round-robin`.",
+        description="Batches in a step. It has no effect with `round-robin`.",
     )
     sampling_temperature: Positive = Field(
         default=2.0,
-        description="Temperature of `temperature` sampling: 1 is proportional to the number of "
-        "rows, higher is closer to uniform.",
+        description="Temperature of `temperature` sampling. At 1 the probabilities are "
+        "proportional to the number of rows; higher values are closer to uniform.",
     )
     balancer: BalancerName = Field(
         default="sum",
@@ -407,8 +411,8 @@ class StageKeys(Section):
     )
     epochs: Positive | None = Field(
         default=None,
-        description="Length of a stage in epochs. An epoch is as many examples as the stage's "
-        "tasks have rows together, whatever the task sampling.",
+        description="Length of a stage in epochs. With any task sampling, an epoch is as many "
+        "examples as the stage's tasks have rows in total.",
         json_schema_extra=default_is("3, unless `steps` is set"),
     )
     steps: Count | None = Field(
@@ -419,8 +423,8 @@ class StageKeys(Section):
     epoch_ends: Literal["examples", "longest"] = Field(
         default="examples",
         description="When an epoch ends. `examples`: after as many examples as the tasks have rows "
-        "together. `longest` (round-robin only): when the task with the most batches has run "
-        "through its rows.",
+        "in total. `longest` (only with round-robin): when the task with the most batches has "
+        "used all its rows once.",
     )
     lr: Positive = Field(
         default=5e-5,
@@ -428,8 +432,8 @@ class StageKeys(Section):
     )
     warmup: NotNegative = Field(
         default=0.1,
-        description="Steps over which learning rates rise linearly: a share of the stage's steps "
-        "if below 1, else a whole number of steps.",
+        description="Steps over which learning rates rise linearly. Below 1: a share of the "
+        "stage's steps. From 1: a whole number of steps.",
     )
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear",
@@ -443,8 +447,8 @@ class StageKeys(Section):
     )
     freeze: Literal["nothing", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = Field(
         default="nothing",
-        description="What is not trained: `nothing`, the `embeddings`, the embeddings and the "
-        "lowest n layers (a number n), or the whole `encoder` with its pooler.",
+        description="What is frozen. `nothing`; `embeddings`; a number n: the embeddings and the "
+        "lowest n layers; `encoder`: the whole encoder with its pooler.",
     )
 
 
@@ -457,13 +461,13 @@ class TrainSection(StageKeys):
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto",
-        description="Precision of the encoder's computation. `auto` is bf16 where the processor or "
-        "card is fast at it, else float32. A processor without bf16 instructions runs `bf16` at "
-        "the speed of float32.",
+        description="Precision of the encoder's computation. `auto` is bf16 if the processor or "
+        "GPU is fast at it, else float32. A processor without bf16 instructions runs `bf16` at the "
+        "speed of float32.",
     )
     device: str = Field(
         default="auto",
-        description="`auto`, `cpu`, `cuda`, or one card such as `cuda:1`.",
+        description="`auto`, `cpu`, `cuda`, or one GPU such as `cuda:1`.",
     )
     batch_size: Count = Field(
         default=32,
@@ -480,8 +484,8 @@ class TrainSection(StageKeys):
     )
     max_length: Annotated[int, Field(ge=4)] | None = Field(
         default=None,
-        description="Maximum sequence length in tokens, special tokens included. A pair that is "
-        "too long is cut in its longer text first.",
+        description="Maximum sequence length in tokens, special tokens included. If a pair is too "
+        "long, its longer text is truncated first.",
         json_schema_extra=default_is("the encoder's"),
     )
     head_lr: Positive | None = Field(
@@ -510,13 +514,13 @@ class TrainSection(StageKeys):
     )
     max_grad_norm: NotNegative = Field(
         default=1.0,
-        description="Maximum norm of the gradient, clipped once, after the balancer; 0 turns "
-        "clipping off.",
+        description="Maximum norm of the gradient, which is clipped once, after the balancer; 0 "
+        "disables clipping.",
     )
     conflict_every: Annotated[int, Field(ge=0)] = Field(
         default=100,
         description="Steps between two conflict probes in stages with the balancer `sum`. A probe "
-        "takes one batch per task and updates nothing; 0 turns probes off.",
+        "measures the gradients of one batch per task and updates nothing; 0 disables probes.",
     )
     evaluate_every: Count | Literal["epoch"] = Field(
         default="epoch",
@@ -524,8 +528,8 @@ class TrainSection(StageKeys):
     )
     eval_train_rows: Annotated[int, Field(ge=0)] = Field(
         default=500,
-        description="Training rows per task, always the same, that are evaluated next to the dev "
-        "set to show overfitting.",
+        description="Number of training rows per task that each evaluation scores besides the dev "
+        "set, to show overfitting. They are always the same rows.",
     )
     select_by: str = Field(
         default="mean",
@@ -534,8 +538,9 @@ class TrainSection(StageKeys):
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="Evaluations without a better score before the run stops; 0 never stops it. "
-        "The count starts again in each stage, and a stage on masked words never stops the run.",
+        description="Number of evaluations in a row without a better score after which the run "
+        "stops; 0 disables this. Each stage starts a new count, and a stage on masked words never "
+        "stops the run.",
     )
 
 
@@ -561,8 +566,8 @@ class StageFile(Section):
     )
     label_map: dict[str, str | int | float] = Field(
         default_factory=dict,
-        description="A table from this file's labels to the task's. A label that is not in the "
-        "table is an error.",
+        description="A table from this file's labels to the task's labels. A label that is missing "
+        "from the table is an error.",
         json_schema_extra=default_is("labels are used as they are"),
     )
 
@@ -582,7 +587,7 @@ StageData = dict[
 
 
 class StageSection(StageKeys):
-    """A span of training. Keys that are not set are taken from `[train]`."""
+    """One stage of training. Keys that are not set are taken from `[train]`."""
 
     name: str | None = Field(
         default=None,
@@ -593,7 +598,7 @@ class StageSection(StageKeys):
         default=None,
         strict=False,
         description="The tasks that take part.",
-        json_schema_extra=default_is("all, on labels without `eval_only` tasks"),
+        json_schema_extra=default_is("all tasks, but no `eval_only` task in a stage on labels"),
     )
     train_on: Literal["labels", "masked-words"] = Field(
         default="labels",
@@ -603,7 +608,7 @@ class StageSection(StageKeys):
     )
     data: StageData = Field(
         default_factory=dict,
-        description="A table from task to another training file: its path, or a table; see below.",
+        description="Other training files for this stage, by task: a path, or a table; see below.",
         json_schema_extra=default_is("the tasks' own files"),
     )
     keep_optimizer_state: bool = Field(

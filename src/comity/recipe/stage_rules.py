@@ -40,9 +40,9 @@ def _check_each(recipe: RecipeSchema, report: Report) -> None:
 
 def _check_stage(path: str, stage: Stage, report: Report) -> None:
     if stage.warmup > 1 and stage.warmup != int(stage.warmup):
-        report(f"{path}.warmup", "above 1 it is a number of steps; use a whole number")
+        report(f"{path}.warmup", "a value above 1 is a number of steps; use a whole number")
     if stage.task_sampling == "annealed" and stage.steps is not None:
-        report(f"{path}.steps", "annealed sampling follows epochs; set epochs instead")
+        report(f"{path}.steps", "annealed sampling needs epochs; set epochs instead of steps")
 
 
 def _check_stage_tasks(path: str, stage: Stage, recipe: RecipeSchema, report: Report) -> None:
@@ -92,7 +92,7 @@ def _check_stage_files(path: str, stage: Stage, recipe: RecipeSchema, report: Re
                 report(
                     f"{key}.file",
                     f"two stages read {file.file} with different keys; use the same keys, or a "
-                    "copy of the file",
+                    "copy of the file under another name",
                 )
 
 
@@ -135,12 +135,13 @@ def _why_no_balancer(stage: Stage) -> str | None:
     if stage.freeze == "encoder":
         return "the whole encoder is frozen, so the tasks share no gradient"
     if stage.train_on != "labels":
-        return "masked words are one loss for all tasks"
+        return "all tasks have the same loss on masked words"
     if len(stage.tasks) < 2:
         return f"{stage.balancer} needs at least two tasks"
     if stage.task_sampling != "round-robin" and stage.batches_per_step < 2:
         return (
-            f"{stage.balancer} needs two batches a step; raise batches_per_step or use round-robin"
+            f"{stage.balancer} needs two batches per step; raise batches_per_step, or use "
+            "round-robin"
         )
     return None
 
@@ -168,7 +169,7 @@ def _check_trained(recipe: RecipeSchema, report: Report) -> None:
         if not stages and not task.eval_only:
             report(f"tasks.{name}", "no stage trains this task; add it to one, or remove it")
         if task.sets("sampling_weight") and not any(s.task_sampling in DRAWN for s in stages):
-            reason = f"{recipe.stages[0].task_sampling} sampling draws no tasks"
+            reason = f"{recipe.stages[0].task_sampling} sampling does not draw tasks at random"
             report_no_effect(f"tasks.{name}.sampling_weight", reason, report)
 
 

@@ -73,7 +73,7 @@ def _check_head(path: str, task: TaskSection, report: Report) -> None:
         choice = " or ".join(metrics)
         report(f"{path}.metric", f"{task.kind} needs the metric {choice}, got {task.metric}")
     if task.scale[0] >= task.scale[1]:
-        report(f"{path}.scale", "the lower end must come first, and the two ends must differ")
+        report(f"{path}.scale", "the first number must be lower than the second")
     elif task.head_name == "bins" and any(end != int(end) for end in task.scale):
         report(f"{path}.scale", "the bins head needs whole numbers; change the scale or the head")
 
@@ -101,7 +101,7 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
     table = [
         ("labels", not multi_label, "only multi-label has several label columns"),
         ("separator", not multi_label, "only multi-label has several labels in a cell"),
-        ("separator", task.labels is not None, "each class has a column of its own"),
+        ("separator", task.labels is not None, "each class has its own column"),
         ("scale", task.kind != "similarity", "only similarity has a scale"),
         ("decimal_mark", not numeric, "only similarity and regression read numbers"),
         ("classes", task.labels is not None, "the label columns name the classes"),
@@ -132,7 +132,7 @@ def _check_micro_batches(
     if size is not None and task.micro_batches > size:
         report(
             f"{path}.micro_batches",
-            f"a batch of {size} rows cannot be cut into {task.micro_batches} parts; lower it",
+            f"a batch of {size} rows cannot be split into {task.micro_batches} parts; lower it",
         )
 
 
@@ -140,7 +140,8 @@ def _check_objectives(path: str, task: TaskSection, report: Report) -> None:
     if task.objectives and task.kind not in ("similarity", "classification"):
         report(
             f"{path}.objectives",
-            f"need a similarity task or one with two classes, not {task.kind}; remove them",
+            f"objectives need a similarity task or a classification with two classes, not "
+            f"{task.kind}; remove them",
         )
     for number, objective in enumerate(task.objectives):
         table = _unused_objective_keys(objective, task)

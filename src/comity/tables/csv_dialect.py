@@ -46,7 +46,7 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     path = file.path
     head = list(islice(file.lines(), HEAD_LINES))
     if not any(line.strip("\r\n") for line in head):
-        raise ComityError(f"{path}: the file is empty; give a file with rows")
+        raise ComityError(f"{path}: the file is empty; add rows, or name another file")
     delimiter = _find_delimiter(path, head, columns, format)
     quoting = format.quoting
     if quoting is None:
@@ -70,12 +70,12 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
 def broken_quote(path: Path, record: Record) -> str:
     """The message for a record with a quoted field that is not closed or is followed by text."""
     if record.last == record.line:
-        what = "a quote opens a field here and its closing quote is missing or followed by text"
+        what = "a quoted field starts here, and its closing quote is missing or followed by text"
     else:
-        what = f"a quote opens a field here and is not closed correctly up to line {record.last}"
+        what = f"a quoted field starts here and is not closed correctly by line {record.last}"
     return (
-        f"{path}:{record.line}: {what}; close it, double the quotes inside, or set quoting = false "
-        f"to read quotes as text"
+        f"{path}:{record.line}: {what}; close the quote, double the quotes inside the field, or "
+        "set quoting = false to read quotes as text"
     )
 
 
@@ -197,7 +197,7 @@ def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
     if survey.first_doubt:
         line, last = survey.first_doubt.line, survey.first_doubt.last
         raise ComityError(
-            f"{file.path}:{line}: a quote opens a field here and closes on line {last}, but each "
+            f"{file.path}:{line}: a quoted field starts here and ends on line {last}, but each "
             f"line could also be a row; set quoting = false if quotes are text, or quoting = true "
             f"if fields span lines"
         )

@@ -61,8 +61,8 @@ class DelimitedTable(Table):
                     continue
                 if fields == header and dialect.width > 1:
                     errors.add(
-                        f"{self.path}:{record.line}: the header is repeated here, as in files that "
-                        f"were joined; remove the line"
+                        f"{self.path}:{record.line}: the header is repeated here, as if files were "
+                        f"joined; remove the line"
                     )
                     continue
                 if whole and dialect.quoting:
@@ -75,7 +75,7 @@ class DelimitedTable(Table):
                 own = dict(zip(names, fields, strict=True)) if whole else {}
                 yield Row(record.line, values), own
         if count == 0:
-            raise ComityError(f"{self.path}: the file has a header and no rows; add rows to it")
+            raise ComityError(f"{self.path}: the file has a header but no rows; add rows")
 
 
 def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
@@ -102,14 +102,16 @@ def _bad_record(path: Path, record: Record, dialect: Dialect, format: TableForma
     if fields is None:
         return broken_quote(path, record)
     count = plural(len(fields), "field")
-    expected = f"the header has {dialect.width}" if dialect.names else f"most have {dialect.width}"
+    expected = f"but the header has {dialect.width}"
+    if not dialect.names:
+        expected = f"but most lines have {dialect.width}"
     advice = "correct the line or quote a text that contains the delimiter"
     if any(field.startswith(QUOTE) for field in fields):
         where = f" (a quoted field ends on line {last})" if last > line else ""
         other = "false if quotes are text" if dialect.quoting else "true if quotes enclose fields"
         advice = f"correct the line{where}, or set quoting = {other}"
     elif len(fields) == dialect.width + 1 and fields[-1] == "":
-        advice = "remove the delimiter at the end of the lines, or end the header with one too"
+        advice = "remove the delimiter at the end of the line, or add one at the end of the header"
     elif dialect.width == 1:
         advice = 'set delimiter = "tab" if each line is one text, or name all columns in the header'
     delimiter = "" if format.delimiter else f" (delimiter {spelled(dialect.delimiter)})"
@@ -137,7 +139,7 @@ def _find_index(path: Path, column: str | int, dialect: Dialect) -> int:
     if text.isdecimal() and int(text) < dialect.width:
         return int(text)
     raise ComityError(
-        f'{path}: no column "{column}"; without a header the columns are numbered from 0 to '
+        f'{path}: no column "{column}"; without a header, give an index from 0 to '
         f"{dialect.width - 1}"
     )
 
@@ -160,8 +162,8 @@ def _find_name(path: Path, column: str | int, dialect: Dialect) -> int:
             f"({quoted_list(names)}); set header = false or give a name"
         )
     single = f", one field with the delimiter {spelled(dialect.delimiter)}"
-    raise ComityError(
-        f'{where}: no column "{column}"{nearest(column, names)}; the first line is '
-        f"{quoted_list(names)}{single if len(names) == 1 else ''}; set header = false if it is "
-        f"already a row"
+    listed = quoted_list(names) + (single if len(names) == 1 else "")
+    hint = nearest(column, names) or (
+        "; correct the name, or set header = false if this line is already a row"
     )
+    raise ComityError(f'{where}: no column "{column}" (the header has {listed}){hint}')

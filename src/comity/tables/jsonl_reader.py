@@ -96,7 +96,7 @@ def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, str, dict
             else:
                 errors.add(f"{path}:{number}: {_kind(item)}, not an object; write {{...}}")
     if first:
-        raise ComityError(f"{path}: the file is empty; give a file with rows")
+        raise ComityError(f"{path}: the file is empty; add rows, or name another file")
 
 
 def _not_a_number(name: str) -> NoValue:

@@ -58,7 +58,7 @@ class ParquetTable(Table):
                     line += 1
                     yield Row(line, row), own
         if line == 0:
-            raise ComityError(f"{self.path}: the file has no rows; add rows to it")
+            raise ComityError(f"{self.path}: the file has no rows; add rows")
 
     def _whole(self, batch: pa.RecordBatch) -> Iterator[WholeRow]:
         names = batch.schema.names

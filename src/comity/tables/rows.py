@@ -153,4 +153,5 @@ def shown(text: str) -> str:
 def no_column(name: str | int, names: Iterable[str]) -> str:
     """The part of a message that says which column is missing and which columns there are."""
     names = [shown(name) for name in names]
-    return f'no column "{name}"{nearest(name, names)}; the columns are {quoted_list(names)}'
+    hint = nearest(name, names) or "; correct the name"
+    return f'no column "{name}" (the columns are {quoted_list(names)}){hint}'

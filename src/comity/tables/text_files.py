@@ -42,7 +42,7 @@ def check_file(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ComityError(f"{path}: is not a regular file; save its content to a file first")
     if status.st_size == 0:
-        raise ComityError(f"{path}: the file is empty; give a file with rows")
+        raise ComityError(f"{path}: the file is empty; add rows, or name another file")
 
 
 def _not_found(path: Path) -> str:

@@ -169,7 +169,7 @@ class SeriesDisplay(Display):
         self.began = time.perf_counter()
 
     def run_begins(self, index: int) -> None:
-        """Announce a run; call it before the run is prepared."""
+        """Print the name of the run that starts; call it before the run is prepared."""
         self.close()  # the previous run may have failed
         self.current = index
         self._reset(RunStarted((), 0, 0))

@@ -39,7 +39,7 @@ def tell(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+def _table(title: str | None, left: Sequence[str], right: Sequence[str]) -> Table:
     """A table with left-aligned columns, then right-aligned ones."""
     table = Table(title=title, title_justify="left")
     for column in left:
@@ -55,20 +55,25 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 def show_data(summary: "DataSummary") -> None:
     """Print what `comity check` found."""
     table = Table(title="Tasks", title_justify="left")
-    for column in ("task", "kind", "head", "split", "rows", "labels", "tokens 50/95/100 %", "cut"):
-        table.add_column(column, justify="right" if column in ("rows", "cut") else "left")
+    table.add_column("task", overflow="fold")
+    table.add_column("kind, head", no_wrap=True)
+    table.add_column("split", overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("labels", overflow="fold")
+    table.add_column("tokens: median, 95%, most")
+    table.add_column("truncated", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
-        first = (name, task.kind, task.head)
-        for which, split in {"train": task.train, "dev": task.dev, **task.stages}.items():
+        splits = {"train": task.train, "dev": task.dev, **task.stages}
+        firsts = [(name, task.kind), ("", task.head), *[("", "")] * len(task.stages)]
+        for first, (which, split) in zip(firsts, splits.items(), strict=True):
             table.add_row(
                 *first,
                 which,
                 f"{split.rows:,}",
                 _labels(split),
-                "/".join(map(str, split.token_percentiles.values())),
+                ", ".join(map(str, split.token_percentiles.values())),
                 f"{split.truncated:,}",
             )
-            first = ("", "", "")
     console().print(table)
     for sentence in (*summary.notes, *summary.leaks):
         print(sentence)
@@ -87,6 +92,7 @@ def show_plan(plan: "PlanSummary", stderr: bool = False) -> None:
     """Print a plan: one table per stage, then memory and time."""
     out = console(stderr)
     for stage in plan.stages:
+        out.print(_stage_title(stage))
         out.print(_stage_table(stage))
     for sentence in plan.notes:
         out.print(sentence)
@@ -95,14 +101,17 @@ def show_plan(plan: "PlanSummary", stderr: bool = False) -> None:
     out.print(f"Memory: {sizes}; {plan.precision} on {plan.device}{time_needed}")
 
 
-def _stage_table(stage: "StageSummary") -> Table:
+def _stage_title(stage: "StageSummary") -> str:
     masked = "" if stage.train_on == "labels" else f"{stage.train_on}, "
-    title = (
-        f"Plan, {stage.name}: {masked}{stage.task_sampling}, {stage.balancer}, "
+    return (
+        f"Plan, {stage.name}: {masked}{stage.task_sampling} sampling, balancer {stage.balancer}, "
         f"{plural(stage.steps, 'step')}, {plural(stage.evaluations, 'evaluation')}"
     )
+
+
+def _stage_table(stage: "StageSummary") -> Table:
     columns = ("rows", "examples", "tokens", "each row seen", "never seen")
-    table = _table(title, ["task"], columns)
+    table = _table(None, ["task"], columns)
     for name, task in stage.tasks.items():
         least, most = task.repeats_min, task.repeats_max
         times = plural(most, "time") if least == most else f"{least} to {most} times"
@@ -124,11 +133,15 @@ def show_score(evaluation: "Evaluation") -> str:
 
 def show_scores(title: str, columns: Mapping[str, Mapping[str, "Evaluation"]]) -> None:
     """Print scores of the same tasks side by side, one column for each state of the model."""
-    table = _table(title, ["task", "metric"], list(columns))
+    found = [e.interval for of_column in columns.values() for e in of_column.values()]
+    title += "; in parentheses: 95% intervals" if any(found) else ""
+    table = _table(None, ["task", "metric"], list(columns))
     for task in next(iter(columns.values())):
         evaluations = [of_column[task] for of_column in columns.values()]
         table.add_row(task, evaluations[0].score.name, *map(_with_interval, evaluations))
-    console().print(table)
+    out = console()
+    out.print(title)
+    out.print(table)
 
 
 def _with_interval(evaluation: "Evaluation") -> str:
@@ -137,13 +150,13 @@ def _with_interval(evaluation: "Evaluation") -> str:
 
 
 def show_run(summary: RunSummary) -> None:
-    """Print a run: scores of the kept model, each task's own best, and how often tasks conflict."""
+    """Print the scores of the kept model, the best score of each task, and the conflicts."""
     best, kept = summary.best, summary.kept
     title = (
         f"{summary.run}: {summary.encoder}, {summary.precision}, kept step {best.step:,} "
-        f"(best by {best.by})"
+        f"(selected by {best.by})"
     )
-    columns = ("kept model", "own best", "at step", "on training rows")
+    columns = ("kept model", "best score", "at step", "on training rows")
     table = _table(title, ["task", "metric"], columns)
     for task, score in best.tasks.items():
         own = summary.best_of_task.get(task)
@@ -160,35 +173,43 @@ def show_run(summary: RunSummary) -> None:
     out.print(table)
     if summary.conflict is not None:
         share = f"{summary.conflict.share_of_steps:.0%}"
-        out.print(f"Task gradients conflicted in {share} of the steps that were checked.")
+        out.print(f"Task gradients conflicted in {share} of the measured steps.")
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Runs side by side, against the first one."""
+    """Runs side by side, compared with the first one."""
     baseline = comparison.tasks[0].entries[0].name
-    title = f"Against {baseline}; 95 % intervals over dev rows, {RESAMPLES:,} resamples"
-    columns = ("score", "95 %", "difference", "95 %")
-    table = _table(title, ["task", "metric", "run"], columns)
-    table.add_column("")
+    title = (
+        f"Compared with {baseline}; in parentheses: 95% intervals over dev rows "
+        f"({RESAMPLES:,} resamples)"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("task", overflow="fold")
+    table.add_column("run", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("difference", justify="right")
+    table.add_column("verdict", no_wrap=True)
     for compared in (*comparison.tasks, *([comparison.mean] if comparison.mean else [])):
-        first = (compared.task, "" if compared.task == MEAN else compared.metric)
+        mean = compared.task == MEAN
+        first = compared.task if mean else f"{compared.task} ({compared.metric})"
         for entry in compared.entries:
-            table.add_row(*first, entry.name, *_comparison_cells(entry))
-            first = ("", "")
+            table.add_row(first, entry.name, *_comparison_cells(entry))
+            first = ""
         table.add_section()
     return table
 
 
-def _comparison_cells(entry: Entry) -> tuple[str, ...]:
+def _comparison_cells(entry: Entry) -> tuple[str, str, str]:
     interval, verdict = entry.interval, entry.verdict
     score = or_dash(entry.value)
-    shown = "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
+    if interval is not None:
+        score += f" ({interval.low:.4f} to {interval.high:.4f})"
     if verdict is None:
-        return score, shown, "", "", ""
+        return score, "", ""
     if verdict.difference is None:
-        return score, shown, "-", "-", verdict.word
-    between = f"{verdict.low:+.4f} to {verdict.high:+.4f}"
-    return score, shown, f"{verdict.difference:+.4f}", between, verdict.word
+        return score, "-", verdict.word
+    between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
+    return score, f"{verdict.difference:+.4f} {between}", verdict.word
 
 
 # --- series and augmentation ----------------------------------------------------------------------

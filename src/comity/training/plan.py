@@ -188,8 +188,8 @@ def plan_summary(
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:
     """A note for each task whose objectives do not see the whole batch."""
     return [
-        f"{name}: its objectives compare only the rows of one micro-batch ("
-        f"{data.task.micro_batches} in a batch); for more negatives use a larger micro-batch"
+        f"{name}: a batch is split into {data.task.micro_batches} micro-batches, and objectives "
+        "compare only the rows of one; for more negatives, lower micro_batches"
         for name, data in tasks.items()
         if data.task.objectives and data.task.micro_batches > 1
     ]

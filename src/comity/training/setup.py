@@ -183,7 +183,9 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     if masked:
         predictions = stored_predictions(recipe.encoder.name, recipe.encoder.revision)
     if masked and not predictions:
-        notes.append(f"{recipe.encoder.name} has no masked-language head; a random one is trained")
+        notes.append(
+            f"{recipe.encoder.name} has no masked-language head; training starts from a random one"
+        )
     for data in tasks.values():
         notes.extend(_notes(data))
     return Prepared(
@@ -192,7 +194,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
         loaded,
         tasks,
         notes,
-        [leak.sentence for leak in leaks],
+        [leak.sentence(drop_leaks) for leak in leaks],
         drop_leaks,
         predictions,
     )
@@ -203,8 +205,8 @@ def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
     for stage in recipe.stages:
         if stage.freeze == layers and stage.train_on != "labels":
             raise ComityError(
-                f"freeze: with all {layers} layers frozen, masked words train nothing; freeze "
-                "fewer layers"
+                f"freeze: with all {layers} layers frozen, a stage on masked words has nothing to "
+                "train; freeze fewer layers"
             )
         cosine = [name for name in stage.tasks if recipe.tasks[name].head_name == "cosine"]
         if stage.freeze == layers and cosine:
@@ -215,7 +217,7 @@ def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
         if isinstance(stage.freeze, int) and stage.freeze > layers:
             raise ComityError(
                 f"freeze: cannot freeze {plural(stage.freeze, 'layer')}, {recipe.encoder.name} has "
-                f'only {layers}; lower it, or write "encoder" to freeze all'
+                f'only {layers}; freeze fewer, or write "encoder" to freeze all'
             )
 
 
@@ -270,7 +272,7 @@ def _notes(data: TaskData) -> list[str]:
     value = data.dev.targets
     if data.task.kind in ("similarity", "regression") and data.task.metric_name == "pearson":
         if len(value) == 1:
-            notes.append(f"{data.name}: Pearson has no value on dev (one row); add dev rows")
+            notes.append(f"{data.name}: Pearson has no value on dev (only one row); add dev rows")
         elif len(value) and value.min() == value.max():
             notes.append(
                 f"{data.name}: Pearson has no value on dev (all {len(value)} gold scores are "
