@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
+import torch
+from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
 
 from comity import ComityError, load, train
+from comity.evaluation.predictions import kept_predictions
 from comity.model.bert import Bert
 from comity.runs import RunDirectory
 
@@ -28,6 +30,30 @@ def test_split_off_dev_rows_are_evaluated_again(data, tmp_path, tiny_checkpoint)
     found = load(run.path).evaluate("mood")
     assert found.n == 9
     assert found.score.value == pytest.approx(run.best().tasks["mood"].value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tolerance"),
+    [("float32", torch.float32, 1e-6), ("bf16", torch.bfloat16, 1e-3)],
+)
+def test_a_loaded_model_computes_the_numbers_of_the_run(
+    data, tmp_path, tiny_checkpoint, precision, dtype, tolerance
+):
+    """In the run's dtype, although the saved weights are float32.
+
+    The run's parameters are slices of one vector. Their alignment in memory differs, which can
+    change the rounding of a product.
+    """
+    run = train(two_tasks(tiny_checkpoint, train__precision=precision), data, tmp_path / "run")
+    model = load(run.path)
+    assert {parameter.dtype for parameter in model._model.parameters()} == {dtype}
+    moods = model.predict("mood", [text for text, _ in mood_rows(1000, 12)])
+    probabilities = [list(mood.probabilities.values()) for mood in moods]
+    recorded = kept_predictions(run, "mood").probabilities
+    np.testing.assert_allclose(probabilities, recorded, rtol=0, atol=tolerance)
+    scores = model.predict("alike", [(a, b) for a, b, _ in alike_rows(1000, 10)])
+    recorded = kept_predictions(run, "alike").predicted
+    np.testing.assert_allclose([score.label for score in scores], recorded, rtol=tolerance)
 
 
 def test_a_changed_dev_file_is_not_evaluated(data, tmp_path, tiny_checkpoint):

@@ -1,4 +1,4 @@
-"""BERT against transformers' BertModel, against its plain padded form, and by hand."""
+"""BERT compared with transformers' BertModel and with the padded reference."""
 
 import tempfile
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from safetensors.torch import load_file
+from tests.encoders import load_bert
 from torch import Tensor
 from torch.testing import assert_close
 from transformers.activations import ACT2FN
@@ -20,13 +21,13 @@ from comity.model.attention import attention
 from comity.model.bert import Bert
 from comity.model.bert_config import ACTIVATIONS, BertConfig
 from comity.model.checkpoint import load_encoder, save_encoder
-from comity.model.encoder import Group, Packed, Read
+from comity.model.encoder import Encoder, Group, Packed, Read
 from comity.model.reference import padded_forward
 from comity.rng import DROPOUT, row_keys
 
 
 def random_batch(lengths: list[int], vocabulary: int, types: int, seed: int = 0) -> Packed:
-    """Sequences of random ids (never 0, which transformers takes for padding) and segments."""
+    """Sequences of random ids (never 0, the padding of transformers) and segments."""
     generator = torch.Generator().manual_seed(seed)
     total = sum(lengths)
     ids = torch.randint(1, vocabulary, (total,), generator=generator)
@@ -36,7 +37,7 @@ def random_batch(lengths: list[int], vocabulary: int, types: int, seed: int = 0)
 
 
 def padded(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
-    """The same sequences as ids, segments and mask, each [B, L]."""
+    """The same sequences, padded: ids, segments and mask, each [B, L]."""
     lengths = batch.offsets.diff().tolist()
     rows = [
         torch.nn.utils.rnn.pad_sequence(list(values.split(lengths)), batch_first=True)
@@ -45,9 +46,9 @@ def padded(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
     return rows[0], rows[1], rows[2]
 
 
-def run(bert: Bert, batch: Packed, **options: Any) -> Tensor:
+def run(encoder: Encoder, batch: Packed, **options: Any) -> Tensor:
     words = options.pop("words", None)
-    (hidden,) = bert([Group(batch, **options)], words)
+    (hidden,) = encoder([Group(batch, **options)], words)
     return hidden
 
 
@@ -58,7 +59,7 @@ def keys_of(batch: Packed, seed: int) -> Tensor:
 
 
 def random_bert(write_checkpoint: Any, folder: Path, **config: Any) -> Bert:
-    return load_encoder(str(write_checkpoint(folder, **config))).encoder
+    return load_bert(write_checkpoint(folder, **config))
 
 
 def assert_equals_transformers(folder: Path, batch: Packed) -> None:
@@ -80,12 +81,12 @@ def assert_equals_transformers(folder: Path, batch: Packed) -> None:
     ((hidden * hidden_part).sum() + (pooled * pooled_part).sum()).backward()
     their_loss = (expected_hidden * hidden_part).sum()
     (their_loss + (expected.pooler_output * pooled_part).sum()).backward()
-    with tempfile.TemporaryDirectory() as place, torch.no_grad():
-        for parameter in ours.parameters():  # gradients in place of weights, to have their names
+    with tempfile.TemporaryDirectory() as folder_name, torch.no_grad():
+        for parameter in ours.parameters():  # save the gradients as weights, to get their names
             assert parameter.grad is not None
             parameter.copy_(parameter.grad)
-        save_encoder(Path(place), ours, loaded.tokenizer)
-        gradients = load_file(Path(place) / "model.safetensors")
+        save_encoder(Path(folder_name), ours, loaded.tokenizer)
+        gradients = load_file(Path(folder_name) / "model.safetensors")
     for name, parameter in theirs.named_parameters():
         assert parameter.grad is not None
         scale = max(1.0, parameter.grad.abs().max().item())
@@ -101,9 +102,9 @@ def test_any_small_bert_equals_transformers(write_checkpoint: Any, data: st.Data
     types = data.draw(st.integers(1, 4))
     tokens = [*("[PAD]", "[UNK]", "[CLS]", "[SEP]"), *(f"w{n}" for n in range(26))]
     lengths = data.draw(st.lists(st.integers(1, positions), min_size=1, max_size=5))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder_name:
         folder = write_checkpoint(
-            Path(place),
+            Path(folder_name),
             tokens=tokens,
             num_hidden_layers=data.draw(st.integers(1, 3)),
             num_attention_heads=heads,
@@ -112,10 +113,10 @@ def test_any_small_bert_equals_transformers(write_checkpoint: Any, data: st.Data
             max_position_embeddings=positions,
             type_vocab_size=types,
             hidden_act=data.draw(st.sampled_from(["gelu", "relu", "gelu_new"])),
-            # A width of 1 or 2 normalises to signs, which an epsilon keeps from jumping.
+            # LayerNorm of 1 or 2 values gives signs, which jump unless epsilon is large.
             layer_norm_eps=data.draw(st.sampled_from([0.1, 0.5])),
         )
-        lengths[0] = positions  # the maximum, always
+        lengths[0] = positions  # always one of the maximum length
         assert_equals_transformers(folder, random_batch(lengths, len(tokens), types))
 
 
@@ -151,7 +152,7 @@ def gradients(bert: Bert, loss: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_reading_cls_alone_equals_slicing_the_whole(
+def test_reading_only_cls_equals_slicing_all_states(
     write_checkpoint: Any, tmp_path: Path, layers: int
 ) -> None:
     bert = random_bert(write_checkpoint, tmp_path, num_hidden_layers=layers)
@@ -169,22 +170,22 @@ def test_reading_cls_alone_equals_slicing_the_whole(
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_a_tail_that_nobody_reads_changes_nothing(
+def test_extra_tokens_that_nobody_reads_change_nothing(
     tiny_checkpoint: Path, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Products of different shapes round differently, so both kinds are computed in float64 here.
+    # Products of different shapes are rounded differently, so compute them in float64.
     def exact(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(inputs.double(), weight.double(), bias.double()).to(inputs.dtype)
 
     def exact_batched(
-        left: Tensor, right: Tensor, factor: float, added: Tensor | None = None
+        left: Tensor, right: Tensor, scale: float, bias: Tensor | None = None
     ) -> Tensor:
-        product = factor * (left.double() @ right.double())
-        return (product if added is None else product + added.double()).to(left.dtype)
+        product = scale * (left.double() @ right.double())
+        return (product if bias is None else product + bias.double()).to(left.dtype)
 
     monkeypatch.setattr("comity.model.matmul.linear", exact)
     monkeypatch.setattr("comity.model.attention.batched_product", exact_batched)
-    bert = load_encoder(str(tiny_checkpoint)).encoder
+    bert = load_bert(tiny_checkpoint)
     batch = random_batch([7, 3, 1], 60, 2)
     ids = torch.cat([batch.ids, torch.zeros(9, dtype=torch.int64)])
     segments = torch.cat([batch.segments, torch.zeros(9, dtype=torch.int64)])
@@ -204,7 +205,7 @@ def test_a_tail_that_nobody_reads_changes_nothing(
 
 
 def test_an_empty_sequence_between_others_changes_nothing(tiny_checkpoint: Path) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder
+    bert = load_bert(tiny_checkpoint)
     batch = random_batch([4, 3], 60, 2)
     gap = Packed(batch.ids, batch.segments, torch.tensor([0, 4, 4, 7]), 4)
     assert_close(run(bert, gap), run(bert, batch), atol=1e-6, rtol=0)
@@ -212,12 +213,12 @@ def test_an_empty_sequence_between_others_changes_nothing(tiny_checkpoint: Path)
     assert_close(alone[[0, 2]], run(bert, batch, read="cls"), atol=1e-6, rtol=0)
 
 
-def test_words_take_the_place_of_the_table(tiny_checkpoint: Path) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder
+def test_words_replace_the_table(tiny_checkpoint: Path) -> None:
+    bert = load_bert(tiny_checkpoint)
     batch = random_batch([7, 12, 3], 60, 2)
-    touched, places = batch.ids.unique(return_inverse=True)
+    touched, indices = batch.ids.unique(return_inverse=True)
     rows = bert.word_embeddings.detach()[touched].requires_grad_()
-    compact = Packed(places, batch.segments, batch.offsets, batch.longest)
+    compact = Packed(indices, batch.segments, batch.offsets, batch.longest)
     expected = run(bert, batch)
     found = run(bert, compact, words=rows)
     assert_close(found, expected, atol=0, rtol=0)
@@ -232,22 +233,22 @@ def test_words_take_the_place_of_the_table(tiny_checkpoint: Path) -> None:
 
 def test_bfloat16_stays_close_to_float32(tiny_checkpoint: Path) -> None:
     batch = random_batch([60, 4, 21], 60, 2)
-    wide = load_encoder(str(tiny_checkpoint)).encoder
-    narrow = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    wide = load_bert(tiny_checkpoint)
+    narrow = load_bert(tiny_checkpoint).to(torch.bfloat16)
     expected, found = run(wide, batch), run(narrow, batch)
     assert found.dtype == torch.bfloat16
     assert (found.float() - expected).norm() < 0.02 * expected.norm()
     want = gradients(wide, expected[:, 0].sum())
     have = gradients(narrow, found[:, 0].sum())
     for name in want:
-        # The gradient of a key's bias is zero but for rounding: softmax ignores it.
+        # Softmax ignores the bias of keys, so its gradient is only rounding error.
         if want[name].norm() > 1e-3 and not name.startswith("pooler"):
             similar = torch.cosine_similarity(have[name].float().flatten(), want[name].flatten(), 0)
             assert similar > 0.995, name
 
 
 def test_float32_words_keep_their_gradient_in_float32(tiny_checkpoint: Path) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder.to(torch.bfloat16)
+    bert = load_bert(tiny_checkpoint).to(torch.bfloat16)
     batch = random_batch([7, 12], 60, 2)
     rows = bert.word_embeddings.detach().float().requires_grad_()
     hidden = run(bert, batch, words=rows)
@@ -259,7 +260,7 @@ def test_float32_words_keep_their_gradient_in_float32(tiny_checkpoint: Path) -> 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
 def test_no_value_is_read_on_the_host(read: Read) -> None:
-    # Tensors on the meta device have no values, so that reading one raises.
+    # Tensors on the meta device have no values: reading one raises an error.
     with torch.device("meta"):
         bert = Bert(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2))
         ids = torch.zeros(11, dtype=torch.int64)
@@ -269,9 +270,9 @@ def test_no_value_is_read_on_the_host(read: Read) -> None:
         assert hidden.shape == (11 if read == "all" else 3, 8)
 
 
-def test_a_sequence_longer_than_the_positions_is_refused(tiny_checkpoint: Path) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder
-    with pytest.raises(ValueError, match="129 tokens, but 128 positions"):
+def test_a_sequence_that_is_too_long_is_an_error(tiny_checkpoint: Path) -> None:
+    bert = load_bert(tiny_checkpoint)
+    with pytest.raises(ValueError, match="129 tokens, but the encoder takes at most 128"):
         run(bert, random_batch([129], 60, 2))
 
 
@@ -285,12 +286,12 @@ def test_layer_of_counts_from_the_embeddings_to_the_pooler(write_checkpoint: Any
     assert sorted(set(layers.values())) == list(range(14))
 
 
-# Dropout; see also test_dropout.py.
+# --- dropout (see also test_dropout.py) -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_masks_depend_on_the_keys_alone(tiny_checkpoint: Path, read: str) -> None:
-    bert = load_encoder(str(tiny_checkpoint)).encoder
+def test_masks_depend_only_on_the_keys(tiny_checkpoint: Path, read: str) -> None:
+    bert = load_bert(tiny_checkpoint)
     batch = random_batch([7, 12], 60, 2)
     before = torch.get_rng_state()
     first = run(bert, batch, dropout_keys=keys_of(batch, 1), read=read)
@@ -305,16 +306,16 @@ def test_masks_depend_on_the_keys_alone(tiny_checkpoint: Path, read: str) -> Non
 
 
 @pytest.mark.parametrize("read", ["all", "cls"])
-def test_each_rate_of_dropout_acts_alone(tiny_checkpoint: Path, read: str) -> None:
+def test_each_dropout_rate_has_its_own_effect(tiny_checkpoint: Path, read: str) -> None:
     batch = random_batch([7, 12], 60, 2)
 
     def rated(embedding: float, hidden: float, attention: float) -> Bert:
-        return load_encoder(
-            str(tiny_checkpoint),
+        return load_bert(
+            tiny_checkpoint,
             embedding_dropout=embedding,
             hidden_dropout=hidden,
             attention_dropout=attention,
-        ).encoder
+        )
 
     bert = rated(0, 0, 0)
     plain = run(bert, batch, read=read)
@@ -326,22 +327,20 @@ def test_each_rate_of_dropout_acts_alone(tiny_checkpoint: Path, read: str) -> No
         assert not torch.equal(result, results[number - 1])
 
 
-@pytest.mark.parametrize("silent", ["attention_output", "contract"])
-def test_hidden_dropout_acts_after_attention_and_after_feed_forward(
-    tiny_checkpoint: Path, silent: str
+@pytest.mark.parametrize("zeroed", ["attention_output", "contract"])
+def test_hidden_dropout_applies_after_attention_and_after_feed_forward(
+    tiny_checkpoint: Path, zeroed: str
 ) -> None:
-    bert = load_encoder(
-        str(tiny_checkpoint), embedding_dropout=0, hidden_dropout=0.2, attention_dropout=0
-    ).encoder
+    bert = load_bert(tiny_checkpoint, embedding_dropout=0, hidden_dropout=0.2, attention_dropout=0)
     batch = random_batch([7, 12], 60, 2)
-    with torch.no_grad():  # one of the two gives zeros, on which dropout has no effect
+    with torch.no_grad():  # one of the two outputs zeros, on which dropout has no effect
         for name, parameter in bert.named_parameters():
-            if silent in name:
+            if zeroed in name:
                 parameter.zero_()
     assert not torch.equal(run(bert, batch, dropout_keys=keys_of(batch, 1)), run(bert, batch))
 
 
-def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_path: Path) -> None:
+def test_default_dropout_rates_come_from_the_config(write_checkpoint: Any, tmp_path: Path) -> None:
     bert = random_bert(
         write_checkpoint, tmp_path, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2
     )
@@ -353,9 +352,9 @@ def test_rates_that_are_not_given_are_the_configs(write_checkpoint: Any, tmp_pat
     )
 
 
-def test_groups_in_one_pass_are_what_each_is_alone(tiny_checkpoint: Path) -> None:
-    """Whatever each reads, and with dropout: a group's masks are its own."""
-    bert = load_encoder(str(tiny_checkpoint)).encoder
+def test_a_group_has_the_same_states_alone_and_with_others(tiny_checkpoint: Path) -> None:
+    """Whatever each group reads, with and without dropout."""
+    bert = load_bert(tiny_checkpoint)
     batches = [random_batch([7, 12], 60, 2, seed=1), random_batch([31, 2, 5], 60, 2, seed=2)]
     for reads in (["all", "cls"], ["cls", "all"], ["cls", "cls"], ["all", "all"]):
         for seeds in ([None, None], [4, 9]):
@@ -370,22 +369,22 @@ def test_groups_in_one_pass_are_what_each_is_alone(tiny_checkpoint: Path) -> Non
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_attention_and_its_gradient_are_autograds(dropped):
+def test_attention_and_its_gradient_equal_autograd(dropped):
     draws = torch.Generator().manual_seed(5)
-    query, key, value, outer = (
+    query, key, value, grad_output = (
         torch.randn(6, length, 4, generator=draws, dtype=torch.float64) for length in (3, 7, 7, 3)
     )
     key_bias = torch.zeros(6, 1, 7, dtype=torch.float64)
     key_bias[2, :, 5:] = -1e30
-    given = [tensor.float().requires_grad_() for tensor in (query, key, value)]
+    inputs = [tensor.float().requires_grad_() for tensor in (query, key, value)]
     mask = (torch.rand(6, 3, 7, generator=draws) >= 0.25).float() if dropped else None
-    found = attention(given[0], given[1], given[2], key_bias.float(), mask, 0.25)
-    found.backward(outer.float())
+    found = attention(inputs[0], inputs[1], inputs[2], key_bias.float(), mask, 0.25)
+    found.backward(grad_output.float())
 
     kept = 1.0 if mask is None else mask.double() / 0.75
     plain = [tensor.requires_grad_() for tensor in (query, key, value)]
     scores = plain[0] @ plain[1].transpose(1, 2) / 2 + key_bias
-    (((scores.softmax(-1) * kept) @ plain[2]) * outer).sum().backward()
-    for ours, theirs in zip(given, plain, strict=True):
+    (((scores.softmax(-1) * kept) @ plain[2]) * grad_output).sum().backward()
+    for ours, theirs in zip(inputs, plain, strict=True):
         assert ours.grad is not None
         assert_close(ours.grad.double(), theirs.grad, atol=1e-5, rtol=1e-5)

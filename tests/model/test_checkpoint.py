@@ -1,4 +1,4 @@
-"""Checkpoints in every form they come in, read to the same numbers or refused in one sentence."""
+"""Loading and saving checkpoints of every form, and the errors of damaged ones."""
 
 import json
 import shutil
@@ -11,12 +11,14 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.encoders import load_bert
 from torch import Tensor
 from torch.testing import assert_close
 
 from comity.errors import ComityError
 from comity.model.bert import Bert
 from comity.model.checkpoint import LoadedEncoder, load_encoder, save_encoder
+from comity.model.encoder import Encoder
 from comity.model.reference import padded_forward
 from comity.model.tokenizer import Tokenizer
 
@@ -25,20 +27,21 @@ IDS = torch.tensor([[2, 40, 41, 42, 3, 43, 44, 3]])
 SEGMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
 
 
-def outputs(bert: Bert) -> tuple[Tensor, Tensor]:
-    return padded_forward(bert, IDS, SEGMENTS, torch.ones_like(IDS))
+def outputs(encoder: Encoder) -> tuple[Tensor, Tensor]:
+    assert isinstance(encoder, Bert)
+    return padded_forward(encoder, IDS, SEGMENTS, torch.ones_like(IDS))
 
 
-def assert_same(found: Bert, expected: Bert) -> None:
+def assert_same(found: Encoder, expected: Encoder) -> None:
     for have, want in zip(outputs(found), outputs(expected), strict=True):
         assert_close(have, want, atol=1e-6, rtol=0)
 
 
-def faults_of(name: str | Path, **options: Any) -> list[str]:
+def errors_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.messages:
-        assert "\n" not in fault
+    for error in caught.value.messages:
+        assert "\n" not in error
     return caught.value.messages
 
 
@@ -68,7 +71,7 @@ def prefixed(prefix: str) -> Callable[[Tensors], Tensors]:
 
 
 def with_head(tensors: Tensors) -> Tensors:
-    """As a masked-language model or a classifier is saved."""
+    """As saved from a masked-language model or a classifier."""
     return {"bert." + name: value for name, value in tensors.items()} | {
         "bert.embeddings.position_ids": torch.arange(128)[None],
         "cls.predictions.bias": torch.zeros(9),
@@ -78,7 +81,7 @@ def with_head(tensors: Tensors) -> Tensors:
 
 
 FORMS: dict[str, Callable[[Tensors], Tensors]] = {
-    "as it is": dict,
+    "unchanged": dict,
     "bert. prefix": prefixed("bert."),
     "sentence-transformers prefix": prefixed("0.auto_model."),
     "model. prefix": prefixed("model."),
@@ -99,13 +102,13 @@ def test_every_form_gives_the_same_encoder(
     assert not list(loaded.encoder.buffers())
     if form == "with heads":
         (note,) = loaded.notes
-        assert "4 tensors are no part of the encoder" in note
+        assert "4 tensors are not part of the encoder" in note
     else:
         assert loaded.notes == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_float32(
+def test_half_precision_is_loaded_as_float32(
     tiny_checkpoint: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     def narrow(tensors: Tensors) -> Tensors:
@@ -118,19 +121,21 @@ def test_half_precision_becomes_float32(
     assert {value.dtype for value in loaded.encoder.parameters()} == {torch.float32}
 
 
-def test_position_ids_alone_are_not_worth_a_note(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_position_ids_give_no_note(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def with_buffer(tensors: Tensors) -> Tensors:
         return tensors | {"embeddings.position_ids": torch.arange(128)[None]}
 
     assert load_encoder(str(rewritten(tiny_checkpoint, tmp_path, with_buffer))).notes == []
 
 
-def test_layers_that_the_config_leaves_out_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_layers_that_the_config_leaves_out_give_a_note(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     config = json.loads((copy / "config.json").read_text()) | {"num_hidden_layers": 1}
     (copy / "config.json").write_text(json.dumps(config))
     (note,) = load_encoder(str(copy)).notes
-    assert "16 tensors are no part of the encoder (encoder.layer.1." in note
+    assert "16 tensors are not part of the encoder (encoder.layer.1." in note
 
 
 def test_tied_word_embeddings_are_taken_from_the_decoder(
@@ -147,9 +152,9 @@ def test_tied_word_embeddings_are_taken_from_the_decoder(
 
     config = json.loads((copy / "config.json").read_text()) | {"tie_word_embeddings": False}
     (copy / "config.json").write_text(json.dumps(config))
-    (fault,) = faults_of(copy)
-    assert "tensor bert.embeddings.word_embeddings.weight is missing" in fault
-    assert str(copy / "model.safetensors") in fault
+    (error,) = errors_of(copy)
+    assert "tensor bert.embeddings.word_embeddings.weight is missing" in error
+    assert str(copy / "model.safetensors") in error
 
 
 def shard(folder: Path) -> list[str]:
@@ -157,11 +162,11 @@ def shard(folder: Path) -> list[str]:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
-    places = {name: names[number % 3] for number, name in enumerate(tensors)}
+    files = {name: names[number % 3] for number, name in enumerate(tensors)}
     for file in names:
-        part = {name: value for name, value in tensors.items() if places[name] == file}
+        part = {name: value for name, value in tensors.items() if files[name] == file}
         save_file(part, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    index = {"metadata": {"total_size": 1}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return names
 
@@ -177,34 +182,32 @@ def test_shards_are_read_through_their_index(
 
     for name in names[1:]:
         (copy / name).unlink()
-    errors = faults_of(copy)
+    errors = errors_of(copy)
     assert len(errors) == 2
-    for name, fault in zip(names[1:], errors, strict=True):
-        assert f"shard {name} is missing" in fault
+    for name, error in zip(names[1:], errors, strict=True):
+        assert f"shard {name} is missing" in error
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", ".."])
-def test_an_index_stays_in_its_folder(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_an_index_with_a_path_is_an_error(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     (copy / "model.safetensors").rename(tmp_path / "model.safetensors")
     index = {"weight_map": {"embeddings.word_embeddings.weight": name}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    (fault,) = faults_of(copy)
-    assert "model.safetensors.index.json" in fault
+    (error,) = errors_of(copy)
+    assert "model.safetensors.index.json" in error
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "{"])
-def test_an_index_that_is_none_is_refused(
-    tiny_checkpoint: Path, tmp_path: Path, content: str
-) -> None:
+def test_an_invalid_index_is_an_error(tiny_checkpoint: Path, tmp_path: Path, content: str) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors.index.json").write_text(content)
-    (fault,) = faults_of(copy)
-    assert str(copy / "model.safetensors.index.json") in fault
+    (error,) = errors_of(copy)
+    assert str(copy / "model.safetensors.index.json") in error
 
 
-# What does not fit.
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def without(*names: str) -> Callable[[Tensors], Tensors]:
@@ -218,34 +221,34 @@ def test_every_missing_tensor_is_named(tiny_checkpoint: Path, tmp_path: Path) ->
         "encoder.layer.1.output.dense.weight",
     ]
     copy = rewritten(tiny_checkpoint, tmp_path, without(*names))
-    errors = faults_of(copy)
+    errors = errors_of(copy)
     assert len(errors) == 3
-    for name, fault in zip(names, errors, strict=True):
-        assert fault.startswith(f"{copy / 'model.safetensors'}: the tensor {name} is missing")
+    for name, error in zip(names, errors, strict=True):
+        assert error.startswith(f"{copy / 'model.safetensors'}: the tensor {name} is missing")
 
 
-def test_half_a_pooler_is_a_fault(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_half_a_pooler_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, without("pooler.dense.bias"))
-    (fault,) = faults_of(copy)
-    assert "pooler.dense.bias is missing" in fault
+    (error,) = errors_of(copy)
+    assert "pooler.dense.bias is missing" in error
 
 
-def test_weights_of_another_model_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, lambda _: {"roberta.lm.weight": torch.zeros(3)})
-    (fault,) = faults_of(copy)
-    assert "use the checkpoint of a BERT" in fault
+    (error,) = errors_of(copy)
+    assert "use the checkpoint of a BERT" in error
 
 
-def test_several_encoders_in_one_file_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_several_encoders_in_one_file_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def two(tensors: Tensors) -> Tensors:
         other = {name: value.clone() for name, value in tensors.items()}
         return prefixed("question.")(tensors) | prefixed("context.")(other)
 
-    (fault,) = faults_of(rewritten(tiny_checkpoint, tmp_path, two))
-    assert "several encoders (context., question.)" in fault
+    (error,) = errors_of(rewritten(tiny_checkpoint, tmp_path, two))
+    assert "several encoders (context., question.)" in error
 
 
-def test_shapes_that_do_not_fit_are_told_with_both(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_wrong_shape_is_an_error_with_both_shapes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def changed(tensors: Tensors) -> Tensors:
         return tensors | {
             "encoder.layer.1.attention.self.value.weight": torch.zeros(31, 32),
@@ -253,136 +256,133 @@ def test_shapes_that_do_not_fit_are_told_with_both(tiny_checkpoint: Path, tmp_pa
         }
 
     copy = rewritten(tiny_checkpoint, tmp_path, changed)
-    first, second = faults_of(copy)
+    first, second = errors_of(copy)
     assert str(copy / "model.safetensors") in first
     assert "encoder.layer.1.attention.self.value.weight has shape [31, 32]" in first
     assert "[32, 32]" in first
     assert "pooler.dense.bias has shape [32, 1]" in second
 
 
-def test_whole_numbers_are_no_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_integer_weights_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def quantised(tensors: Tensors) -> Tensors:
         name = "encoder.layer.0.output.dense.weight"
         return tensors | {name: torch.zeros(32, 64, dtype=torch.int8)}
 
-    (fault,) = faults_of(rewritten(tiny_checkpoint, tmp_path, quantised))
-    assert "encoder.layer.0.output.dense.weight is I8, not a float" in fault
+    (error,) = errors_of(rewritten(tiny_checkpoint, tmp_path, quantised))
+    assert "encoder.layer.0.output.dense.weight has the dtype I8, not a float" in error
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_not_finite_are_refused(
+def test_values_that_are_not_finite_are_an_error(
     tiny_checkpoint: Path, tmp_path: Path, bad: float
 ) -> None:
     def poisoned(tensors: Tensors) -> Tensors:
         tensors["encoder.layer.0.attention.self.key.weight"][3, 4] = bad
         return tensors
 
-    (fault,) = faults_of(rewritten(tiny_checkpoint, tmp_path, poisoned))
-    assert "encoder.layer.0.attention.self.key.weight holds numbers that are not finite" in fault
+    (error,) = errors_of(rewritten(tiny_checkpoint, tmp_path, poisoned))
+    assert "encoder.layer.0.attention.self.key.weight contains values that are not finite" in error
 
 
 @pytest.mark.parametrize("part", [0, 4, 8, 200, 5_000, -1])
-def test_a_file_that_was_cut_is_one_sentence(
-    tiny_checkpoint: Path, tmp_path: Path, part: int
-) -> None:
+def test_a_truncated_file_is_an_error(tiny_checkpoint: Path, tmp_path: Path, part: int) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:part])
-    (fault,) = faults_of(copy)
-    assert fault.startswith(f"{path}: the file is not a whole safetensors file")
-    assert "download or copy it again" in fault
+    (error,) = errors_of(copy)
+    assert error.startswith(f"{path}: not a complete safetensors file")
+    assert "download or copy the file again" in error
 
 
-def test_a_git_lfs_pointer_is_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (copy / "model.safetensors").write_text(pointer)
-    (fault,) = faults_of(copy)
-    assert "Git LFS pointer" in fault
+    (error,) = errors_of(copy)
+    assert "Git LFS pointer" in error
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.pt", "epoch=3.ckpt"])
-def test_pickles_are_refused_with_the_way_to_convert(
+def test_pickles_are_an_error_that_says_how_to_convert(
     tiny_checkpoint: Path, tmp_path: Path, file: str
 ) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     (copy / "model.safetensors").rename(copy / file)
-    (fault,) = faults_of(copy)
-    assert f"{file} is a pickle" in fault
-    assert "AutoModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=" in fault
+    (error,) = errors_of(copy)
+    assert f"{file} is a pickle" in error
+    assert "AutoModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=" in error
 
 
-def test_a_folder_without_weights_is_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     (copy / "model.safetensors").unlink()
-    (fault,) = faults_of(copy)
-    assert f"{copy}: there is no model.safetensors" in fault
+    (error,) = errors_of(copy)
+    assert f"{copy}: no model.safetensors" in error
 
 
-def test_a_tokenizer_larger_than_the_table_is_refused(
+def test_a_tokenizer_larger_than_the_table_is_an_error(
     write_checkpoint: Any, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = write_checkpoint(tmp_path)
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]
     with (folder / "vocab.txt").open("a") as file:
         file.write("zebra\nquagga\n")
-    (fault,) = faults_of(folder)
-    assert str(folder) in fault
-    assert f"{rows + 2} tokens" in fault
-    assert f"{rows} rows" in fault
+    (error,) = errors_of(folder)
+    assert str(folder) in error
+    assert f"{rows + 2} tokens" in error
+    assert f"{rows} rows" in error
 
 
-def test_spare_rows_of_the_table_are_usual(write_checkpoint: Any, tmp_path: Path) -> None:
+def test_spare_rows_of_the_table_are_allowed(write_checkpoint: Any, tmp_path: Path) -> None:
     loaded = load_encoder(str(write_checkpoint(tmp_path, vocab_size=512)))
     assert len(loaded.encoder.word_embeddings) == 512
     assert loaded.tokenizer.size < 512
 
 
-def test_faults_of_config_and_tokenizer_come_together(
+def test_errors_of_config_and_tokenizer_are_reported_together(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     (copy / "config.json").unlink()
     (copy / "vocab.txt").unlink()
-    first, second = faults_of(copy)
+    first, second = errors_of(copy)
     assert first.startswith(f"{copy / 'config.json'}: ")
-    assert "neither tokenizer.json nor vocab.txt" in second
+    assert "no tokenizer.json and no vocab.txt" in second
 
 
-# A pooler that is not there.
+# --- a missing pooler -----------------------------------------------------------------------------
 
 
-def test_a_missing_pooler_is_made_from_the_seed(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_missing_pooler_is_drawn_from_the_seed(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, without("pooler.dense.weight", "pooler.dense.bias"))
     before = torch.get_rng_state()
-    first = load_encoder(str(copy), seed=7)
+    loaded = load_encoder(str(copy), seed=7)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    again, other = load_encoder(str(copy), seed=7), load_encoder(str(copy), seed=8)
-    (note,) = first.notes
+    first, again, other = (load_bert(copy, seed=seed) for seed in (7, 7, 8))
+    (note,) = loaded.notes
     assert "pooler.dense.weight and pooler.dense.bias" in note
     assert "seed 7" in note
     assert note.count(".safetensors") == 1
-    weight = first.encoder.pooler.weight
-    assert torch.equal(weight, again.encoder.pooler.weight)
-    assert not torch.equal(weight, other.encoder.pooler.weight)
-    assert not first.encoder.pooler.bias.any()
+    weight = first.pooler.weight
+    assert torch.equal(weight, again.pooler.weight)
+    assert not torch.equal(weight, other.pooler.weight)
+    assert not first.pooler.bias.any()
     assert weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert abs(weight.mean().item()) < 0.003
 
-    save_encoder(tmp_path / "run", first.encoder, first.tokenizer)
-    reloaded = load_encoder(str(tmp_path / "run"), seed=99)
-    assert reloaded.notes == []
-    assert torch.equal(reloaded.encoder.pooler.weight, weight)
+    save_encoder(tmp_path / "run", loaded.encoder, loaded.tokenizer)
+    assert load_encoder(str(tmp_path / "run"), seed=99).notes == []
+    assert torch.equal(load_bert(tmp_path / "run", seed=99).pooler.weight, weight)
 
 
-# Saving.
+# --- saving ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "config", [{}, {"type_vocab_size": 4}, {"hidden_act": "relu", "layer_norm_eps": 0.01}]
 )
-def test_transformers_reads_what_is_saved(
+def test_transformers_loads_saved_encoders(
     write_checkpoint: Any, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     loaded = load_encoder(str(write_checkpoint(tmp_path / "from", **config)))
@@ -401,13 +401,13 @@ def test_transformers_reads_what_is_saved(
     assert isinstance(auto, transformers.BertModel)
 
     again = load_encoder(str(tmp_path / "to"))
-    assert again.config == loaded.config
+    assert again.encoder.checkpoint_config() == loaded.encoder.checkpoint_config()
     assert again.tokenizer.fingerprint == loaded.tokenizer.fingerprint
     for name, value in again.encoder.named_parameters():
         assert torch.equal(value, loaded.encoder.get_parameter(name)), name
 
 
-def test_saved_tensors_equal_the_ones_that_were_read(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_saved_tensors_equal_the_loaded_ones(tiny_checkpoint: Path, tmp_path: Path) -> None:
     loaded = load_encoder(str(tiny_checkpoint))
     save_encoder(tmp_path, loaded.encoder.to(torch.bfloat16), loaded.tokenizer)
     original = load_file(tiny_checkpoint / "model.safetensors")
@@ -418,7 +418,7 @@ def test_saved_tensors_equal_the_ones_that_were_read(tiny_checkpoint: Path, tmp_
         assert torch.equal(value, original[name].to(torch.bfloat16).float()), name
 
 
-def test_masters_are_saved_in_place_of_a_rounded_copy(
+def test_masters_are_saved_instead_of_a_rounded_copy(
     tiny_checkpoint: Path, tmp_path: Path, plain: LoadedEncoder
 ) -> None:
     masters = dict(plain.encoder.named_parameters())
@@ -429,7 +429,9 @@ def test_masters_are_saved_in_place_of_a_rounded_copy(
         assert torch.equal(value, original[name]), name
 
 
-def test_an_encoder_is_free_of_the_file_it_came_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_loaded_encoder_does_not_depend_on_its_file(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     copy = rewritten(tiny_checkpoint, tmp_path, dict)
     loaded = load_encoder(str(copy))
     expected = [value.clone() for value in loaded.encoder.parameters()]
@@ -440,6 +442,6 @@ def test_an_encoder_is_free_of_the_file_it_came_from(tiny_checkpoint: Path, tmp_
         assert torch.equal(value, want)
 
 
-def test_tokenizer_of_a_loaded_encoder_is_that_of_its_folder(tiny_checkpoint: Path) -> None:
+def test_a_loaded_encoder_has_the_tokenizer_of_its_folder(tiny_checkpoint: Path) -> None:
     loaded = load_encoder(str(tiny_checkpoint))
     assert loaded.tokenizer.fingerprint == Tokenizer.from_folder(tiny_checkpoint).fingerprint

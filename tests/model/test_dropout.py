@@ -1,4 +1,4 @@
-"""Dropout masks: their hash by hand, their statistics, and what they do and do not depend on."""
+"""Dropout masks: the hash, their statistics, and what they depend on."""
 
 import itertools
 from pathlib import Path
@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.encoders import load_bert
 from torch import Tensor
 from torch.testing import assert_close
 
-from comity.model.bert import Bert
-from comity.model.checkpoint import load_encoder
 from comity.model.dropout import (
     ATTENTION_OUTPUT,
     EMBEDDINGS,
@@ -22,7 +21,7 @@ from comity.model.dropout import (
     site_keys,
 )
 from comity.model.encoder import Group, Packed, Read
-from comity.model.encoder_pass import EncoderPass, _attention_mask
+from comity.model.encoder_pass import EncoderPass
 from comity.rng import DROPOUT, row_keys
 
 M64, M32 = (1 << 64) - 1, (1 << 32) - 1
@@ -41,11 +40,11 @@ def mask_of(key: int, rate: float = 0.5, rows: int = 1, width: int = 400_000) ->
     return keep_mask(keys, counters(rows), width, rate, torch.float32)
 
 
-# --- the numbers ----------------------------------------------------------------------------------
+# --- the hash -------------------------------------------------------------------------------------
 
 
 def splitmix64(state: int) -> int:
-    """The output of SplitMix64 for a state, from its paper's listing (Steele et al. 2014)."""
+    """The output of SplitMix64 for a state, as listed in Steele et al. 2014."""
     z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & M64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & M64
     return z ^ (z >> 31)
@@ -57,7 +56,7 @@ def test_splitmix64_gives_its_published_numbers() -> None:
     assert found == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-def test_keys_and_masks_by_hand() -> None:
+def test_keys_and_masks_equal_plain_python() -> None:
     rows = np.array([0, 3, 1000])
     found = row_keys(DROPOUT, 7, 2, rows=rows)
     (state,) = np.random.SeedSequence([DROPOUT, 7, 2]).generate_state(1, np.uint64)
@@ -69,21 +68,21 @@ def test_keys_and_masks_by_hand() -> None:
     assert key & M64 == site
 
     low, high = site & M32, site >> 32
-    bytes_of = []
+    expected_bytes = []
     for counter in range(65536, 65539):
         z = (low + counter * 0x9E3779B9) & M32
         z = ((z ^ (z >> 16)) * 0x85EBCA6B) & M32
         z ^= high
         z = ((z ^ (z >> 13)) * 0xC2B2AE35) & M32
         z ^= z >> 16
-        bytes_of += list(z.to_bytes(4, "little"))
+        expected_bytes += list(z.to_bytes(4, "little"))
     first = torch.tensor([65536], dtype=torch.int32)
     for rate, threshold in ((0.1, 26), (0.5, 128)):
         mask = keep_mask(torch.tensor([key]), first, 11, rate, torch.float32)
-        assert mask.tolist() == [[float(byte >= threshold) for byte in bytes_of[:11]]]
+        assert mask.tolist() == [[float(byte >= threshold) for byte in expected_bytes[:11]]]
 
 
-def test_a_mask_does_not_depend_on_how_much_is_drawn_at_once() -> None:
+def test_a_mask_does_not_depend_on_the_block_size_or_the_width() -> None:
     keys = keys_of(1, rows=12_000)  # more than fits in one block
     whole = keep_mask(keys, counters(12_000, 1 << 16), 384, 0.3, torch.float32)
     for row in (0, 1, 10_922, 10_923, 11_999):
@@ -93,7 +92,7 @@ def test_a_mask_does_not_depend_on_how_much_is_drawn_at_once() -> None:
         assert torch.equal(narrow[0], whole[row, :13])
 
 
-def test_masks_keep_the_share_and_the_mean_they_say() -> None:
+def test_masks_keep_the_expected_share_and_mean() -> None:
     for rate in (0.1, 0.5, 0.9):
         mask = mask_of(3, rate).double()
         share = 1 - round(256 * rate) / 256
@@ -105,7 +104,7 @@ def test_masks_keep_the_share_and_the_mean_they_say() -> None:
 
 
 def test_neighbouring_masks_are_independent() -> None:
-    """Rows, tokens, layers, sites and steps that are close give masks that agree by chance."""
+    """Masks of adjacent rows, tokens, layers, sites and steps agree only by chance."""
     width = 100_000
     sequences = keys_of(0, 5, rows=3)
     tokens = keep_mask(sequences[[0, 0, 0]], counters(3, 1 << 16), width, 0.5, torch.float32)
@@ -137,7 +136,7 @@ def test_dropout_without_keys_or_rate_changes_nothing() -> None:
         dropout(values, 1.0, keys_of(0, rows=7))
 
 
-def test_dropped_values_are_scaled_and_so_is_their_gradient() -> None:
+def test_kept_values_and_their_gradients_are_scaled() -> None:
     values = torch.randn(5, 40, requires_grad=True)
     residual = torch.randn(5, 40, requires_grad=True)
     mask = keep_mask(keys_of(2, rows=5), counters(5), 40, 0.4, torch.float32)
@@ -165,58 +164,60 @@ def group(lengths: list[int], keys: Tensor, read: Read = "all") -> Group:
 
 def masks_of(groups: list[Group], rate: float = 0.3) -> list[tuple[Tensor, ...]]:
     """Hidden masks of two sites and the attention mask of layer 2, for each group."""
-    tokens = EncoderPass.over(groups, 2, 4, torch.float32)
+    tokens = EncoderPass.from_groups(groups, 2, 4, torch.float32)
     ones = torch.ones(tokens.groups[-1].end, 32)
     hidden = [
         tokens.split(tokens.add_dropped(None, ones, rate, layer, site))
         for layer, site in ((0, EMBEDDINGS), (2, ATTENTION_OUTPUT))
     ]
     attention = []
-    for own in tokens.groups:
-        query = torch.empty(len(own.layout.cls) * 4, own.layout.longest, 8)
-        mask = _attention_mask(own, query, rate, 2)
+    for span in tokens.groups:
+        query = torch.empty(len(span.layout.cls) * 4, span.layout.longest, 8)
+        mask = span.attention_mask(query, rate, 2)
         assert mask is not None
         attention.append(mask)
     return list(zip(*hidden, attention, strict=True))
 
 
-def test_a_row_has_the_same_masks_alone_and_in_any_company() -> None:
-    """Whatever is packed with it, however long that is, and wherever it is in its group."""
+def test_a_row_has_the_same_masks_alone_and_in_any_batch() -> None:
+    """Whatever else is packed, however long, and at any index in the group."""
     keys = keys_of(4, rows=5)
     others = group([9, 40], keys_of(5, rows=2))
     ((alone_embedded, alone_output, alone_attention),) = masks_of([group([6], keys[[2]])])
-    crowd = masks_of([others, group([31, 2, 6, 1], keys[[0, 1, 2, 3]])])
-    embedded, output, attention = crowd[1]
+    masks = masks_of([others, group([31, 2, 6, 1], keys[[0, 1, 2, 3]])])
+    embedded, output, attention = masks[1]
     assert torch.equal(embedded[33:39], alone_embedded)
     assert torch.equal(output[33:39], alone_output)
     assert torch.equal(attention[8:12, :6, :6], alone_attention)
     assert not torch.equal(attention[8:12, :6, :6], attention[:4, :6, :6])  # another row
 
 
-def test_the_pruned_layer_has_the_masks_of_the_whole_one() -> None:
+def test_the_pruned_layer_has_the_masks_of_the_full_layer() -> None:
     keys = keys_of(4, rows=3)
     lengths = [6, 11, 3]
-    tokens = EncoderPass.over([group(lengths, keys, "cls")], 2, 4, torch.float32)
-    read = tokens.of_positions_read()
+    tokens = EncoderPass.from_groups([group(lengths, keys, "cls")], 2, 4, torch.float32)
+    read = tokens.read_pass()
     assert read is not None
     whole = tokens.add_dropped(None, torch.ones(32, 32), 0.3, 2, OUTPUT)
     pruned = read.add_dropped(None, torch.ones(3, 32), 0.3, 2, OUTPUT)
     assert torch.equal(pruned, whole[[0, 6, 17]])
-    full = _attention_mask(tokens.groups[0], torch.empty(12, 11, 8), 0.3, 2)
-    one = _attention_mask(tokens.groups[0], torch.empty(12, 1, 8), 0.3, 2)
+    full = tokens.groups[0].attention_mask(torch.empty(12, 11, 8), 0.3, 2)
+    one = tokens.groups[0].attention_mask(torch.empty(12, 1, 8), 0.3, 2)
     assert full is not None and one is not None
     assert torch.equal(one[:, 0], full[:, 0])
 
 
 @pytest.mark.parametrize("rates", [(0.3, 0, 0), (0, 0.3, 0), (0, 0, 0.3)])
-def test_states_with_dropout_do_not_depend_on_company(tiny_checkpoint: Path, rates) -> None:
-    """Of a row alone, in a batch, in two groups, and of [CLS] where only that is read."""
-    bert: Bert = load_encoder(
-        str(tiny_checkpoint),
+def test_states_with_dropout_do_not_depend_on_the_rest_of_the_pass(
+    tiny_checkpoint: Path, rates
+) -> None:
+    """A row alone, in a batch, next to another group, and reading only [CLS]."""
+    bert = load_bert(
+        tiny_checkpoint,
         embedding_dropout=rates[0],
         hidden_dropout=rates[1],
         attention_dropout=rates[2],
-    ).encoder  # type: ignore[assignment]
+    )
     keys = keys_of(6, rows=3)
     whole = packed(7, 12, 4)
     (together,) = bert([Group(whole, "all", keys)])

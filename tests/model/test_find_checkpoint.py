@@ -1,4 +1,4 @@
-"""From a name to a checkpoint's folder: local, MiniLM's package, the hub and its cache."""
+"""Finding a checkpoint by name: a local folder, MiniLM's package, the hub and its cache."""
 
 import json
 import os
@@ -18,15 +18,15 @@ from comity.model import checkpoint
 from comity.model.checkpoint import find_checkpoint, load_encoder
 
 
-def faults_of(name: str | Path, **options: Any) -> list[str]:
+def errors_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.messages:
-        assert "\n" not in fault
+    for error in caught.value.messages:
+        assert "\n" not in error
     return caught.value.messages
 
 
-def test_minilm_is_found_and_checked(minilm: Path) -> None:
+def test_minilm_is_loaded_from_its_package(minilm: Path) -> None:
     loaded = load_encoder("minilm")
     assert loaded.notes == []
     assert loaded.source["name"] == "minilm"
@@ -39,17 +39,17 @@ def test_minilm_is_found_and_checked(minilm: Path) -> None:
     assert loaded.encoder.max_length == 512
 
 
-def test_other_weights_under_the_name_minilm_are_refused(
+def test_minilm_with_other_weights_is_an_error(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_minilm_package", lambda: tiny_checkpoint)
-    (fault,) = faults_of("minilm")
-    assert "SHA-256 is not 53aa51172d14" in fault
-    assert str(tiny_checkpoint) in fault
+    (error,) = errors_of("minilm")
+    assert "SHA-256 is not 53aa51172d14" in error
+    assert str(tiny_checkpoint) in error
 
 
 @pytest.mark.parametrize("revision", [None, "abc"])
-def test_minilm_comes_from_the_hub_where_the_package_cannot_serve(
+def test_minilm_comes_from_the_hub_without_the_package_or_with_a_revision(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
 ) -> None:
     asked = []
@@ -65,7 +65,7 @@ def test_minilm_comes_from_the_hub_where_the_package_cannot_serve(
     assert asked == [("sentence-transformers/all-MiniLM-L6-v2", revision)]
 
 
-def test_a_local_folder_comes_before_the_hub(
+def test_a_local_folder_wins_over_the_hub(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path / "some" / "model")
@@ -82,54 +82,57 @@ def test_a_local_folder_comes_before_the_hub(
 @pytest.mark.parametrize(
     "name", ["./model", "../model", "/nowhere/model", "~/no-such-model", "a/b/c", "model/"]
 )
-def test_a_path_that_does_not_exist_is_told(name: str) -> None:
-    (fault,) = faults_of(name)
-    assert f'the folder "{name}" does not exist' in fault
+def test_a_path_that_does_not_exist_is_an_error(name: str) -> None:
+    (error,) = errors_of(name)
+    assert f'the folder "{name}" does not exist' in error
 
 
 @pytest.mark.parametrize("name", ["two words", "", "a\x00b", "modèle", "x" * 5_000, "c:\\model"])
-def test_a_name_that_can_be_nothing_is_told(name: str) -> None:
-    (fault,) = faults_of(name)
-    assert "correct it" in fault
+def test_an_invalid_name_is_an_error(name: str) -> None:
+    (error,) = errors_of(name)
+    assert "correct the name" in error
 
 
-def test_a_file_is_no_folder(tiny_checkpoint: Path) -> None:
-    (fault,) = faults_of(tiny_checkpoint / "model.safetensors")
-    assert "is a file; name the folder" in fault
+def test_a_file_is_not_a_checkpoint(tiny_checkpoint: Path) -> None:
+    (error,) = errors_of(tiny_checkpoint / "model.safetensors")
+    assert "is a file; name the folder" in error
 
 
 RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=404)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("raised", "message"),
     [
         (errors.GatedRepoError("no", response=RESPONSE), "is gated"),
-        (errors.RepositoryNotFoundError("no", response=RESPONSE), "no such model"),
+        (
+            errors.RepositoryNotFoundError("no", response=RESPONSE),
+            "nor a model on the Hugging Face hub",
+        ),
         (errors.RevisionNotFoundError("no", response=RESPONSE), 'has no revision "v9"'),
         (errors.HfHubHTTPError("500\nServer", response=RESPONSE), "could not be downloaded"),
         (errors.LocalEntryNotFoundError("no\nnet"), "cannot be reached"),
         (errors.OfflineModeIsEnabled("offline"), "could not be downloaded"),
-        (errors.HFValidationError("bad"), "nor a name that the Hugging Face hub allows"),
+        (errors.HFValidationError("bad"), "nor a valid model id of the Hugging Face hub"),
         (OSError(28, "No space left on device"), "could not be downloaded (OSError)"),
         (ConnectionError("refused"), "could not be downloaded (ConnectionError)"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_each_failure_of_the_hub_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+def test_each_failure_of_the_hub_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> str:
-        raise error
+        raise raised
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    (fault,) = faults_of("some/model", revision="v9")
-    assert told in fault
-    assert "some/model" in fault
+    (error,) = errors_of("some/model", revision="v9")
+    assert message in error
+    assert "some/model" in error
 
 
 def hub_cache(home: Path, checkpoint: Path) -> str:
-    """A model in a hub cache under HF_HOME, as `huggingface_hub` lays it out; gives its commit."""
+    """Write a model to a hub cache under HF_HOME, as `huggingface_hub` does; return its commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     model = home / "hub" / "models--some--model"
     shutil.copytree(checkpoint, model / "snapshots" / commit)
@@ -139,7 +142,7 @@ def hub_cache(home: Path, checkpoint: Path) -> str:
     return commit
 
 
-def test_the_hubs_cache_serves_offline(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_cache_of_the_hub_works_offline(tiny_checkpoint: Path, tmp_path: Path) -> None:
     commit = hub_cache(tmp_path, tiny_checkpoint)
     program = (
         "import json; from comity.errors import ComityError\n"

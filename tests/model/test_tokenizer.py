@@ -1,4 +1,4 @@
-"""Token ids against transformers' BertTokenizer, and what a folder without them is told."""
+"""Token ids compared with transformers' BertTokenizer, and the errors of damaged folders."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory, write_checkpoint: Any) -> Any:
-    """A function that writes a vocab.txt with some capitals, accents and characters."""
+    """A function that writes a vocab.txt with capitals, accents and CJK characters."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "good", "Good", "soup"]
     tokens += ["é", "É", "e", "E", "##é", "caf", "##e", "犬", "学校", "##校", "🍜", "ı", "i"]
     tokens += [
@@ -110,7 +110,7 @@ def test_vocabulary_ids_equal_transformers(vocabulary_folder: Any, variant: dict
     assert ours.encode(texts) == their_ids(folder)(texts)
 
 
-def test_settings_that_are_not_there_are_berts(vocabulary_folder: Any) -> None:
+def test_default_settings_are_those_of_bert(vocabulary_folder: Any) -> None:
     folder = vocabulary_folder({})
     (folder / "tokenizer_config.json").unlink()
     ours = Tokenizer.from_folder(folder)
@@ -118,19 +118,19 @@ def test_settings_that_are_not_there_are_berts(vocabulary_folder: Any) -> None:
 
 
 @pytest.mark.parametrize("lower", [True, False])
-def test_tokenizer_json_is_set_as_the_config_says(vocabulary_folder: Any, lower: bool) -> None:
+def test_tokenizer_config_wins_over_tokenizer_json(vocabulary_folder: Any, lower: bool) -> None:
     folder = vocabulary_folder({"do_lower_case": not lower})
     transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     (folder / "vocab.txt").unlink(missing_ok=True)
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
     texts = ["Good good GOOD É é"]
     assert Tokenizer.from_folder(folder).encode(texts) == their_ids(folder)(texts)
-    (folder / "tokenizer_config.json").write_text("{}")  # then tokenizer.json alone decides
+    (folder / "tokenizer_config.json").write_text("{}")  # now only tokenizer.json matters
     upper, small = Tokenizer.from_folder(folder).encode(["GOOD", "good"])
     assert (upper == small) is not lower
 
 
-def test_truncation_and_padding_of_tokenizer_json_are_dropped(tiny_checkpoint: Path, tmp_path):
+def test_truncation_and_padding_of_tokenizer_json_are_ignored(tiny_checkpoint: Path, tmp_path):
     plain = Tokenizer.from_folder(tiny_checkpoint)
     plain.save(tmp_path, 128)
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -142,13 +142,15 @@ def test_truncation_and_padding_of_tokenizer_json_are_dropped(tiny_checkpoint: P
     assert len(plain.encode([text])[0]) == 11
 
 
-def test_half_a_surrogate_pair_reads_as_no_character(minilm_pair: tuple[Tokenizer, Any]) -> None:
+def test_a_lone_surrogate_is_read_as_a_replacement_character(
+    minilm_pair: tuple[Tokenizer, Any],
+) -> None:
     ours, _ = minilm_pair
     broken = ["good\ud800 soup", "\udfff", "fine", "\ud83c\udf5c"]
     assert ours.encode(broken) == ours.encode(["good\ufffd soup", "\ufffd", "fine", "🍜"])
 
 
-def test_added_tokens_have_the_ids_that_the_config_gives(vocabulary_folder: Any) -> None:
+def test_added_tokens_have_the_ids_in_the_config(vocabulary_folder: Any) -> None:
     added = {
         str(number): {"content": name, "special": special, "normalized": not special}
         for number, name, special in [(79, "<user>", True), (78, "hotpot", False)]
@@ -167,7 +169,7 @@ def test_added_tokens_have_the_ids_that_the_config_gives(vocabulary_folder: Any)
     assert Tokenizer.from_folder(folder).encode(texts) == their_ids(folder)(texts)
 
     (folder / "added_tokens.json").write_text(json.dumps({"hotpot": rows + 5}))
-    with pytest.raises(ComityError, match="added token hotpot has id"):
+    with pytest.raises(ComityError, match="the added token hotpot has id"):
         Tokenizer.from_folder(folder)
 
 
@@ -199,7 +201,7 @@ def test_saved_tokenizers_give_the_same_ids(
     )
     assert library.ids == pair["input_ids"]
     assert library.type_ids == pair["token_type_ids"]
-    (tmp_path / "tokenizer.json").unlink()  # vocab.txt alone says the same
+    (tmp_path / "tokenizer.json").unlink()  # vocab.txt alone gives the same ids
     assert Tokenizer.from_folder(tmp_path).encode(AWKWARD) == expected
 
 
@@ -219,7 +221,7 @@ def test_saved_tokenizers_give_the_same_ids(
         },
     ],
 )
-def test_a_tokenizer_that_is_not_berts_is_saved_as_it_is(
+def test_a_tokenizer_of_another_model_is_saved_unchanged(
     tiny_checkpoint: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     Tokenizer.from_folder(tiny_checkpoint).save(tmp_path, 128)
@@ -249,15 +251,17 @@ def test_special_tokens_may_have_other_names(tiny_checkpoint: Path, tmp_path: Pa
     ours.save(tmp_path, 128)
     (tmp_path / "special_tokens_map.json").unlink()
     assert Tokenizer.from_folder(tmp_path).fingerprint == ours.fingerprint
-    config = {"cls_token": "<s>"}  # what stands for the unknown, tokenizer.json itself says
+    config = {"cls_token": "<s>"}  # tokenizer.json contains the unknown token
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert Tokenizer.from_folder(tmp_path).unk_id == 1
 
 
-def test_fingerprint_changes_with_what_decides_ids(vocabulary_folder: Any, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_everything_that_affects_ids(
+    vocabulary_folder: Any, tmp_path: Path
+) -> None:
     folders = [vocabulary_folder(variant) for variant in VARIANTS]
     seen = [Tokenizer.from_folder(folder).fingerprint for folder in folders]
-    assert len(set(seen)) == len(VARIANTS) - 1  # the sixth spells out the second
+    assert len(set(seen)) == len(VARIANTS) - 1  # the sixth equals the second
     assert seen[1] == seen[5]
     copy = shutil.copytree(folders[0], tmp_path / "copy")
     assert Tokenizer.from_folder(copy).fingerprint == seen[0]
@@ -271,18 +275,18 @@ def test_fingerprint_changes_with_what_decides_ids(vocabulary_folder: Any, tmp_p
     assert swapped.fingerprint != seen[0]
 
 
-def test_size_counts_to_the_largest_id(vocabulary_folder: Any) -> None:
+def test_the_size_is_the_largest_id_plus_one(vocabulary_folder: Any) -> None:
     folder = vocabulary_folder({})
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     assert Tokenizer.from_folder(folder).size == len(lines)
-    # transformers gives a token that stands twice the number of its last line.
+    # In transformers, a token that occurs twice has the number of its last line.
     (folder / "vocab.txt").write_text("\n".join([*lines, "soup"]) + "\n\n", encoding="utf-8")
     ours = Tokenizer.from_folder(folder)
     assert ours.encode(["soup"]) == their_ids(folder)(["soup"]) == [[len(lines)]]
     assert ours.size == len(lines) + 1
 
 
-def test_lines_may_end_as_on_windows(vocabulary_folder: Any) -> None:
+def test_lines_may_end_with_crlf(vocabulary_folder: Any) -> None:
     folder = vocabulary_folder({})
     expected = Tokenizer.from_folder(folder).encode(AWKWARD)
     content = (folder / "vocab.txt").read_bytes().replace(b"\n", b"\r\n")
@@ -300,12 +304,12 @@ def test_a_vocabulary_may_lack_pad_and_mask(vocabulary_folder: Any) -> None:
     assert ours.size == len(words.splitlines())
 
 
-# What a user is told.
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["vocab.txt", "tokenizer.json"])
 @pytest.mark.parametrize("missing", [["[UNK]"], ["[CLS]"], ["[SEP]"], ["[CLS]", "[UNK]"]])
-def test_a_needed_token_that_is_missing_is_named(
+def test_a_missing_special_token_is_an_error(
     tiny_checkpoint: Path, tmp_path: Path, form: str, missing: list[str]
 ) -> None:
     Tokenizer.from_folder(tiny_checkpoint).save(tmp_path, 128)
@@ -324,25 +328,33 @@ def test_a_needed_token_that_is_missing_is_named(
     with pytest.raises(ComityError) as caught:
         Tokenizer.from_folder(tmp_path)
     assert len(caught.value.messages) == len(missing)
-    for name, fault in zip(missing, caught.value.messages, strict=True):
-        assert f"{tmp_path / form}: the vocabulary has no {name}" in fault
+    for name, error in zip(missing, caught.value.messages, strict=True):
+        assert f"{tmp_path / form}: the vocabulary has no {name}" in error
 
 
-def test_no_tokenizer_at_all_names_both_files(tmp_path: Path) -> None:
-    with pytest.raises(ComityError, match=r"neither tokenizer\.json nor vocab\.txt"):
+def test_a_folder_without_tokenizer_files_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ComityError, match=r"no tokenizer\.json and no vocab\.txt"):
         Tokenizer.from_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("tokenizer.json", b"{}", "not a tokenizer"),
         ("tokenizer.json", b"not json", "not valid JSON"),
         ("tokenizer.json", b'{"model": {"type": "WordPiece"}}', "not a tokenizer"),
         ("vocab.txt", b"[PAD]\n\xff\xfe\n", "not UTF-8"),
-        ("tokenizer_config.json", b"[]", "does not hold one JSON object"),
-        ("tokenizer_config.json", b'{"do_lower_case": "yes"}', '"do_lower_case" is "yes"'),
-        ("tokenizer_config.json", b'{"strip_accents": 1}', '"strip_accents" is 1'),
+        ("tokenizer_config.json", b"[]", "not a JSON object"),
+        (
+            "tokenizer_config.json",
+            b'{"do_lower_case": "yes"}',
+            '"do_lower_case" must be true or false, got "yes"',
+        ),
+        (
+            "tokenizer_config.json",
+            b'{"strip_accents": 1}',
+            '"strip_accents" must be true, false or null, got 1',
+        ),
         ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}', "added tokens"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"5": {"x": 1}}}', "added tokens"),
         (
@@ -352,20 +364,20 @@ def test_no_tokenizer_at_all_names_both_files(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_file_is_one_sentence(
-    tiny_checkpoint: Path, tmp_path: Path, file: str, content: bytes, told: str
+def test_a_broken_file_is_one_message(
+    tiny_checkpoint: Path, tmp_path: Path, file: str, content: bytes, message: str
 ) -> None:
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
     (folder / file).write_bytes(content)
     with pytest.raises(ComityError) as caught:
         Tokenizer.from_folder(folder)
-    (fault,) = caught.value.messages
-    assert fault.startswith(f"{folder / file}")
-    assert told in fault
-    assert "\n" not in fault
+    (error,) = caught.value.messages
+    assert error.startswith(f"{folder / file}")
+    assert message in error
+    assert "\n" not in error
 
 
-# The cases.
+# --- texts without tokens -------------------------------------------------------------------------
 
 
 def test_case_tx_02_texts_without_tokens(shared: Path) -> None:
@@ -377,7 +389,7 @@ def test_case_tx_02_texts_without_tokens(shared: Path) -> None:
     assert counts == expected["tokens_without_cls_sep"]
 
 
-def test_texts_without_tokens_do_not_move_the_others(tiny_checkpoint: Path) -> None:
+def test_texts_without_tokens_do_not_shift_the_others(tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer.from_folder(tiny_checkpoint)
     blank = ["", "\n", "\u200c", "\u2062\u200e", "\x01", "\u00a0\u2003", "\ufffd", "\U000e0020"]
     mixed = [text for empty in blank for text in (empty, "good soup")]

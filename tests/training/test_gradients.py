@@ -1,4 +1,4 @@
-"""The flat vector and its gradient rows against plain autograd, parameter by parameter."""
+"""The flat parameters and the rows of J, compared with plain autograd on each parameter."""
 
 import numpy as np
 import pytest
@@ -37,20 +37,20 @@ def first_batches(trainer: Trainer) -> list[Batch]:
 
 
 def plain_gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
-    """The gradient of a batch's mean loss by autograd on ordinary parameters."""
+    """The gradient of a batch's mean loss, computed by autograd alone."""
     prepared, model = trainer.prepared, trainer.model
-    names = {piece.name: piece.parameter for piece in trainer.flat.pieces}
+    names = {owned.name: owned.parameter for owned in trainer.flat.parameters}
     flags = {name: p.requires_grad for name, p in names.items()}
     for parameter in names.values():
         parameter.requires_grad_(True)
         parameter.grad = None
-    places = np.concatenate([part.indices for part in batch.micro_batches])
+    indices = np.concatenate([micro_batch.indices for micro_batch in batch.micro_batches])
     data, spec = prepared.tasks[batch.task], model.tasks[batch.task]
-    packed = batch.split.pack(places, spec.views, prepared.template, data.max_length)
-    given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(places))
-    (outputs,) = model([given])
-    wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[places]))
-    loss = head_loss(spec.target, outputs, wanted)
+    packed = batch.split.pack(indices, spec.views, prepared.template, data.max_length)
+    model_input = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(indices))
+    (outputs,) = model([model_input])
+    targets = torch.from_numpy(spec.target.trained_on(batch.split.targets[indices]))
+    loss = head_loss(spec.target, outputs, targets)
     found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
     for name, parameter in names.items():
         parameter.requires_grad_(flags[name])
@@ -68,7 +68,7 @@ def flat_of(trainer: Trainer, gradients: dict[str, torch.Tensor]) -> torch.Tenso
     return whole
 
 
-def test_masters_hold_the_checkpoints_numbers(tmp_path, tiny_checkpoint):
+def test_masters_equal_the_checkpoint(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     prepared = prepare(two_tasks(tiny_checkpoint), tmp_path)
     before = {k: v.detach().clone() for k, v in prepared.encoder.named_parameters()}
@@ -77,10 +77,10 @@ def test_masters_hold_the_checkpoints_numbers(tmp_path, tiny_checkpoint):
     for name, master in flat.masters_by_name().items():
         if name.startswith("encoder."):
             assert torch.equal(master, before[name.removeprefix("encoder.")])
-    for piece in flat.pieces:  # the modules compute with the rounded copy
-        assert piece.parameter.dtype == torch.bfloat16
-        master = flat.masters_by_name()[piece.name]
-        assert torch.equal(piece.parameter.detach(), master.bfloat16())
+    for owned in flat.parameters:  # the modules compute with a rounded copy
+        assert owned.parameter.dtype == torch.bfloat16
+        master = flat.masters_by_name()[owned.name]
+        assert torch.equal(owned.parameter.detach(), master.bfloat16())
 
 
 def test_layout_keeps_layers_together_and_heads_last(trainer):
@@ -91,11 +91,11 @@ def test_layout_keeps_layers_together_and_heads_last(trainer):
     shared = [s for s in segments if s.owner == SHARED]
     assert [s.layer for s in shared] == sorted(s.layer for s in shared)
     assert shared[0].is_word_table
-    for piece in trainer.flat.pieces:
-        assert piece.decays == (piece.parameter.dim() > 1)  # no decay on biases and LayerNorm
+    for owned in trainer.flat.parameters:
+        assert owned.decays == (owned.parameter.dim() > 1)  # no decay on biases and LayerNorm
 
 
-def test_rows_and_gramian_are_autograds(trainer):
+def test_rows_and_gramian_equal_autograd(trainer):
     batches = first_batches(trainer)
     _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     assert tasks == TASKS
@@ -105,7 +105,7 @@ def test_rows_and_gramian_are_autograds(trainer):
         trainer.gradients.gramian().float(), shared @ shared.T, rtol=1e-5, atol=1e-7
     )
     total = len(trainer.flat.masters)
-    for row in range(2):  # a weight of 1 on one row gives that row back, words and all
+    for row in range(2):  # a weight of 1 on one row gives that row, including its words
         weights = [float(row == 0), float(row == 1)]
         width = trainer.flat.width
         found = torch.cat(
@@ -124,16 +124,16 @@ def test_rows_and_gramian_are_autograds(trainer):
     torch.testing.assert_close(heads, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_gramian_of_long_rows_is_fine_to_the_sixth_digit(trainer):
+def test_the_gramian_of_long_rows_is_exact_to_the_sixth_digit(trainer):
     gradients = Gradients(trainer.flat, 3)
     gradients.rows = torch.randn(3, 3_000_017, generator=torch.Generator().manual_seed(1))
     rows = gradients.rows.double()
     expected = rows @ rows.T
     error = (gradients.gramian() - expected).abs().max() / expected.max()
-    assert error < 1e-6  # one float32 product over the whole rows errs by 1e-3 or 1e-4
+    assert error < 1e-6  # one float32 product over whole rows is off by 1e-3 or 1e-4
 
 
-def test_one_row_for_all_is_the_sum(trainer):
+def test_one_row_for_all_tasks_is_the_sum(trainer):
     batches = first_batches(trainer)
     trainer.task_gradients[0].fill(trainer.gradients, batches, True, 0)
     plain = torch.stack([flat_of(trainer, plain_gradients(trainer, b)) for b in batches]).sum(0)
@@ -142,7 +142,7 @@ def test_one_row_for_all_is_the_sum(trainer):
     torch.testing.assert_close(found, plain[start:stop], rtol=1e-4, atol=1e-6)
 
 
-def test_a_huge_head_gradient_leaves_the_weights_as_they_were(trainer):
+def test_a_huge_head_gradient_does_not_change_the_weights(trainer):
     batches = first_batches(trainer)
     trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
     plan = trainer.plans[0]
@@ -153,27 +153,27 @@ def test_a_huge_head_gradient_leaves_the_weights_as_they_were(trainer):
     trainer.gradients.heads.mul_(1e6)
     again, larger = trainer._weigh(plan, TASKS, trainer.gradients.gramian())
     assert again == weights
-    assert larger > norm  # while clipping does see the heads
+    assert larger > norm  # clipping includes the heads
 
 
 @pytest.mark.parametrize("balancer", ["sum", "pcgrad"])
-def test_accumulation_is_exact(tmp_path, tiny_checkpoint, balancer):
-    """A batch of 8 in 3 uneven parts gives the rows of the batch in one."""
+def test_micro_batches_add_up_to_the_batch(tmp_path, tiny_checkpoint, balancer):
+    """A batch of 8 rows in 3 uneven micro-batches gives the same rows of J as in one."""
     write_two_tasks(tmp_path)
     rows = []
-    for parts in (1, 3):
+    for count in (1, 3):
         trainer = make_trainer(
             tmp_path,
             tiny_checkpoint,
             encoder__dropout=0.0,
             train__balancer=balancer,
-            tasks__mood__micro_batches=parts,
+            tasks__mood__micro_batches=count,
             tasks__mood__class_weights={"up": 3.0, "down": 0.5},
-            tasks__alike__micro_batches=parts,
+            tasks__alike__micro_batches=count,
             tasks__alike__loss_weight=0.7,
         )
         batches = first_batches(trainer)
-        assert [len(batch.micro_batches) for batch in batches] == [parts, parts]
+        assert [len(batch.micro_batches) for batch in batches] == [count, count]
         losses, _ = trainer.task_gradients[0].fill(trainer.gradients, batches, balancer == "sum", 0)
         rows.append((trainer.gradients.rows.clone(), trainer.gradients.word_rows.clone(), losses))
     torch.testing.assert_close(rows[0][0], rows[1][0], rtol=1e-4, atol=1e-6)
@@ -181,7 +181,7 @@ def test_accumulation_is_exact(tmp_path, tiny_checkpoint, balancer):
     assert rows[0][2] == pytest.approx(rows[1][2], rel=1e-5)
 
 
-def test_the_tasks_weight_multiplies_its_row(tmp_path, tiny_checkpoint):
+def test_the_loss_weight_multiplies_the_row(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     grams = []
     for weight in (1.0, 3.0):
@@ -210,7 +210,7 @@ def test_bf16_rows_are_float32_and_close(tmp_path, tiny_checkpoint):
 
 @pytest.mark.parametrize("freeze", ["nothing", "embeddings", 1, "encoder"])
 def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze):
-    """Three steps, the second without one task, against AdamW on each tensor by itself."""
+    """Three steps, the second without one task, compared with AdamW on each tensor."""
     write_two_tasks(tmp_path)
     changes = {"encoder__dropout": 0.0, "train__freeze": freeze, "train__balancer": "sum"}
     trainer = make_trainer(tmp_path, tiny_checkpoint, **changes)
@@ -234,16 +234,16 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
             lr_layer_decay=0.5,
         )
         trainer.optimizer.update(trainer.gradients, weights, 0.5, rates)
-        for piece in flat.pieces:
-            name = piece.name
-            if piece.owner == SHARED:
-                if piece.layer < frozen:
+        for owned in flat.parameters:
+            name = owned.name
+            if owned.owner == SHARED:
+                if owned.layer < frozen:
                     continue
                 gradient = sum(w * g[name] for w, g in zip(weights, plain, strict=True)) * 0.5
-                rate = 0.01 * 0.5 ** (3 - piece.layer)
-            elif piece.owner in present:
+                rate = 0.01 * 0.5 ** (3 - owned.layer)
+            elif owned.owner in present:
                 gradient = sum(g[name] for g in plain) * 0.5
-                rate = {"mood": 0.05, "alike": 0.02}[piece.owner]
+                rate = {"mood": 0.05, "alike": 0.02}[owned.owner]
             else:
                 continue
             first, second, count = state[name]
@@ -255,20 +255,20 @@ def test_updates_equal_a_plain_dense_optimizer(tmp_path, tiny_checkpoint, freeze
                 second,
                 step=count + 1,
                 rate=rate,
-                weight_decay=0.01 if piece.decays else 0.0,
+                weight_decay=0.01 if owned.decays else 0.0,
             )
         for name, master in flat.masters_by_name().items():
             torch.testing.assert_close(master, expected[name], rtol=2e-4, atol=2e-5, msg=name)
 
 
-def test_words_of_a_step_are_those_of_its_batches(trainer):
+def test_the_words_of_a_step_are_those_of_its_batches(trainer):
     batches = first_batches(trainer)
     trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
-    used = {int(i) for batch in batches for part in batch.micro_batches for i in part.inputs.ids}
+    used = {int(i) for batch in batches for packed in batch.packed for i in packed.ids}
     assert set(trainer.gradients.words.tolist()) == used
 
 
-def test_dropout_is_drawn_for_the_step_not_for_the_past(tmp_path, tiny_checkpoint):
+def test_dropout_depends_on_the_step_and_not_on_earlier_draws(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     trainer = make_trainer(tmp_path, tiny_checkpoint, encoder__dropout=0.3)
 

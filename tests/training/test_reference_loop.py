@@ -1,5 +1,8 @@
-"""Whole steps of the loop against a plain reference: autograd per task, the published PCGrad on
-full vectors, one clip, the schedule, the rates and AdamW tensor by tensor, over two stages."""
+"""Training steps compared with a plain reference over two stages.
+
+The reference takes autograd's gradient of each task and applies the published PCGrad to full
+vectors, one clip, the learning-rate schedule, and AdamW to each tensor.
+"""
 
 import math
 
@@ -30,8 +33,8 @@ STAGES = [
 ]
 
 
-def make_recipe(checkpoint, carry: bool, **changes):
-    stages = [STAGES[0], {**STAGES[1], "keep_optimizer_state": carry}]
+def make_recipe(checkpoint, keep_state: bool, **changes):
+    stages = [STAGES[0], {**STAGES[1], "keep_optimizer_state": keep_state}]
     keys = {
         "encoder__dropout": 0.0,
         "train__balancer": "pcgrad",
@@ -49,12 +52,12 @@ def make_recipe(checkpoint, carry: bool, **changes):
 
 
 class Reference:
-    """The same run on ordinary parameters; `trainer` lends its model, plan and batches only."""
+    """The same run on separate tensors; `trainer` only provides its model, plan and batches."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.pieces = trainer.flat.pieces
-        self.values = {p.name: p.parameter.detach().clone() for p in self.pieces}
+        self.parameters = trainer.flat.parameters
+        self.values = {p.name: p.parameter.detach().clone() for p in self.parameters}
         self.moments: dict[str, list] = {}
         self.step = 0
         self.clipped = self.projected = 0
@@ -64,33 +67,33 @@ class Reference:
         trainer = self.trainer
         (batch,) = trainer._batches(plan, [planned])
         data, spec = trainer.prepared.tasks[batch.task], trainer.model.tasks[batch.task]
-        indices = np.concatenate([part.indices for part in batch.micro_batches])
+        indices = np.concatenate([micro_batch.indices for micro_batch in batch.micro_batches])
         packed = batch.split.pack(indices, spec.views, trainer.prepared.template, data.max_length)
-        given = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(indices))
-        for piece in self.pieces:
-            piece.parameter.data.copy_(self.values[piece.name])
-            piece.parameter.requires_grad_(True)
-        (outputs,) = trainer.model([given])
-        wanted = torch.from_numpy(spec.target.trained_on(batch.split.targets[indices]))
+        model_input = ModelInput(batch.task, to_packed(packed, torch.device("cpu")), len(indices))
+        for owned in self.parameters:
+            owned.parameter.data.copy_(self.values[owned.name])
+            owned.parameter.requires_grad_(True)
+        (outputs,) = trainer.model([model_input])
+        targets = torch.from_numpy(spec.target.trained_on(batch.split.targets[indices]))
         weights = None
         if batch.task == "mood":
             weights = torch.tensor([CLASS_WEIGHTS[name] for name in spec.target.classes])
-        loss = head_loss(spec.target, outputs, wanted, weights)
+        loss = head_loss(spec.target, outputs, targets, weights)
         loss = loss * (LOSS_WEIGHT if batch.task == "alike" else 1.0)
-        parameters = [piece.parameter for piece in self.pieces]
+        parameters = [owned.parameter for owned in self.parameters]
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         return {
-            piece.name: torch.zeros_like(piece.parameter) if g is None else g
-            for piece, g in zip(self.pieces, found, strict=True)
+            owned.name: torch.zeros_like(owned.parameter) if g is None else g
+            for owned, g in zip(self.parameters, found, strict=True)
         }
 
-    def take(self, plan: StagePlan, number: int, frozen: int) -> None:
+    def train_step(self, plan: StagePlan, number: int, frozen: int) -> None:
         """One step of a stage."""
         each = [self.gradients(plan, planned) for planned in plan.steps[number]]
-        trained = [p for p in self.pieces if p.owner == SHARED and p.layer >= frozen]
+        trained = [p for p in self.parameters if p.owner == SHARED and p.layer >= frozen]
         rows = [torch.cat([g[p.name].flatten() for p in trained]) for g in each]
         combined = self.surgery(rows)
-        heads = {p.name: sum(g[p.name] for g in each) for p in self.pieces if p.owner != SHARED}
+        heads = {p.name: sum(g[p.name] for g in each) for p in self.parameters if p.owner != SHARED}
         squares = combined.square().sum() + sum(
             torch.as_tensor(h).square().sum() for h in heads.values()
         )
@@ -98,17 +101,17 @@ class Reference:
         factor = min(1.0, CLIP / norm)
         self.clipped += norm > CLIP
         start = 0
-        for piece in trained:
-            stop = start + piece.parameter.numel()
-            gradient = combined[start:stop].view(piece.parameter.shape) * factor
-            rate = plan.stage.lr * plan.stage.lr_layer_decay ** (3 - piece.layer)
-            self.adamw(piece.name, gradient, rate * self.shape(plan, number), piece.decays)
+        for owned in trained:
+            stop = start + owned.parameter.numel()
+            gradient = combined[start:stop].view(owned.parameter.shape) * factor
+            rate = plan.stage.lr * plan.stage.lr_layer_decay ** (3 - owned.layer)
+            self.adamw(owned.name, gradient, rate * self.lr_factor(plan, number), owned.decays)
             start = stop
-        for piece in self.pieces:
-            if piece.owner != SHARED:
-                rate = HEAD_RATES[piece.owner] * self.shape(plan, number)
-                gradient = torch.as_tensor(heads[piece.name]) * factor
-                self.adamw(piece.name, gradient, rate, piece.decays)
+        for owned in self.parameters:
+            if owned.owner != SHARED:
+                rate = HEAD_RATES[owned.owner] * self.lr_factor(plan, number)
+                gradient = torch.as_tensor(heads[owned.name]) * factor
+                self.adamw(owned.name, gradient, rate, owned.decays)
         self.step += 1
 
     def surgery(self, rows: list[Tensor]) -> Tensor:
@@ -124,8 +127,8 @@ class Reference:
             total += projected
         return total
 
-    def shape(self, plan: StagePlan, number: int) -> float:
-        """Warm-up and fall: two steps of five by cosine, then two of four, linear."""
+    def lr_factor(self, plan: StagePlan, number: int) -> float:
+        """The learning-rate factor: two steps of warm-up, then cosine or linear decay."""
         steps = len(plan.steps)
         if number < 2:
             return (number + 1) / 2
@@ -145,33 +148,33 @@ class Reference:
         self.values[name] = value - rate * 0.01 * value if decays else value
 
 
-@pytest.mark.parametrize("carry", [False, True])
-def test_two_stages_equal_the_plain_reference(tmp_path, tiny_checkpoint, carry):
+@pytest.mark.parametrize("keep_state", [False, True])
+def test_two_stages_equal_the_reference(tmp_path, tiny_checkpoint, keep_state):
     write_two_tasks(tmp_path)
-    recipe = make_recipe(tiny_checkpoint, carry)
+    recipe = make_recipe(tiny_checkpoint, keep_state)
     ours, theirs = (Trainer(prepare(recipe, tmp_path)) for _ in range(2))
     ours.directory = RunDirectory.create(tmp_path / "run")
     reference = Reference(theirs)
     for number, frozen in ((0, 0), (1, 2)):
         ours.progress.stage, ours.progress.stage_step = number, 0
         ours.start_stage(ours.plans[number])
-        if not carry:
+        if not keep_state:
             reference.moments.clear()
-        for step, batches in enumerate(ours.plans[number].steps):
+        for step, planned in enumerate(ours.plans[number].steps):
             ours.progress.stage_step = step
-            ours.step(ours.plans[number], batches)
+            ours.step(ours.plans[number], planned)
             ours.progress.step += 1
-            reference.take(theirs.plans[number], step, frozen)
+            reference.train_step(theirs.plans[number], step, frozen)
         for name, master in ours.flat.masters_by_name().items():
             torch.testing.assert_close(
                 master, reference.values[name], atol=3e-5, rtol=3e-4, msg=f"stage {number}: {name}"
             )
     assert reference.clipped > 0
-    assert reference.projected > 0  # else the test would say nothing of surgery
+    assert reference.projected > 0  # otherwise surgery would not be tested
 
 
 def padded(bert):
-    """An encoder call that takes what `Bert`'s takes, by the padded, unfused forward."""
+    """A `forward` for a `Bert` that calls `padded_forward` for each group."""
 
     def forward(groups, words=None, rows=None, sink=None):
         found = []
@@ -189,7 +192,7 @@ def padded(bert):
     return forward
 
 
-def test_twenty_steps_equal_the_padded_unfused_reference(tmp_path, tiny_checkpoint, monkeypatch):
+def test_twenty_steps_equal_the_padded_reference(tmp_path, tiny_checkpoint, monkeypatch):
     write_two_tasks(tmp_path)
     stages = [{"steps": 20, "lr": 1e-4, "warmup": 2}]
     recipe = make_recipe(tiny_checkpoint, False, stages=stages, train__precision="float32")
@@ -199,10 +202,10 @@ def test_twenty_steps_equal_the_padded_unfused_reference(tmp_path, tiny_checkpoi
     reference = Reference(theirs)
     (plan,) = ours.plans
     ours.start_stage(plan)
-    for step, batches in enumerate(plan.steps):
+    for step, planned in enumerate(plan.steps):
         ours.progress.stage_step = ours.progress.step = step
-        ours.step(plan, batches)
-        reference.take(theirs.plans[0], step, 0)
+        ours.step(plan, planned)
+        reference.train_step(theirs.plans[0], step, 0)
         for name, master in ours.flat.masters_by_name().items():
             torch.testing.assert_close(
                 master, reference.values[name], atol=1e-5, rtol=0, msg=f"step {step}: {name}"
@@ -223,7 +226,7 @@ def test_the_compute_buffer_follows_the_masters(tmp_path, tiny_checkpoint):
     assert torch.equal(trainer.flat.compute, trainer.flat.masters.bfloat16())
 
 
-def test_the_heads_dropout_acts(tmp_path, tiny_checkpoint):
+def test_head_dropout_changes_only_its_task(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     losses = []
     for rate in (0.0, 0.5):
@@ -251,7 +254,7 @@ def test_a_tasks_dropout_does_not_depend_on_the_order_of_tasks(tmp_path, tiny_ch
 
 @pytest.mark.parametrize("objectives", [[], [{"loss": "contrastive"}]])
 def test_a_rows_dropout_does_not_depend_on_micro_batches(tmp_path, tiny_checkpoint, objectives):
-    """Losses and gradients of one step with dropout everywhere, whole and cut into three."""
+    """Losses and gradients of one step with dropout everywhere, in one micro-batch and in three."""
     write_two_tasks(tmp_path)
     found = []
     for micro_batches in (1, 3):
@@ -270,10 +273,10 @@ def test_a_rows_dropout_does_not_depend_on_micro_batches(tmp_path, tiny_checkpoi
         batches = trainer._batches(plan, plan.steps[0])
         losses, _ = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 7)
         found.append((losses, trainer.gradients.rows.clone(), trainer.gradients.heads.clone()))
-    (whole, whole_rows, whole_heads), (cut, cut_rows, cut_heads) = found
-    assert whole == pytest.approx(cut, rel=1e-5)
-    torch.testing.assert_close(cut_rows, whole_rows, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(cut_heads, whole_heads, atol=1e-5, rtol=1e-4)
+    (whole, whole_rows, whole_heads), (split, split_rows, split_heads) = found
+    assert whole == pytest.approx(split, rel=1e-5)
+    torch.testing.assert_close(split_rows, whole_rows, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(split_heads, whole_heads, atol=1e-5, rtol=1e-4)
 
 
 def test_each_row_view_and_batch_has_its_own_dropout_key(tmp_path, tiny_checkpoint):
@@ -288,15 +291,15 @@ def test_each_row_view_and_batch_has_its_own_dropout_key(tmp_path, tiny_checkpoi
     batches = trainer._batches(plan, planned)
     keys = []
     for step in (3, 4):
-        for part in (batch.micro_batches[0] for batch in batches):
-            own = trainer.task_gradients[0]._dropout_keys(part, step)
-            keys += [*own.packed.tolist(), *own.head.tolist()]
+        for batch in batches:
+            found = trainer.task_gradients[0].dropout_keys(batch.micro_batches[0], step)
+            keys += [*found.packed.tolist(), *found.head.tolist()]
     # Per step: mood 2 batches x 4 rows x (view, head), alike 2 x 4 x (two views, head).
     assert len(keys) == 2 * (2 * 4 * 2 + 2 * 4 * 3) == len(set(keys))
 
 
-def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
-    """The pooler of a step that has only a cosine head, after a step that had another."""
+def test_parameters_without_a_gradient_are_cleared(tmp_path, tiny_checkpoint):
+    """The pooler in a step with only a cosine head, after a step with another head."""
     write_two_tasks(tmp_path)
     recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", tasks__alike__head="cosine")
     trainer = Trainer(prepare(recipe, tmp_path))
@@ -310,7 +313,7 @@ def test_what_no_pass_reaches_is_cleared(tmp_path, tiny_checkpoint):
     assert not trainer.gradients.rows[0, pooler].any()
 
 
-def test_balanced_weights_count_the_stages_own_rows(tmp_path, tiny_checkpoint):
+def test_balanced_class_weights_count_the_rows_of_the_stage(tmp_path, tiny_checkpoint):
     write_two_tasks(tmp_path)
     rows = [("good", "up"), ("bad", "down"), ("poor", "down"), ("worst", "down")]
     write_csv(tmp_path / "other.csv", ["text", "mood"], rows)

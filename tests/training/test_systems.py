@@ -132,9 +132,9 @@ def test_gradients_with_objectives_equal_autograds(folder, tiny_checkpoint):
     heads = trainer.gradients.heads.clone()
     words = np.arange(len(trainer.model.encoder.word_embeddings))
     (part,) = batch.micro_batches
-    for piece in trainer.flat.pieces:
-        piece.parameter.requires_grad_(True)
-        piece.parameter.grad = None
+    for owned in trainer.flat.parameters:
+        owned.parameter.requires_grad_(True)
+        owned.parameter.grad = None
     given = trainer.task_gradients[0]._input(part, words)
     given = replace(given, dropout=None)
     encoded = trainer.model.encode([given])
@@ -148,7 +148,7 @@ def test_gradients_with_objectives_equal_autograds(folder, tiny_checkpoint):
         [
             torch.zeros_like(p.parameter).flatten() if p.parameter.grad is None
             else p.parameter.grad.flatten()
-            for p in trainer.flat.pieces if p.owner == "" and not p.is_word_table
+            for p in trainer.flat.parameters if p.owner == "" and not p.is_word_table
         ]
     )  # fmt: skip
     torch.testing.assert_close(rows, found, atol=1e-5, rtol=1e-4)

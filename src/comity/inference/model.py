@@ -17,9 +17,8 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
 from comity.evaluation.predictions import probability_names
-from comity.model.checkpoint import LoadedEncoder, load_as_declared, template_of, text_encoder
+from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
-from comity.model.parameters import FlatParameters
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
@@ -59,7 +58,7 @@ class Model:
         self._facts = facts
         self._recipe = recipe
         self._device = device
-        self._template = template_of(loaded.tokenizer, loaded.encoder)
+        self._template = loaded.template
 
     @property
     def tasks(self) -> list[str]:
@@ -129,7 +128,7 @@ class Model:
             views = [_view(tokens, view) for view in spec.views]
             for indices, packed in self._batches(views, limit):
                 with torch.inference_mode():
-                    found = self._model.heads_together(tasks, packed, len(indices))
+                    found = self._model.shared_outputs(tasks, packed, len(indices))
                 for task, outputs in zip(tasks, found, strict=True):
                     results[task][start + indices] = outputs.cpu().double().numpy()
         return results
@@ -308,7 +307,5 @@ def load(run: str | Path, device: str = "auto") -> Model:
     except (OSError, KeyError, RuntimeError, ValueError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
-    model = model.to(where)
-    FlatParameters(model.owned_parameters(), getattr(torch, facts.precision), where)
-    model.eval()
+    model = model.to(device=where, dtype=getattr(torch, facts.precision)).eval()
     return Model(model, loaded, facts, recipe, where)

@@ -14,20 +14,20 @@ def attention(
     query: Tensor,  # [B heads, queries, d]
     key: Tensor,  # [B heads, longest, d]
     value: Tensor,  # [B heads, longest, d]
-    key_bias: Tensor,  # [B heads, 1, longest]
-    mask: Tensor | None,  # [B heads, queries, longest], from `keep_mask`; None: no dropout
+    key_bias: Tensor,  # [B heads, 1, longest], added to the scores of each key
+    mask: Tensor | None,  # [B heads, queries, longest], from `attention_mask`; None: no dropout
     rate: float,
 ) -> Tensor:
     """Dropout(Softmax(Q K^T / sqrt(d))) V (Vaswani et al. 2017, equation 1): [B heads, queries, d].
 
-    Uses two batched products instead of torch's fused attention, whose bfloat16 backward on a CPU
+    This uses two batched products, not torch's fused attention, whose bfloat16 backward on a CPU
     runs many small products one after another.
     """
     return _Attention.apply(query, key, value, key_bias, mask, kept_scale(rate))  # type: ignore[return-value]
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax and its gradient in float32: more exact than bfloat16, and faster on a CPU."""
+    """Computes softmax and its gradient in float32: more exact than bfloat16, faster on a CPU."""
 
     @staticmethod
     def forward(

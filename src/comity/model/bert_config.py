@@ -1,4 +1,4 @@
-"""The configuration of a BERT, as config.json has it."""
+"""The configuration of a BERT, read from a checkpoint's config.json."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from comity.model.checkpoint_files import read_json_object
 from comity.model.dropout import LARGEST_RATE
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,  # the exact one, by the error function (Hendrycks & Gimpel 2016)
+    "gelu": F.gelu,  # exact, with the error function (Hendrycks & Gimpel 2016)
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
@@ -26,8 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
-# Keys that change what a BERT computes, with the one value that is implemented (and null).
-_ONLY: dict[str, Any] = {
+# Keys that change what a BERT computes, and the only value implemented (besides null).
+_SUPPORTED: dict[str, Any] = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -40,7 +40,7 @@ _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The sizes of a BERT, named as in a checkpoint's config.json; the defaults are BERT-base's."""
+    """The hyperparameters of a BERT, with the key names and defaults of config.json."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -61,41 +61,41 @@ class BertConfig:
     def from_json_file(cls, path: Path) -> "BertConfig":
         """Read a config.json.
 
-        Raises ComityError for a file that is not a JSON object and, all at once, for every value
-        that has the wrong type or that this BERT does not implement.
+        Raises:
+            ComityError: the file is not a JSON object, or values have the wrong type or are not
+                implemented (with a message for each of them).
         """
-        given = read_json_object(path)
+        content = read_json_object(path)
         known = {field.name: field for field in fields(cls)}
-        config = {key: value for key, value in given.items() if key in known}
+        config = {key: value for key, value in content.items() if key in known}
         errors = ErrorList()
         for key, value in config.items():
-            wanted = _unfit(key, value, known[key].type)
-            if wanted:
-                shown = json.dumps(value)
-                errors.add(f'{path}: "{key}" is {shown}, but must be {wanted}; correct it there')
-        for key, only in _ONLY.items():
-            value = given.get(key)
-            if value is not None and value != only:
+            expected = _expected(key, value, known[key].type)
+            if expected:
+                errors.add(f'{path}: "{key}" must be {expected}, got {json.dumps(value)}')
+        for key, supported in _SUPPORTED.items():
+            value = content.get(key)
+            if value is not None and value != supported:
                 errors.add(
                     f'{path}: "{key}" is {json.dumps(value)}, which is not implemented; '
-                    f"use a checkpoint where it is {json.dumps(only)} or absent"
+                    f"use a checkpoint where it is {json.dumps(supported)} or absent"
                 )
         errors.check()
         result = cls(**config)
         if result.hidden_size % result.num_attention_heads:
             raise ComityError(
-                f'{path}: "hidden_size" {result.hidden_size} is not a multiple of '
-                f'{result.num_attention_heads} heads ("num_attention_heads"); correct one of them'
+                f'{path}: "hidden_size" must be a multiple of "num_attention_heads", got '
+                f"{result.hidden_size} and {result.num_attention_heads}"
             )
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that Hugging Face's BertModel reads."""
+        """The content of a config.json for Hugging Face's BertModel."""
         return {"architectures": ["BertModel"], "model_type": "bert", **asdict(self)}
 
 
-def _unfit(key: str, value: Any, kind: Any) -> str | None:
-    """What `value` should have been, or None where it fits."""
+def _expected(key: str, value: Any, kind: Any) -> str | None:
+    """What a value must be, or None if it is valid."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     whole = number and isinstance(value, int)
     if key == "hidden_act":

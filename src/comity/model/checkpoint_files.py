@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: its JSON and its safetensors, each fault one sentence."""
+"""Reads the JSON and safetensors files of a checkpoint folder, with checks."""
 
 import json
 from collections.abc import Iterator
@@ -20,38 +20,43 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object; anything else is a ComityError that names the file."""
+    """Read a JSON file that contains one object.
+
+    Raises:
+        ComityError: the file cannot be read, or contains something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ComityError(
-            f"{path}: the file cannot be read ({error.strerror}); a checkpoint folder needs it"
+            f"{path}: cannot be read ({error.strerror}); a checkpoint folder must have this file"
         ) from None
     except UnicodeDecodeError:
-        raise ComityError(f"{path}: the file is not UTF-8 text; copy it again") from None
+        raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
     except (json.JSONDecodeError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ComityError(f"{path}{line}: the file is not valid JSON; copy it again") from None
+        raise ComityError(f"{path}{line}: not valid JSON; copy the file again") from None
     if not isinstance(value, dict):
-        raise ComityError(f"{path}: the file does not hold one JSON object; copy it again")
+        raise ComityError(f"{path}: not a JSON object; copy the file again")
     return value
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as its file declares it, before it is read."""
+    """What a file's header says about a tensor."""
 
     file: Path
-    dtype: str  # as safetensors spells it: F32, BF16, I64, ...
+    dtype: str  # in the spelling of safetensors: F32, BF16, I64, ...
     shape: tuple[int, ...]
 
 
 class TensorFiles:
-    """The tensors of a folder, from one model.safetensors or from the shards of an index.
+    """The tensors in model.safetensors, or in the shards that an index lists.
 
-    Used as a context manager, as the files stay open in between. Raises ComityError where there
-    are none, where a shard is missing or does not hold what the index says, and where a file is
-    not a whole safetensors file.
+    A context manager, which keeps the files open.
+
+    Raises:
+        ComityError: the folder has no weights, a shard is missing, or a file is damaged.
     """
 
     def __init__(self, folder: Path):
@@ -65,7 +70,7 @@ class TensorFiles:
             for path in self.paths:
                 file = self._stack.enter_context(_open_safetensors(path))
                 self._open[path] = file
-                for name in file.keys():  # noqa: SIM118 - the handle is no mapping
+                for name in file.keys():  # noqa: SIM118 - the handle is not a mapping
                     part = file.get_slice(name)
                     self.stored[name] = Stored(path, part.get_dtype(), tuple(part.get_shape()))
         except BaseException:
@@ -77,7 +82,7 @@ class TensorFiles:
         self._stack.close()
 
     def read(self, name: str) -> "Tensor":
-        """One tensor, in memory of the file's own: copy it before the file may change."""
+        """Read a tensor. Its memory is that of the file: copy it before the file may change."""
         return self._open[self.stored[name].file].get_tensor(name)
 
 
@@ -88,27 +93,27 @@ def _weight_files(folder: Path) -> Iterator[Path]:
         yield from _shards(folder / INDEX)
     else:
         pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
-        reason = f"{pickled[0]} is a pickle, which can run code when it is read" if pickled else ""
+        reason = f"{pickled[0]} is a pickle, which can run code when loaded" if pickled else ""
         raise ComityError(
-            f"{folder}: there is no {WEIGHTS} ({reason or 'only safetensors are read'}); convert "
-            "the weights in a place you trust with "
+            f"{folder}: no {WEIGHTS} ({reason or 'only safetensors can be loaded'}); convert the "
+            "weights on a machine you trust with "
             "transformers.AutoModel.from_pretrained(folder)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
 
 
 def _shards(index: Path) -> list[Path]:
-    """The shards that an index names, each of which must stand beside it."""
-    places = read_json_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ComityError(f'{index}: "weight_map" does not map tensors to files; copy it again')
+    """The shards that an index lists, which must be in the same folder."""
+    files = read_json_object(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise ComityError(f'{index}: "weight_map" must map tensors to files; copy the index again')
     errors = ErrorList()
     shards = []
-    for name in sorted(set(places.values())):
+    for name in sorted(set(files.values())):
         if Path(name).name != name:
-            errors.add(f"{index}: shard {name} is not a plain file name; copy the index again")
+            errors.add(f'{index}: "{name}" must be a file name only; copy the index again')
         elif not (index.parent / name).is_file():
-            errors.add(f"{index}: shard {name} is missing from its folder; copy it there")
+            errors.add(f"{index}: shard {name} is missing from the folder; copy it there")
         else:
             shards.append(index.parent / name)
     errors.check()
@@ -121,6 +126,6 @@ def _open_safetensors(path: Path) -> Any:
     except (SafetensorError, OSError, ValueError) as error:
         with path.open("rb") as file:
             pointer = file.read(23) == b"version https://git-lfs"
-        what = "a Git LFS pointer" if pointer else "not a whole safetensors file"
-        cure = "fetch it with git lfs pull" if pointer else "download or copy it again"
-        raise ComityError(f"{path}: the file is {what} ({error}); {cure}") from None
+        what = "a Git LFS pointer" if pointer else "not a complete safetensors file"
+        fix = "run git lfs pull" if pointer else "download or copy the file again"
+        raise ComityError(f"{path}: {what} ({error}); {fix}") from None

@@ -1,10 +1,10 @@
-"""Dropout whose masks are functions of named integers, by hashing.
+"""Dropout whose masks are computed by hashing.
 
-A mask depends on (seed, step, task, row of the task's batch in the step, view, draw, layer, site)
-and on nothing else: not on the other rows of a pass, on padding, on how a batch is cut into
-micro-batches, or on the device. `rng.row_keys` hashes the first six into a 64-bit key for each
-sequence, `site_keys` adds layer and site, and `keep_mask` hashes that key with a counter for every
-four values.
+A mask depends only on (seed, step, task, row in the task's global batch, view, draw, layer, site).
+It does not depend on the other rows of a pass, on padding, on how a batch is split into
+micro-batches, or on the device. `rng.row_keys` hashes all but layer and site into a 64-bit key for
+each sequence, `site_keys` adds layer and site, and `keep_mask` hashes that key with a counter for
+every four values.
 """
 
 from typing import Any
@@ -15,29 +15,29 @@ from torch import Tensor
 from comity.rng import GOLDEN, integer
 
 LARGEST_RATE = 0.99
-"""A larger dropout rate keeps next to nothing, so it is refused."""
+"""The largest dropout rate allowed."""
 
-# The sites of an encoder layer where values are dropped (the embeddings are layer 0), and the head.
+# Where values are dropped: in the embeddings (layer 0), at three sites of a layer, and in heads.
 EMBEDDINGS, ATTENTION, ATTENTION_OUTPUT, OUTPUT, HEAD = range(5)
-SITES = 8  # more than there are, so that a new site does not change the draws of the others
+SITES = 8  # spare ones, so that a new site does not change the masks of the others
 
 TOKEN_STRIDE = 1 << 16
-"""Counters between two tokens of a sequence, enough for vectors of 4 x 65,536 values."""
+"""Difference between the counters of two tokens: enough for vectors of 4 x 65,536 values."""
 
 QUERY_STRIDE, HEAD_STRIDE = 1 << 10, 1 << 22
-"""Counters between two queries and two attention heads, enough for 4,096 tokens, 1,024 heads."""
+"""The same for two queries and two attention heads: enough for 4,096 tokens and 1,024 heads."""
 
 BLOCK = 1 << 20
-"""Words hashed at a time: few enough for a processor's cache, many enough for few calls."""
+"""Hashes computed at a time: few enough for the processor's cache, many enough for few calls."""
 
 
 def torch_generator(purpose: int, *keys: int) -> torch.Generator:
-    """A torch generator on the CPU for `keys`; see `rng`."""
+    """A torch generator on the CPU, seeded from `purpose` and `keys`; see `rng`."""
     return torch.Generator().manual_seed(integer(purpose, *keys))
 
 
 def site_keys(keys: Tensor, layers: int) -> Tensor:
-    """Keys `[layers, SITES, B]` int64 for each site of each layer, from the keys `[B]` of rows."""
+    """Keys `[layers, SITES, B]` int64 for each site of each layer, from the rows' keys `[B]`."""
     numbers = torch.arange(1, layers * SITES + 1, device=keys.device).view(layers, SITES, 1)
     z = keys + numbers * _signed(GOLDEN)
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -50,52 +50,54 @@ def keep_mask(
 ) -> Tensor:
     """1 where a value is kept and 0 where it is dropped, `[R, width]` in `dtype`.
 
+    Each value has eight random bits and is kept if they are at least t = round(256 rate). The rate
+    is thus rounded to a multiple of 1/256 (0.1 to 0.1016), and kept values are multiplied by
+    256 / (256 - t) (`kept_scale`), so that the mean stays exact.
+
+    The bits come from a 32-bit hash of (key, counter): a Weyl sequence from the key's lower half
+    and the finalizer of MurmurHash3 (Appleby 2011) with the key's upper half mixed in.
+
     Args:
-        keys: `[R]` int64, the key of each vector, hashed before (never small integers: keys whose
-            lower halves agree give related masks).
-        counters: `[R]` int32, the counter of the vector's first four values; the next four have the
-            next counter. Vectors with one key must not overlap.
-
-    Eight bits decide on each value: it is kept where its byte is at least t = round(256 rate). A
-    rate is therefore rounded to a multiple of 1/256 (0.1 to 0.1016), and kept values are multiplied
-    by 256 / (256 - t) (`kept_scale`), so that the mean stays exact.
-
-    A byte comes from a 32-bit hash of (key, counter): a Weyl sequence from the key's lower half and
-    the finalizer of MurmurHash3 (Appleby 2011) with the key's upper half mixed in.
+        keys: `[R]` int64, the key of each vector. Keys must be hashed already: small integers whose
+            lower halves agree would give related masks.
+        counters: `[R]` int32, the counter of a vector's first four values; the next four have the
+            next counter. The counters of vectors with the same key must not overlap.
     """
-    words = torch.arange(-(-width // 4), dtype=torch.int32, device=keys.device)
-    found = _bytes_kept(keys, counters, words, rate)
-    return found[:, :width].to(dtype)
+    steps = torch.arange(-(-width // 4), dtype=torch.int32, device=keys.device)
+    mask = _bytes_kept(keys, counters, steps, rate)
+    return mask[:, :width].to(dtype)
 
 
 def attention_counters(heads: int, longest: int, device: torch.device) -> Tensor:
-    """A counter for every four attention weights of each query: `[heads, longest, words]` int32.
+    """A counter for every four attention weights of a query: `[heads, longest, C]` int32.
 
-    The counter of a weight does not depend on `longest`.
+    C is longest / 4, rounded up. The counter of a weight does not depend on `longest`.
     """
     counts = ((heads, HEAD_STRIDE), (longest, QUERY_STRIDE), (-(-longest // 4), 1))
-    head, query, word = (
+    head, query, key = (
         torch.arange(count, dtype=torch.int32, device=device) * stride for count, stride in counts
     )
-    return head[:, None, None] + query[:, None] + word
+    return head[:, None, None] + query[:, None] + key
 
 
 def attention_mask(
     keys: Tensor, counters: Tensor, longest: int, rate: float, dtype: torch.dtype
 ) -> Tensor:
-    """As `keep_mask`, for attention weights: `[B heads, queries, longest]`.
+    """Like `keep_mask`, for attention weights: `[B heads, queries, longest]`.
 
-    keys: `[B]` int64, one for each sequence. counters: `[heads, queries, words]`.
+    Args:
+        keys: `[B]` int64, one for each sequence.
+        counters: `[heads, queries, C]` int32, from `attention_counters`.
     """
     start = torch.zeros(1, dtype=torch.int32, device=keys.device)
-    found = _bytes_kept(keys, start, counters.flatten(), rate)
-    return found.view(-1, counters.shape[1], 4 * counters.shape[2])[..., :longest].to(dtype)
+    mask = _bytes_kept(keys, start, counters.flatten(), rate)
+    return mask.view(-1, counters.shape[1], 4 * counters.shape[2])[..., :longest].to(dtype)
 
 
 def _bytes_kept(keys: Tensor, starts: Tensor, steps: Tensor, rate: float) -> Tensor:
     """1 or 0 for each of the four bytes of the counters `starts + steps`: `[R, 4 C]` uint8.
 
-    keys: `[R]` int64. starts: `[R]` or `[1]`, steps: `[C]`, both int32.
+    `keys [R]` int64; `starts [R]` or `[1]` and `steps [C]`, both int32.
     """
     threshold = round(256 * rate)
     if not 0 < threshold < 256:
@@ -111,24 +113,24 @@ def _bytes_kept(keys: Tensor, starts: Tensor, steps: Tensor, rate: float) -> Ten
         z.bitwise_xor_(high[first : first + size, None])
         z.bitwise_xor_((z >> 13).bitwise_and_(0x7FFFF)).mul_(_MURMUR_2)
         z.bitwise_xor_((z >> 16).bitwise_and_(0xFFFF))
-    # In place, since a comparison that makes booleans is many times slower, and so is their cast.
+    # In place: a comparison that allocates booleans, and the cast from them, are many times slower.
     return hashed.view(torch.uint8).ge_(threshold)
 
 
 def kept_scale(rate: float) -> float:
-    """What kept values are multiplied by, for the rate as `keep_mask` rounds it."""
+    """The factor for kept values at a rate, rounded as in `keep_mask`."""
     return 256 / (256 - round(256 * rate))
 
 
 def drops(rate: float) -> bool:
-    """Whether a rate drops anything after rounding."""
+    """Whether a rate is above 0 after rounding."""
     return round(256 * rate) > 0
 
 
 def dropout(values: Tensor, rate: float, keys: Tensor | None) -> Tensor:
-    """Set a share `rate` of `values [B, W]` to zero and scale the rest up (Srivastava et al. 2014).
+    """Zero a share `rate` of `values [B, W]` and scale up the rest (Srivastava et al. 2014).
 
-    `keys [B]`: of the site; None leaves `values` unchanged.
+    `keys [B]` are those of the site; None returns `values` unchanged.
     """
     if keys is None or not drops(rate):
         return values
@@ -138,12 +140,12 @@ def dropout(values: Tensor, rate: float, keys: Tensor | None) -> Tensor:
 
 
 def add_dropped(residual: Tensor | None, values: Tensor, rate: float, mask: Tensor) -> Tensor:
-    """`residual + dropout(values)`, or without a residual; `mask` from `keep_mask`."""
+    """`residual + dropout(values)`, or `dropout(values)`, with a mask from `keep_mask`."""
     return _AddDropped.apply(residual, values, mask, kept_scale(rate))  # type: ignore[return-value]
 
 
 class _AddDropped(torch.autograd.Function):
-    """The scale multiplies as a float32 number: rounded to bfloat16 it would shift the mean."""
+    """Multiplies by a float32 scale: one rounded to bfloat16 would shift the mean."""
 
     @staticmethod
     def forward(
@@ -164,13 +166,13 @@ class _AddDropped(torch.autograd.Function):
 
 
 def _signed(value: int, bits: int = 64) -> int:
-    """The low `bits` of an unsigned integer as torch's signed integer of that size."""
+    """The low `bits` of an unsigned integer, as a signed integer of that size."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """int64 shifted right with zeros; torch repeats the sign."""
+    """A logical right shift of int64; torch's own shift repeats the sign bit."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 

@@ -1,17 +1,20 @@
-"""The encoder seam: what any text encoder takes and gives; no caller knows which one it is.
+"""The interface of a text encoder; code outside this package uses only what is declared here.
 
-Sequences travel packed, end to end without padding, with the offsets of their first tokens:
+Sequences are packed end to end without padding. `offsets` holds the index of the first token of
+each sequence:
 
     ids      [CLS] good soup [SEP] [CLS] the bus is late [SEP]
     offsets  0                     4                          10
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.task_gradient_ops import Sink, Spans
 
 Read = Literal["all", "cls"]
@@ -20,10 +23,10 @@ Read = Literal["all", "cls"]
 
 @dataclass(frozen=True)
 class Packed:
-    """B sequences of N tokens in all, laid end to end without padding.
+    """B sequences with N tokens in total, packed end to end without padding.
 
-    N and B may be rounded up: what is left over is then one more sequence (or empty ones) that no
-    head reads, and `longest` counts it.
+    Callers may round N and B up. The extra tokens then form one more sequence (the others are
+    empty) that no head reads; `longest` includes it.
     """
 
     ids: Tensor  # [N] int64
@@ -34,45 +37,68 @@ class Packed:
 
 @dataclass(frozen=True)
 class Group:
-    """The sequences of one task in a pass, what is read of them, and their dropout."""
+    """Sequences that are encoded together, the positions that the caller reads, and dropout."""
 
     packed: Packed
     read: Read = "all"
-    dropout_keys: Tensor | None = None  # [B] int64, one a sequence; None: no dropout
+    dropout_keys: Tensor | None = None  # [B] int64, one for each sequence; None: no dropout
 
 
-class Encoder(Protocol):
-    """What trainer, heads and server know of an encoder."""
+class Encoder(nn.Module, ABC):
+    """Base class of encoders."""
 
     width: int  # H, the size of a hidden state
-    max_length: int  # tokens that a sequence may have, [CLS] and [SEP] counted
-    segment_types: int  # segments that it tells apart; 1 means that a pair is not marked
+    depth: int  # L, the number of layers above the embeddings
+    max_length: int  # tokens in a sequence at most, including [CLS] and [SEP]
+    segment_types: int  # 1: both texts of a pair get segment 0
+    hidden_dropout: float  # dropout rate of hidden states, and the default rate of heads
     word_embeddings: nn.Parameter  # [V, H]
 
-    def __call__(
+    @abstractmethod
+    def forward(
         self,
         groups: Sequence[Group],
         words: Tensor | None = None,
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
     ) -> list[Tensor]:
-        """Encode the groups in one pass; no device value is read on the host.
+        """Encode all groups in one pass, without reading a device value on the host.
 
-        A group gives [N, H], every token's state, or [B, H] where only "cls" is read: the first
-        position of each sequence. The same dropout seed gives the same masks, whatever else is in
-        the pass.
+        The dropout masks of a sequence depend only on its key, not on the rest of the pass.
 
-        words: [U, H], rows that `ids` index in place of the word-embedding table, so that the
-        gradient of the rows that a step touches is a small tensor.
-        rows, sink: in training, the row of J that each group adds to, and what takes the gradients
-        of the encoder's parameters; without them they go where autograd puts them.
+        Args:
+            groups: the sequences.
+            words: `[U, H]`, word embeddings that `ids` index in place of the table
+                `word_embeddings`. Training passes the few rows that a step touches, so that their
+                gradient is a small tensor.
+            rows: the row of J that each group adds to.
+            sink: receives the gradients of the encoder's parameters for each row of J. Without
+                `rows` and `sink` autograd accumulates them as usual.
+
+        Returns:
+            For each group the hidden states of the last layer: `[N, H]` for all tokens, or `[B, H]`
+            for the first token of each sequence where `read` is "cls".
         """
-        ...
 
+    @abstractmethod
     def pool(self, cls: Tensor, spans: Spans | None = None) -> Tensor:
-        """The vector [B, H] that heads read, from the hidden state [B, H] of the first token."""
-        ...
+        """The pooled vector `[B, H]` from the first token's hidden state, `cls [B, H]`."""
 
+    @abstractmethod
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the embeddings, 1 to L for the layers, L + 1 for the pooler."""
-        ...
+        """The layer of a parameter: 0 for embeddings, 1 to L for layers, L + 1 for the pooler."""
+
+    @abstractmethod
+    def masked_lm_head(self) -> MaskedLanguageHead:
+        """A new masked-language head of this encoder's size, not yet initialised."""
+
+    @abstractmethod
+    def checkpoint_config(self) -> dict[str, Any]:
+        """The content of the checkpoint's config.json."""
+
+    @abstractmethod
+    def checkpoint_names(self) -> dict[str, list[str]]:
+        """For each parameter its tensors in a checkpoint, concatenated along the first dimension.
+
+        Names have no prefix such as "bert.".
+        """

@@ -1,6 +1,6 @@
-"""One encoder and a head for each task: rows of token ids in, a task's outputs out."""
+"""The multi-task model: a shared encoder and a head for each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from comity.data.packing import PackedRows
 from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
 from comity.model.heads import LinearHead, make_head, mean_pool
@@ -17,42 +18,60 @@ from comity.model.task_gradient_ops import Sink, Spans
 from comity.rng import INITIALISATION, name_key
 from comity.targets import HeadSpec
 
-MASKED = "*masked words"  # owns the head over words; no task can have that name
+MASKED = "*masked words"  # owns the masked-language head; no task can have this name
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A batch of one task: `count` rows for each view its head reads, view after view."""
+    """A batch of one task: `count` sequences for each view that its head reads, view by view."""
 
     task: str
     packed: Packed
     count: int
     dropout: "DropoutKeys | None" = None  # None: no dropout (evaluation)
-    texts: Packed | None = None  # first and second text, for objectives where the head reads a pair
+    texts: Packed | None = None  # first texts, then second, if objectives read them separately
 
 
 @dataclass(frozen=True)
 class DropoutKeys:
-    """Keys, int64, that dropout masks are drawn from; see `model/dropout.py`."""
+    """int64 keys of a batch's dropout masks; see `model/dropout.py`."""
 
     packed: Tensor  # [count * views], one for each sequence of the head's views
-    texts: Tensor | None  # [count * 2], one for each text where texts are read apart
+    texts: Tensor | None  # [count * 2], one for each text that objectives read separately
     head: Tensor  # [count], one for each row
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the rows of one input came to."""
+    """The encoded rows of one input."""
 
     views: list[Tensor]  # one [B, H] for each view that the head reads
-    texts: list[Tensor]  # embeddings [B, H] of the first and second texts, where they were read
+    texts: list[Tensor]  # embeddings [B, H] of the first and second texts, if they were encoded
+
+
+@dataclass(frozen=True)
+class PooledGroup:
+    """Sequences to encode, and how each is reduced to one vector (`HeadSpec.pooling`)."""
+
+    packed: Packed
+    pooling: str  # "mean", "cls" or "pooler"
+    dropout_keys: Tensor | None = None
+
+    @property
+    def group(self) -> Group:
+        """What the encoder reads: all tokens for a mean, otherwise [CLS]."""
+        return Group(self.packed, "all" if self.pooling == "mean" else "cls", self.dropout_keys)
 
 
 class MultiTaskModel(nn.Module):
-    """The encoder, shared, and `heads[task]`.
+    """A shared encoder and a head for each task.
 
-    `log_variances` has one number a task where loss weights are learned (Kendall et al. 2018), and
-    `masked` is the head over words where a stage trains on masked words.
+    Args:
+        encoder: the shared encoder.
+        tasks: what each task's head reads and predicts.
+        seed: for the weights of the heads.
+        learned_weights: learn a loss weight for each task (Kendall et al. 2018).
+        masked: the masked-language head, if a stage trains on masked words.
 
     Example:
         (outputs,) = model([ModelInput("sentiment", packed, count=32)])
@@ -60,31 +79,31 @@ class MultiTaskModel(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         tasks: Mapping[str, HeadSpec],
         seed: int = 0,
         learned_weights: bool = False,
         masked: MaskedLanguageHead | None = None,
     ):
         super().__init__()
-        self.encoder: Encoder = encoder  # type: ignore[assignment]
+        self.encoder = encoder
         self.tasks = dict(tasks)
-        self.heads = nn.ModuleList(make_head(self.encoder.width, task) for task in tasks.values())
+        self.heads = nn.ModuleList(make_head(encoder.width, task) for task in tasks.values())
         self.masked = masked
-        numbers = len(tasks) if learned_weights else 0
-        self.log_variances = nn.ParameterList(torch.zeros(1) for _ in range(numbers))
+        count = len(tasks) if learned_weights else 0
+        self.log_variances = nn.ParameterList(torch.zeros(1) for _ in range(count))
         for name, head in zip(tasks, self.heads, strict=True):
             if isinstance(head, LinearHead):
                 head.initialise(torch_generator(INITIALISATION, seed, name_key(name)))
 
     def head(self, task: str) -> nn.Module:
-        """The head of a task. (A ModuleDict would forbid names with dots.)"""
+        """The head of a task. (The keys of a ModuleDict could not contain dots.)"""
         return self.heads[list(self.tasks).index(task)]
 
     def log_variance(self, task: str) -> Tensor | None:
-        """The task's learned number, if loss weights are learned."""
-        place = list(self.tasks).index(task)
-        return self.log_variances[place] if len(self.log_variances) else None
+        """The task's learned log variance `[1]`, or None if loss weights are not learned."""
+        index = list(self.tasks).index(task)
+        return self.log_variances[index] if len(self.log_variances) else None
 
     def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
         """Outputs `[count, outputs]` of each input's head, all encoded in one pass."""
@@ -97,149 +116,146 @@ class MultiTaskModel(nn.Module):
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
     ) -> list[Encoded]:
-        """Vectors of each input's rows, all encoded in one pass.
+        """Encode all inputs in one pass.
 
-        words: the gathered rows of the word table that the inputs' ids index, if any.
-        rows, sink: where the gradients of the shared parameters go; see `Encoder`.
+        Args:
+            inputs: the batches.
+            words: `[U, H]`, word embeddings that the ids index; default: the word table.
+            rows: the row of J that each input adds to.
+            sink: receives the gradients of the shared parameters; see `Encoder.forward`.
         """
-        groups, poolings, of_inputs = [], [], []
-        for number, given in enumerate(inputs):
-            spec = self.tasks[given.task]
-            dropout = given.dropout
-            groups.append(_group(given.packed, spec.head_pooling, dropout and dropout.packed))
-            poolings.append(spec.head_pooling)
-            of_inputs.append(number)
-            if given.texts is not None:
-                groups.append(_group(given.texts, spec.pooling, dropout and dropout.texts))
-                poolings.append(spec.pooling)
-                of_inputs.append(number)
-        of_groups = None if rows is None else [rows[number] for number in of_inputs]
-        hidden = self.encoder(groups, words, of_groups, sink)
-        vectors = iter(self._vectors(groups, poolings, hidden, of_groups, sink))
-        encoded = []
-        for given in inputs:
-            views = list(next(vectors).split(given.count))
-            texts = views if self.tasks[given.task].apart else []
-            if given.texts is not None:
-                texts = list(next(vectors).split(given.count))
-            encoded.append(Encoded(views, texts))
-        return encoded
+        groups: list[PooledGroup] = []
+        group_rows: list[int] = []
+        for number, batch in enumerate(inputs):
+            batch_groups = self._groups(batch)
+            groups += batch_groups
+            group_rows += [rows[number]] * len(batch_groups) if rows is not None else []
+        vectors = iter(self._vectors(groups, words, None if rows is None else group_rows, sink))
+        return [self._encoded(batch, vectors) for batch in inputs]
 
-    def masked_logits(
+    def _groups(self, batch: ModelInput) -> list[PooledGroup]:
+        """The sequences of the head's views and, if objectives need them, of the two texts."""
+        spec, dropout = self.tasks[batch.task], batch.dropout
+        groups = [PooledGroup(batch.packed, spec.head_pooling, dropout and dropout.packed)]
+        if batch.texts is not None:
+            groups.append(PooledGroup(batch.texts, spec.pooling, dropout and dropout.texts))
+        return groups
+
+    def _encoded(self, batch: ModelInput, vectors: Iterator[Tensor]) -> Encoded:
+        """The vectors of a batch, split by view; takes those of its groups from `vectors`."""
+        views = list(next(vectors).split(batch.count))
+        if batch.texts is not None:
+            return Encoded(views, list(next(vectors).split(batch.count)))
+        return Encoded(views, views if self.tasks[batch.task].apart else [])
+
+    def _vectors(
         self,
-        inputs: Sequence[ModelInput],
-        places: Sequence[Tensor],
-        words: Tensor,
-        rows: Sequence[int],
-        sink: Sink,
+        groups: Sequence[PooledGroup],
+        words: Tensor | None = None,
+        rows: Sequence[int] | None = None,
+        sink: Sink | None = None,
     ) -> list[Tensor]:
-        """Logits over all words `[M, V]` at the `places [M]` of each input's tokens.
-
-        words: the whole word table `[V, H]`, which also is the decoder.
-        """
-        assert self.masked is not None
-        groups = [
-            Group(given.packed, "all", given.dropout and given.dropout.packed) for given in inputs
-        ]
-        hidden = self.encoder(groups, words, rows, sink)
-        at = [states[of_input] for states, of_input in zip(hidden, places, strict=True)]
-        logits = self.masked(torch.cat(at), words)
-        return list(logits.split([len(states) for states in at]))
+        """One vector for each sequence of each group, `[B, H]`, encoded in one pass."""
+        vectors = self.encoder([group.group for group in groups], words, rows, sink)
+        for index, group in enumerate(groups):
+            if group.pooling == "mean":
+                vectors[index] = mean_pool(vectors[index], group.packed.offsets)
+        pooled = [index for index, group in enumerate(groups) if group.pooling == "pooler"]
+        if pooled:
+            counts = [len(vectors[index]) for index in pooled]
+            spans = None
+            if rows is not None and sink is not None:
+                stops = np.cumsum(counts).tolist()
+                bounds = zip(pooled, counts, stops, strict=True)
+                spans = Spans([(rows[i], stop - count, stop) for i, count, stop in bounds], sink)
+            # One product for all groups.
+            states = torch.cat([vectors[index] for index in pooled])
+            output = self.encoder.pool(states, spans).split(counts)
+            for index, group_vectors in zip(pooled, output, strict=True):
+                vectors[index] = group_vectors
+        return vectors
 
     def outputs(self, inputs: Sequence[ModelInput], encoded: Sequence[Encoded]) -> list[Tensor]:
         """Outputs `[count, outputs]` of each input's head."""
-        outputs = []
-        for given, of_input in zip(inputs, encoded, strict=True):
-            keys = given.dropout and given.dropout.head
-            outputs.append(self.head(given.task)(of_input.views, keys))
-        return outputs
+        return [
+            self.head(batch.task)(vectors.views, batch.dropout and batch.dropout.head)
+            for batch, vectors in zip(inputs, encoded, strict=True)
+        ]
 
-    def heads_together(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
-        """Outputs of several tasks that read the same views alike, the texts encoded once."""
+    def shared_outputs(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
+        """Outputs of several tasks with the same `reads`, for rows that are encoded once."""
         (encoded,) = self.encode([ModelInput(tasks[0], packed, count)])
         return [self.head(task)(encoded.views, None) for task in tasks]
 
     def reads(self, task: str) -> tuple[Any, ...]:
-        """What a task's head reads; tasks that agree in it can share one encoding."""
+        """The views and the pooling of a task's head; tasks with the same can share an encoding."""
         spec = self.tasks[task]
         return spec.views, spec.head_pooling
 
-    def _vectors(
-        self,
-        groups: Sequence[Group],
-        poolings: Sequence[str],
-        hidden: list[Tensor],
-        rows: Sequence[int] | None,
-        sink: Sink | None,
-    ) -> list[Tensor]:
-        """One vector `[B, H]` a sequence: pooled by the encoder (all in one go), or embedded."""
-        vectors = list(hidden)
-        pooled = [n for n, pooling in enumerate(poolings) if pooling == "pooler"]
-        for number, (group, pooling) in enumerate(zip(groups, poolings, strict=True)):
-            if pooling == "mean":
-                vectors[number] = mean_pool(hidden[number], group.packed.offsets)
-        if pooled:
-            counts = [len(hidden[number]) for number in pooled]
-            spans = None
-            if rows is not None and sink is not None:
-                ends = np.cumsum([0, *counts]).tolist()
-                bounds = [(rows[n], *ends[i : i + 2]) for i, n in enumerate(pooled)]
-                spans = Spans(bounds, sink)
-            together = self.encoder.pool(torch.cat([hidden[n] for n in pooled]), spans)
-            for number, of_task in zip(pooled, together.split(counts), strict=True):
-                vectors[number] = of_task
-        return vectors
-
     def embed(self, packed: Packed, pooling: str) -> Tensor:
         """Embeddings `[B, H]` float32 of packed texts, pooled as `HeadSpec.pooling` says."""
-        group = _group(packed, pooling, None)
-        (vectors,) = self._vectors([group], [pooling], self.encoder([group]), None, None)
+        (vectors,) = self._vectors([PooledGroup(packed, pooling)])
         return vectors.float()
 
+    def masked_logits(
+        self,
+        inputs: Sequence[ModelInput],
+        positions: Sequence[Tensor],
+        words: Tensor,
+        rows: Sequence[int],
+        sink: Sink,
+    ) -> list[Tensor]:
+        """Logits over all words, `[M, V]`, at the `positions [M]` of each input's tokens.
+
+        `words` is the whole word table `[V, H]`, which is also the decoder. See `encode` for `rows`
+        and `sink`.
+        """
+        assert self.masked is not None
+        groups = [
+            Group(batch.packed, "all", batch.dropout and batch.dropout.packed) for batch in inputs
+        ]
+        hidden = self.encoder(groups, words, rows, sink)
+        selected = [states[where] for states, where in zip(hidden, positions, strict=True)]
+        logits = self.masked(torch.cat(selected), words)
+        return list(logits.split([len(states) for states in selected]))
+
     def owned_parameters(self) -> list[OwnedParameter]:
-        """Every parameter with its owner and layer, for the flat vector."""
-        pieces = []
-        top = 0
-        for name, parameter in self.encoder.named_parameters():  # type: ignore[attr-defined]
-            layer = self.encoder.layer_of(name)
-            top = max(top, layer)
-            table = parameter is self.encoder.word_embeddings
-            pieces.append(
-                OwnedParameter(
-                    f"encoder.{name}", parameter, SHARED, layer, parameter.dim() > 1, table
-                )
+        """Every parameter with its owner and layer, for the flat vector.
+
+        Weight decay applies to matrices, not to biases and LayerNorm weights.
+        """
+        owned = []
+        for name, parameter in self.encoder.named_parameters():
+            layer, decays = self.encoder.layer_of(name), parameter.dim() > 1
+            is_table = parameter is self.encoder.word_embeddings
+            owned.append(
+                OwnedParameter(f"encoder.{name}", parameter, SHARED, layer, decays, is_table)
             )
-        for task, head in zip(self.tasks, self.heads, strict=True):
-            for name, parameter in head.named_parameters():
+        top = max(parameter.layer for parameter in owned)
+
+        def own(owner: str, prefix: str, module: nn.Module) -> None:
+            for name, parameter in module.named_parameters():
                 decays = parameter.dim() > 1
-                pieces.append(OwnedParameter(f"heads.{task}.{name}", parameter, task, top, decays))
+                owned.append(OwnedParameter(f"{prefix}.{name}", parameter, owner, top, decays))
+
+        for task, head in zip(self.tasks, self.heads, strict=True):
+            own(task, f"heads.{task}", head)
             learned = self.log_variance(task)
             if isinstance(learned, nn.Parameter):
-                pieces.append(
-                    OwnedParameter(f"heads.{task}.log_variance", learned, task, top, False)
-                )
-        for name, parameter in self.masked.named_parameters() if self.masked else ():
-            pieces.append(
-                OwnedParameter(f"masked.{name}", parameter, MASKED, top, parameter.dim() > 1)
-            )
-        return pieces
+                name = f"heads.{task}.log_variance"
+                owned.append(OwnedParameter(name, learned, task, top, False))
+        if self.masked is not None:
+            own(MASKED, "masked", self.masked)
+        return owned
 
 
-def _group(packed: Packed, pooling: str, dropout_keys: Tensor | None) -> Group:
-    """The sequences of one input with what of them is read: all tokens for a mean, else [CLS]."""
-    return Group(packed, "all" if pooling == "mean" else "cls", dropout_keys)
-
-
-def to_packed(parts: Sequence, device: torch.device) -> Packed:
-    """Views packed one by one (`PackedRows`) joined into one packed pass on `device`."""
-    ids = np.concatenate([part.ids for part in parts])
-    segments = np.concatenate([part.segments for part in parts])
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
-    offsets = np.concatenate([[0], *ends])
+def to_packed(views: Sequence[PackedRows], device: torch.device) -> Packed:
+    """Concatenate separately packed views and copy them to `device`."""
+    starts = np.cumsum([0, *(len(view.ids) for view in views[:-1])])
+    ends = [view.offsets[1:] + start for view, start in zip(views, starts, strict=True)]
     return Packed(
-        torch.from_numpy(ids).to(device),
-        torch.from_numpy(segments).to(device),
-        torch.from_numpy(offsets).to(device),
-        max(part.longest for part in parts),
+        ids=torch.from_numpy(np.concatenate([view.ids for view in views])).to(device),
+        segments=torch.from_numpy(np.concatenate([view.segments for view in views])).to(device),
+        offsets=torch.from_numpy(np.concatenate([[0], *ends])).to(device),
+        longest=max(view.longest for view in views),
     )

@@ -1,27 +1,27 @@
-"""Every parameter in one flat vector, every task's gradient a row of one matrix.
+"""All parameters of a model in one flat vector.
 
 Layout: `[word table | embeddings | layer 1 | ... | pooler | head 1 | head 2 | ...]`. Within a layer
-the decayed weights come first, then biases and LayerNorm. So freezing the lowest layers leaves the
-trained part of the encoder one stretch, and gradient surgery, clipping, the optimizer and
-checkpoints are all arithmetic on spans of numbers.
+the weights that decay come first, then biases and LayerNorm. If the lowest layers are frozen, the
+trained part of the encoder is still one contiguous span. Gradient surgery, clipping, the optimizer
+and checkpoints all work on slices of this vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-SHARED = ""  # the owner of everything that all tasks share; a task's name cannot be empty
+SHARED = ""  # the owner of parameters that all tasks share; the name of a task cannot be empty
 
 
 @dataclass(frozen=True)
 class OwnedParameter:
-    """One parameter and where it belongs."""
+    """A parameter with its owner, its layer and whether weight decay applies."""
 
     name: str
     parameter: nn.Parameter
-    owner: str  # SHARED or the task that owns the head
+    owner: str  # SHARED, or the task that owns the head
     layer: int  # 0: embeddings, 1 to L: layers, L + 1: pooler and heads
     decays: bool
     is_word_table: bool = False
@@ -29,7 +29,7 @@ class OwnedParameter:
 
 @dataclass
 class Segment:
-    """A stretch of the flat vector that one rule updates. `step` counts its own updates."""
+    """A span of the flat vector whose parameters are all updated alike."""
 
     owner: str
     layer: int
@@ -37,38 +37,44 @@ class Segment:
     is_word_table: bool
     start: int
     stop: int
-    step: int = 0
+    step: int = 0  # updates so far
 
 
 class FlatParameters:
-    """The masters, float32 `[P]`, and the compute buffer `[P]` that the modules' parameters view.
+    """The float32 master copy `[P]` of all parameters, and the compute buffer `[P]`.
 
-    Where the run computes in float32 the two are the same memory. Checkpoints, export and the
-    optimizer read the masters; `refresh` brings an updated stretch into the compute buffer.
+    The modules' parameters are views of the compute buffer, which is the master copy itself if the
+    run computes in float32. Checkpoints, export and the optimizer use the master copy; `refresh`
+    copies updated values to the compute buffer.
     """
 
-    def __init__(self, pieces: Sequence[OwnedParameter], dtype: torch.dtype, device: torch.device):
-        self.pieces = sorted(pieces, key=_layout_key(pieces))
+    def __init__(
+        self, parameters: Sequence[OwnedParameter], dtype: torch.dtype, device: torch.device
+    ):
+        self.parameters = sorted(parameters, key=_layout_key(parameters))
         self.starts: dict[str, int] = {}
-        total = sum(piece.parameter.numel() for piece in self.pieces)
+        total = sum(owned.parameter.numel() for owned in self.parameters)
         self.masters = torch.empty(total, dtype=torch.float32, device=device)
         same = dtype == torch.float32
         self.compute = self.masters if same else torch.empty(total, dtype=dtype, device=device)
         self.segments = self._lay_out()
         self.refresh(0, total)
-        self.width = next((p.parameter.shape[1] for p in self.pieces if p.is_word_table), 1)
+        tables = [owned.parameter for owned in self.parameters if owned.is_word_table]
+        self.width = tables[0].shape[1] if tables else 1
         self.table_stop = max((s.stop for s in self.segments if s.is_word_table), default=0)
         self.shared_stop = max((s.stop for s in self.segments if s.owner == SHARED), default=0)
 
     def _lay_out(self) -> list[Segment]:
+        """Copy all values to the master copy and make the modules' parameters views."""
         segments: list[Segment] = []
         start = 0
-        for piece in self.pieces:
-            stop = start + piece.parameter.numel()
-            self.masters[start:stop] = piece.parameter.detach().flatten().to(self.masters)
-            piece.parameter.data = self.compute[start:stop].view(piece.parameter.shape)
-            self.starts[piece.name] = start
-            rule = (piece.owner, piece.layer, piece.decays, piece.is_word_table)
+        for owned in self.parameters:
+            parameter = owned.parameter
+            stop = start + parameter.numel()
+            self.masters[start:stop] = parameter.detach().flatten().to(self.masters)
+            parameter.data = self.compute[start:stop].view(parameter.shape)
+            self.starts[owned.name] = start
+            rule = (owned.owner, owned.layer, owned.decays, owned.is_word_table)
             last = segments[-1] if segments else None
             if last and (last.owner, last.layer, last.decays, last.is_word_table) == rule:
                 last.stop = stop
@@ -78,41 +84,46 @@ class FlatParameters:
         return segments
 
     def refresh(self, start: int, stop: int) -> None:
-        """Bring masters `[start, stop)` into the compute buffer."""
+        """Copy the masters `[start, stop)` to the compute buffer."""
         if self.compute is not self.masters:
             self.compute[start:stop].copy_(self.masters[start:stop])
 
     @property
     def table(self) -> Tensor:
-        """The word table's masters `[V, H]`."""
+        """The masters of the word table, `[V, H]`."""
         return self.masters[: self.table_stop].view(-1, self.width)
 
     def trained_from(self, frozen_layers: int) -> int:
-        """Where the trained part of the shared stretch begins, without the word table.
+        """The index where the trained shared parameters begin, after the word table.
 
         Args:
-            frozen_layers: how many of the layers numbered 0 (the embeddings), 1, 2, ... are frozen.
+            frozen_layers: how many layers are frozen, counting the embeddings as layer 0.
         """
         trained = [
-            s.start
-            for s in self.segments
-            if s.owner == SHARED and s.layer >= frozen_layers and not s.is_word_table
+            segment.start
+            for segment in self.segments
+            if segment.owner == SHARED
+            and segment.layer >= frozen_layers
+            and not segment.is_word_table
         ]
         return min(trained, default=self.shared_stop)
 
     def masters_by_name(self) -> dict[str, Tensor]:
-        """Each parameter's float32 master in its own shape (views, no copies)."""
-        shapes = {piece.name: piece.parameter.shape for piece in self.pieces}
+        """The float32 master of each parameter in its own shape (a view, not a copy)."""
+        shapes = {owned.name: owned.parameter.shape for owned in self.parameters}
         return {
             name: self.masters[start : start + shapes[name].numel()].view(shapes[name])
             for name, start in self.starts.items()
         }
 
 
-def _layout_key(pieces: Sequence[OwnedParameter]):
-    owners = list(dict.fromkeys([SHARED, *(piece.owner for piece in pieces)]))
+def _layout_key(
+    parameters: Sequence[OwnedParameter],
+) -> Callable[[OwnedParameter], tuple[int, bool, int, bool]]:
+    """The sort key of the flat layout."""
+    owners = list(dict.fromkeys([SHARED, *(owned.owner for owned in parameters)]))
 
-    def key(piece: OwnedParameter) -> tuple[int, bool, int, bool]:
-        return (owners.index(piece.owner), not piece.is_word_table, piece.layer, not piece.decays)
+    def key(owned: OwnedParameter) -> tuple[int, bool, int, bool]:
+        return (owners.index(owned.owner), not owned.is_word_table, owned.layer, not owned.decays)
 
     return key

@@ -1,9 +1,9 @@
-"""Operations on parameters that tasks share: one forward pass, one gradient for each task.
+"""Layers with shared parameters that compute a separate weight gradient for each task.
 
-The tokens of all tasks are packed task after task. A product with a shared weight is then one large
-product, and so is the gradient of its input. Only the gradient of the weight is computed task by
-task, from the task's span of tokens, and goes straight into the task's row of J. So K task
-gradients cost about as much as their sum.
+The tokens of all tasks are packed, one task after another. The product with a shared weight is then
+one large product, and so is the gradient of its input. Only the weight gradient is computed task by
+task, each from the task's span of tokens, and added to the task's row of J. So K task gradients
+cost about as much as their sum.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from comity.model import matmul
 
 Sink = Callable[[int, Tensor, Tensor, int], None]
-"""Takes the gradient of one task: (row of J, parameter, gradient, first row of the parameter)."""
+"""Receives a task gradient: (row of J, parameter, gradient, start).
+
+`gradient` is that of `parameter[start : start + len(gradient)]`.
+"""
 
 
 @dataclass(frozen=True)
 class Spans:
-    """The rows of a packed tensor that belong to each task gradient, and where gradients go."""
+    """The span of a packed tensor for each row of J, and the sink that receives gradients."""
 
     bounds: Sequence[tuple[int, int, int]]  # row of J, start, stop
     sink: Sink
 
     def each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-        """The row of J and the span of each tensor, for one task after another."""
+        """For each span its row of J and that span of every tensor."""
         for row, start, stop in self.bounds:
             yield row, *(tensor[start:stop] for tensor in tensors)
 
@@ -36,9 +39,9 @@ class Spans:
 def linear(
     inputs: Tensor, layer: nn.Linear, spans: Spans | None, outputs: slice = slice(None)
 ) -> Tensor:
-    """A dense layer, `[N, I]` to `[N, O]`, or only its rows `outputs`.
+    """A dense layer, `[N, I]` to `[N, O]`; `outputs` selects some of its outputs.
 
-    Without spans it is an ordinary differentiable product.
+    Without spans, autograd computes one gradient as usual.
     """
     weight, bias = layer.weight[outputs], layer.bias[outputs]
     if spans is None:
@@ -54,30 +57,30 @@ class _Linear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         layer: nn.Linear,
-        first: int,
+        start: int,
         spans: Spans,
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.layer, ctx.first, ctx.spans = layer, first, spans
+        ctx.layer, ctx.start, ctx.spans = layer, start, spans
         return matmul.linear(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         inputs, weight = ctx.saved_tensors
-        layer, first, spans = ctx.layer, ctx.first, ctx.spans
+        layer, start, spans = ctx.layer, ctx.start, ctx.spans
         (grad_output,) = gradients
         if layer.weight.requires_grad:
-            for row, task_grad, task_inputs in spans.each(grad_output, inputs):
-                grad_weight = matmul.linear(task_grad.t(), task_inputs.t())
-                spans.sink(row, layer.weight, grad_weight, first)
-                spans.sink(row, layer.bias, task_grad.sum(0), first)
+            for row, task_grad_output, task_inputs in spans.each(grad_output, inputs):
+                grad_weight = matmul.linear(task_grad_output.t(), task_inputs.t())
+                spans.sink(row, layer.weight, grad_weight, start)
+                spans.sink(row, layer.bias, task_grad_output.sum(0), start)
         needed = ctx.needs_input_grad[0]
         grad_input = matmul.linear(grad_output, weight.t()) if needed else None
         return grad_input, None, None, None, None, None
 
 
 def norm(inputs: Tensor, layer: nn.LayerNorm, spans: Spans | None) -> Tensor:
-    """LayerNorm (Ba et al. 2016) of `[N, H]`."""
+    """LayerNorm (Ba et al. 2016) of `[N, H]`; see `linear` for `spans`."""
     if spans is None:
         return layer(inputs)
     return _Norm.apply(inputs, layer.weight, layer, spans)  # type: ignore[return-value]
@@ -86,7 +89,7 @@ def norm(inputs: Tensor, layer: nn.LayerNorm, spans: Spans | None) -> Tensor:
 class _Norm(torch.autograd.Function):
     """LayerNorm computed in float32.
 
-    In bfloat16 torch's backward sums the gradients of the weights over tokens in bfloat16, where a
+    For bfloat16 inputs, torch's backward sums the weight gradients over tokens in bfloat16, where a
     sum stops growing at a few hundred. Float32 costs no more.
     """
 
@@ -94,9 +97,9 @@ class _Norm(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, layer: nn.LayerNorm, spans: Spans
     ) -> Tensor:
-        wide = inputs.float()
+        weight, bias = layer.weight.float(), layer.bias.float()
         output, mean, scale = torch.native_layer_norm(
-            wide, list(layer.normalized_shape), layer.weight.float(), layer.bias.float(), layer.eps
+            inputs.float(), list(layer.normalized_shape), weight, bias, layer.eps
         )
         ctx.save_for_backward(inputs, mean, scale)
         ctx.layer, ctx.spans = layer, spans
@@ -107,13 +110,20 @@ class _Norm(torch.autograd.Function):
         layer = ctx.layer
         inputs, mean, scale = ctx.saved_tensors
         weight, bias = layer.weight.float(), layer.bias.float()
-        wanted = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
-        grad_input = torch.empty_like(inputs) if wanted[0] else None
-        tensors = (gradients[0].float(), inputs.float(), mean, scale)
+        needed = [ctx.needs_input_grad[0], layer.weight.requires_grad, layer.bias.requires_grad]
+        grad_input = torch.empty_like(inputs) if needed[0] else None
+        grad_output, shape = gradients[0].float(), list(layer.normalized_shape)
+        inputs = inputs.float()
         for row, start, stop in ctx.spans.bounds:
-            task_grad, *saved = (tensor[start:stop] for tensor in tensors)
             task_grad_input, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
-                task_grad, saved[0], list(layer.normalized_shape), *saved[1:], weight, bias, wanted
+                grad_output[start:stop],
+                inputs[start:stop],
+                shape,
+                mean[start:stop],
+                scale[start:stop],
+                weight,
+                bias,
+                needed,
             )
             if grad_input is not None:
                 grad_input[start:stop] = task_grad_input
@@ -124,7 +134,10 @@ class _Norm(torch.autograd.Function):
 
 
 def look_up(indices: Tensor, table: Tensor, spans: Spans | None) -> Tensor:
-    """Rows of a table, `[N]` and `[T, H]` to `[N, H]`; the gradient is summed in float32."""
+    """The vectors `[N, H]` at `indices [N]` of a table `[T, H]`; see `linear` for `spans`.
+
+    With spans, the gradient of the table is summed in float32.
+    """
     if spans is None:
         return F.embedding(indices, table)
     return _LookUp.apply(indices, table, spans)  # type: ignore[return-value]
@@ -142,7 +155,8 @@ class _LookUp(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         table = ctx.table
         if table.requires_grad:
-            for row, task_grad, task_indices in ctx.spans.each(gradients[0], indices):
-                whole = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-                ctx.spans.sink(row, table, whole.index_add_(0, task_indices, task_grad.float()), 0)
+            for row, task_grad_output, task_indices in ctx.spans.each(gradients[0], indices):
+                grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+                grad_table.index_add_(0, task_indices, task_grad_output.float())
+                ctx.spans.sink(row, table, grad_table, 0)
         return None, None, None

@@ -1,7 +1,7 @@
-"""Text to token ids: BERT's WordPiece, on the `tokenizers` library, without special tokens.
+"""BERT's WordPiece tokenizer, from texts to token ids, on the `tokenizers` library.
 
-Templates ([CLS] ... [SEP]), truncation and padding belong to the batches; here a text becomes the
-ids of its own tokens and nothing else. Ids equal those of transformers' BertTokenizer.
+The ids are those of transformers' BertTokenizer without special tokens. [CLS], [SEP] and truncation
+are added when rows are packed (`data/packing.py`).
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from comity.model.checkpoint_files import read_json_object
 FILE = "tokenizer.json"
 VOCABULARY = "vocab.txt"
 CONFIG = "tokenizer_config.json"
-OLDER_NAMES = "special_tokens_map.json"  # what older checkpoints name special tokens in
+OLDER_NAMES = "special_tokens_map.json"  # the special tokens of older checkpoints
 OLDER_ADDED = "added_tokens.json"
 
 _NAMES = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
 _NEEDED = ("cls", "sep", "unk")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-# Settings of tokenizer_config.json, what the library's BertNormalizer calls them, their defaults.
+# Settings of tokenizer_config.json, their names in the library's BertNormalizer, and defaults.
 _SETTINGS = {
     "do_lower_case": ("lowercase", True),
     "strip_accents": ("strip_accents", None),
@@ -35,19 +35,22 @@ _SETTINGS = {
 
 
 class Tokenizer:
-    """Token ids of texts; make one with `Tokenizer.from_folder`."""
+    """Splits texts into tokens and returns their ids. Load one with `Tokenizer.from_folder`."""
 
     def __init__(self, backend: tokenizers.Tokenizer, names: dict[str, str], source: Path):
-        """Wrap `backend`; `names` are the special tokens (cls, sep, pad, unk, mask) of `source`.
+        """Wrap `backend`, which was loaded from the file `source`.
 
-        Raises ComityError where [CLS], [SEP] or [UNK] is not in the vocabulary.
+        `names` are the special tokens by role (cls, sep, pad, unk, mask).
+
+        Raises:
+            ComityError: [CLS], [SEP] or [UNK] is not in the vocabulary.
         """
         errors = ErrorList()
         for role in _NEEDED:
             if backend.token_to_id(names[role]) is None:
                 errors.add(
-                    f"{source}: the vocabulary has no {names[role]}, which a BERT needs; add it, "
-                    f'or name the token that takes its place as "{role}_token" in {CONFIG}'
+                    f"{source}: the vocabulary has no {names[role]}, which BERT needs; add it, "
+                    f'or set "{role}_token" in {CONFIG} to the token that replaces it'
                 )
         errors.check()
         self._backend = backend
@@ -65,7 +68,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         cls, sep = names["cls"], names["sep"]
-        # Only for other programs that read what `save` writes: `encode` adds no special tokens.
+        # Only for other programs that load what `save` writes; `encode` adds no special tokens.
         backend.post_processor = processors.TemplateProcessing(
             single=[f"{cls}:0", "$A:0", f"{sep}:0"],
             pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
@@ -74,15 +77,16 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json, or vocab.txt with the settings of tokenizer_config.json.
+        """Load tokenizer.json, or vocab.txt with the settings in tokenizer_config.json.
 
-        Raises ComityError where neither is there, or where one is not what it should be.
+        Raises:
+            ComityError: the folder has neither, or a file is damaged.
         """
         config = read_json_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         _check_settings(config, folder / CONFIG)
         older = folder / OLDER_NAMES
-        given = (read_json_object(older) if older.is_file() else {}) | config
-        names = {role: _name(given, role) for role in _NAMES}
+        declared = (read_json_object(older) if older.is_file() else {}) | config
+        names = {role: _name(declared, role) for role in _NAMES}
         if (folder / FILE).is_file():
             backend = _from_json(folder / FILE, config)
             unknown = getattr(backend.model, "unk_token", None)
@@ -91,60 +95,64 @@ class Tokenizer:
             backend = _from_vocabulary(folder / VOCABULARY, config, names["unk"])
             _add_tokens(backend, folder, config, set(names.values()))
             return cls(backend, names, folder / VOCABULARY)
-        raise ComityError(f"{folder}: there is neither {FILE} nor {VOCABULARY}; copy one there")
+        raise ComityError(f"{folder}: no {FILE} and no {VOCABULARY}; copy one of them there")
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, whole and without special tokens; a text may have none.
+        """The ids of each text, not truncated and without special tokens; may be empty.
 
-        A special token's name that stands in a text ("[SEP]") becomes that token, as it does in
-        transformers. Half a surrogate pair, which is no character, reads as U+FFFD.
+        The name of a special token in a text ("[SEP]") becomes that token, as in transformers. A
+        lone surrogate, which is not a character, is read as U+FFFD.
         """
         try:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # the library takes no text that UTF-8 cannot write
-            whole = [_without_surrogates(text) for text in texts]
-            encodings = self._backend.encode_batch_fast(whole, add_special_tokens=False)
+        except TypeError:  # the library rejects texts that cannot be written as UTF-8
+            valid = [_without_surrogates(text) for text in texts]
+            encodings = self._backend.encode_batch_fast(valid, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     @property
     def cls_id(self) -> int:
+        """The id of [CLS]."""
         return self._ids["cls"]
 
     @property
     def sep_id(self) -> int:
+        """The id of [SEP]."""
         return self._ids["sep"]
 
     @property
     def unk_id(self) -> int:
+        """The id of [UNK]."""
         return self._ids["unk"]
 
     @property
     def pad_id(self) -> int:
-        """The id of [PAD], or 0 in a vocabulary without one; nothing reads padding."""
+        """The id of [PAD], or 0 if the vocabulary has none (padding has no effect)."""
         return self._ids.get("pad", 0)
 
     @property
     def mask_id(self) -> int | None:
+        """The id of [MASK], if the vocabulary has one."""
         return self._ids.get("mask")
 
     @cached_property
     def size(self) -> int:
-        """Rows that an embedding table needs: the largest id, added tokens included, plus one."""
+        """The number of embeddings needed: the largest id, including added tokens, plus one."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides ids, for caches and for a run's record."""
+        """SHA-256 of everything that affects ids, for caches and run.json."""
         state = json.loads(self._backend.to_str())
-        deciding = ("added_tokens", "normalizer", "pre_tokenizer", "model")
-        parts = {key: state[key] for key in deciding} | {"special": self._ids}
+        keys = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+        parts = {key: state[key] for key in keys} | {"special": self._ids}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path, max_length: int) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt.
 
-        transformers and `Tokenizer.from_folder` read them back to the same ids. `max_length`:
-        the tokens that the model takes, special ones counted.
+        transformers and `Tokenizer.from_folder` get the same ids from them. `max_length` is the
+        most tokens that the model takes, including special tokens.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self._backend.to_str())
@@ -154,7 +162,7 @@ class Tokenizer:
             config["tokenizer_class"] = "BertTokenizer"
             for setting, (key, _) in _SETTINGS.items():
                 config[setting] = state["normalizer"][key]
-        else:  # read as it stands, where BertTokenizer would be built anew
+        else:  # loads tokenizer.json as it is; BertTokenizer would rebuild it from vocab.txt
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
         self._backend.save(str(folder / FILE))
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -163,37 +171,37 @@ class Tokenizer:
 
 
 def _from_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """A tokenizer.json, its BertNormalizer set as tokenizer_config.json says.
+    """Load a tokenizer.json, with its BertNormalizer set as in tokenizer_config.json.
 
-    Where the two disagree transformers follows tokenizer_config.json, and so do we; a setting
-    that it does not name stays as tokenizer.json has it.
+    If the two files disagree, tokenizer_config.json wins, as in transformers. Settings that it does
+    not contain are taken from tokenizer.json.
     """
     state = read_json_object(path)
     normalizer = state.get("normalizer") or {}
-    by_bert = str(config.get("tokenizer_class", "BertTokenizer")).startswith("BertTokenizer")
-    if by_bert and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+    is_bert = str(config.get("tokenizer_class", "BertTokenizer")).startswith("BertTokenizer")
+    if is_bert and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         for setting, (key, _) in _SETTINGS.items():
             if setting in config:
                 normalizer[key] = config[setting]
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower class
         raise ComityError(
-            f"{path}: the file is not a tokenizer that the tokenizers library reads "
-            f"({str(error).splitlines()[0]}); copy it again"
+            f"{path}: not a tokenizer that the tokenizers library can load "
+            f"({str(error).splitlines()[0]}); copy the file again"
         ) from None
 
 
 def _from_vocabulary(path: Path, config: dict[str, Any], unknown: str) -> tokenizers.Tokenizer:
-    """WordPiece over the lines of a vocab.txt, an id being the number of its line from 0."""
+    """A WordPiece tokenizer from a vocab.txt, where ids are line numbers from 0."""
     vocabulary: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file):
-                if line.rstrip("\n"):  # an empty token can never be met
+                if line.rstrip("\n"):  # an empty token never occurs
                     vocabulary[line.rstrip("\n")] = number
     except UnicodeDecodeError:
-        raise ComityError(f"{path}: the file is not UTF-8 text; copy it again") from None
+        raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
     settings = {key: config.get(name, default) for name, (key, default) in _SETTINGS.items()}
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
     backend.normalizer = normalizers.BertNormalizer(clean_text=True, **settings)
@@ -205,7 +213,7 @@ def _from_vocabulary(path: Path, config: dict[str, Any], unknown: str) -> tokeni
 def _add_tokens(
     backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any], special: set[str]
 ) -> None:
-    """The tokens beyond vocab.txt that tokenizer_config.json or an older added_tokens.json adds."""
+    """Add the tokens of tokenizer_config.json, or of an older added_tokens.json, to vocab.txt's."""
     added: dict[int, AddedToken] = {}
     source, older = folder / CONFIG, folder / OLDER_ADDED
     try:
@@ -219,21 +227,21 @@ def _add_tokens(
                 is_special = name in special
                 added[int(key)] = AddedToken(name, special=is_special, normalized=not is_special)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ComityError(f"{source}: the added tokens are not readable; copy it again") from None
+        raise ComityError(f"{source}: invalid added tokens; copy the file again") from None
     errors = ErrorList()
     for key, token in sorted(added.items(), key=lambda item: item[0]):
         add = backend.add_special_tokens if token.special else backend.add_tokens
         add([token])
         if backend.token_to_id(token.content) != key:
             errors.add(
-                f"{source}: added token {token.content} has id {key}, but {VOCABULARY} makes it "
-                f"{backend.token_to_id(token.content)}; use files of one model"
+                f"{source}: the added token {token.content} has id {key}, but after {VOCABULARY} "
+                f"it gets {backend.token_to_id(token.content)}; use files of the same model"
             )
     errors.check()
 
 
 def _name(config: dict[str, Any], role: str) -> str:
-    """The special token in a role, which a config gives as a text or as an object."""
+    """The special token of a role, which a config gives as a string or an object."""
     value = config.get(f"{role}_token")
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) and value else _NAMES[role]
@@ -245,12 +253,12 @@ def _check_settings(config: dict[str, Any], path: Path) -> None:
         value = config.get(setting, default)
         if not isinstance(value, bool) and not (value is None and default is None):
             allowed = "true, false or null" if default is None else "true or false"
-            errors.add(f'{path}: "{setting}" is {json.dumps(value)}; make it {allowed}')
+            errors.add(f'{path}: "{setting}" must be {allowed}, got {json.dumps(value)}')
     errors.check()
 
 
 def _is_plain_bert(state: dict[str, Any]) -> bool:
-    """Whether transformers' BertTokenizer, which keeps only its few settings, does the same."""
+    """Whether a BertTokenizer of transformers, which has few settings, gives the same ids."""
     normalizer, model = state["normalizer"] or {}, state["model"]
     return (
         normalizer.get("type") == "BertNormalizer"
@@ -263,5 +271,5 @@ def _is_plain_bert(state: dict[str, Any]) -> bool:
 
 
 def _without_surrogates(text: str) -> str:
-    """Joined where two halves of a surrogate pair meet, U+FFFD where half of one stands alone."""
+    """Join surrogate pairs, and replace lone surrogates by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,7 +1,7 @@
-"""Translation by any sequence-to-sequence checkpoint of `transformers`, for back-translation.
+"""Translation with any sequence-to-sequence checkpoint of `transformers`, for back-translation.
 
-Nothing here is random: greedy or beam search, and the same texts in one batch give the same
-result. Weights are read from safetensors, and nothing in a checkpoint runs as code.
+The search is greedy or a beam search, never random: the same batch gives the same result. Weights
+must be safetensors, and nothing in a checkpoint runs as code.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from comity.hardware import choose_device
 from comity.model.checkpoint import DOWNLOADED, find_checkpoint
 from comity.model.checkpoint_files import INDEX, WEIGHTS, TensorFiles, read_json_object
 
-# What tokenizers keep their vocabulary in: one file, sentencepiece models, pieces or byte pairs.
+# Vocabulary files of tokenizers.
 VOCABULARIES = ["tokenizer.json", "*.spm", "*.model", "vocab.txt", "vocab.json"]
 FILES = [
     *DOWNLOADED,
@@ -33,27 +33,27 @@ FILES = [
 EXTRA = ("transformers", "sentencepiece")
 EXAMPLE = "Helsinki-NLP/opus-mt-en-fr"
 LONGEST = 512
-"""Tokens of a text where neither the model nor its tokenizer has a limit."""
+"""The most tokens of a text if neither the model nor its tokenizer has a limit."""
 
 
 class Translator:
-    """A checkpoint as a function from texts to translations.
+    """Translates texts with a checkpoint.
 
-    What can be told without its weights is checked at once; they are loaded at the first batch.
+    The constructor checks everything but the weights, which are loaded for the first batch.
 
     Args:
         checkpoint: a folder, or an id of the Hugging Face hub.
-        beams: how many hypotheses are kept; 1 is greedy search.
-        device: "auto" takes a GPU where there is one.
+        beams: hypotheses in the beam search; 1 is greedy search.
+        device: "auto" uses a GPU if there is one.
 
     Raises:
-        ComityError: the extra `augment` is not installed, or the checkpoint is missing, is no
-            sequence-to-sequence model, or lacks safetensors or a tokenizer.
+        ComityError: the extra `augment` is not installed; or the checkpoint is missing, is not a
+            sequence-to-sequence model, or has no safetensors or no tokenizer.
     """
 
     def __init__(self, checkpoint: str, *, beams: int = 1, device: str = "auto"):
         if beams < 1:
-            raise ComityError(f"--beams: {beams} is no number of hypotheses; give 1 or more")
+            raise ComityError(f"--beams must be at least 1, got {beams}")
         _check_extra()
         self.name = checkpoint
         self.beams = beams
@@ -70,55 +70,55 @@ class Translator:
 
         kind = read_json_object(self.folder / "config.json").get("model_type")
         if kind not in KINDS:
-            what = f'is of the kind "{kind}"' if kind else "does not say its model_type"
+            what = f'the model_type "{kind}" is' if kind else "there is no model_type, so this is"
             raise ComityError(
-                f"{self.folder / 'config.json'}: the checkpoint {what}, not a sequence-to-sequence "
-                f"model that can translate; name one such as {EXAMPLE}"
+                f"{self.folder / 'config.json'}: {what} not a sequence-to-sequence model that can "
+                f"translate; use one such as {EXAMPLE}"
             )
 
     def _check_weights(self) -> None:
         if not any((self.folder / name).is_file() for name in (WEIGHTS, INDEX)):
             raise ComityError(
-                f"{self.name}: there is no {WEIGHTS} (only safetensors are read); in a place you "
+                f"{self.name}: no {WEIGHTS} (only safetensors can be loaded); on a machine you "
                 f'trust run AutoModelForSeq2SeqLM.from_pretrained("{self.name}")'
                 f'.save_pretrained("DIR") and AutoTokenizer.from_pretrained("{self.name}")'
-                '.save_pretrained("DIR") of transformers, then name DIR'
+                '.save_pretrained("DIR") of transformers, then use DIR'
             )
         with TensorFiles(self.folder):
-            pass  # whole files, and every shard there
+            pass  # checks that the files are complete
 
     def _load_tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        advice = "copy the checkpoint's tokenizer files beside its weights"
+        advice = "copy the checkpoint's tokenizer files to this folder"
         if not any(any(self.folder.glob(pattern)) for pattern in VOCABULARIES):
-            # The library would go on with an empty vocabulary.
-            raise ComityError(f"{self.folder}: there is no tokenizer; {advice}")
+            # The library would load an empty vocabulary without an error.
+            raise ComityError(f"{self.folder}: no tokenizer; {advice}")
         with _silent():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(
                     self.folder, local_files_only=True, trust_remote_code=False
                 )
-            except Exception as error:  # of many kinds, by the tokenizer
+            except Exception as error:  # its class depends on the tokenizer
                 raise ComityError(
                     f"{self.folder}: the tokenizer cannot be loaded ({_reason(error)}); {advice}"
                 ) from None
         if tokenizer.pad_token_id is None:
-            raise ComityError(f"{self.folder}: the tokenizer has no token for padding; {advice}")
+            raise ComityError(f"{self.folder}: the tokenizer has no padding token; {advice}")
         return tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the results depend on, the checkpoint's files and the search, as a SHA-256."""
-        about = hashlib.sha256(f"beams {self.beams}\n".encode())
+        """SHA-256 of everything that affects results: the checkpoint's files and `beams`."""
+        digest = hashlib.sha256(f"beams {self.beams}\n".encode())
         for path in sorted(self.folder.iterdir()):
             if path.is_file() and any(fnmatch(path.name, pattern) for pattern in FILES):
-                about.update(f"{path.name} {sha256_of(path)}\n".encode())
-        return about.hexdigest()
+                digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+        return digest.hexdigest()
 
     @cached_property
     def model(self) -> Any:
-        """The model in float32, ready to generate."""
+        """The model, in float32 on the device."""
         from transformers import AutoModelForSeq2SeqLM
 
         with _silent():
@@ -131,59 +131,59 @@ class Translator:
                     trust_remote_code=False,
                     output_loading_info=True,
                 )
-            except Exception as error:  # of many kinds, by the model
+            except Exception as error:  # its class depends on the model
                 raise ComityError(
                     f"{self.folder}: the model cannot be loaded ({_reason(error)}); copy the "
                     "checkpoint again"
                 ) from None
         if loading["missing_keys"]:
             raise ComityError(
-                f"{self.folder}: the weights lack {min(loading['missing_keys'])}, so the model "
-                f"cannot translate; name a whole checkpoint such as {EXAMPLE}"
+                f"{self.folder}: the tensor {min(loading['missing_keys'])} is missing from the "
+                f"weights; use a complete checkpoint such as {EXAMPLE}"
             )
         return model.eval().to(self.device)
 
     @cached_property
     def longest(self) -> int:
-        """The most tokens of a text; what is longer is cut."""
+        """The most tokens of a text; longer texts are truncated."""
         config = read_json_object(self.folder / "config.json")
         parts = [config, config.get("encoder"), config.get("decoder")]
         keys = ("max_position_embeddings", "n_positions")
         limits = [part.get(key) for part in parts if isinstance(part, dict) for key in keys]
-        limits.append(self.tokenizer.model_max_length)  # 1e30 where it has none
+        limits.append(self.tokenizer.model_max_length)  # 1e30 if it has none
         return min([n for n in limits if isinstance(n, int) and n < 10**9], default=LONGEST)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model can read."""
+        """How many of the texts are truncated."""
         if not texts:
             return 0
         with _silent():
             return sum(len(ids) > self.longest for ids in self.tokenizer(list(texts))["input_ids"])
 
     def __call__(self, texts: list[str]) -> list[str]:
-        """The translation of each text; one that the model says nothing to is empty."""
+        """The translation of each text, which may be empty."""
         batch = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
         )
         ids = batch["input_ids"]
-        known = self.model.get_input_embeddings().num_embeddings
-        if int(ids.max()) >= known:
+        count = self.model.get_input_embeddings().num_embeddings
+        if int(ids.max()) >= count:
             raise ComityError(
-                f"{self.folder}: the tokenizer gives token {int(ids.max())}, but the model knows "
-                f"{known}; use the tokenizer and the weights of one model"
+                f"{self.folder}: the tokenizer gives id {int(ids.max())}, but the model has "
+                f"{count} embeddings; use the tokenizer and the weights of the same model"
             )
         try:
             generated = self._generate(ids, batch["attention_mask"])
         except torch.OutOfMemoryError:
             raise ComityError(
                 f"{self.device}: not enough memory to translate {len(texts)} texts at a time; "
-                "take a smaller --batch-size"
+                "use a smaller --batch-size"
             ) from None
-        found = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
-        return [text.strip() for text in found]
+        translations = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [text.strip() for text in translations]
 
     def _generate(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids `[B, T]` for the texts `ids: [B, S]`; `mask: [B, S]` is 0 on padding."""
+        """Token ids `[B, T]` of the translations of `ids [B, S]`; `mask [B, S]`: 0 for padding."""
         with _silent(), torch.inference_mode():
             return self.model.generate(
                 input_ids=ids.to(self.device),
@@ -192,7 +192,7 @@ class Translator:
                 do_sample=False,
                 num_return_sequences=1,
                 return_dict_in_generate=False,
-                # Room for any translation, and an end to one that repeats itself.
+                # Enough for any translation, and a limit for one that repeats itself.
                 max_new_tokens=min(self.longest - 1, 2 * ids.shape[1] + 32),
             )
 
@@ -201,14 +201,14 @@ def _check_extra() -> None:
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ComityError(
-            f"translating needs {' and '.join(missing)}, not installed here; run "
+            f"translation needs {' and '.join(missing)} (not installed); run "
             'pip install "comity[augment]"'
         )
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the progress bars and advice of `transformers`, which are for its own users."""
+    """Suppress the progress bars and warnings of `transformers`."""
     import warnings
 
     from transformers.utils import logging
@@ -227,6 +227,6 @@ def _silent() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error of `transformers`, cut where it is long."""
+    """The first line of an error of `transformers`, at most 160 characters."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__

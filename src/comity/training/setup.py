@@ -16,16 +16,15 @@ from comity.data.packing import Template
 from comity.data.splits import Split, TaskData, load_tasks
 from comity.errors import ComityError, ErrorList
 from comity.format import plural
-from comity.model.bert import Bert
 from comity.model.checkpoint import (
     LoadedEncoder,
     load_as_declared,
-    stored_predictions,
-    template_of,
+    masked_lm_tensors,
     text_encoder,
 )
 from comity.model.dropout import torch_generator
-from comity.model.masked_lm import MaskedLanguageHead, load_predictions
+from comity.model.encoder import Encoder
+from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
@@ -48,14 +47,14 @@ class Prepared:
     predictions: dict[str, Tensor] | None = None  # the checkpoint's masked-language head, if needed
 
     @property
-    def encoder(self) -> Bert:
+    def encoder(self) -> Encoder:
         """The encoder, float32, on the CPU."""
         return self.loaded.encoder
 
     @property
     def template(self) -> Template:
         """The encoder's special tokens and segments."""
-        return template_of(self.loaded.tokenizer, self.encoder)
+        return self.loaded.template
 
     @property
     def masking(self) -> tuple[int, int] | None:
@@ -65,9 +64,7 @@ class Prepared:
 
     def model(self) -> MultiTaskModel:
         """The encoder with a new head for each task."""
-        rate = self.encoder.config.hidden_dropout_prob
-        chosen = self.recipe.encoder.rates()["hidden_dropout"]
-        default = rate if chosen is None else chosen
+        default = self.encoder.hidden_dropout
         tasks = {
             name: HeadSpec(
                 data.target,
@@ -89,10 +86,10 @@ class Prepared:
         """The masked-language head if any stage masks words, initialised from the checkpoint."""
         if self.predictions is None:
             return None
-        head = MaskedLanguageHead(self.encoder.config)
+        head = self.encoder.masked_lm_head()
         head.initialise(torch_generator(INITIALISATION, self.recipe.train.seed, MASKING))
         try:
-            load_predictions(head, self.predictions)
+            head.load_tensors(self.predictions)
         except ValueError as error:
             raise ComityError(
                 f"{self.recipe.encoder.name}: {error}; use weights and config of the same model"
@@ -181,7 +178,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     notes = [*loaded.notes]
     predictions = None
     if masked:
-        predictions = stored_predictions(recipe.encoder.name, recipe.encoder.revision)
+        predictions = masked_lm_tensors(recipe.encoder.name, recipe.encoder.revision)
     if masked and not predictions:
         notes.append(
             f"{recipe.encoder.name} has no masked-language head; training starts from a random one"
@@ -200,8 +197,8 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     )
 
 
-def _check_freeze(recipe: Recipe, encoder: Bert) -> None:
-    layers = encoder.config.num_hidden_layers
+def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
+    layers = encoder.depth
     for stage in recipe.stages:
         if stage.freeze == layers and stage.train_on != "labels":
             raise ComityError(

@@ -1,4 +1,4 @@
-"""From the batches of a step to its task gradients: forward, losses, backward."""
+"""Computes the task gradients of a step: batches, forward, losses, backward."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
 
 DRAW = 0
-"""The number of a row's draw of dropout in a step; there is one."""
+"""The number of the dropout draw; a row has only one in each step."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class MicroBatch:
     indices: NDArray[np.integer]  # of the rows in the split
     numbers: NDArray[np.integer]  # of the rows among all rows of the task in the step
     share: float  # of the batch's rows
-    inputs: Packed  # what the head reads
-    texts: Packed | None  # the two texts apart, for objectives where the head reads a pair
+    inputs: Packed  # the views that the head reads
+    texts: Packed | None  # both texts separately, if objectives need them and the head reads a pair
 
     @property
     def packed(self) -> list[Packed]:
@@ -57,18 +57,23 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """Examples in the batch."""
-        return sum(len(part.indices) for part in self.micro_batches)
+        """The number of rows."""
+        return sum(len(micro_batch.indices) for micro_batch in self.micro_batches)
+
+    @property
+    def packed(self) -> list[Packed]:
+        """Everything that is encoded."""
+        return [packed for micro_batch in self.micro_batches for packed in micro_batch.packed]
 
     @property
     def tokens(self) -> int:
-        """Tokens in the batch, over all views."""
-        return sum(len(packed.ids) for part in self.micro_batches for packed in part.packed)
+        """The number of tokens in all views."""
+        return sum(len(packed.ids) for packed in self.packed)
 
     @property
     def lines(self) -> list[int]:
-        """The lines of the rows in their file."""
-        indices = np.concatenate([part.indices for part in self.micro_batches])
+        """The line numbers of the rows in their file."""
+        indices = np.concatenate([micro_batch.indices for micro_batch in self.micro_batches])
         return sorted(self.split.table.lines[self.split.rows[indices]].tolist())
 
 
@@ -76,8 +81,13 @@ class TaskGradients:
     """Runs the model forward and backward on the batches of a stage's steps.
 
     Args:
+        model: the model.
+        tasks: its tasks and their data.
         splits: the rows that the stage trains each task on.
-        masking: the id of [MASK] and the size of the vocabulary, where a stage masks words.
+        template: the special tokens of the encoder's input.
+        seed: for dropout and masked words.
+        device: where the model is.
+        masking: the id of [MASK] and the vocabulary size, if the stage trains on masked words.
     """
 
     def __init__(
@@ -104,31 +114,33 @@ class TaskGradients:
     def batches(
         self, chosen: Sequence[tuple[str, NDArray[np.integer]]], masked: bool = False
     ) -> list[Batch]:
-        """The batches of a step, from the task and the indices of the rows of each.
+        """The batches of a step, split into micro-batches of nearly equal size.
 
-        Each is cut into micro-batches of nearly equal size. `masked`: for predicting masked words,
-        which uses no objectives.
+        Args:
+            chosen: for each batch its task and the indices of its rows in the split.
+            masked: for predicting masked words, which uses no objectives.
         """
-        seen: dict[str, int] = {}
+        counts: dict[str, int] = {}  # rows of each task in the step so far
         batches = []
         for task, indices in chosen:
-            first = seen.get(task, 0)
-            seen[task] = first + len(indices)
+            first = counts.get(task, 0)
+            counts[task] = first + len(indices)
             batches.append(self._batch(task, indices, first, masked))
         return batches
 
     def _batch(self, task: str, indices: NDArray[np.integer], first: int, masked: bool) -> Batch:
+        """One batch, whose rows are numbered from `first` among the task's rows in the step."""
         data, views, split = self.tasks[task], self.model.tasks[task].views, self.splits[task]
         count = min(data.task.micro_batches, len(indices))
-        apart = data.task.trained_views != views and not masked
+        needs_texts = data.task.trained_views != views and not masked
         numbers = np.arange(first, first + len(indices))
         micro_batches = []
-        parts = np.array_split(indices, count), np.array_split(numbers, count)
-        for own, own_numbers in zip(*parts, strict=True):
-            inputs = self._packed(split, own, views, data.max_length)
-            texts = self._packed(split, own, PAIR, data.max_length) if apart else None
-            share = len(own) / len(indices)
-            micro_batches.append(MicroBatch(task, own, own_numbers, share, inputs, texts))
+        parts = zip(np.array_split(indices, count), np.array_split(numbers, count), strict=True)
+        for part, part_numbers in parts:
+            inputs = self._packed(split, part, views, data.max_length)
+            texts = self._packed(split, part, PAIR, data.max_length) if needs_texts else None
+            share = len(part) / len(indices)
+            micro_batches.append(MicroBatch(task, part, part_numbers, share, inputs, texts))
         return Batch(task, split, micro_batches)
 
     def _packed(
@@ -138,32 +150,40 @@ class TaskGradients:
         return to_packed(packed, torch.device("cpu"))
 
     def fill(
-        self, gradients: Gradients, batches: Sequence[Batch], together: bool, *keys: int
+        self, gradients: Gradients, batches: Sequence[Batch], one_row: bool, *keys: int
     ) -> tuple[list[float], list[str]]:
-        """Fill a row of J for each task present, or one row for all of them (`together`).
+        """Compute the task gradients of a step: one forward and one backward pass for all tasks.
 
-        A row is the gradient of the task's loss, times its loss weight, averaged over the examples
-        of its batch. All tasks share one forward and one backward pass, or one for each
-        micro-batch. An objective that compares rows with each other compares those of one
-        micro-batch. Dropout and masked words are functions of `keys` (the step) and each row.
+        A row of J is the gradient of the task's loss, averaged over the rows of its batch and
+        multiplied by its loss weight. With micro-batches there are as many passes, and an objective
+        that compares rows compares those of one micro-batch.
 
-        Returns the loss of each batch, before the loss weight, and the tasks of the rows in order.
+        Args:
+            gradients: receives a row of J for each task in the step, and the gradients of heads.
+            batches: the batches of the step.
+            one_row: add up all tasks in one row of J.
+            keys: the integers that dropout depends on besides seed, task and row (the step).
+
+        Returns:
+            The loss of each batch, before the loss weight, and the tasks in the order of the rows.
         """
         tasks = list(dict.fromkeys(batch.task for batch in batches))
-        words = _distinct_words(batches)
-        gradients.begin(words, 1 if together else len(tasks))
+        words = np.unique(
+            np.concatenate([p.ids.numpy() for batch in batches for p in batch.packed])
+        )
+        gradients.begin(words, 1 if one_row else len(tasks))
         losses = torch.zeros(len(batches), device=self.device)
-        for present, parts in _passes(batches):
-            inputs = [self._input(part, words, *keys) for part in parts]
-            rows = [0 if together else tasks.index(part.task) for part in parts]
-            encoded = self.model.encode(inputs, gradients.leaf, rows, gradients.add)
+        for numbers, micro_batches in _passes(batches):
+            inputs = [self._input(micro_batch, words, *keys) for micro_batch in micro_batches]
+            rows = [0 if one_row else tasks.index(each.task) for each in micro_batches]
+            encoded = self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
             outputs = self.model.outputs(inputs, encoded)
             total = torch.zeros((), device=self.device)
-            results = zip(present, parts, outputs, encoded, strict=True)
-            for number, part, output, vectors in results:
-                loss = self._loss(part, output, vectors.texts)
-                losses[number] += loss.detach() * part.share
-                total = total + self._weighted(part.task, loss) * part.share
+            results = zip(numbers, micro_batches, outputs, encoded, strict=True)
+            for number, micro_batch, output, vectors in results:
+                loss = self._loss(micro_batch, output, vectors.texts)
+                losses[number] += loss.detach() * micro_batch.share
+                total = total + self._weighted(micro_batch.task, loss) * micro_batch.share
             total.backward()
         gradients.finish()
         return losses.tolist(), tasks
@@ -171,97 +191,112 @@ class TaskGradients:
     def fill_masked(
         self, gradients: Gradients, batches: Sequence[Batch], *keys: int
     ) -> tuple[list[float], list[str]]:
-        """Fill one row of J with the gradient of predicting masked words in the batches' texts.
+        """Compute the gradient of predicting masked words in the batches' texts, as one row of J.
 
-        Labels are not used. The decoder is tied to the word table, so the step touches all of it.
-        Returns as `fill` does.
+        Labels are not used. The decoder is tied to the word table, so the step touches every word.
+        Arguments and results are those of `fill`.
         """
         words = np.arange(len(self.model.encoder.word_embeddings))
         gradients.begin(words)
         losses = torch.zeros(len(batches), device=self.device)
-        for present, parts in _passes(batches):
+        for numbers, micro_batches in _passes(batches):
             inputs, positions, targets = [], [], []
-            for part in parts:
-                whole = self._input(part, words, *keys)
-                masked_ids, masked_positions = self._mask(part, *keys)
-                inputs.append(replace(whole, packed=replace(whole.packed, ids=masked_ids)))
+            for micro_batch in micro_batches:
+                original = self._input(micro_batch, words, *keys)
+                masked_ids, masked_positions = self._mask(micro_batch, *keys)
+                inputs.append(replace(original, packed=replace(original.packed, ids=masked_ids)))
                 positions.append(masked_positions)
-                targets.append(whole.packed.ids[masked_positions])
-            rows = [0] * len(parts)
+                targets.append(original.packed.ids[masked_positions])
+            rows = [0] * len(micro_batches)
             logits = self.model.masked_logits(
-                inputs, positions, gradients.leaf, rows, gradients.add
+                inputs, positions, gradients.touched_words, rows, gradients.add
             )
             total = torch.zeros((), device=self.device)
-            results = zip(present, parts, logits, targets, strict=True)
-            for number, part, predicted, correct in results:
+            results = zip(numbers, micro_batches, logits, targets, strict=True)
+            for number, micro_batch, predicted, correct in results:
                 # Texts without any token have no word to predict.
                 loss = cross_entropy(predicted, correct) if len(correct) else predicted.sum()
-                losses[number] += loss.detach() * part.share
-                total = total + loss * part.share
+                losses[number] += loss.detach() * micro_batch.share
+                total = total + loss * micro_batch.share
             total.backward()
-        if gradients.leaf.grad is not None:  # the decoder's; the embedding's went to the sink
-            gradients.add(0, gradients.leaf, gradients.leaf.grad)
+        grad_decoder = gradients.touched_words.grad
+        if grad_decoder is not None:  # the gradient of the embedding went to the sink
+            gradients.add(0, gradients.touched_words, grad_decoder)
         gradients.finish()
         return losses.tolist(), [MASKED]
 
-    def _mask(self, part: MicroBatch, *keys: int) -> tuple[Tensor, Tensor]:
-        """The micro-batch's ids with some masked, and the positions to predict."""
+    def _mask(self, micro_batch: MicroBatch, *keys: int) -> tuple[Tensor, Tensor]:
+        """The ids `[N]` with some masked, and the positions `[M]` to predict."""
         assert self.masking is not None  # setup checks it
-        ids, offsets = part.inputs.ids.numpy(), part.inputs.offsets.numpy()
+        ids, offsets = micro_batch.inputs.ids.numpy(), micro_batch.inputs.offsets.numpy()
         special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
         masked_ids, positions = ids.copy(), []
-        views = self.model.tasks[part.task].views
-        named = [(name_key(view), row) for view in views for row in part.numbers.tolist()]
-        for names, (start, stop) in zip(named, itertools.pairwise(offsets), strict=True):
-            draws = generator(MASKING, self.seed, *keys, name_key(part.task), *names)
-            own = mask_words(ids[start:stop], special[start:stop], *self.masking, draws)
-            masked_ids[start:stop] = own[0]
-            positions.append(own[1] + start)
+        task_key, views = name_key(micro_batch.task), self.model.tasks[micro_batch.task].views
+        sequences = [
+            (name_key(view), row) for view in views for row in micro_batch.numbers.tolist()
+        ]
+        for sequence, (start, stop) in zip(sequences, itertools.pairwise(offsets), strict=True):
+            draws = generator(MASKING, self.seed, *keys, task_key, *sequence)
+            span = slice(start, stop)
+            masked_ids[span], masked = mask_words(ids[span], special[span], *self.masking, draws)
+            positions.append(masked + start)
         return (
             torch.from_numpy(masked_ids).to(self.device),
             torch.from_numpy(np.concatenate(positions)).to(self.device),
         )
 
-    def _input(self, part: MicroBatch, words: NDArray[np.int64], *keys: int) -> ModelInput:
-        """A micro-batch on the device, its ids counted among the step's words."""
-        inputs, *texts = [self._on_device(packed, words) for packed in part.packed]
-        dropout = self._dropout_keys(part, *keys)
-        count = len(part.indices)
-        return ModelInput(part.task, inputs, count, dropout, texts[0] if texts else None)
+    def _input(self, micro_batch: MicroBatch, words: NDArray[np.int64], *keys: int) -> ModelInput:
+        """A micro-batch on the device, its ids replaced by their indices in `words`."""
+        inputs, *texts = [self._on_device(packed, words) for packed in micro_batch.packed]
+        dropout = self.dropout_keys(micro_batch, *keys)
+        count = len(micro_batch.indices)
+        return ModelInput(micro_batch.task, inputs, count, dropout, texts[0] if texts else None)
 
-    def _dropout_keys(self, part: MicroBatch, *keys: int) -> DropoutKeys:
-        """A key for each sequence and each head row, from step, task, view, draw and row."""
+    def dropout_keys(self, micro_batch: MicroBatch, *keys: int) -> DropoutKeys:
+        """A dropout key for each sequence and for each row in the head.
 
-        def of_views(views: Sequence[str]) -> Tensor:
-            each = [
-                row_keys(DROPOUT, self.seed, *keys, *named, rows=part.numbers)
-                for named in ((name_key(part.task), name_key(view), DRAW) for view in views)
+        They depend on seed, `keys` (the step), task, view, draw, and the row's number in the step.
+        """
+        task_key = name_key(micro_batch.task)
+
+        def view_keys(views: Sequence[str]) -> Tensor:
+            found = [
+                row_keys(
+                    DROPOUT,
+                    self.seed,
+                    *keys,
+                    task_key,
+                    name_key(view),
+                    DRAW,
+                    rows=micro_batch.numbers,
+                )
+                for view in views
             ]
-            return torch.from_numpy(np.concatenate(each)).to(self.device)
+            return torch.from_numpy(np.concatenate(found)).to(self.device)
 
         return DropoutKeys(
-            packed=of_views(self.model.tasks[part.task].views),
-            texts=None if part.texts is None else of_views(PAIR),
-            head=of_views(["head"]),
+            packed=view_keys(self.model.tasks[micro_batch.task].views),
+            texts=None if micro_batch.texts is None else view_keys(PAIR),
+            head=view_keys(["head"]),
         )
 
     def _on_device(self, packed: Packed, words: NDArray[np.int64]) -> Packed:
-        local = torch.from_numpy(np.searchsorted(words, packed.ids.numpy()))
+        indices = torch.from_numpy(np.searchsorted(words, packed.ids.numpy()))
         return Packed(
-            local.to(self.device),
+            indices.to(self.device),
             packed.segments.to(self.device),
             packed.offsets.to(self.device),
             packed.longest,
         )
 
-    def _loss(self, part: MicroBatch, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
-        """The mean loss of the micro-batch's rows: the head's, plus the task's objectives."""
-        task, indices = part.task, part.indices
+    def _loss(self, micro_batch: MicroBatch, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
+        """The mean loss of a micro-batch's rows: the head's loss plus the task's objectives."""
+        task, indices = micro_batch.task, micro_batch.indices
         split, target = self.splits[task], self.model.tasks[task].target
         labels = split.targets[indices]
-        wanted = np.ascontiguousarray(target.trained_on(labels))
+        trained_on = np.ascontiguousarray(target.trained_on(labels))
         weights = self.class_weights[task]
-        loss = head_loss(target, outputs, torch.from_numpy(wanted).to(self.device), weights)
+        loss = head_loss(target, outputs, torch.from_numpy(trained_on).to(self.device), weights)
         objectives = self.tasks[task].task.objectives
         if objectives:
             keys = split.table.keys[split.rows[indices]]
@@ -271,7 +306,7 @@ class TaskGradients:
         return loss
 
     def _weighted(self, task: str, loss: Tensor) -> Tensor:
-        """The loss times the task's loss weight, the recipe's or the learned one."""
+        """The loss times the task's loss weight, from the recipe or learned."""
         log_variance = self.model.log_variance(task)
         if log_variance is None:
             return loss * self.tasks[task].task.loss_weight
@@ -279,23 +314,17 @@ class TaskGradients:
 
 
 def _passes(batches: Sequence[Batch]) -> Iterator[tuple[list[int], list[MicroBatch]]]:
-    """The micro-batches of each pass, with the positions of their batches in the step.
+    """The micro-batches of each pass, with the numbers of their batches in the step.
 
-    The first pass has the first micro-batch of every batch, and so on.
+    The first pass has the first micro-batch of every batch, the second pass the second, and so on.
     """
-    for number in range(max(len(batch.micro_batches) for batch in batches)):
-        present = [k for k, batch in enumerate(batches) if number < len(batch.micro_batches)]
-        yield present, [batches[k].micro_batches[number] for k in present]
-
-
-def _distinct_words(batches: Sequence[Batch]) -> NDArray[np.int64]:
-    """The ids `[U]` of the words in the batches, sorted."""
-    packed = [packed for batch in batches for part in batch.micro_batches for packed in part.packed]
-    return np.unique(np.concatenate([one.ids.numpy() for one in packed]))
+    for index in range(max(len(batch.micro_batches) for batch in batches)):
+        numbers = [n for n, batch in enumerate(batches) if index < len(batch.micro_batches)]
+        yield numbers, [batches[n].micro_batches[index] for n in numbers]
 
 
 def _class_weights(data: TaskData, split: Split, device: torch.device) -> Tensor | None:
-    """The weights `[C]` that the recipe gives or that the training counts call for."""
+    """The class weights `[C]` that the recipe gives or that balance the training rows."""
     chosen = data.task.class_weights
     if chosen is None:
         return None
