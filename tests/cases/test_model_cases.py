@@ -1,4 +1,4 @@
-"""The cases MF-01 to MF-09 of the shared folder, on their files in place, and inputs like them."""
+"""The cases MF-01 to MF-09 of the shared folder, on their own files, and similar inputs."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ from comity.model.checkpoint import load_encoder
 from comity.model.encoder import Encoder, Group, Packed
 
 
-def faults_of(name: str | Path, **options: Any) -> list[str]:
+def errors_of(name: str | Path, **options: Any) -> list[str]:
     with pytest.raises(ComityError) as caught:
         load_encoder(str(name), **options)
-    for fault in caught.value.messages:
-        assert "\n" not in fault
+    for message in caught.value.messages:
+        assert "\n" not in message
     return caught.value.messages
 
 
@@ -115,16 +115,16 @@ def test_one_segment_type_trains_on_a_pair(write_checkpoint: Any, tmp_path: Path
 
 def test_case_mf_07_vocabularies_of_other_sizes(cases: Path) -> None:
     expected = expected_of(cases / "MF-07")["expect"]
-    (fault,) = faults_of(cases / "MF-07" / "bigger-vocab")
-    assert f"{expected['bigger-vocab']['vocabulary']} tokens" in fault
-    assert f"{expected['bigger-vocab']['embedding_rows']} rows" in fault
+    (message,) = errors_of(cases / "MF-07" / "bigger-vocab")
+    assert f"{expected['bigger-vocab']['vocabulary']} tokens" in message
+    assert f"{expected['bigger-vocab']['embedding_rows']} rows" in message
     smaller = load_encoder(str(cases / "MF-07" / "smaller-vocab"))
     assert smaller.tokenizer.size == expected["smaller-vocab"]["vocabulary"]
     assert len(smaller.encoder.word_embeddings) == expected["smaller-vocab"]["embedding_rows"]
     assert smaller.tokenizer.encode(["a zebra"])[0]
-    (fault,) = faults_of(cases / "MF-07" / "no-unk")
-    assert "[UNK]" in fault
-    assert "vocab.txt" in fault
+    (message,) = errors_of(cases / "MF-07" / "no-unk")
+    assert "[UNK]" in message
+    assert "vocab.txt" in message
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new", "eps", "defaults"])
@@ -136,11 +136,11 @@ def test_case_mf_09_config_decides(cases: Path, tmp_path: Path, name: str) -> No
 
 
 def test_case_mf_09_what_is_not_implemented(cases: Path, tmp_path: Path) -> None:
-    (fault,) = faults_of(config_of_case(cases / "MF-09", tmp_path / "1", "unknown"))
-    assert "hidden_act" in fault
-    assert "swash" in fault
-    (fault,) = faults_of(config_of_case(cases / "MF-09", tmp_path / "2", "heads"))
-    assert "got 8 and 3" in fault
+    (message,) = errors_of(config_of_case(cases / "MF-09", tmp_path / "1", "unknown"))
+    assert "hidden_act" in message
+    assert "swash" in message
+    (message,) = errors_of(config_of_case(cases / "MF-09", tmp_path / "2", "heads"))
+    assert "got 8 and 3" in message
 
 
 def config_of_case(case: Path, target: Path, name: str) -> Path:

@@ -58,7 +58,8 @@ def keep_mask(
     and the finalizer of MurmurHash3 (Appleby 2011) with the key's upper half mixed in.
 
     Args:
-        keys: `[R]` int64, the key of each vector.
+        keys: `[R]` int64, the key of each vector. They must be hashes, not small integers: keys
+            with the same lower half give related masks.
         counters: `[R]` int32, the counter of a vector's first four values; the next four have the
             next counter. The counters of vectors with the same key must not overlap.
     """
