@@ -50,6 +50,7 @@ def test_a_loaded_model_computes_the_numbers_of_the_run(
     moods = model.predict("mood", [text for text, _ in mood_rows(1000, 12)])
     probabilities = [list(mood.probabilities.values()) for mood in moods]
     recorded = kept_predictions(run, "mood").probabilities
+    assert recorded is not None
     np.testing.assert_allclose(probabilities, recorded, rtol=0, atol=tolerance)
     scores = model.predict("alike", [(a, b) for a, b, _ in alike_rows(1000, 10)])
     recorded = kept_predictions(run, "alike").predicted

@@ -365,7 +365,7 @@ def _locate(encoder: Bert, files: TensorFiles, path: Path, errors: ErrorList) ->
     for plain in missing:
         errors.add(
             f"{path}: the tensor {prefix}{plain} is missing; "
-            "use the whole checkpoint that this config.json belongs to"
+            "use the complete checkpoint that this config.json belongs to"
         )
     return stored_names
 

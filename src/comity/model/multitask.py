@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -124,13 +125,11 @@ class MultiTaskModel(nn.Module):
             rows: the row of J that each input adds to.
             sink: receives the gradients of the shared parameters; see `Encoder.forward`.
         """
-        groups: list[PooledGroup] = []
-        group_rows: list[int] = []
-        for number, batch in enumerate(inputs):
-            batch_groups = self._groups(batch)
-            groups += batch_groups
-            group_rows += [rows[number]] * len(batch_groups) if rows is not None else []
-        vectors = iter(self._vectors(groups, words, None if rows is None else group_rows, sink))
+        groups = [self._groups(batch) for batch in inputs]
+        group_rows = None
+        if rows is not None:
+            group_rows = [row for row, own in zip(rows, groups, strict=True) for _ in own]
+        vectors = iter(self._vectors(list(chain(*groups)), words, group_rows, sink))
         return [self._encoded(batch, vectors) for batch in inputs]
 
     def _groups(self, batch: ModelInput) -> list[PooledGroup]:
@@ -162,18 +161,23 @@ class MultiTaskModel(nn.Module):
                 vectors[index] = mean_pool(vectors[index], group.packed.offsets)
         pooled = [index for index, group in enumerate(groups) if group.pooling == "pooler"]
         if pooled:
-            counts = [len(vectors[index]) for index in pooled]
-            spans = None
-            if rows is not None and sink is not None:
-                stops = np.cumsum(counts).tolist()
-                bounds = zip(pooled, counts, stops, strict=True)
-                spans = Spans([(rows[i], stop - count, stop) for i, count, stop in bounds], sink)
-            # One product for all groups.
-            states = torch.cat([vectors[index] for index in pooled])
-            output = self.encoder.pool(states, spans).split(counts)
-            for index, group_vectors in zip(pooled, output, strict=True):
-                vectors[index] = group_vectors
+            states = [vectors[index] for index in pooled]
+            pooled_rows = None if rows is None else [rows[index] for index in pooled]
+            for index, output in zip(pooled, self._pool(states, pooled_rows, sink), strict=True):
+                vectors[index] = output
         return vectors
+
+    def _pool(
+        self, states: Sequence[Tensor], rows: Sequence[int] | None, sink: Sink | None
+    ) -> tuple[Tensor, ...]:
+        """Apply the encoder's pooler to the [CLS] states `[B, H]` of all groups in one product."""
+        counts = [len(group_states) for group_states in states]
+        spans = None
+        if rows is not None and sink is not None:
+            stops = np.cumsum(counts).tolist()
+            bounds = zip(rows, counts, stops, strict=True)
+            spans = Spans([(row, stop - count, stop) for row, count, stop in bounds], sink)
+        return self.encoder.pool(torch.cat(list(states)), spans).split(counts)
 
     def outputs(self, inputs: Sequence[ModelInput], encoded: Sequence[Encoded]) -> list[Tensor]:
         """Outputs `[count, outputs]` of each input's head."""

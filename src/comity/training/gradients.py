@@ -16,9 +16,9 @@ BLOCK = 4096
 class Gradients:
     """The gradients of one step: a row of J for each task, and a slice for each head.
 
-    A row covers the trained shared parameters. Its word-table part is stored apart, for only the
-    words that occur in the step. Head gradients are not part of the rows, so they do not enter the
-    Gramian.
+    A row covers the trained shared parameters. Its word-table part is stored separately, and only
+    for the words that occur in the step. Head gradients are not part of the rows, so they do not
+    enter the Gramian.
 
     A step calls `begin`, then `add` for every gradient (autograd adds those of the heads), then
     `finish`.

@@ -168,9 +168,8 @@ class TaskGradients:
             The loss of each batch, before the loss weight, and the tasks in the order of the rows.
         """
         tasks = list(dict.fromkeys(batch.task for batch in batches))
-        words = np.unique(
-            np.concatenate([p.ids.numpy() for batch in batches for p in batch.packed])
-        )
+        packed = [packed for batch in batches for packed in batch.packed]
+        words = np.unique(np.concatenate([each.ids.numpy() for each in packed]))
         gradients.begin(words, 1 if one_row else len(tasks))
         losses = torch.zeros(len(batches), device=self.device)
         for numbers, micro_batches in _passes(batches):
