@@ -1,5 +1,6 @@
 """Checks across the keys of one task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from comity.recipe.schema import (
@@ -68,14 +69,19 @@ def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report:
 def _check_head(path: str, task: TaskSection, report: Report) -> None:
     heads, metrics = HEADS_OF[task.kind], METRICS_OF[task.kind]
     if task.head is not None and task.head not in heads:
-        report(f"{path}.head", f"{task.kind} needs the head {' or '.join(heads)}, got {task.head}")
+        report(f"{path}.head", f"{task.kind} needs the head {_one_of(heads)}, got {task.head}")
     if task.metric is not None and task.metric not in metrics:
-        choice = " or ".join(metrics)
+        choice = _one_of(metrics)
         report(f"{path}.metric", f"{task.kind} needs the metric {choice}, got {task.metric}")
     if task.scale[0] >= task.scale[1]:
         report(f"{path}.scale", "the first number must be lower than the second")
     elif task.head_name == "bins" and any(end != int(end) for end in task.scale):
         report(f"{path}.scale", "the bins head needs whole numbers; change the scale or the head")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """Names as text: "bins, regression or cosine"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _check_views(path: str, task: TaskSection, report: Report) -> None:

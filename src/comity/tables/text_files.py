@@ -126,9 +126,8 @@ class TextFile:
     def _undecodable(self) -> str:
         """The message for bytes that do not fit; reads again to find their line and offset."""
         name = "UTF-8" if self.encoding in ("utf-8", "utf-8-sig") else self.encoding
-        advice = (
-            f'save it as UTF-8 or set encoding (now "{self.encoding}", often "cp1252" or "latin-1")'
-        )
+        often = 'often "cp1252" or "latin-1"'
+        advice = f'save it as UTF-8, or set encoding ({often}; now "{self.encoding}")'
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
         decoder = codecs.getincrementaldecoder(self.encoding)()
         line, offset = 1, 0
