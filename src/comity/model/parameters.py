@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+ALIGNMENT = 16
+"""Numbers in 64 bytes of float32."""
+
 SHARED = ""  # the owner of parameters that all tasks share; the name of a task cannot be empty
 
 
@@ -53,8 +56,8 @@ class FlatParameters:
     ):
         self.parameters = sorted(parameters, key=_layout_key(parameters))
         self.starts: dict[str, int] = {}
-        total = sum(owned.parameter.numel() for owned in self.parameters)
-        self.masters = torch.empty(total, dtype=torch.float32, device=device)
+        total = sum(map(_size, self.parameters))
+        self.masters = torch.zeros(total, dtype=torch.float32, device=device)
         same = dtype == torch.float32
         self.compute = self.masters if same else torch.empty(total, dtype=dtype, device=device)
         self.segments = self._lay_out()
@@ -70,9 +73,9 @@ class FlatParameters:
         start = 0
         for owned in self.parameters:
             parameter = owned.parameter
-            stop = start + parameter.numel()
-            self.masters[start:stop] = parameter.detach().flatten().to(self.masters)
-            parameter.data = self.compute[start:stop].view(parameter.shape)
+            end, stop = start + parameter.numel(), start + _size(owned)
+            self.masters[start:end] = parameter.detach().flatten().to(self.masters)
+            parameter.data = self.compute[start:end].view(parameter.shape)
             self.starts[owned.name] = start
             rule = (owned.owner, owned.layer, owned.decays, owned.is_word_table)
             last = segments[-1] if segments else None
@@ -115,6 +118,17 @@ class FlatParameters:
             name: self.masters[start : start + shapes[name].numel()].view(shapes[name])
             for name, start in self.starts.items()
         }
+
+
+def _size(owned: OwnedParameter) -> int:
+    """The numbers of a parameter, with zeros so that the next one starts at a multiple of 64 bytes.
+
+    Memory that torch allocates is aligned so, and products of tensors with another alignment can
+    round differently: a loaded model computes the same numbers as the run. The word table has no
+    padding, since its part of a gradient consists of whole rows.
+    """
+    numbers = owned.parameter.numel()
+    return numbers if owned.is_word_table else -(-numbers // ALIGNMENT) * ALIGNMENT
 
 
 def _layout_key(
