@@ -149,3 +149,11 @@ def test_a_damaged_line_of_metrics_is_an_error_and_not_lost(run, damage):
         with pytest.raises(ComityError, match=r"metrics\.jsonl:2: .* the run is damaged"):
             read()
     assert path.read_bytes() == before
+
+
+def test_a_file_is_not_a_run_directory_and_stays(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for claim in (RunDirectory.check_new, RunDirectory.create):
+        with pytest.raises(ComityError, match="is a file"):
+            claim(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -245,7 +245,9 @@ class RunDirectory:
 
     @staticmethod
     def check_new(path: Path) -> None:
-        """Raise a ComityError if the directory contains anything: no run is overwritten."""
+        """Raise a ComityError if `path` is a file or a directory with content: nothing is lost."""
+        if path.exists() and not path.is_dir():
+            raise ComityError(f"{path}: is a file; choose a directory with --out")
         if path.is_dir() and any(path.iterdir()):
             raise ComityError(
                 f"{path}: the run directory is not empty; choose another one with --out, or "
