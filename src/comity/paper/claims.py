@@ -7,7 +7,7 @@ from typing import Any
 
 from comity.evaluation.compare import MEAN, holds
 from comity.paper.reported import Reported
-from comity.paper.rows import INTERACTION, ON_PAIR, STS_ONLY, Row
+from comity.paper.rows import INTERACTION, ON_PAIR, STS_ONLY, PaperRow
 
 BASE = "table1-base"
 IN_DOMAIN = "table3-in-domain"
@@ -66,7 +66,7 @@ CLAIMS = (
 
 
 def check_claims(
-    rows: Sequence[Row],
+    rows: Sequence[PaperRow],
     runs: Mapping[str, Mapping[int, Path]],
     reported: Mapping[tuple[str, str], Reported],
 ) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from comity.format import markdown_table, or_dash
 from comity.model.checkpoint import WEIGHTS
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
-from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, Row
+from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
 from comity.paper.run import Paper, run_name
 from comity.runs import RunDirectory, is_finished, reached
 
@@ -81,7 +81,7 @@ def _results(paper: Paper) -> dict[str, Any]:
     }
 
 
-def _finished(paper: Paper, row: Row) -> dict[int, Path]:
+def _finished(paper: Paper, row: PaperRow) -> dict[int, Path]:
     """The finished runs of a row by seed, sorted by seed."""
     found = {}
     for path in paper.runs.glob(f"{row.name}-seed*"):
@@ -92,7 +92,7 @@ def _finished(paper: Paper, row: Row) -> dict[int, Path]:
 
 
 def _row(
-    row: Row, runs: Mapping[int, Path], printed: Reported | None, folder: Path
+    row: PaperRow, runs: Mapping[int, Path], printed: Reported | None, folder: Path
 ) -> dict[str, Any]:
     of_runs = [_of_run(seed, path, folder) for seed, path in runs.items()]
     return {

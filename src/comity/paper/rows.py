@@ -36,7 +36,7 @@ _OF_ALL_ROWS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One row of one table.
 
     `name` and the seed name the run's folder. `keys` are overrides of the base recipe, as
@@ -75,7 +75,7 @@ def check_tables(tables: Sequence[str]) -> tuple[str, ...]:
     return tuple(table for table in known if table in (tables or TABLES))
 
 
-def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row]:
+def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[PaperRow]:
     """Every row of the tables.
 
     `counts` are the training rows by task. All table rows with several tasks train on the same
@@ -92,12 +92,12 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row
     lost = "Multiple Negative Loss"
     return [
         *(
-            Row("1", f"table1-{_slug(label)}", label, _only(task, epochs), label)
+            PaperRow("1", f"table1-{_slug(label)}", label, _only(task, epochs), label)
             for label, task in SINGLE.items()
         ),
-        Row("1", "table1-base", "Base all data", (f"train.epochs={epochs}",), "Base all data"),
+        PaperRow("1", "table1-base", "Base all data", (f"train.epochs={epochs}",), "Base all data"),
         *(
-            Row(
+            PaperRow(
                 "2",
                 f"table2-lr-{rate}",
                 f"LR={rate}",
@@ -106,17 +106,19 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Row
             )
             for rate in (*RATES, *(MINILM_RATES if minilm else ()))
         ),
-        Row("3", "table3-in-domain", "In-domain Training", (sequential,), "In-domain Training"),
-        Row("3", "table3-surgery", "Gradient Surgery", (surgery,), "Gradient Surgery"),
-        Row("3", INTERACTION, f"{lost} (interaction heads)", (surgery, *apart), lost),
-        Row("3", ON_PAIR, f"{lost} (heads on the pair)", (surgery, *on_pair), lost),
-        Row(
+        PaperRow(
+            "3", "table3-in-domain", "In-domain Training", (sequential,), "In-domain Training"
+        ),
+        PaperRow("3", "table3-surgery", "Gradient Surgery", (surgery,), "Gradient Surgery"),
+        PaperRow("3", INTERACTION, f"{lost} (interaction heads)", (surgery, *apart), lost),
+        PaperRow("3", ON_PAIR, f"{lost} (heads on the pair)", (surgery, *on_pair), lost),
+        PaperRow(
             "figure",
             "figure-sts-truncated",
             "STS only, scores truncated",
             (*_only("similarity", epochs), "tasks.similarity.rounding=down"),
         ),
-        Row(
+        PaperRow(
             OTHER_READING,
             OTHER_READING,
             "All data, one task after the other",
@@ -163,7 +165,9 @@ def _one_task_per_stage(epochs: float) -> str:
     return f"stages=[{', '.join(stages)}]"
 
 
-def runs_of(rows: Sequence[Row], tables: Sequence[str], seeds: int) -> list[tuple[Row, int]]:
+def runs_of(
+    rows: Sequence[PaperRow], tables: Sequence[str], seeds: int
+) -> list[tuple[PaperRow, int]]:
     """The rows and seeds to train: Table 2 with one seed, the others with `seeds`.
 
     The figure needs the last row of Table 3 with its first seed, and the row "STS only", which it
@@ -179,7 +183,7 @@ def runs_of(rows: Sequence[Row], tables: Sequence[str], seeds: int) -> list[tupl
     return wanted
 
 
-def row_recipe(encoder: str, row: Row, seed: int, overrides: Sequence[str]) -> Recipe:
+def row_recipe(encoder: str, row: PaperRow, seed: int, overrides: Sequence[str]) -> Recipe:
     """The recipe of one run.
 
     Raises:

@@ -17,7 +17,7 @@ from comity.errors import ComityError
 from comity.experiments.runner import Series, check_digests, check_folder, first_difference
 from comity.files import write_atomically
 from comity.paper.rows import (
-    Row,
+    PaperRow,
     all_rows,
     check_tables,
     default_epochs,
@@ -158,6 +158,6 @@ class Paper:
         self.series.train(quiet)
 
 
-def run_name(row: Row, seed: int) -> str:
+def run_name(row: PaperRow, seed: int) -> str:
     """The folder name of a run."""
     return f"{row.name}-seed{seed}"

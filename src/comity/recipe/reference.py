@@ -40,7 +40,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Group:
+class KeyGroup:
     """Keys that are described together: the own keys of `section`, and a text before them."""
 
     tables: tuple[str, ...]
@@ -67,7 +67,7 @@ class Group:
 
 
 GROUPS = (
-    Group(
+    KeyGroup(
         ("[encoder]",),
         EncoderSection,
         "## `[encoder]`",
@@ -75,8 +75,8 @@ GROUPS = (
 Dropout probabilities are rounded to a multiple of 1/256 (0.1 becomes 0.1016). The values that are
 kept are divided by the exact probability of keeping one.""",
     ),
-    Group(("[train]",), TrainSection, "## `[train]`", "Keys of the whole run:"),
-    Group(
+    KeyGroup(("[train]",), TrainSection, "## `[train]`", "Keys of the whole run:"),
+    KeyGroup(
         ("[train]", "[[stages]]"),
         StageKeys,
         "### `[train]` and `[[stages]]`",
@@ -85,13 +85,13 @@ These keys may be set in `[train]`, for all stages, and in a stage, for that sta
 [Balancers](paper.md#balancers) explains what each balancer does and which of them need an extra
 package.""",
     ),
-    Group(
+    KeyGroup(
         ("[tasks.NAME]",),
         TaskSection,
         "## `[tasks.NAME]`",
         "One table per task. NAME is used in file names and on the command line.",
     ),
-    Group(
+    KeyGroup(
         ("[[tasks.NAME.objectives]]",),
         ObjectiveSection,
         "### `[[tasks.NAME.objectives]]`",
@@ -100,7 +100,7 @@ Losses on the embeddings of the two texts of a pair, added to the head's loss. T
 similarity task, or a classification task with two classes. Objectives compare the rows of a batch
 with each other, so more `micro_batches`, which split the batch, leave fewer negatives.""",
     ),
-    Group(
+    KeyGroup(
         ("[[stages]]",),
         StageSection,
         "## `[[stages]]`",
@@ -109,7 +109,7 @@ Stages run one after another. If a recipe has none, one stage trains all tasks. 
 error messages, stages are counted from 0: `--set stages.0.lr=1e-5`. In addition to the keys that
 `[train]` and stages share, a stage may set:""",
     ),
-    Group(
+    KeyGroup(
         ("[stages.data.NAME]",),
         StageFile,
         "### `[stages.data.NAME]`",
