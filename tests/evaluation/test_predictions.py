@@ -98,11 +98,20 @@ def test_the_file_has_a_column_per_class(tmp_path):
         assert next(csv.reader(file)) == ["2", "up", "up", "0.250000", "0.750000"]
 
 
+def test_a_file_without_probabilities_is_read(tmp_path):
+    target = Target("classification", "linear", classes=("down", "up"))
+    path = tmp_path / "mood.csv"
+    path.write_text("line,gold,prediction\n2,up,down\n")
+    found = read_predictions(path, target)
+    assert (found.gold.tolist(), found.predicted.tolist()) == (["up"], ["down"])
+    assert found.probabilities is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "line,gold,prediction\n",
+        "gold,prediction\n",
         "line,gold\n2,up\n",
         "line,gold,prediction,p_down,p_up\n2,up\n",
         "line,gold,prediction,p_down,p_up\ntwo,up,up,0.5,0.5\n",

@@ -8,19 +8,19 @@ import shlex
 import shutil
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from comity import ComityError, Recipe
 from comity.cli.main import main
+from comity.evaluation.compare import compare
+from comity.evaluation.predictions import kept_predictions
 from comity.paper.claims import CLAIMS, TRUNCATED, check_claims
 from comity.paper.page import _command, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
 from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
-from comity.paper.run import Options, Paper, check_options
+from comity.paper.run import Kept, Paper, check_options
 from comity.runs import RunDirectory, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.setup import prepare
@@ -74,9 +74,9 @@ def data(tmp_path_factory) -> Path:
 def finished(data, tmp_path_factory, tiny_checkpoint):
     """Every row of the tables and the figure: two seeds, one epoch, a tiny random encoder."""
     out = tmp_path_factory.mktemp("paper-out") / "out"
-    paper = Paper(check_options(data, out, str(tiny_checkpoint), epochs=1.0))
+    paper = Paper(check_options(data, out, str(tiny_checkpoint), epochs=1.0, seeds=2))
     paper.train(quiet=True)
-    return paper, write_results(paper)
+    return paper, write_results(out)
 
 
 # --- the rows -------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_the_figure_needs_the_last_row_and_the_rows_it_compares():
         ("figure-sts-truncated", 1),
     ]
     names = [f"{row.name} {seed}" for row, seed in runs_of(rows, check_tables([]), 2)]
-    assert len(names) == len(set(names)) == 4 * 2 + 5 + 4 * 2 + 2
+    assert len(names) == len(set(names)) == 4 * 2 + 5 + 4 * 2 + 2 + 2 * 2
 
 
 def test_all_rows_with_several_tasks_see_the_same_number_of_examples(
@@ -235,7 +235,9 @@ def test_every_claim_is_supported_by_the_papers_own_results():
 
 def test_every_run_is_finished_and_keeps_only_its_best_model(finished):
     paper, _ = finished
-    assert len(list(paper.runs.iterdir())) == len(paper.series.runs) == 4 * 2 + 3 + 4 * 2 + 2
+    assert (
+        len(list(paper.runs.iterdir())) == len(paper.series.runs) == 4 * 2 + 3 + 4 * 2 + 2 + 2 * 2
+    )
     for run in paper.series.runs:
         assert is_finished(paper.runs / run.name)
         assert not list((paper.runs / run.name).glob("checkpoint-*"))
@@ -243,19 +245,19 @@ def test_every_run_is_finished_and_keeps_only_its_best_model(finished):
 
 def test_paper_json_names_run_seed_and_weights_of_each_row(finished):
     paper, _ = finished
-    written = json.loads((paper.options.out / "paper.json").read_text())
+    written = json.loads((paper.options.out / "results.json").read_text())
     rows = {row["name"]: row for row in written["rows"]}
     seeds = {name: [run["seed"] for run in row["runs"]] for name, row in rows.items()}
     assert all(s == ([0] if name.startswith("table2") else [0, 1]) for name, s in seeds.items())
     for row in rows.values():
         for run in row["runs"]:
-            directory = paper.options.out / run["run"]
+            directory = paper.runs / run["run"]
             best = json.loads((directory / "best.json").read_text())
             assert run["scores"]["sentiment"] == best["tasks"]["sentiment"]["value"]
             for file, digest in run["weights_sha256"].items():
                 content = (directory / best["folder"] / file).read_bytes()
                 assert digest == hashlib.sha256(content).hexdigest()
-    assert written["data"]["similarity"] == {"train": 24, "dev": 15}
+    assert written["data"]["similarity"] == {"train": 24, "dev": 15, "left_out": 0}
     assert written["encoder"]["pretrained_on"]
     assert written["machines"][0]["processor_class"]
 
@@ -270,36 +272,36 @@ def test_ours_are_mean_and_spread_over_the_seeds(finished):
 
 def test_the_page_has_every_row_claim_and_run(finished):
     paper, results = finished
-    text = (paper.options.out / "paper.md").read_text()
+    text = (paper.options.out / "results.md").read_text()
     assert text == page(results)
     tables = text.partition("## Does the order hold?")[0]
-    assert len(re.findall(r"^\| [A-Z]", tables, re.MULTILINE)) == 4 + 3 + 4 + 1
+    assert len(re.findall(r"^\| [A-Z]", tables, re.MULTILINE)) == 4 + 3 + 4 + 1 + 2
     assert "| Base all data | 0.48 | " in text
     assert "prints the mean 0.576, its scores give 0.570" in text
     assert text.count("| mean |") == sum(claim.task == "mean" for claim in CLAIMS)
     words = [claim["word"] for claim in results["claims"]]
     assert set(words) <= {"holds", "reversed", "undecided"}
-    assert text.count("table3-surgery-seed") == 2
+    assert text.count("| table3-surgery-seed") == 2
 
 
 def test_the_results_contain_no_text_of_the_data(finished, data):
     paper, _ = finished
-    written = (paper.options.out / "paper.md").read_text()
-    written += (paper.options.out / "paper.json").read_text()
+    written = (paper.options.out / "results.md").read_text()
+    written += (paper.options.out / "results.json").read_text()
     for line in (data / "sts-dev.csv").read_text().splitlines()[1:]:
         assert line.split("\t")[2] not in written
 
 
 def test_a_second_call_trains_nothing_and_writes_the_same(finished, monkeypatch):
     paper, _ = finished
-    before = (paper.options.out / "paper.md").read_text()
-    kept = (paper.options.out / "options.json").stat()
+    before = (paper.options.out / "results.md").read_text()
+    kept = (paper.results / "options.json").stat()
     monkeypatch.setattr("comity.experiments.runner.train", None)  # calling it would fail
     again = Paper(paper.options)
     again.train(quiet=True)
-    write_results(again)
-    assert (paper.options.out / "paper.md").read_text() == before
-    assert (paper.options.out / "options.json").stat().st_mtime_ns == kept.st_mtime_ns
+    write_results(paper.options.out)
+    assert (paper.options.out / "results.md").read_text() == before
+    assert (paper.results / "options.json").stat().st_mtime_ns == kept.st_mtime_ns
 
 
 def test_runs_on_other_data_are_refused_whatever_is_trained_next(finished, data, tmp_path):
@@ -314,15 +316,91 @@ def test_runs_on_other_data_are_refused_whatever_is_trained_next(finished, data,
 
 
 def test_the_printed_command_is_what_a_shell_takes():
-    options = Options(
-        Path("d"), Path("o"), "my model", ("2",), 1.5, 3, ('train.device="cpu"',), drop_leaks=True
-    )
-    paper: Any = SimpleNamespace(options=options)
-    assert shlex.split(_command(paper)) == [
+    kept = Kept("my model", 1.5, ['train.device="cpu"'], True, {})
+    assert shlex.split(_command(kept, {"row": {0: Path(), 2: Path()}})) == [
         *["comity", "paper", "--data", "DIR", "--encoder", "my model", "--epochs", "1.5"],
-        *["--seeds", "3", "--out", "DIR", "--table", "2", "--drop-leaks"],
-        *["--set", 'train.device="cpu"'],
+        *["--seeds", "2", "--out", "DIR", "--drop-leaks", "--set", 'train.device="cpu"'],
     ]
+
+
+# --- slim runs ------------------------------------------------------------------------------------
+
+
+def test_a_slim_run_has_no_weights_no_texts_and_no_paths(finished, data):
+    paper, _ = finished
+    slim = sorted(path for path in paper.results.rglob("*") if path.is_file())
+    assert not [path for path in slim if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in slim) < 20_000 * len(paper.series.runs)
+    texts = {line.split("\t")[2] for line in (data / "sts-dev.csv").read_text().splitlines()[1:]}
+    for path in slim:
+        content = path.read_text(encoding="utf-8")
+        assert not any(text in content for text in texts)
+        if path.name == "run.json":
+            assert str(data) not in content
+
+
+def test_a_slim_run_has_the_scores_and_predictions_of_its_run(finished):
+    paper, _ = finished
+    run, slim = (RunDirectory.open(f / "table3-surgery-seed1") for f in (paper.runs, paper.results))
+    assert slim.best() == run.best()
+    assert slim.recipe() == run.recipe()
+    for task in ("sentiment", "similarity"):
+        mine, whole = (kept_predictions(directory, task) for directory in (slim, run))
+        assert mine.gold.tolist() == whole.gold.tolist()
+        assert mine.predicted.tolist() == whole.predicted.tolist()
+    compared = [compare([f / "table1-base-seed0", f / "table3-surgery-seed0"])
+                for f in (paper.runs, paper.results)]  # fmt: skip
+    values = [[[e.value for e in task.entries] for task in found.tasks] for found in compared]
+    assert values[0] == values[1]
+
+
+def test_the_page_is_made_again_from_the_slim_runs_alone(finished, tmp_path, capsys):
+    paper, _ = finished
+    shutil.copytree(paper.results, tmp_path / "results")
+    assert main(["paper", "--from", str(tmp_path / "results"), "--out", str(tmp_path)]) == 0
+    text = (paper.options.out / "results.md").read_text()
+    assert capsys.readouterr().out == text
+    for name in ("results.md", "results.json"):
+        assert (tmp_path / name).read_bytes() == (paper.options.out / name).read_bytes()
+
+
+def test_slim_runs_count_as_finished(finished, data, tmp_path, monkeypatch):
+    paper, results = finished
+    shutil.copytree(paper.results, tmp_path / "results")
+    shutil.rmtree(tmp_path / "results" / "table2-lr-1e-5-seed0")
+    old = paper.options
+    options = check_options(
+        data, tmp_path / "out", old.encoder, epochs=1.0, seeds=2, earlier=tmp_path / "results"
+    )
+    again = Paper(options)
+    assert [run.name for run in again.series.unfinished()] == ["table2-lr-1e-5-seed0"]
+    again.train(quiet=True)
+    assert [path.name for path in again.runs.iterdir()] == ["table2-lr-1e-5-seed0"]
+    assert write_results(options.out)["rows"] == results["rows"]
+
+
+def test_slim_runs_of_other_data_or_options_are_refused(finished, data, tmp_path):
+    paper, _ = finished
+    old = paper.options
+    with pytest.raises(ComityError, match="--epochs is 1 there and 2 here"):
+        check_options(data, tmp_path / "out", old.encoder, epochs=2.0, earlier=paper.results)
+    shutil.copytree(data, tmp_path / "data")
+    with (tmp_path / "data" / "sts-dev.csv").open("a") as file:
+        file.write("99\tmore\ta house\ta garden\t1.0\n")
+    options = check_options(
+        tmp_path / "data", tmp_path / "out", old.encoder, epochs=1.0, earlier=paper.results
+    )
+    with pytest.raises(ComityError, match="the file of similarity dev has changed since this run"):
+        Paper(options)
+
+
+@pytest.mark.parametrize("folder", ["none", "data"])
+def test_a_folder_without_results_is_one_sentence(folder, data, tmp_path, capsys):
+    source = data if folder == "data" else tmp_path / folder
+    assert main(["paper", "--from", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert "name the folder results/ that comity paper wrote" in capsys.readouterr().err
+    assert main(["paper", "--out", str(tmp_path / "out")]) == 2
+    assert "--data is missing" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_resumes_where_it_stopped(
@@ -341,7 +419,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
         arguments = ["--data", data, "--encoder", tiny_checkpoint, "--out", options.out]
         arguments += ["--table", 3, "--epochs", 1, "--seeds", 1, "--quiet"]
         assert main(["paper", *map(str, arguments)]) == 130
-    assert (options.out / "paper.md").read_text().count("table3-in-domain-seed0") == 1
+    assert (options.out / "results.md").read_text().count("table3-in-domain-seed0") == 1
     runs = tmp_path / "out" / "runs"
     assert is_finished(runs / "table3-in-domain-seed0")
     kept = (runs / "table3-in-domain-seed0" / "metrics.jsonl").read_bytes()
@@ -353,7 +431,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     whole, _ = finished
     for name in ("table3-surgery-seed0", "table3-contrastive-pair-seed0"):
         assert RunDirectory(runs / name).best() == RunDirectory(whole.runs / name).best()
-    results = write_results(paper)
+    results = write_results(options.out)
     words = {claim["claim"]: claim["word"] for claim in results["claims"]}
     assert words["in-domain training hurts sentiment"] == "not run"  # it needs Table 1
     assert words["surgery restores sentiment"] != "not run"
@@ -403,8 +481,8 @@ def test_a_folder_made_with_other_options_is_refused(finished):
         check_options(old.data, old.data, old.encoder)
     with pytest.raises(ComityError, match="--drop-leaks is not set there and true here"):
         check_options(old.data, old.out, old.encoder, epochs=1.0, drop_leaks=True)
-    kept = json.loads((old.out / "options.json").read_text())
-    assert kept == {"encoder": old.encoder, "epochs": 1.0, "set": []}
+    kept = json.loads((old.out / "results" / "options.json").read_text())
+    assert kept["data"]["sentiment"] == {"train": 40, "dev": 15, "left_out": 0}
 
 
 def test_a_file_for_a_folder_is_one_sentence(data):

@@ -12,6 +12,7 @@ from comity.cli.options import (
     show,
 )
 from comity.cli.series import train_series
+from comity.errors import ComityError
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,8 +24,14 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="what to run: 1, 2, 3, figure, surgery or other-reading (default: all but the last)",
     )
+    command.add_argument("--data", type=Path, help="folder with the course's data files")
     command.add_argument(
-        "--data", type=Path, required=True, help="folder with the course's data files"
+        "--from",
+        dest="earlier",
+        type=Path,
+        metavar="RESULTS",
+        help="folder results/ of an earlier call: with --data, train only the runs it lacks; "
+        "without, write the page again",
     )
     command.add_argument(
         "--encoder", default="minilm", help="minilm, a folder or a hub id (default: minilm)"
@@ -45,6 +52,14 @@ def run(options: argparse.Namespace) -> int:
     from comity.hardware import flushed_denormals
     from comity.paper.page import show_paper, write_results
     from comity.paper.run import Paper, check_options
+
+    if options.data is None:
+        if options.earlier is None:
+            raise ComityError(
+                "--data is missing; name the folder of the course's data files, or the results of "
+                "an earlier call with --from"
+            )
+        return show(write_results(options.out, options.earlier), show_paper, options.json)
     from comity.terminal.views import show_series, tell
 
     checked = check_options(
@@ -56,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         options.seeds,
         options.set,
         options.drop_leaks,
+        options.earlier,
     )
     if not options.quiet and not options.json:
         tell("reading the data and checking every run")
@@ -65,5 +81,5 @@ def run(options: argparse.Namespace) -> int:
             tell(sentence)
         if options.dry_run:
             return show(paper.plan(), show_series, options.json)
-        train_series(paper, options, lambda: write_results(paper))
-    return show(write_results(paper), show_paper, options.json)
+        train_series(paper, options, lambda: write_results(options.out))
+    return show(write_results(options.out), show_paper, options.json)

@@ -82,8 +82,26 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     of an earlier analysis are overwritten.
 
     Raises:
-        ComityError: not a run, an unknown task, a task that does not predict a number, matplotlib
-            is not installed, or a TASK.md or TASK.json exists that is not from an analysis.
+        ComityError: as `draw_analysis`, or a TASK.md or TASK.json exists that is not from an
+            analysis.
+    """
+    _check_free(out, task)
+    analysis = draw_analysis(run, task, out)
+    page, data = out / f"{task}.md", out / f"{task}.json"
+    analysis.written.extend([str(page), str(data)])
+    text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    data.write_text(text + "\n", encoding="utf-8")
+    # The page is last: a page without JSON is taken for somebody else's file.
+    page.write_text(markdown(analysis), encoding="utf-8")
+    return analysis
+
+
+def draw_analysis(run: Path, task: str, out: Path) -> Analysis:
+    """Analyse a run's dev predictions and write only the two pictures into the folder `out`.
+
+    Raises:
+        ComityError: not a run, an unknown task, a task that does not predict a number, or
+            matplotlib is not installed.
     """
     directory = RunDirectory.open(run)
     predictions = kept_predictions(directory, task)
@@ -98,14 +116,12 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
             f"{run}: {bad} of {len(predicted)} predictions of {task} are not finite; train again "
             "with a lower learning rate"
         )
-    _check_free(out, task)
     edges = band_edges(target, gold)
     far = np.argsort(-np.abs(predicted - gold), kind="stable")[:WORST]
     lines = [predictions.lines[row] for row in far]
     file, texts, note = _texts(directory, task, predictions.file, lines)
     scores = {metric.name: metric(gold, predicted).value for metric in metrics_of(target.kind)}
-    paths = {name: out / f"{task}{name}" for name in ("-scatter.png", "-histogram.png", ".md")}
-    paths[".json"] = out / f"{task}.json"
+    paths = [out / f"{task}-{picture}.png" for picture in ("scatter", "histogram")]
     analysis = Analysis(
         run=str(run),
         task=task,
@@ -121,13 +137,9 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
         ],
         file=str(file),
         note=note,
-        written=[str(path) for path in paths.values()],
+        written=[str(path) for path in paths],
     )
     _draw(analysis, target, gold, predicted, edges, paths)
-    text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    paths[".json"].write_text(text + "\n", encoding="utf-8")
-    # The page is last: a page without JSON is taken for somebody else's file.
-    paths[".md"].write_text(markdown(analysis), encoding="utf-8")
     return analysis
 
 
@@ -214,7 +226,7 @@ def _draw(
     gold: NDArray,
     predicted: NDArray,
     edges: NDArray,
-    paths: dict[str, Path],
+    paths: Sequence[Path],
 ) -> None:
     task, pearson = analysis.task, analysis.scores["pearson"]
     unit = "the label's unit"
@@ -223,8 +235,8 @@ def _draw(
     labels = (f"true {task} ({unit})", f"predicted {task} ({unit})")
     shown = "no Pearson" if pearson is None else f"Pearson {pearson:.3f}"
     title = f"{task} on dev: {shown}, n = {analysis.rows:,}"
-    scatter(paths["-scatter.png"], gold, predicted, edges, labels, title)
-    histogram_by_band(paths["-histogram.png"], gold, predicted, edges, labels, title)
+    scatter(paths[0], gold, predicted, edges, labels, title)
+    histogram_by_band(paths[1], gold, predicted, edges, labels, title)
 
 
 def markdown(analysis: Analysis) -> str:

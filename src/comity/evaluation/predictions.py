@@ -20,6 +20,8 @@ from comity.runs import RunDirectory
 from comity.targets import Target
 
 DEFAULT_SEPARATOR = "|"
+PREDICTION_COLUMNS = ("line", "gold", "prediction")
+"""The columns of every file of dev predictions; those of probabilities follow."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,21 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
     Raises:
         ComityError: the file is missing or damaged.
     """
-    header = _header(target)
+    columns = len(PREDICTION_COLUMNS)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            found, *rows = csv.reader(file)
-        if found != header or any(len(row) != len(header) for row in rows):
+            header, *rows = csv.reader(file)
+        known = (_header(target), _header(target)[:columns])  # slim runs have no probabilities
+        if header not in known or any(len(row) != len(header) for row in rows):
             raise ValueError("the columns are not those of the target")
-        lines, gold, predicted = ([row[column] for row in rows] for column in range(3))
-        probabilities = np.array([row[3:] for row in rows], dtype=np.float64)
+        lines, gold, predicted = ([row[column] for row in rows] for column in range(columns))
+        probabilities = np.array([row[columns:] for row in rows], dtype=np.float64)
+        probabilities = probabilities.reshape(len(rows), len(header) - columns)
         return Predictions(
             lines=[int(line) for line in lines],
             gold=_column(gold, target, separator),
             predicted=_column(predicted, target, separator),
-            probabilities=probabilities.reshape(-1, len(header) - 3) if header[3:] else None,
+            probabilities=probabilities if header[columns:] else None,
         )
     except (OSError, ValueError, csv.Error):
         raise ComityError(
@@ -111,7 +115,7 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
 
 
 def _header(target: Target) -> list[str]:
-    return ["line", "gold", "prediction", *(f"p_{name}" for name in probability_names(target))]
+    return [*PREDICTION_COLUMNS, *(f"p_{name}" for name in probability_names(target))]
 
 
 def probability_names(target: Target) -> list[str]:

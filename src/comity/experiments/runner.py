@@ -47,6 +47,7 @@ class Series:
         out: Path,
         drop_leaks: bool = False,
         command: list[str] | None = None,
+        slim: Path | None = None,
     ):
         """Plan the runs.
 
@@ -54,12 +55,14 @@ class Series:
             recipes: by the name of the run's folder in `out`.
             data: the folder where the recipes' relative paths start.
             command: the command line to record in each run.json.
+            slim: a folder of slim runs; one with a run's name counts as that run, finished.
         """
         check_folder(out)
         self.data = data
         self.out = out
         self.drop_leaks = drop_leaks
         self.command = command
+        self.slim = slim
         self.notes: list[str] = []  # on the data; each sentence once
         self.runs: list[SeriesRun] = []
         planned: dict[str, SeriesRun] = {}
@@ -93,15 +96,23 @@ class Series:
     def check(self) -> None:
         """Raise a ComityError if a run folder holds a run of another recipe, encoder or data."""
         for run in self.runs:
-            _check_same(self.out / run.name, run, self.drop_leaks)
+            for folder in self._folders(run):
+                _check_same(folder, run, self.drop_leaks)
 
     def finished(self) -> list[SeriesRun]:
         """The runs that have reached their end."""
-        return [run for run in self.runs if is_finished(self.out / run.name)]
+        return [run for run in self.runs if self._is_finished(run)]
 
     def unfinished(self) -> list[SeriesRun]:
         """The runs to train or to resume."""
-        return [run for run in self.runs if not is_finished(self.out / run.name)]
+        return [run for run in self.runs if not self._is_finished(run)]
+
+    def _is_finished(self, run: SeriesRun) -> bool:
+        return any(is_finished(folder) for folder in self._folders(run))
+
+    def _folders(self, run: SeriesRun) -> list[Path]:
+        """Where the run and its slim copy are."""
+        return [folder / run.name for folder in (self.out, self.slim) if folder is not None]
 
     def plan(self) -> SeriesPlan:
         """The runs with their states, and an estimate of the time for the unfinished ones."""
@@ -109,7 +120,7 @@ class Series:
         return SeriesPlan([self._planned(run) for run in self.runs], self._seconds())
 
     def _planned(self, run: SeriesRun) -> PlannedRun:
-        state = _state(self.out / run.name)
+        state = "finished" if self._is_finished(run) else _state(self.out / run.name)
         return PlannedRun(run.name, state, run.steps, run.examples, run.tokens)
 
     def _seconds(self) -> float | None:
@@ -177,8 +188,6 @@ def check_folder(out: Path) -> None:
 
 
 def _state(directory: Path) -> str:
-    if is_finished(directory):
-        return "finished"
     return "to resume" if has_checkpoint(directory) else "to train"
 
 

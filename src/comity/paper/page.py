@@ -1,4 +1,4 @@
-"""The paper's tables with its results and ours side by side, as paper.json and paper.md."""
+"""The paper's tables with its results and ours side by side, as results.json and results.md."""
 
 import json
 import shlex
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError
-from comity.evaluation.analysis import analyse
+from comity.evaluation.analysis import draw_analysis
 from comity.evaluation.compare import MEAN
-from comity.files import sha256_of
+from comity.experiments.slim import weight_digests
 from comity.format import markdown_table, or_dash
-from comity.model.checkpoint import WEIGHTS
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
-from comity.paper.run import Paper, run_name
+from comity.paper.run import RESULTS, Kept, read_kept, run_name
 from comity.runs import RunDirectory, is_finished, reached
 
 PRETRAINED = {
@@ -39,63 +38,70 @@ METRIC_OF = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "P
 ON_PAGE = (*TASKS, MEAN)
 
 
-def write_results(paper: Paper) -> dict[str, Any]:
-    """Write paper.json, paper.md and the figures from all finished runs in the folder.
+def write_results(out: Path, results: Path | None = None) -> dict[str, Any]:
+    """Write results.json, results.md and the figures into `out`, from all slim runs.
 
-    Returns the content of paper.json.
+    The slim runs are in `results`, or in the folder results/ of `out`. Returns the content of
+    results.json.
+
+    Raises:
+        ComityError: `results` has no slim runs, or one of them is damaged.
     """
-    results = _results(paper)
-    out = paper.options.out
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    (out / "paper.json").write_text(text, encoding="utf-8")
-    (out / "paper.md").write_text(page(results), encoding="utf-8")
-    return results
+    found = _results(results or out / RESULTS, out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+    (out / "results.json").write_text(text, encoding="utf-8")
+    (out / "results.md").write_text(page(found), encoding="utf-8")
+    return found
 
 
 def show_paper(results: Mapping[str, Any]) -> None:
-    """Print the page, paper.md."""
+    """Print the page, results.md."""
     print(page(results), end="")
 
 
-# --- paper.json -----------------------------------------------------------------------------------
+# --- results.json ---------------------------------------------------------------------------------
 
 
-def _results(paper: Paper) -> dict[str, Any]:
-    runs = {row.name: _finished(paper, row) for row in paper.rows}
+def _results(folder: Path, out: Path) -> dict[str, Any]:
+    kept = read_kept(folder)
+    rows = kept.rows()
+    runs = {row.name: _finished(folder, row) for row in rows}
     reported = read_reported()
     facts = [RunDirectory.open(path).facts() for found in runs.values() for path in found.values()]
+    if not facts:
+        raise ComityError(f"{folder}: contains no finished run; train one with comity paper")
     encoder = {k: v for k, v in asdict(facts[0].inputs.encoder).items() if v and k != "folder"}
     return {
-        "command": _command(paper),
+        "command": _command(kept, runs),
         "encoder": {**encoder, "pretrained_on": pretrained_on(encoder["name"])},
-        "data": paper.data_rows,
+        "data": {name: asdict(sizes) for name, sizes in kept.data.items()},
         "machines": _distinct([asdict(fact.machine) for fact in facts]),
         "precision": sorted({fact.precision for fact in facts}),
         "versions": _distinct([fact.versions for fact in facts]),
+        "commits": sorted({fact.commit for fact in facts if fact.commit}),
         "rows": [
-            _row(row, runs[row.name], reported.get((row.table, row.reported or "")), paper.runs)
-            for row in paper.rows
+            _row(row, runs[row.name], reported.get((row.table, row.reported or "")))
+            for row in rows
             if runs[row.name] or row.reported
         ],
-        "claims": check_claims(paper.rows, runs, reported),
-        "figures": _figures(runs, paper.options.out),
+        "claims": check_claims(rows, runs, reported),
+        "figures": _figures(runs, out),
     }
 
 
-def _finished(paper: Paper, row: PaperRow) -> dict[int, Path]:
-    """The finished runs of a row by seed, sorted by seed."""
+def _finished(folder: Path, row: PaperRow) -> dict[int, Path]:
+    """The slim runs of a row by seed, sorted by seed."""
     found = {}
-    for path in paper.runs.glob(f"{row.name}-seed*"):
+    for path in folder.glob(f"{row.name}-seed*"):
         seed = path.name.removeprefix(f"{row.name}-seed")
         if seed.isdigit() and path.name == run_name(row, int(seed)) and is_finished(path):
             found[int(seed)] = path
     return dict(sorted(found.items()))
 
 
-def _row(
-    row: PaperRow, runs: Mapping[int, Path], printed: Reported | None, folder: Path
-) -> dict[str, Any]:
-    of_runs = [_of_run(seed, path, folder) for seed, path in runs.items()]
+def _row(row: PaperRow, runs: Mapping[int, Path], printed: Reported | None) -> dict[str, Any]:
+    of_runs = [_of_run(seed, path) for seed, path in runs.items()]
     return {
         "table": row.table,
         "row": row.label,
@@ -119,17 +125,14 @@ def _printed(printed: Reported | None) -> dict[str, Any] | None:
     }
 
 
-def _of_run(seed: int, path: Path, folder: Path) -> dict[str, Any]:
-    directory = RunDirectory.open(path)
-    found = reached(directory)
-    kept = path / directory.best().folder
-    weights = [kept / "encoder" / WEIGHTS, kept / "heads.safetensors"]
+def _of_run(seed: int, path: Path) -> dict[str, Any]:
+    found = reached(RunDirectory.open(path))
     return {
-        "run": str(path.relative_to(folder.parent)),
+        "run": path.name,
         "seed": seed,
         "step": found.step,
         "scores": {**{task: found.tasks[task] for task in TASKS}, MEAN: found.mean},
-        "weights_sha256": {str(file.relative_to(kept)): sha256_of(file) for file in weights},
+        "weights_sha256": weight_digests(path),
     }
 
 
@@ -148,7 +151,7 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
     for name in (INTERACTION, ON_PAIR):
         for path in list(runs[name].values())[:1]:
             try:
-                analysis = analyse(path, "similarity", out / "figures" / name).to_dict()
+                analysis = draw_analysis(path, "similarity", out / "figures" / name).to_dict()
             except ComityError as error:
                 found.append({"row": name, "note": str(error)})
                 continue
@@ -157,17 +160,15 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
     return found
 
 
-def _command(paper: Paper) -> str:
+def _command(kept: Kept, runs: Mapping[str, Mapping[int, Path]]) -> str:
     """The command for a shell, without the names of the data and output folders."""
-    options = paper.options
-    words = ["comity", "paper", "--data", "DIR", "--encoder", options.encoder]
-    words += ["--epochs", f"{options.epochs:g}", "--seeds", str(options.seeds), "--out", "DIR"]
-    if options.tables != TABLES:
-        words += ["--table", *options.tables]
-    if options.drop_leaks:
+    seeds = max(len(found) for found in runs.values())
+    words = ["comity", "paper", "--data", "DIR", "--encoder", kept.encoder]
+    words += ["--epochs", f"{kept.epochs:g}", "--seeds", str(seeds), "--out", "DIR"]
+    if kept.drop_leaks:
         words.append("--drop-leaks")
-    if options.overrides:
-        words += ["--set", *options.overrides]
+    if kept.overrides:
+        words += ["--set", *kept.overrides]
     return shlex.join(words)
 
 
@@ -183,11 +184,11 @@ def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for index, entry in enumerate(entries) if entry not in entries[:index]]
 
 
-# --- paper.md -------------------------------------------------------------------------------------
+# --- results.md -----------------------------------------------------------------------------------
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The content of paper.md, from that of paper.json."""
+    """The content of results.md, from that of results.json."""
     lines = ["# The paper's tables, reproduced", "", *_about(results), ""]
     for table in (*TABLES, OTHER_READING):
         rows = [row for row in results["rows"] if row["table"] == table]
@@ -205,6 +206,12 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         f"{task} {rows['train']:,} for training and {rows['dev']:,} for evaluation"
         for task, rows in results["data"].items()
     )
+    left_out = " and ".join(
+        f"{rows['left_out']:,} of {task}"
+        for task, rows in results["data"].items()
+        if rows["left_out"]
+    )
+    leaks = f" Training rows that also appear in a dev set are left out: {left_out}."
     machines = "; ".join(
         f"{m.get('card') or m['processor']} ({m['processor_class']}), threads: {m['threads']}"
         for m in results["machines"]
@@ -218,9 +225,10 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         "",
         f"Encoder: {results['encoder']['name']}. {results['encoder']['pretrained_on']}",
         "",
-        f"Data, in rows: {sizes}.",
+        f"Data, in rows: {sizes}.{leaks if left_out else ''}",
         "",
-        f"Machine: {machines}; {', '.join(results['precision'])}. {versions}.",
+        f"Machine: {machines}; {', '.join(results['precision'])}. {versions}. Trained at commit "
+        f"{', '.join(commit[:7] for commit in results['commits']) or 'unknown'}.",
         "",
         "Scores are those of each run's best model on dev (from the evaluation with the best mean; "
         "for a single-task row, with the best score on its task): accuracy, accuracy, Pearson and "

@@ -1,20 +1,26 @@
 """`comity paper`: plans and trains the runs of the tables, in one process and one folder.
 
-OUT/options.json      the options common to all runs: encoder, epochs, overrides
-    runs/ROW-seedN/   one run directory for each row and seed
-    paper.json        all results, with run, seed and digests of the weights
-    paper.md          the page generated from paper.json
-    figures/          scatter plot and histogram of the similarity task
+OUT/runs/ROW-seedN/      one run directory for each row and seed
+    results/             what the page needs: small enough to commit
+        options.json     encoder, epochs, overrides, data
+        ROW-seedN/       the slim copy of each finished run
+    results.json         all results, with run, seed and digests of the weights
+    results.md           the page generated from results.json
+    figures/             scatter plot and histogram of the similarity task
 """
 
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from comity.errors import ComityError
 from comity.experiments.runner import Series, check_digests, check_folder, first_difference
+from comity.experiments.slim import write_slim_run
 from comity.files import write_atomically
 from comity.paper.rows import (
     PaperRow,
@@ -26,8 +32,13 @@ from comity.paper.rows import (
     setting,
 )
 from comity.recipe.recipe import Recipe
+from comity.runs import is_finished, read_json, validated
 from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
+
+RESULTS = "results"
+"""The folder of the slim runs, in the output folder."""
+_OPTIONS = "options.json"
 
 
 @dataclass(frozen=True)
@@ -42,13 +53,67 @@ class Options:
     seeds: int
     overrides: tuple[str, ...]
     drop_leaks: bool = False
+    earlier: Path | None = None  # a folder of slim runs to continue from
 
     @property
     def common(self) -> dict[str, Any]:
-        """The content of options.json."""
+        """What all runs in the folder have in common."""
         dropped = {"drop-leaks": True} if self.drop_leaks else {}
         kept = {"encoder": self.encoder, "epochs": self.epochs, "set": list(self.overrides)}
         return {**kept, **dropped}
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """How many rows a task has for training and evaluation."""
+
+    train: int
+    dev: int
+    left_out: int  # training rows that also appear in a dev set
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The content of results/options.json: what the page says about all runs."""
+
+    encoder: str
+    epochs: float
+    overrides: list[str]
+    drop_leaks: bool
+    data: dict[str, TaskRows]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """As `Options.common`."""
+        dropped = {"drop-leaks": True} if self.drop_leaks else {}
+        return {"encoder": self.encoder, "epochs": self.epochs, "set": self.overrides, **dropped}
+
+    def rows(self) -> list[PaperRow]:
+        """Every row of the tables, for this encoder and these sizes."""
+        counts = {name: rows.train for name, rows in self.data.items()}
+        base = base_recipe(self.encoder, self.overrides)
+        return all_rows(base, counts, self.epochs)
+
+
+_KEPT = TypeAdapter(Kept)
+
+
+def read_kept(results: Path) -> Kept:
+    """Read options.json of a folder of slim runs.
+
+    Raises:
+        ComityError: the folder was not written by `comity paper`, or the file is damaged.
+    """
+    path = results / _OPTIONS
+    if not path.is_file():
+        what = "has no options.json" if results.is_dir() else "no such folder"
+        raise ComityError(f"{results}: {what}; name the folder results/ that comity paper wrote")
+    return validated(_KEPT, read_json(path), path)
+
+
+def base_recipe(encoder: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe that every row changes."""
+    return Recipe.load(setting(encoder), [*overrides, f"encoder.name={json.dumps(encoder)}"])
 
 
 def check_options(
@@ -60,6 +125,7 @@ def check_options(
     seeds: int = 3,
     overrides: Sequence[str] = (),
     drop_leaks: bool = False,
+    earlier: Path | None = None,
 ) -> Options:
     """Check the options and fill in defaults.
 
@@ -74,28 +140,26 @@ def check_options(
     if not 0 < epochs < float("inf"):
         raise ComityError(f"--epochs must be a finite number above 0, got {epochs:g}")
     found = check_tables(tables)
-    options = Options(data, out, encoder, found, epochs, seeds, tuple(overrides), drop_leaks)
-    _check_folder(options)
+    options = Options(
+        data, out, encoder, found, epochs, seeds, tuple(overrides), drop_leaks, earlier
+    )
+    if (out / RESULTS / _OPTIONS).is_file():
+        _check_same(out / RESULTS, options)
+    elif out.is_dir() and any(out.iterdir()):
+        raise ComityError(
+            f"{out}: is not empty and was not made by comity paper; name another --out"
+        )
+    if earlier is not None:
+        _check_same(earlier, options)
     return options
 
 
-def _check_folder(options: Options) -> None:
-    out, path = options.out, options.out / "options.json"
-    if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise ComityError(
-                f"{out}: is not empty and was not made by comity paper; name another --out"
-            )
-        return
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ComityError(f"{path}: cannot be read; name another --out") from None
-    difference = first_difference(kept, options.common)
+def _check_same(results: Path, options: Options) -> None:
+    difference = first_difference(read_kept(results).common, options.common)
     if difference:
         raise ComityError(
-            f"{out}: was made with other options (--{difference}); use the same or name another "
-            "--out"
+            f"{results}: was made with other options (--{difference}); use the same or name "
+            "another folder"
         )
 
 
@@ -109,18 +173,23 @@ class Paper:
 
     def __init__(self, options: Options, command: list[str] | None = None):
         self.options = options
-        recipe = self._base()
+        recipe = base_recipe(options.encoder, options.overrides)
         tasks = prepare(recipe, options.data, options.drop_leaks).tasks
-        self.data_rows = {
-            name: {"train": len(task.train), "dev": len(task.dev)} for name, task in tasks.items()
+        sizes = {
+            name: TaskRows(len(task.train), len(task.dev), task.train.leaked)
+            for name, task in tasks.items()
         }
-        counts = {name: rows["train"] for name, rows in self.data_rows.items()}
-        self.rows = all_rows(recipe, counts, options.epochs)
+        self.kept = Kept(
+            options.encoder, options.epochs, list(options.overrides), options.drop_leaks, sizes
+        )
         recipes = {
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
-            for row, seed in runs_of(self.rows, options.tables, options.seeds)
+            for row, seed in runs_of(self.kept.rows(), options.tables, options.seeds)
         }
-        self.series = Series(recipes, options.data, self.runs, options.drop_leaks, command)
+        slim = self.results if options.earlier is None else options.earlier
+        self.series = Series(
+            recipes, options.data, self.runs, options.drop_leaks, command, slim=slim
+        )
         self._check_earlier()
 
     def _check_earlier(self) -> None:
@@ -128,17 +197,20 @@ class Paper:
         digests: dict[str, str] = {}
         for run in self.series.runs:
             digests |= run.digests
-        for path in sorted(self.runs.glob("*/run.json")):
-            check_digests(path.parent, digests, self.options.drop_leaks)
-
-    def _base(self) -> Recipe:
-        encoder = f"encoder.name={json.dumps(self.options.encoder)}"
-        return Recipe.load(setting(self.options.encoder), [*self.options.overrides, encoder])
+        folders = [self.runs, self.results, self.options.earlier]
+        for folder in filter(None, folders):
+            for path in sorted(folder.glob("*/run.json")):
+                check_digests(path.parent, digests, self.options.drop_leaks)
 
     @property
     def runs(self) -> Path:
         """The folder of the run directories."""
         return self.options.out / "runs"
+
+    @property
+    def results(self) -> Path:
+        """The folder of the slim runs."""
+        return self.options.out / RESULTS
 
     def check(self) -> None:
         """Check that runs in the folder have the same recipe, encoder and data."""
@@ -149,13 +221,28 @@ class Paper:
         return self.series.plan()
 
     def train(self, quiet: bool = False) -> None:
-        """Train the runs that are not finished."""
+        """Train the runs that are not finished, and keep a slim copy of every finished one."""
         self.check()
-        self.options.out.mkdir(parents=True, exist_ok=True)
-        path, text = self.options.out / "options.json", json.dumps(self.options.common, indent=2)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text + "\n":
-            write_atomically(path, text + "\n")
-        self.series.train(quiet)
+        self._take_earlier()
+        self.results.mkdir(parents=True, exist_ok=True)
+        path, text = self.results / _OPTIONS, json.dumps(asdict(self.kept), indent=2) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
+        try:
+            self.series.train(quiet)
+        finally:
+            for run in sorted(self.runs.glob("*/run.json")):
+                if is_finished(run.parent) and not is_finished(self.results / run.parent.name):
+                    write_slim_run(run.parent, self.results / run.parent.name)
+
+    def _take_earlier(self) -> None:
+        """Copy the slim runs to continue from into the results."""
+        earlier = self.options.earlier
+        for run in sorted(earlier.glob("*/run.json")) if earlier else ():
+            target = self.results / run.parent.name
+            if not target.exists():
+                shutil.copytree(run.parent, target)
+        self.series.slim = self.results
 
 
 def run_name(row: PaperRow, seed: int) -> str:

@@ -1,0 +1,84 @@
+"""Slim runs: what comparisons need of a finished run, small enough to commit.
+
+FOLDER/recipe.toml          as in the run
+    run.json                without the paths and the command line of the machine
+    metrics.jsonl           without the training averages
+    best.json               as in the run
+    predictions/000300/...  of the kept model, without probabilities
+    weights.json            SHA-256 of each file of the kept model
+
+A slim run has no weights and no texts. `comity compare`, `comity info` and `comity paper` read it
+like a run.
+"""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from comity.errors import ComityError
+from comity.evaluation.predictions import PREDICTION_COLUMNS
+from comity.files import sha256_of, write_folder
+from comity.runs import RunDirectory, RunFacts, TrainEntry, read_json
+
+_WEIGHTS = "weights.json"
+
+
+def write_slim_run(run: Path, folder: Path) -> None:
+    """Write the slim copy of a finished run to `folder`, which replaces an earlier one.
+
+    Raises:
+        ComityError: not a run, or a file of it is damaged.
+    """
+    directory = RunDirectory.open(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(folder, lambda building: _fill(directory, RunDirectory(building)))
+
+
+def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
+    best = directory.best()
+    slim.write_recipe(directory.recipe())
+    slim.write_facts(_without_paths(directory.facts()))
+    for entry in directory.metrics():
+        if not isinstance(entry, TrainEntry):
+            slim.log(entry)
+    shutil.copy(directory.path / "best.json", slim.path)
+    step = f"predictions/{best.step:06d}"
+    (slim.path / step).mkdir(parents=True)
+    for file in sorted((directory.path / step).glob("*.csv")):
+        _copy_columns(file, slim.path / step / file.name)
+    digests = _digests(directory.path / best.folder)
+    (slim.path / _WEIGHTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+def _without_paths(facts: RunFacts) -> RunFacts:
+    encoder = replace(facts.inputs.encoder, folder=None)
+    return replace(facts, inputs=replace(facts.inputs, data=".", encoder=encoder), command=None)
+
+
+def _copy_columns(source: Path, target: Path) -> None:
+    with (
+        source.open(newline="", encoding="utf-8") as read,
+        target.open("w", newline="", encoding="utf-8") as written,
+    ):
+        writer = csv.writer(written)
+        for row in csv.reader(read):
+            writer.writerow(row[: len(PREDICTION_COLUMNS)])
+
+
+def _digests(kept: Path) -> dict[str, str]:
+    files = sorted(kept.rglob("*.safetensors"))
+    return {file.relative_to(kept).as_posix(): sha256_of(file) for file in files}
+
+
+def weight_digests(slim: Path) -> dict[str, str]:
+    """SHA-256 of each weight file of a slim run's kept model, by its path in the model's folder.
+
+    Raises:
+        ComityError: the file is missing or damaged.
+    """
+    values = read_json(slim / _WEIGHTS)
+    if not isinstance(values, dict):
+        raise ComityError(f"{slim / _WEIGHTS}: cannot be read; write the slim run again")
+    return values
