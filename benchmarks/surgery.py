@@ -1,11 +1,13 @@
-"""Cost of gradient surgery: steps with `pcgrad`, `sum`, torchjd and an optimizer wrapper.
+"""Cost of gradient surgery: steps with `pcgrad` and `sum`, ours and on transformers' BertModel.
 
     python benchmarks/surgery.py --data DIR [--tasks 2 3 8 16] [--batches 8 32] [--rounds 7]
 
 The K tasks are K classifications of the same sentences, so that only the number of tasks differs.
-The systems run alternating steps on the same batches; times are medians of whole steps, including
-the update. Memory is the peak of a separate process that runs a few steps, minus the peak with
-`sum`.
+All systems train on the same rows in the same steps, and their steps alternate; times are medians
+of whole steps, including the update. On transformers' BertModel there are torchjd's PCGrad, an
+optimizer wrapper, and the plain sum of the losses. Each system is compared with our `sum` and with
+the sum on its own model: the second ratio is the cost of the surgery alone. Memory is the peak of a
+separate process that runs a few steps, minus the peak with our `sum`.
 """
 
 import argparse
@@ -21,6 +23,8 @@ from typing import Any
 import torch
 
 HERE = Path(__file__)
+STEPS_PLANNED = 60
+"""Steps that our plan has; the benchmark runs fewer."""
 
 
 def main() -> None:
@@ -44,14 +48,17 @@ def main() -> None:
             base = median(times["comity sum"])
             peaks = {n: _peak(n, options, tasks, batch) for n in names}
             for name in names:
-                ratio = median(
-                    [a / b for a, b in zip(times[name], times["comity sum"], strict=True)]
+                ratio, own = (
+                    median([a / b for a, b in zip(times[name], times[other], strict=True)])
+                    for other in ("comity sum", _own_sum(name))
                 )
                 extra = (peaks[name] - peaks["comity sum"]) / 1e6
-                rows.append((f"{name}, K={tasks}", batch, 1e3 * median(times[name]), ratio, extra))
+                shown = (1e3 * median(times[name]), ratio, own, extra)
+                rows.append((f"{name}, K={tasks}", batch, *shown))
                 details[f"{name} K={tasks} batch={batch}"] = {
                     "milliseconds": [round(1e3 * value, 2) for value in times[name]],
                     "ratio_to_sum": round(ratio, 4),
+                    "ratio_to_own_sum": round(own, 4),
                     "memory_above_sum_mb": round(extra, 1),
                 }
                 if name == "comity pcgrad" and batch == 32 and tasks in (3, 16):
@@ -59,10 +66,15 @@ def main() -> None:
             print(f"K={tasks} batch={batch}: sum {1e3 * base:.0f} ms", file=sys.stderr, flush=True)
     show(
         "Gradient surgery",
-        ["system", "batch", "ms per step", "time / sum", "MB more than sum"],
+        ["system", "batch", "ms per step", "time / our sum", "time / own sum", "MB more than sum"],
         rows,
     )
     keep("surgery", ratios, {"steps": details})
+
+
+def _own_sum(name: str) -> str:
+    """The system that sums the losses on the same model."""
+    return "comity sum" if name.startswith("comity") else "transformers sum"
 
 
 def _options() -> argparse.Namespace:
@@ -73,7 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", default="auto")
     parser.add_argument(
-        "--peers-up-to", type=int, default=3, help="largest K at which torchjd and the wrapper run"
+        "--peers-up-to", type=int, default=3, help="largest K at which the other systems run"
     )
     parser.add_argument("--one", choices=list(STEPS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -101,28 +113,10 @@ def _peak(name: str, options: argparse.Namespace, tasks: int, batch: int) -> int
 
 def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
     def make(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[int], None]:
-        from comity import Recipe
-        from comity.training.setup import prepare
-        from comity.training.trainer import Trainer
-
-        task = {
-            "kind": "classification",
-            "train": "ids-sst-train.csv",
-            "dev": "ids-sst-dev.csv",
-            "text": "sentence",
-            "label": "sentiment",
-        }
-        settings = {"balancer": balancer, "batch_size": batch, "steps": 60, "conflict_every": 0}
-        recipe = Recipe.from_dict(
-            {
-                "train": {**settings, "precision": options.precision, "device": "cpu"},
-                "tasks": {f"task{number}": task for number in range(tasks)},
-            }
-        )
-        trainer = Trainer(prepare(recipe, options.data))
+        trainer = _trainer(options, tasks, batch, balancer)
         plan = trainer.plans[0]
         trainer.start_stage(plan)
-        trainer.directory = _Silent()  # type: ignore[assignment]
+        trainer.directory = _Silent()
 
         def step(number: int) -> None:
             trainer.progress.step = trainer.progress.stage_step = number
@@ -131,6 +125,49 @@ def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
         return step
 
     return make
+
+
+def _trainer(options: argparse.Namespace, tasks: int, batch: int, balancer: str) -> Any:
+    """Our trainer for K classifications of the same sentences, with heads on the pooler."""
+    from comity import Recipe
+    from comity.training.setup import prepare
+    from comity.training.trainer import Trainer
+
+    task = {
+        "kind": "classification",
+        "train": "ids-sst-train.csv",
+        "dev": "ids-sst-dev.csv",
+        "text": "sentence",
+        "label": "sentiment",
+        "pooling": "pooler",
+    }
+    settings = {"balancer": balancer, "batch_size": batch, "steps": STEPS_PLANNED}
+    recipe = Recipe.from_dict(
+        {
+            "train": {
+                **settings,
+                "conflict_every": 0,
+                "precision": options.precision,
+                "device": "cpu",
+            },
+            "tasks": {f"task{number}": task for number in range(tasks)},
+        }
+    )
+    return Trainer(prepare(recipe, options.data))
+
+
+def _batches(options: argparse.Namespace, tasks: int, batch: int) -> list[list[list[int]]]:
+    """The rows of each task's batch in each of our steps, as indices into the training file."""
+    plan = _trainer(options, tasks, batch, "sum").plans[0]
+    steps = []
+    for planned in plan.steps:
+        chosen = [plan.tasks[found.task].batches.batch(found.number)[1] for found in planned]
+        splits = [plan.splits[found.task] for found in planned]
+        lines = [
+            split.table.lines[split.rows[rows]] for split, rows in zip(splits, chosen, strict=True)
+        ]
+        steps.append([[int(line) - 2 for line in own] for own in lines])
+    return steps
 
 
 class _Silent:
@@ -143,7 +180,7 @@ class _Silent:
 def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[Any, ...]:
     """transformers' BertModel with K heads, its optimizer, and a function that gives K losses.
 
-    Every batch holds sentences of similar length.
+    The function takes the number of a step and reads the rows that we train on in that step.
     """
     import csv
 
@@ -156,18 +193,16 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with (options.data / "ids-sst-train.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    rows.sort(key=lambda row: len(row["sentence"]))
+    steps = _batches(options, tasks, batch)
     bert = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").train()
     heads = torch.nn.ModuleList(torch.nn.Linear(bert.config.hidden_size, 5) for _ in range(tasks))
     optimizer = torch.optim.AdamW([*bert.parameters(), *heads.parameters()], lr=5e-5, fused=True)
-    draws = random.Random(0)
     dtype = hardware.choose_precision(options.precision, torch.device("cpu"))  # as Comity chooses
 
-    def losses() -> list[torch.Tensor]:
+    def losses(number: int) -> list[torch.Tensor]:
         found = []
-        for head in heads:
-            first = draws.randrange(len(rows) - batch)
-            chosen = rows[first : first + batch]
+        for head, indices in zip(heads, steps[number], strict=True):
+            chosen = [rows[index] for index in indices]
             texts = tokenizer([r["sentence"] for r in chosen], padding=True, return_tensors="pt")
             labels = torch.tensor([int(row["sentiment"]) for row in chosen])
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -176,6 +211,17 @@ def _peer_model(options: argparse.Namespace, tasks: int, batch: int) -> tuple[An
         return found
 
     return bert, heads, optimizer, losses
+
+
+def _sum(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[int], None]:
+    _, _, optimizer, losses = _peer_model(options, tasks, batch)
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        torch.stack(losses(number)).sum().backward()
+        optimizer.step()
+
+    return step
 
 
 def _torchjd(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[int], None]:
@@ -187,7 +233,7 @@ def _torchjd(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[i
 
     def step(number: int) -> None:
         optimizer.zero_grad()
-        found = losses()
+        found = losses(number)
         for loss, head in zip(found, heads, strict=True):
             grads = torch.autograd.grad(loss, list(head.parameters()), retain_graph=True)
             for parameter, gradient in zip(head.parameters(), grads, strict=True):
@@ -218,7 +264,7 @@ def _wrapper(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[i
         )
 
     def step(number: int) -> None:
-        gradients = [flat_gradient(loss) for loss in losses()]
+        gradients = [flat_gradient(loss) for loss in losses(number)]
         combined = torch.zeros_like(gradients[0])
         for one in range(tasks):
             projected = gradients[one].clone()
@@ -240,6 +286,7 @@ def _wrapper(options: argparse.Namespace, tasks: int, batch: int) -> Callable[[i
 STEPS: dict[str, Callable[..., Callable[[int], None]]] = {
     "comity sum": _comity("sum"),
     "comity pcgrad": _comity("pcgrad"),
+    "transformers sum": _sum,
     "torchjd": _torchjd,
     "wrapper": _wrapper,
 }
