@@ -2,12 +2,13 @@
 # make test    install, run the tests
 # make check   check style, formatting, types and the order of imports
 # make format  fix style and formatting
+# make mutants break the code line by line, see that the tests notice
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench-train bench-surgery bench-encode bench-scale format clean
+.PHONY: demo test check mutants bench-train bench-surgery bench-encode bench-scale format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -20,6 +21,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python tests/mutate.py
 
 # Run the benchmarks on an idle machine. DATA is the folder with the data files of the course.
 DATA ?= ../shared/data
