@@ -2,7 +2,7 @@
 
 RUN/recipe.toml          the recipe, with overrides applied
     run.json             RunFacts: seed, precision, inputs, tasks, machine, versions, command
-    metrics.jsonl        one JSON object per line: train, conflict, evaluation, skipped, end
+    metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, and its scores
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
@@ -180,13 +180,54 @@ class TrainEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ConflictEntry:
-    """The most recent cosines between task gradients."""
+    """Cosines between task gradients: of one probe, or means over training steps.
+
+    A probe compares two independent batches of each task. Its cosine of two tasks is the mean of
+    two, each between batches of different draws; a task's `reliability` is the cosine between its
+    own two batches.
+    """
 
     type: Literal["conflict"] = "conflict"
-    step: int
+    step: int  # of the probe, or the last of the steps
     tasks: list[str]
-    cosines: list[list[float]]  # [K, K]
-    share_of_steps: float  # observed steps in which at least one pair of tasks conflicted
+    cosines: list[list[float | None]]  # [K, K]; None where a pair was not seen
+    steps: int | None = None  # how many steps the mean is over; None for a probe
+    reliability: list[float | None] | None = None  # [K] of a probe; None for a zero gradient
+
+
+@dataclass(frozen=True)
+class PairConflict:
+    """Whether the gradients of two tasks on the shared encoder conflicted in one stage.
+
+    Intervals are 95% intervals. Those of `cosine` are adjusted for the number of pairs (Holm).
+    `expected_cosine` is that of the expected gradients, without the noise of single batches; it has
+    no value where the noise is too large.
+    """
+
+    tasks: tuple[str, str]
+    observed: int  # steps or probes
+    cosine: float | None  # mean over them
+    low: float | None
+    high: float | None
+    conflicts: bool | None  # whether `high` is below 0; None with fewer than 20 observations
+    expected_cosine: float | None
+    expected_low: float | None
+    expected_high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConflictEntry:
+    """What a stage has shown of the conflict between its tasks, up to an evaluation."""
+
+    type: Literal["stage-conflict"] = "stage-conflict"
+    step: int
+    stage: int  # from 0
+    name: str
+    from_steps: bool  # cosines of all training steps; otherwise of the probes
+    probes: int
+    pairs: list[PairConflict]
+    reliability: dict[str, float | None]  # mean by task; empty without probes
+    unprobed: str | None = None  # why there are no probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +265,7 @@ class EndEntry:
     stopped_early: bool
 
 
-Entry = TrainEntry | ConflictEntry | EvaluationEntry | SkippedEntry | EndEntry
+Entry = TrainEntry | ConflictEntry | StageConflictEntry | EvaluationEntry | SkippedEntry | EndEntry
 E = TypeVar("E", bound=Entry)
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
@@ -446,7 +487,7 @@ class RunSummary:
     best: BestModel
     best_of_task: dict[str, BestOfTask]
     evaluations: list[EvaluationEntry]
-    conflict: ConflictEntry | None  # the last one
+    conflict: list[StageConflictEntry]  # one for each stage that trains two tasks or more
     skipped: int | None  # steps; None until the run has ended
 
     @property
@@ -463,7 +504,6 @@ def run_summary(directory: RunDirectory) -> RunSummary:
     """
     facts = directory.facts()
     evaluations = directory.entries(EvaluationEntry)
-    conflicts = directory.entries(ConflictEntry)
     ends = directory.entries(EndEntry)
     return RunSummary(
         run=str(directory.path),
@@ -476,9 +516,18 @@ def run_summary(directory: RunDirectory) -> RunSummary:
         best=directory.best(),
         best_of_task=evaluations[-1].best_of_task if evaluations else {},
         evaluations=evaluations,
-        conflict=conflicts[-1] if conflicts else None,
+        conflict=stage_conflicts(directory),
         skipped=ends[-1].skipped if ends else None,
     )
+
+
+def stage_conflicts(directory: RunDirectory) -> list[StageConflictEntry]:
+    """The last summary of conflict of each stage, in order.
+
+    A stage that has one task, or trains on masked words, has none.
+    """
+    last = {entry.stage: entry for entry in directory.entries(StageConflictEntry)}
+    return [last[stage] for stage in sorted(last)]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_errors_name_the_key(change, words):
         ({"stages": [{"batches_per_step": 3}, {}]}, "stages.0.batches_per_step"),
         ({"stages": [{"keep_optimizer_state": True}, {}]}, "stages.0.keep_optimizer_state"),
         ({"train__epochs": 2, "stages": [{"steps": 3}, {"epochs": 1}]}, "train.epochs"),
-        ({"train__balancer": "pcgrad", "train__conflict_every": 7}, "train.conflict_every"),
+        ({"train__freeze": "encoder", "train__conflict_every": 7}, "train.conflict_every"),
         (
             {"train__head_lr": 1e-3, "tasks__mood__head_lr": 1e-3, "tasks__alike__head_lr": 1e-3},
             "train.head_lr",

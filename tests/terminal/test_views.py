@@ -6,12 +6,13 @@ from comity.data.task_sampling import PlanCounts
 from comity.runs import (
     BestModel,
     BestOfTask,
-    ConflictEntry,
     EvaluationEntry,
     Machine,
+    PairConflict,
     RecordedEvaluation,
     RecordedScore,
     RunSummary,
+    StageConflictEntry,
 )
 from comity.terminal.views import show_plan, show_run, show_series, show_sweep
 from comity.training.plan import PlannedRun, PlanSummary, SeriesPlan, StageSummary
@@ -58,9 +59,9 @@ def evaluation(step: int, dev: float) -> EvaluationEntry:
     )
 
 
-def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
+def summary_of(conflict: list[StageConflictEntry]) -> RunSummary:
     score = RecordedScore("accuracy", 0.5)
-    summary = RunSummary(
+    return RunSummary(
         run="runs/first",
         finished=True,
         encoder="minilm",
@@ -71,17 +72,68 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
         best=BestModel("best-001000", 1000, "mood", score, {"mood": score}),
         best_of_task={"mood": BestOfTask("accuracy", 0.75, 2000)},
         evaluations=[evaluation(1000, 0.5), evaluation(2000, 0.25)],
-        conflict=ConflictEntry(step=2000, tasks=[], cosines=[], share_of_steps=0.25),
+        conflict=conflict,
         skipped=0,
     )
-    show_run(summary)
+
+
+def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
+    show_run(summary_of([]))
     lines = lines_of(capsys)
     assert lines[0] == "runs/first: minilm, float32, kept step 1,000 (selected by mood)"
     (row,) = [line for line in lines if "accuracy" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
     ]  # fmt: skip
-    assert lines[-1] == "Task gradients conflicted in 25% of the measured steps."
+
+
+def pair(tasks: tuple[str, str], conflicts: bool | None, expected: float | None) -> PairConflict:
+    """A pair whose cosine is -0.1, with an interval if there is a verdict."""
+    low, high = (None, None) if conflicts is None else (-0.2, -0.05 if conflicts else 0.1)
+    some = (expected, expected - 0.2, expected + 0.2) if expected is not None else (None,) * 3
+    return PairConflict(tasks, 1200, -0.1, low, high, conflicts, *some)
+
+
+def test_a_run_shows_each_pair_of_tasks_in_each_stage(capsys):
+    pairs = [
+        pair(("mood", "alike"), True, -0.5),
+        pair(("mood", "same"), False, None),
+        pair(("alike", "same"), None, None),
+    ]
+    reliability = {"mood": 0.25, "alike": 0.5, "same": None}
+    steps, probes, none = (
+        StageConflictEntry(
+            step=9,
+            stage=0,
+            name=name,
+            from_steps=from_steps,
+            probes=12,
+            pairs=[] if unprobed else pairs,
+            reliability=reliability,
+            unprobed=unprobed,
+        )
+        for name, from_steps, unprobed in (
+            ("surgery", True, None),
+            ("sum", False, None),
+            ("heads", False, "nothing is shared: the encoder is frozen"),
+        )
+    )
+    show_run(summary_of([steps, probes, none]))
+    lines = lines_of(capsys)
+    title = lines.index("Cosines between task gradients, surgery; in parentheses: 95% intervals")
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in lines[title:] if "│" in line
+    ]
+    assert cells[:3] == [
+        ["mood / alike", "1,200", "-0.100 (-0.200 to -0.050)",
+         "-0.500 (-0.700 to -0.300)", "conflict"],
+        ["mood / same", "1,200", "-0.100 (-0.200 to 0.100)", "-", "none found"],
+        ["alike / same", "1,200", "-0.100", "-", "too few steps"],
+    ]  # fmt: skip
+    assert cells[5][-1] == "too few probes"
+    between = "Cosine between two batches of one task (mean of 12 probes): "
+    assert lines.count(between + "mood 0.250, alike 0.500, same -") == 2
+    assert lines[-1] == "heads: nothing is shared: the encoder is frozen"
 
 
 def test_series_count_the_runs_that_are_left(capsys):

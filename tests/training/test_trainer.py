@@ -128,16 +128,6 @@ def test_the_same_seed_gives_the_same_run_however_often_it_is_evaluated(
     assert not same(first, weights(train(other, folder, tmp_path / "other")))
 
 
-def test_probing_for_conflict_changes_nothing(folder, tmp_path, tiny_checkpoint):
-    runs = []
-    for every in (0, 2):
-        recipe = two_tasks(tiny_checkpoint, train__conflict_every=every, train__epochs=2)
-        runs.append(train(recipe, folder, tmp_path / f"run{every}"))
-    assert same(weights(runs[0]), weights(runs[1]))
-    assert not runs[0].entries(ConflictEntry)
-    assert runs[1].entries(ConflictEntry)
-
-
 @pytest.mark.parametrize("task_sampling", ["round-robin", "sequential", "proportional"])
 def test_a_resumed_run_ends_where_the_whole_one_does(
     folder, tmp_path, tiny_checkpoint, task_sampling

@@ -73,9 +73,13 @@ def _check_select_by(recipe: RecipeSchema, report: Report) -> None:
 
 def _check_conflict_every(recipe: RecipeSchema, report: Report) -> None:
     trained = [task for task in recipe.tasks.values() if not task.eval_only]
-    summed = [s for s in recipe.stages if s.balancer == "sum" and s.train_on == "labels"]
+    stages = [s for s in recipe.stages if s.train_on == "labels" and s.freeze != "encoder"]
     table = [
-        ("conflict_every", not summed, 'no stage trains tasks with the balancer "sum"'),
+        (
+            "conflict_every",
+            all(len(stage.tasks) < 2 for stage in stages),
+            "no stage trains a part of the encoder on two tasks",
+        ),
         ("conflict_every", len(trained) < 2, "conflict needs two trained tasks"),
     ]
     if recipe.train.conflict_every:  # 0 disables probes, which is never wrong

@@ -526,8 +526,9 @@ class TrainSection(StageKeys):
     )
     conflict_every: Annotated[int, Field(ge=0)] = Field(
         default=100,
-        description="Steps between two conflict probes in stages with the balancer `sum`. A probe "
-        "measures the gradients of one batch per task and updates nothing; 0 disables probes.",
+        description="Steps between two conflict probes. A probe computes the gradients of two "
+        "batches per task, which takes as long as about two steps with a batch of every task, and "
+        "updates nothing; 0 disables probes.",
     )
     evaluate_every: Count | Literal["epoch"] = Field(
         default="epoch",

@@ -11,7 +11,7 @@ from rich.table import Table
 from comity.evaluation.bootstrap import RESAMPLES
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural
-from comity.runs import RunSummary
+from comity.runs import RunSummary, StageConflictEntry
 
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
     from comity.data.augment import AugmentReport
@@ -171,9 +171,37 @@ def show_run(summary: RunSummary) -> None:
     table.add_row("mean", "", or_dash(kept and kept.mean))
     out = console()
     out.print(table)
-    if summary.conflict is not None:
-        share = f"{summary.conflict.share_of_steps:.0%}"
-        out.print(f"Task gradients conflicted in {share} of the measured steps.")
+    for entry in summary.conflict:
+        _show_conflict(entry, out)
+
+
+def _show_conflict(entry: StageConflictEntry, out: Console) -> None:
+    """Print how the task gradients of one stage relate."""
+    if any(pair.observed for pair in entry.pairs):
+        title = f"Cosines between task gradients, {entry.name}; in parentheses: 95% intervals"
+        unit = "steps" if entry.from_steps else "probes"
+        table = _table(title, ["tasks"], [unit, "mean cosine", "without noise"])
+        table.add_column("verdict")
+        for pair in entry.pairs:
+            table.add_row(
+                " / ".join(pair.tasks),
+                f"{pair.observed:,}",
+                _cosine(pair.cosine, pair.low, pair.high),
+                _cosine(pair.expected_cosine, pair.expected_low, pair.expected_high),
+                {True: "conflict", False: "none found", None: f"too few {unit}"}[pair.conflicts],
+            )
+        out.print(table)
+    if entry.unprobed is not None:
+        out.print(f"{entry.name}: {entry.unprobed}")
+    elif entry.reliability:
+        each = (f"{task} {or_dash(value, '.3f')}" for task, value in entry.reliability.items())
+        of_probes = f"mean of {plural(entry.probes, 'probe')}"
+        out.print(f"Cosine between two batches of one task ({of_probes}): {', '.join(each)}")
+
+
+def _cosine(value: float | None, low: float | None, high: float | None) -> str:
+    shown = or_dash(value, ".3f")
+    return shown if low is None else f"{shown} ({low:.3f} to {high:.3f})"
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -229,17 +229,3 @@ def draw_orders(seed: int, step: int, count: int) -> Orders:
         draws.permutation([j for j in range(count) if j != i]).astype(int).tolist()
         for i in range(count)
     ]
-
-
-def cosines(gramian: Tensor) -> Tensor:
-    """Cosines between the gradients, `[K, K]` float64 in [-1, 1]; 0 for a zero gradient."""
-    inner = gramian.double()
-    norms = inner.diagonal().clamp(min=0).sqrt()
-    products = norms[:, None] * norms[None, :]
-    safe = torch.where(products > 0, products, torch.ones_like(products))
-    return torch.where(products > 0, inner / safe, torch.zeros_like(inner)).clamp(-1, 1)
-
-
-def conflicts(gramian: Tensor) -> int:
-    """The number of gradient pairs, of K (K - 1) / 2, that have a negative inner product."""
-    return int((gramian.triu(diagonal=1) < 0).sum())

@@ -1,37 +1,260 @@
-"""How often task gradients conflict."""
+"""Whether task gradients conflict, measured against the noise of single batches.
 
+The gradient of one batch is the expected gradient plus noise, and with much noise every cosine of
+two gradients is close to 0, below it in about half of the steps. One cosine therefore says nothing;
+the mean over many steps does.
+"""
+
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
-from comity.runs import ConflictEntry
-from comity.training.balancers import conflicts, cosines
+from comity.runs import ConflictEntry, PairConflict, StageConflictEntry
+
+BLOCKS = 10
+"""Contiguous blocks of observations; their means are nearly independent, unlike single steps."""
+
+FEWEST = 20
+"""The fewest observations that have an interval, and so a verdict."""
+
+ALPHA = 0.05
+"""The probability of an error, for all pairs of a stage together."""
+
+DIGITS = 6
+"""Decimals of a cosine in files."""
+
+Floats = NDArray[np.float64]
+
+# --- observations ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Probe:
+    """Two independent batches of each task: gradients of the first against those of the second."""
+
+    products: list[list[float]]  # [K, K]
+    cosines: list[list[float | None]]  # [K, K]; None for a zero gradient
 
 
 @dataclass
 class ConflictMonitor:
-    """Counts conflicting steps and keeps the last cosines. Saved in checkpoints."""
+    """What one stage has shown of its task gradients so far. Saved in checkpoints.
 
-    observed: int = 0  # steps and probes whose Gramian was seen
-    conflicting: int = 0  # of those, how many had a pair of tasks with a negative cosine
-    tasks: list[str] = field(default_factory=list)  # of the last cosines
-    cosines: list[list[float]] = field(default_factory=list)  # [K, K]
+    Where training steps keep task gradients apart, the cosines of a pair are those of all steps
+    that have both tasks. Elsewhere they are those of the probes.
+    """
 
-    def observe(self, tasks: Sequence[str], gramian: Tensor) -> None:
-        """Count one Gramian `[K, K]`; ignored for a single task or non-finite gradients."""
-        if len(tasks) > 1 and bool(torch.isfinite(gramian).all()):
-            self.observed += 1
-            self.conflicting += conflicts(gramian) > 0
-            self.tasks = list(tasks)
-            self.cosines = [[round(float(c), 6) for c in row] for row in cosines(gramian)]
+    tasks: list[str] = field(default_factory=list)
+    from_steps: bool = False  # whether training steps keep task gradients apart
+    steps: list[list[float]] = field(default_factory=list)  # cosines of each pair, step by step
+    logged: list[int] = field(default_factory=list)  # for each pair, how many of them
+    probes: list[Probe] = field(default_factory=list)
 
-    def entry(self, step: int) -> ConflictEntry | None:
-        """The last cosines for metrics.jsonl, or None before the first observation."""
-        if not self.observed:
+    @classmethod
+    def of_stage(cls, tasks: Sequence[str], from_steps: bool) -> "ConflictMonitor":
+        """A monitor without observations."""
+        pairs = math.comb(len(tasks), 2)
+        return cls(list(tasks), from_steps, [[] for _ in range(pairs)], [0] * pairs)
+
+    def observe_step(self, tasks: Sequence[str], gramian: ArrayLike) -> None:
+        """Add the Gramian `[K, K]` of a training step with these tasks, unless it is not finite."""
+        gramian = np.asarray(gramian, dtype=np.float64)
+        if not self.from_steps or not np.isfinite(gramian).all():
+            return
+        found = cosines(gramian, gramian.diagonal(), gramian.diagonal())
+        for pair, seen in zip(itertools.combinations(self.tasks, 2), self.steps, strict=True):
+            if set(pair) <= set(tasks):
+                cosine = found[tasks.index(pair[0]), tasks.index(pair[1])]
+                if np.isfinite(cosine):
+                    seen.append(round(float(cosine), DIGITS))
+
+    def observe_probe(
+        self, step: int, products: ArrayLike, first: ArrayLike, second: ArrayLike
+    ) -> ConflictEntry | None:
+        """Add a probe; returns its entry for metrics.jsonl, or None if a gradient is not finite.
+
+        Args:
+            step: the step after which the probe was taken.
+            products: `[K, K]`, gradients of the first batches times gradients of the second.
+            first: `[K]`, squared norms of the gradients of the first batches.
+            second: `[K]`, those of the second batches.
+        """
+        products, first, second = (np.asarray(v, np.float64) for v in (products, first, second))
+        if not all(np.isfinite(values).all() for values in (products, first, second)):
             return None
-        share = self.conflicting / self.observed
+        found = cosines(products, first, second)
+        self.probes.append(Probe(products.tolist(), _rows(found)))
+        both = (found + found.T) / 2
+        np.fill_diagonal(both, 1)
         return ConflictEntry(
-            step=step, tasks=self.tasks, cosines=self.cosines, share_of_steps=share
+            step=step,
+            tasks=self.tasks,
+            cosines=_rows(both),
+            reliability=_rounded(found.diagonal()),
         )
+
+    def steps_entry(self, step: int) -> ConflictEntry | None:
+        """The mean cosines of the steps since the last such entry; None if there are none."""
+        new = [seen[done:] for seen, done in zip(self.steps, self.logged, strict=True)]
+        if not any(new):
+            return None
+        self.logged = [len(seen) for seen in self.steps]
+        means = np.eye(len(self.tasks))
+        for (i, j), values in zip(self._indices(), new, strict=True):
+            means[i, j] = means[j, i] = np.mean(values) if values else np.nan
+        return ConflictEntry(
+            step=step, tasks=self.tasks, cosines=_rows(means), steps=max(map(len, new))
+        )
+
+    def summary(self, step: int, stage: int, name: str, unprobed: str | None) -> StageConflictEntry:
+        """What the stage has shown up to a step.
+
+        Args:
+            step: of the run.
+            stage: the number of the stage, from 0.
+            name: its name.
+            unprobed: why it has no probes.
+        """
+        shape = (-1, len(self.tasks), len(self.tasks))
+        products = np.array([probe.products for probe in self.probes], np.float64).reshape(shape)
+        found = np.array([probe.cosines for probe in self.probes], np.float64).reshape(shape)
+        reliability = {
+            task: _mean(found[:, i, i]) for i, task in enumerate(self.tasks) if len(found)
+        }
+        return StageConflictEntry(
+            step=step,
+            stage=stage,
+            name=name,
+            from_steps=self.from_steps,
+            probes=len(self.probes),
+            pairs=self._pairs(products, found),
+            reliability=reliability,
+            unprobed=unprobed,
+        )
+
+    def _pairs(self, products: Floats, found: Floats) -> list[PairConflict]:
+        indices = self._indices()
+        if self.from_steps:
+            observed = [np.array(seen) for seen in self.steps]
+        else:
+            observed = [(found[:, i, j] + found[:, j, i]) / 2 for i, j in indices]
+        observed = [values[np.isfinite(values)] for values in observed]
+        pairs = []
+        intervals = holm_intervals(observed)
+        for (i, j), values, interval in zip(indices, observed, intervals, strict=True):
+            expected = expected_cosine(products, i, j)
+            pairs.append(
+                PairConflict(
+                    tasks=(self.tasks[i], self.tasks[j]),
+                    observed=len(values),
+                    cosine=_mean(values),
+                    low=interval and interval[0],
+                    high=interval and interval[1],
+                    conflicts=interval and interval[1] < 0,
+                    expected_cosine=expected and expected[0],
+                    expected_low=expected and expected[1],
+                    expected_high=expected and expected[2],
+                )
+            )
+        return pairs
+
+    def _indices(self) -> list[tuple[int, int]]:
+        return list(itertools.combinations(range(len(self.tasks)), 2))
+
+
+def cosines(products: Floats, first: Floats, second: Floats) -> Floats:
+    """Cosines `[K, L]` in [-1, 1] from inner products `[K, L]` and squared norms `[K]` and `[L]`.
+
+    NaN for a zero gradient.
+    """
+    norms = np.outer(np.sqrt(first.clip(min=0)), np.sqrt(second.clip(min=0)))
+    return (products / np.where(norms > 0, norms, np.nan)).clip(-1, 1)
+
+
+def _rounded(values: Floats) -> list[float | None]:
+    """A vector for JSON: rounded, and None for NaN."""
+    return [None if math.isnan(value) else round(value, DIGITS) for value in values.tolist()]
+
+
+def _rows(matrix: Floats) -> list[list[float | None]]:
+    return [_rounded(row) for row in matrix]
+
+
+def _mean(values: Floats) -> float | None:
+    """The mean of the values that are not NaN, or None without any."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def holm_intervals(observed: Sequence[Floats]) -> list[tuple[float, float] | None]:
+    """Intervals of the means of several series, 95% or wider so that they hold together.
+
+    An interval excludes 0 exactly if Holm's procedure (1979, "A Simple Sequentially Rejective
+    Multiple Test Procedure") rejects a mean of 0, with a t test over `BLOCKS` contiguous blocks of
+    each series `[n]`. None for a series of fewer than `FEWEST`, which is not tested.
+    """
+    tested = [k for k, values in enumerate(observed) if len(values) >= FEWEST]
+    moments = {k: (float(observed[k].mean()), _error(observed[k])) for k in tested}
+    intervals: list[tuple[float, float] | None] = [None] * len(observed)
+    level = ALPHA
+    rejected = True
+    ranked = sorted(tested, key=lambda k: -_ratio(*moments[k]))
+    for rank, k in enumerate(ranked):
+        if rejected:  # the level stays where the first test fails
+            level = ALPHA / (len(ranked) - rank)
+        mean, error = moments[k]
+        margin = float(stats.t.ppf(1 - level / 2, BLOCKS - 1)) * error
+        intervals[k] = mean - margin, mean + margin
+        rejected = rejected and abs(mean) > margin
+    return intervals
+
+
+def expected_cosine(products: Floats, i: int, j: int) -> tuple[float, float, float] | None:
+    """The cosine of the expected gradients of tasks i and j, and its 95% interval.
+
+    It is the mean of `<g_i, g_j>` divided by the root of the means of `<g_i, g_i'>` and
+    `<g_j, g_j'>`, where g and g' are the gradients of two independent batches: noise is in no mean.
+    The interval is a jackknife over `BLOCKS` blocks of probes (Efron & Tibshirani 1993, chapter
+    11). All three values are limited to [-1, 1].
+
+    None with fewer than `FEWEST` probes, or where one of the two means under the root is not
+    significantly above 0: then the gradients are too noisy.
+
+    Args:
+        products: `[n, K, K]` of n probes, gradients of first batches times those of second batches.
+        i: index of a task.
+        j: index of another task.
+    """
+    if len(products) < FEWEST:
+        return None
+    between = (products[:, i, j] + products[:, j, i]) / 2
+    series = np.stack([between, products[:, i, i], products[:, j, j]])  # [3, n]
+    t = float(stats.t.ppf(1 - ALPHA / 2, BLOCKS - 1))
+    if any(own.mean() <= t * _error(own) for own in series[1:]):
+        return None
+    blocks = np.array_split(series, BLOCKS, axis=1)
+    others = np.stack([series.sum(axis=1) - block.sum(axis=1) for block in blocks])
+    left_out = others[:, 0] / np.sqrt(others[:, 1] * others[:, 2])
+    error = math.sqrt((BLOCKS - 1) * np.var(left_out))
+    total = series.sum(axis=1)
+    value = total[0] / math.sqrt(total[1] * total[2])
+    low, middle, high = np.clip([value - t * error, value, value + t * error], -1, 1)
+    return float(middle), float(low), float(high)
+
+
+def _error(values: Floats) -> float:
+    """The standard error of the mean of `values [n]`, from the means of contiguous blocks."""
+    means = [block.mean() for block in np.array_split(values, BLOCKS)]
+    return float(np.std(means, ddof=1)) / math.sqrt(BLOCKS)
+
+
+def _ratio(mean: float, error: float) -> float:
+    return abs(mean) / error if error > 0 else math.inf

@@ -34,15 +34,34 @@ class StagePlan:
             return 1
         return max(len({batch.task for batch in step}) for step in self.steps)
 
-    def probe_rows(self, conflict_every: int) -> int:
-        """How many task gradients a conflict probe needs; 0 if the stage is never probed.
+    @property
+    def shares(self) -> bool:
+        """Whether the stage's task gradients can be compared: several tasks, and their labels."""
+        return self.stage.train_on == "labels" and len(self.tasks) > 1
 
-        Only stages that sum the task gradients are probed: the other balancers see every pair of
-        gradients at every step.
+    def unprobed(self, conflict_every: int) -> str | None:
+        """Why a stage that `shares` has no conflict probes, or None if it has them."""
+        if self.stage.freeze == "encoder":
+            return "nothing is shared: the encoder is frozen"
+        if conflict_every == 0:
+            return "no probes: conflict_every is 0"
+        for task in self.tasks:
+            if task.batches.per_pass(0) < 2:
+                return f"no probes: {task.name} has fewer than two batches of training rows"
+        return None
+
+    def is_probed(self, conflict_every: int) -> bool:
+        """Whether the stage has conflict probes."""
+        return self.shares and self.unprobed(conflict_every) is None
+
+    def allocated_rows(self, conflict_every: int) -> int:
+        """How many task gradients the stage's steps and probes need at the same time.
+
+        A probe keeps one gradient of each task apart. Second ones are computed one by one, and
+        discarded, in a row of their own that is not counted here.
         """
-        summed = self.stage.balancer == "sum" and self.stage.train_on == "labels"
-        probed = summed and len(self.tasks) > 1 and conflict_every > 0
-        return len(self.tasks) if probed else 0
+        probed = len(self.tasks) if self.is_probed(conflict_every) else 0
+        return max(self.gradient_rows, probed)
 
 
 def plan_stages(
@@ -126,7 +145,9 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
     dense = flat.shared_stop - flat.table_stop
-    rows = max(plan.gradient_rows + plan.probe_rows(conflict_every) for plan in plans)
+    rows = max(
+        plan.allocated_rows(conflict_every) + plan.is_probed(conflict_every) for plan in plans
+    )
     heads = numbers - flat.shared_stop
     masked = any(plan.stage.train_on != "labels" for plan in plans)
     # The gathered decoder, its gradient, and the gradient row that takes it.

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from comity import hardware
 from comity.data.splits import Split
-from comity.data.task_sampling import PlannedBatch
+from comity.data.task_sampling import PlannedBatch, SampledTask
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
 from comity.evaluation.metrics import Score, mean_score
@@ -27,6 +28,7 @@ from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
 from comity.runs import (
     EndEntry,
+    Entry,
     RunDirectory,
     RunFacts,
     SkippedEntry,
@@ -35,6 +37,7 @@ from comity.runs import (
 )
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
+from comity.training.conflict import ConflictMonitor
 from comity.training.events import (
     Evaluated,
     Listener,
@@ -165,8 +168,10 @@ class Trainer:
         """Allocate the stage's gradients; reset the optimizer unless the stage keeps its state."""
         del self.gradients  # free the previous stage's rows before new ones are allocated
         frozen = frozen_layers(plan.stage.freeze, self.flat)
-        self.gradients = Gradients(self.flat, plan.gradient_rows, frozen)
+        rows = plan.allocated_rows(self.settings.conflict_every)
+        self.gradients = Gradients(self.flat, rows, frozen)
         if self.progress.stage_step == 0:
+            self.progress.conflict = self._conflict_monitor(plan)
             self.balancer_state = {}
             self.progress.selection.without_gain = 0
             if not plan.stage.keep_optimizer_state:
@@ -177,8 +182,7 @@ class Trainer:
         started = time.perf_counter()
         batches = self._batches(plan, planned)
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
-        if plan.stage.balancer != "sum":
-            self.progress.conflict.observe(tasks, gramian)
+        self.progress.conflict.observe_step(tasks, gramian)
         weights, norm = self._weigh(plan, tasks, gramian)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
@@ -330,27 +334,47 @@ class Trainer:
 
     # --- conflict -------------------------------------------------------------------------------
 
+    def _conflict_monitor(self, plan: StagePlan) -> ConflictMonitor:
+        tasks = [task.name for task in plan.tasks] if plan.shares else []
+        return ConflictMonitor.of_stage(tasks, from_steps=plan.gradient_rows > 1)
+
     def _probe_is_due(self, plan: StagePlan) -> bool:
-        """Stages that do not keep task gradients apart are probed every `conflict_every` steps."""
-        every, step = self.settings.conflict_every, self.progress.step
-        return plan.probe_rows(every) > 0 and (step == 1 or step % every == 0)
+        """Probes come after a stage's first step and every `conflict_every` steps of the run."""
+        every, progress = self.settings.conflict_every, self.progress
+        if not plan.is_probed(every):
+            return False
+        return progress.stage_step == 1 or progress.step % every == 0
 
     def probe(self, plan: StagePlan) -> None:
-        """Measure conflict on one random batch of each task, without an update."""
-        apart = Gradients(self.flat, len(plan.tasks), self.gradients.frozen_layers)
-        chosen = []
-        for task in plan.tasks:
-            draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
-            _, indices = task.batches.batch(int(draws.integers(task.batches.per_pass(0))))
-            chosen.append((task.name, indices))
-        task_gradients = self.task_gradients[plan.number]
-        batches = task_gradients.batches(chosen)
-        _, tasks = task_gradients.fill(apart, batches, False, PROBE, self.progress.step)
-        self.progress.conflict.observe(tasks, apart.gramian())
-        self._log_conflict()
+        """Compare the gradients of two random batches of each task, without an update."""
+        task_gradients, step = self.task_gradients[plan.number], self.progress.step
+        chosen = [self._probe_batches(task) for task in plan.tasks]
+        first = task_gradients.batches([(name, batches[0]) for name, batches in chosen])
+        task_gradients.fill(self.gradients, first, False, PROBE, step, 0)
+        norms = self.gradients.gramian().diagonal()
+        other = Gradients(self.flat, 1, self.gradients.frozen_layers)
+        columns, other_norms = [], []
+        for name, batches in chosen:  # one by one, to need memory for one more row only
+            second = task_gradients.batches([(name, batches[1])])
+            task_gradients.fill(other, second, True, PROBE, step, 1)
+            columns.append(self.gradients.products(other))
+            other_norms.append(other.gramian().item())
+        products = torch.cat(columns, dim=1)
+        self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
 
-    def _log_conflict(self) -> None:
-        entry = self.progress.conflict.entry(self.progress.step)
+    def _probe_batches(self, task: SampledTask) -> tuple[str, list[NDArray[np.integer]]]:
+        """The task and the rows of two of its batches, drawn without replacement."""
+        draws = generator(PROBE, self.settings.seed, self.progress.step, name_key(task.name))
+        numbers = draws.choice(task.batches.per_pass(0), size=2, replace=False).tolist()
+        return task.name, [task.batches.batch(number)[1] for number in numbers]
+
+    def _log_stage_conflict(self, plan: StagePlan) -> None:
+        if plan.shares:
+            reason = plan.unprobed(self.settings.conflict_every)
+            names = plan.number, plan.stage.name, reason
+            self.directory.log(self.progress.conflict.summary(self.progress.step, *names))
+
+    def _log(self, entry: Entry | None) -> None:
         if entry is not None:
             self.directory.log(entry)
 
@@ -379,6 +403,7 @@ class Trainer:
         scores = scores_of(evaluations)
         is_best = self._select(plan, scores)
         self.directory.log(evaluation_entry(self.progress, evaluations, on_train))
+        self._log_stage_conflict(plan)
         self._write_predictions(dev, outputs)
         if is_best:
             self._write_best(scores)
@@ -421,7 +446,7 @@ class Trainer:
     def _log_training(self) -> None:
         averages, self.averages = self.averages, Averages()
         if averages.seconds > 0:
-            self._log_conflict()
+            self._log(self.progress.conflict.steps_entry(self.progress.step))
             self.directory.log(train_entry(self.progress, averages, self.norm))
 
     def _facts(self, command: list[str] | None) -> RunFacts:
