@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import tomli_w
-from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
+from tests.helpers import (
+    alike_rows,
+    mood_rows,
+    stop_at_evaluation,
+    two_tasks,
+    write_csv,
+    write_jsonl,
+    write_two_tasks,
+)
 
 import comity
 from comity import load, train
@@ -192,8 +200,8 @@ def test_resume_notices_changed_data_whatever_the_paths(
 ):
     write_two_tasks(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    recipe = base / "recipe.toml"
-    assert run(capsys, "train", recipe, "--data", "data", "--out", "run", "--quiet")[0] == 0
+    with pytest.raises(KeyboardInterrupt):
+        train(two_tasks(tiny_checkpoint), "data", "run", on_event=stop_at_evaluation(1))
     write_two_tasks(tmp_path / "other", mood=35)
     code, _, err = run(capsys, "train", "--resume", "run", "--data", "other")
     assert code == 2

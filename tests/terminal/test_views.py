@@ -63,6 +63,9 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
     summary = RunSummary(
         run="runs/first",
         finished=True,
+        step=2000,
+        steps=2000,
+        status="finished: step 2,000 of 2,000",
         encoder="minilm",
         precision="float32",
         seed=0,

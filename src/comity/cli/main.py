@@ -23,6 +23,7 @@ from comity.cli import (
     train,
 )
 from comity.errors import ComityError, nearest
+from comity.training.interrupts import Interrupted
 
 COMMANDS = (
     demo,
@@ -94,9 +95,9 @@ def _run(arguments: list[str]) -> int:
     options.command_line = ["comity", *arguments]
     try:
         return options.run(options)
-    except KeyboardInterrupt:
-        print(f"stopped{_how_to_resume(options)}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"{str(stop) or 'stopped'}{_how_to_resume(options)}", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Interrupted) else INTERRUPTED
 
 
 def _check_command(word: str) -> None:
@@ -111,7 +112,9 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     run: Path | None = getattr(options, "out", None) or getattr(options, "resume", None)
     if run is None or not any(run.glob("checkpoint-*")):
         return ""
-    return f"; continue with comity train --resume {run}"
+    from comity.runs import RunDirectory
+
+    return f"; continue with {RunDirectory(run).resume_command}"
 
 
 def make_parser() -> argparse.ArgumentParser:
