@@ -266,7 +266,7 @@ _OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|chec
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """The name of a checkpoint's folder, with its step."""
 
-LEFTOVERS = (".best-*", ".checkpoint-*", ".*.new", "predictions/.*")
+LEFTOVERS = (".best-*", ".checkpoint-*", ".*.new", "predictions/.[0-9]*")
 """Temporary files and folders that a killed process leaves in a run directory."""
 
 

@@ -12,6 +12,7 @@ from comity.cli import (
     analyse,
     augment,
     check,
+    clean,
     compare,
     demo,
     evaluate,
@@ -38,6 +39,7 @@ COMMANDS = (
     analyse,
     augment,
     paper,
+    clean,
 )
 """The modules of the commands, in the order of `comity --help`."""
 
