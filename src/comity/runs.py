@@ -503,6 +503,23 @@ class RunDirectory:
             skipped.append(f"{folder}: cannot be used: {wrong}")
         return None, skipped
 
+    def usable_checkpoint(self) -> "tuple[Path, list[str]]":
+        """As `find_checkpoint`.
+
+        Raises:
+            ComityError: no checkpoint can be used; it says why, and what to do instead.
+        """
+        folder, sentences = self.find_checkpoint()
+        if folder is not None:
+            return folder, sentences
+        if self.is_finished():
+            raise ComityError(
+                *sentences,
+                f"{self.path}: has no undamaged checkpoint, so it cannot be extended (comity sweep "
+                "and comity clean delete the checkpoints of finished runs); train a longer run",
+            )
+        raise ComityError(*sentences, f"{self.path}: {self.status().sentence}")
+
     def remove_unfinished_writes(self) -> None:
         """Delete what a killed process left behind."""
         for pattern in LEFTOVERS:

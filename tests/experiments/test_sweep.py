@@ -21,7 +21,7 @@ from torch import equal
 
 from comity import ComityError, train
 from comity.cli.main import main
-from comity.experiments.runner import Series, first_difference
+from comity.experiments.runner import Series
 from comity.experiments.sweep import (
     PointResult,
     Sweep,
@@ -281,13 +281,6 @@ def test_progress_names_the_run_and_the_time_left_for_all(recipe, monkeypatch, c
     assert "run 1 of 2: train.lr=0.001\n" in shown
     assert "run 2 of 2, step 1 of 8" in shown
     assert "left, 0 s for all runs" in shown.splitlines()[-2]  # before the last evaluation
-
-
-def test_the_first_difference_is_named_with_both_values():
-    assert first_difference({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [1, 2], "b": 1}}) is None
-    there, here = {"stages": [{"epochs": 1}]}, {"stages": [{"epochs": 2}]}
-    assert first_difference(there, here) == "stages.0.epochs is 1 there and 2 here"
-    assert first_difference({"a": 1}, {}) == "a is 1 there and not set here"
 
 
 def test_notes_about_the_data_are_given_once(recipe):

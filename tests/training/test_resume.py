@@ -360,7 +360,7 @@ def test_extensions_that_make_no_sense(data, recipe, whole, tmp_path):
         train(recipe, data, whole.path, resume=True, overwrite=True)
     with pytest.raises(ComityError, match="must be epochs or steps"):
         extended(recipe, {"hours": 1})
-    with pytest.raises(ComityError, match="extended recipe: .*steps"):
+    with pytest.raises(ComityError, match=r"extended recipe: .*steps"):
         extended(recipe, {"steps": -1})
     run = RunDirectory(shutil.copytree(whole.path, tmp_path / "copy"))
     for checkpoint in run.checkpoints():

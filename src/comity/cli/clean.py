@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comity.cli.options import Commands, add_command, add_json, print_json
-from comity.format import clock
+from comity.format import clock, plural
 
 if TYPE_CHECKING:
     from comity.experiments.cleaning import Found
@@ -70,12 +70,14 @@ def _show(found: "list[Found]", deleted: bool) -> None:
         table.add_row(one.kind, str(one.path), _size(one.bytes), _age(one.seconds), note)
     if found:
         console().print(table)
-    free = _size(sum(one.bytes for one in found if one.kept is None))
-    print(f"{free} {done}" + ("" if deleted or free == _size(0) else "; add --yes to delete it"))
+    deletable = [one for one in found if one.kept is None]
+    hint = "; add --yes to delete them" if deletable and not deleted else ""
+    total = _size(sum(one.bytes for one in deletable))
+    print(f"{plural(len(deletable), 'entry', 'entries')} ({total}) {done}{hint}")
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _age(seconds: float) -> str:

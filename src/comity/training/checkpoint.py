@@ -88,9 +88,7 @@ def read_checkpoint(
     Raises:
         ComityError: no checkpoint can be used, or it is one of another model.
     """
-    folder, notes = directory.find_checkpoint()
-    if folder is None:
-        raise ComityError(*notes, f"{directory.path}: {directory.status().sentence}")
+    folder, notes = directory.usable_checkpoint()
     try:
         state = validated(_STATE, read_record(folder / "state.json"), folder / "state.json")
         tensors = load_file(folder / "state.safetensors")

@@ -65,7 +65,7 @@ def train(
         facts = run.facts()
         drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
         recipe = extended(recipe, extend) if extend else recipe
-        _check_resumable(run)
+        run.usable_checkpoint()  # an error comes before anything is loaded
     else:
         RunDirectory.check_new(out, overwrite)
     trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
@@ -92,17 +92,6 @@ def extended(recipe: Recipe, by: Mapping[str, float]) -> Recipe:
     last = {k: v for k, v in stages[-1].items() if k not in ("name", "epochs", "steps")}
     values["stages"] = [*stages, {**last, **by, "keep_optimizer_state": True}]
     return Recipe.from_dict(values, source="extended recipe")
-
-
-def _check_resumable(run: RunDirectory) -> None:
-    """Raise a ComityError, before anything is loaded, if a run has no checkpoint to resume from."""
-    if run.find_checkpoint()[0] is None:
-        if run.is_finished():
-            raise ComityError(
-                f"{run.path}: has no undamaged checkpoint, so it cannot be extended (comity sweep "
-                "and comity clean delete the checkpoints of finished runs); train a longer run"
-            )
-        raise ComityError(f"{run.path}: {run.status().sentence}")
 
 
 @hardware.flushed_denormals()
