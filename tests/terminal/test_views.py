@@ -75,7 +75,7 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
         best_of_task={"mood": BestOfTask("accuracy", 0.75, 2000)},
         evaluations=[evaluation(1000, 0.5), evaluation(2000, 0.25)],
         conflict=ConflictEntry(step=2000, tasks=[], cosines=[], share_of_steps=0.25),
-        skipped=0,
+        skipped=2,
     )
     show_run(summary)
     lines = lines_of(capsys)
@@ -84,6 +84,7 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
     ]  # fmt: skip
+    assert lines[-2] == "2 steps skipped, because a loss or gradient was not finite."
     assert lines[-1] == "Task gradients conflicted in 25% of the measured steps."
 
 

@@ -32,7 +32,7 @@ from comity.runs import (
     SkippedEntry,
     run_summary,
 )
-from comity.training.events import Evaluated, Event, Planned
+from comity.training.events import Evaluated, Event, Planned, StepSkipped
 from comity.training.plan import plan_stage
 from comity.training.setup import prepare
 from comity.training.task_gradients import TaskGradients
@@ -293,7 +293,12 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_stops_after_ten(
         return losses, tasks
 
     monkeypatch.setattr(TaskGradients, "fill", fill_with_nan)
-    run = train(recipe, folder, tmp_path / "some")
+    events = []
+    run = train(recipe, folder, tmp_path / "some", on_event=events.append)
+    told = [event for event in events if isinstance(event, StepSkipped)]
+    assert [(event.step, event.task, event.path.name) for event in told] == [
+        (2, "mood", "mood.csv"), (4, "mood", "mood.csv")
+    ]  # fmt: skip
     (end,) = run.entries(EndEntry)
     assert end.skipped == 2
     assert all(torch.isfinite(v).all() for v in weights(run).values())
@@ -318,8 +323,12 @@ def test_a_full_disk_is_one_error_and_the_run_can_be_resumed(
         if isinstance(event, Evaluated) and event.step == 2:
             monkeypatch.setattr("comity.training.checkpoint.save_file", full)
 
-    with pytest.raises(ComityError, match="No space left on device"):
+    with pytest.raises(ComityError, match=r"No space left on device.*comity train --resume"):
         train(recipe, folder, tmp_path / "run", on_event=fill)
+    monkeypatch.undo()
+    monkeypatch.setattr(RunDirectory, "log", full)
+    with pytest.raises(ComityError, match=r"No space left on device.*--overwrite"):
+        train(recipe, folder, tmp_path / "early")
     monkeypatch.undo()
     assert load(tmp_path / "run").predict("mood", ["good"])
     whole = train(recipe, folder, tmp_path / "whole")
