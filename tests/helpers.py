@@ -12,6 +12,7 @@ from typing import Any
 from comity import Recipe
 from comity.runs import (
     EncoderFacts,
+    EndEntry,
     EvaluationEntry,
     Machine,
     RunDirectory,
@@ -143,6 +144,18 @@ def stop_at_evaluation(number: int) -> Listener:
                 raise KeyboardInterrupt
 
     return listen
+
+
+def end_entry(step: int) -> EndEntry:
+    """The last entry of a run that was never trained."""
+    return EndEntry(
+        step=step,
+        examples=8 * step,
+        skipped=0,
+        observed_steps=0,
+        conflicting_steps=0,
+        stopped_early=False,
+    )
 
 
 def run_facts(

@@ -11,7 +11,6 @@ from comity import ComityError
 from comity.files import read_record, write_record
 from comity.runs import (
     BestModel,
-    EndEntry,
     RecordedScore,
     RunDirectory,
     SkippedEntry,
@@ -20,7 +19,7 @@ from comity.runs import (
     is_finished,
 )
 from comity.targets import HeadSpec, Target
-from tests.helpers import run_facts, two_tasks
+from tests.helpers import end_entry, run_facts, two_tasks
 
 
 @pytest.fixture
@@ -102,10 +101,7 @@ def test_metrics_are_typed_and_a_cut_line_is_left_out(run):
 def test_a_resumed_run_forgets_the_steps_it_repeats(run):
     for step in (1, 2, 3):
         run.log(train_entry(step))
-    end = EndEntry(
-        step=3, examples=24, skipped=0, observed_steps=0, conflicting_steps=0, stopped_early=False
-    )
-    run.log(end)
+    run.log(end_entry(3))
     assert is_finished(run.path)
     run.forget_after(2)
     assert run.metrics() == [train_entry(1), train_entry(2)]
@@ -200,8 +196,7 @@ def test_a_directory_that_is_not_empty(run, tmp_path):
     run.write_checkpoint(3, save)
     with pytest.raises(ComityError, match=r"holds an unfinished run; continue it with .*--resume"):
         RunDirectory.check_new(run.path)
-    counts = {"examples": 1, "skipped": 0, "observed_steps": 0, "conflicting_steps": 0}
-    run.log(EndEntry(step=3, stopped_early=False, **counts))
+    run.log(end_entry(3))
     with pytest.raises(ComityError, match="holds a finished run; choose another") as caught:
         RunDirectory.check_new(run.path)
     assert "--resume" not in str(caught.value)

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.helpers import run_facts, two_tasks
+from tests.helpers import end_entry, run_facts, two_tasks
 
 from comity import ComityError
 from comity.cli.main import main
 from comity.experiments.cleaning import find
-from comity.runs import BestModel, EndEntry, RecordedScore, RunDirectory
+from comity.runs import BestModel, RecordedScore, RunDirectory
 
 LONG_AGO = 1_000_000_000
 
@@ -32,8 +32,7 @@ def make_run(path: Path, finished: bool) -> RunDirectory:
     for old in (path / ".checkpoint-000004-old" / "weights", path / ".checkpoint-000004-old"):
         os.utime(old, (LONG_AGO, LONG_AGO))
     if finished:
-        counts = {"examples": 1, "skipped": 0, "observed_steps": 0, "conflicting_steps": 0}
-        run.log(EndEntry(step=3, stopped_early=False, **counts))
+        run.log(end_entry(3))
     return run
 
 
