@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +12,7 @@ from typing import Any
 from comity import Recipe
 from comity.runs import (
     EncoderFacts,
+    EndEntry,
     EvaluationEntry,
     Machine,
     RunDirectory,
@@ -111,7 +114,7 @@ def two_tasks(encoder: Path, **changes: Any) -> Recipe:
 
 
 def stop_after_step(step: int) -> Listener:
-    """A listener that interrupts a run after a step, as Ctrl-C does."""
+    """A listener that breaks a run off after a step, without a checkpoint."""
 
     def listen(event: Event) -> None:
         if isinstance(event, StepDone) and event.step == step:
@@ -120,8 +123,18 @@ def stop_after_step(step: int) -> Listener:
     return listen
 
 
+def signal_after_step(step: int, number: signal.Signals = signal.SIGTERM) -> Listener:
+    """A listener that sends this process a signal after a step."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == step:
+            os.kill(os.getpid(), number)
+
+    return listen
+
+
 def stop_at_evaluation(number: int) -> Listener:
-    """A listener that interrupts a run at an evaluation, counted from 1."""
+    """A listener that breaks a run off after an evaluation, counted from 1."""
     seen: list[Evaluated] = []
 
     def listen(event: Event) -> None:
@@ -131,6 +144,16 @@ def stop_at_evaluation(number: int) -> Listener:
                 raise KeyboardInterrupt
 
     return listen
+
+
+def end_entry(step: int) -> EndEntry:
+    """The last entry of a run that was never trained."""
+    return EndEntry(
+        step=step,
+        examples=8 * step,
+        skipped=0,
+        stopped_early=False,
+    )
 
 
 def run_facts(

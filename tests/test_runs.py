@@ -2,14 +2,15 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comity import ComityError
+from comity.files import read_record, write_record
 from comity.runs import (
     BestModel,
-    EndEntry,
     RecordedScore,
     RunDirectory,
     SkippedEntry,
@@ -18,7 +19,7 @@ from comity.runs import (
     is_finished,
 )
 from comity.targets import HeadSpec, Target
-from tests.helpers import run_facts, two_tasks
+from tests.helpers import end_entry, run_facts, two_tasks
 
 
 @pytest.fixture
@@ -29,6 +30,13 @@ def run(tmp_path) -> RunDirectory:
     target = Target("classification", "linear", classes=("down", "up"))
     directory.write_facts(run_facts({"mood": HeadSpec(target, ("first",))}, {"mood": "accuracy"}))
     return directory
+
+
+def plain(text: str, old: str, new: str) -> str:
+    """A record of an earlier version, which has no digest, with a change."""
+    values = json.loads(text)
+    del values["sha256"]
+    return json.dumps(values).replace(old, new, 1)
 
 
 def train_entry(step: int) -> TrainEntry:
@@ -54,9 +62,10 @@ def test_facts_are_read_as_they_were_written(run):
     ("change", "said"),
     [
         (lambda text: text[:-9], "cannot be read; the run is damaged"),
-        (lambda text: text.replace('"seed": 0', '"seed": "x"'), "seed is missing or has the wrong"),
-        (lambda text: text.replace('"tokenizer"', '"other"', 1), "inputs.tokenizer is missing"),
-        (lambda text: text.replace('"format": 3', '"format": 2'), "another version of comity"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "has changed since it was written"),
+        (lambda text: plain(text, '"seed": 0', '"seed": "x"'), "seed is missing or has the wrong"),
+        (lambda text: plain(text, '"tokenizer"', '"other"'), "inputs.tokenizer is missing"),
+        (lambda text: plain(text, '"format": 3', '"format": 2'), "another version of comity"),
         (lambda text: "[]", "the whole file is missing or has the wrong type"),
     ],
 )
@@ -92,8 +101,7 @@ def test_metrics_are_typed_and_a_cut_line_is_left_out(run):
 def test_a_resumed_run_forgets_the_steps_it_repeats(run):
     for step in (1, 2, 3):
         run.log(train_entry(step))
-    end = EndEntry(step=3, examples=24, skipped=0, stopped_early=False)
-    run.log(end)
+    run.log(end_entry(3))
     assert is_finished(run.path)
     run.forget_after(2)
     assert run.metrics() == [train_entry(1), train_entry(2)]
@@ -108,14 +116,132 @@ def test_only_the_newest_best_model_is_kept(run):
     assert [path.name for path in run.path.glob("best-*")] == ["best-000005"]
 
 
-def test_an_incomplete_checkpoint_is_not_the_newest(run):
+def save(folder: Path) -> None:
+    (folder / "state").write_text("1")
+
+
+def test_a_damaged_checkpoint_is_not_the_newest(run):
     for step in (3, 12):
-        folder = run.path / f"checkpoint-{step:06d}"
-        run.write_checkpoint(step, lambda folder: (folder / "state").write_text("1") and None)
-        assert run.newest_checkpoint() == folder
+        run.write_checkpoint(step, save)
+        assert run.find_checkpoint() == (run.path / f"checkpoint-{step:06d}", [])
     (run.path / "checkpoint-000012" / "state").write_text("2")
-    with pytest.raises(ComityError, match="no complete checkpoint"):
-        run.newest_checkpoint()
+    found, (note,) = run.find_checkpoint()
+    assert found == run.path / "checkpoint-000003"
+    assert "checkpoint-000012: cannot be used: state has changed since it was written" in note
+    (run.path / "checkpoint-000003" / "state").write_text("12")
+    found, notes = run.find_checkpoint()
+    assert found is None
+    assert "state has 2 bytes instead of 1" in notes[1]
+    with pytest.raises(ComityError, match="so start it again with comity train") as caught:
+        run.usable_checkpoint()
+    assert caught.value.messages[:2] == notes
+
+
+def test_ck_02_steps_are_compared_as_numbers(run):
+    steps = [900, 1000, 1100, 9900, 10000, 10100, 999999, 1000000]
+    for step in steps:
+        run.write_checkpoint(step, save)
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-1000000", "checkpoint-999999"]
+    (run.path / "checkpoint-final").mkdir()  # the user's own
+    run.write_checkpoint(1000001, save)
+    assert (run.path / "checkpoint-final").exists()
+
+
+def test_a_checkpoint_with_a_higher_step_is_not_deleted(run):
+    """It was skipped when the run was resumed, so it may be another run's."""
+    run.write_checkpoint(99, save)
+    for step in (3, 6, 9):
+        run.write_checkpoint(step, save)
+    steps = [int(path.name[-6:]) for path in run.checkpoints()]
+    assert steps == [99, 9, 6]
+
+
+def test_the_advice_after_a_full_disk_needs_a_checkpoint(run):
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ComityError, match=r"No space left .* --overwrite"):
+        run.write_checkpoint(3, full)
+    run.write_checkpoint(3, save)
+    with pytest.raises(ComityError, match=r"No space left .* comity train --resume"):
+        run.write_checkpoint(6, full)
+    assert not list(run.path.glob(".*"))
+
+
+def test_an_edited_recipe_is_refused_and_a_comment_is_not(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run")
+    recipe = two_tasks(Path("encoder"))
+    directory.write_facts(replace(run_facts(), recipe=recipe.to_dict()))
+    directory.write_recipe(recipe)
+    path = directory.path / "recipe.toml"
+    path.write_text(f"# mine\n{path.read_text()}")
+    assert directory.recipe() == recipe
+    path.write_text(path.read_text().replace("epochs = 1", "epochs = 2"))
+    with pytest.raises(
+        ComityError, match=r"edited .*epochs is 1 in run\.json and 2 in recipe\.toml"
+    ):
+        directory.recipe()
+
+
+def test_a_directory_that_is_not_empty(run, tmp_path):
+    taken = run.path.parent / "taken"
+    (taken / "lost+found").mkdir(parents=True)
+    with pytest.raises(
+        ComityError, match=r"is not empty \(lost\+found\) and is not a run"
+    ) as caught:
+        RunDirectory.check_new(taken)
+    assert "--resume" not in str(caught.value)
+    with pytest.raises(ComityError, match="holds a run without a checkpoint; choose another"):
+        RunDirectory.check_new(run.path)
+    run.write_checkpoint(3, save)
+    with pytest.raises(ComityError, match=r"holds an unfinished run; continue it with .*--resume"):
+        RunDirectory.check_new(run.path)
+    run.log(end_entry(3))
+    with pytest.raises(ComityError, match="holds a finished run; choose another") as caught:
+        RunDirectory.check_new(run.path)
+    assert "--resume" not in str(caught.value)
+    (run.path / "run.json").write_text("x")
+    with pytest.raises(ComityError, match="holds a damaged run"):
+        RunDirectory.check_new(run.path)
+
+
+def test_only_a_run_is_overwritten(run, tmp_path):
+    run.write_checkpoint(3, save)
+    (run.path / "predictions").symlink_to(tmp_path, target_is_directory=True)
+    (run.path / "thesis.tex").write_text("mine")
+    with pytest.raises(ComityError, match=r"thesis\.tex: does not belong to a run"):
+        RunDirectory.create(run.path, overwrite=True)
+    assert run.checkpoints()
+    (run.path / "thesis.tex").rename(tmp_path / "thesis.tex")
+    assert list(RunDirectory.create(run.path, overwrite=True).path.iterdir()) == []
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    (run.path / "recipe.toml").write_text("mine")  # not a run: it has no run.json
+    with pytest.raises(ComityError, match="is not a run"):
+        RunDirectory.create(run.path, overwrite=True)
+
+
+def test_parents_of_a_run_are_made(tmp_path):
+    assert RunDirectory.create(tmp_path / "a" / "b" / "run").path.is_dir()
+
+
+def test_a_run_directory_has_a_name_in_utf_8(tmp_path):
+    with pytest.raises(ComityError, match="not UTF-8"):
+        RunDirectory.check_new(tmp_path / "caf\udce9")
+
+
+def test_a_record_notices_every_changed_byte(tmp_path):
+    path = tmp_path / "record.json"
+    values = {"a": 1, "b": {"c": ["x", None, 0.5]}}
+    write_record(path, values)
+    assert read_record(path) == values
+    content = path.read_bytes()
+    for index in range(len(content)):
+        path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+        try:
+            found = read_record(path)
+        except ComityError:
+            continue
+        assert found == values or "sha256" not in json.loads(path.read_text()), index
 
 
 def test_the_commit_is_that_of_the_working_directory(tmp_path, monkeypatch):

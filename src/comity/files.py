@@ -1,16 +1,20 @@
-"""Atomic writes of files and folders, and SHA-256 digests."""
+"""Atomic writes of files and folders, SHA-256 digests, and checks of what was written."""
 
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
 from comity.errors import ComityError
+
+MANIFEST = "manifest.json"
+_DIGEST = "sha256"  # the key of a record's digest of its other keys
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -23,24 +27,73 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_folder(folder: Path, save: Callable[[Path], None]) -> None:
+# --- records --------------------------------------------------------------------------------------
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own digest, so that `read_record` notices a change."""
+    sealed = {**values, _DIGEST: _digest_of(values)}
+    write_atomically(path, json.dumps(sealed, indent=2) + "\n")
+
+
+def read_record(path: Path) -> Any:
+    """Read what `write_record` wrote, without the digest.
+
+    A file without a digest (written by an earlier version) is read as it is.
+
+    Raises:
+        ComityError: the file cannot be read, is not JSON, or has changed since it was written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise ComityError(f"{path}: cannot be read; the run is damaged, train it again") from None
+    if isinstance(values, dict) and _DIGEST in values:
+        digest = values.pop(_DIGEST)
+        if digest != _digest_of(values):
+            raise ComityError(
+                f"{path}: has changed since it was written; restore the file, or train the run "
+                "again"
+            )
+    return values
+
+
+def _digest_of(values: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(values))  # as a reader gets it: lists for tuples, text keys
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def write_folder(
+    folder: Path, save: Callable[[Path], None], run: str | None = None, fix: str = "free some space"
+) -> None:
     """Let `save` fill a temporary folder, add a manifest, then rename it to `folder`.
 
-    A crash leaves the old folder. The manifest holds the size and SHA-256 of every file.
+    A crash leaves the old folder. The manifest holds the id of the run and, for every file, its
+    size and SHA-256; `damage` checks it.
+
+    Args:
+        folder: the folder to write.
+        save: writes the files into the folder that it is given.
+        run: the id of the run that the folder belongs to.
+        fix: what an error tells the user to do.
 
     Raises:
         ComityError: the folder cannot be written, for example because the disk is full.
     """
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         save(building)
-        files = sorted(file for file in building.rglob("*") if file.is_file())
-        manifest = {}
-        for file in files:
-            manifest[str(file.relative_to(building))] = [file.stat().st_size, sha256_of(file)]
+        files = {}
+        for file in sorted(file for file in building.rglob("*") if file.is_file()):
+            name = file.relative_to(building).as_posix()
+            files[name] = [file.stat().st_size, sha256_of(file)]
             _sync(file)
-        (building / "manifest.json").write_text(json.dumps(manifest))
-        _sync(building / "manifest.json")
+        write_record(building / MANIFEST, {"run": run, "files": files})
         building.chmod(0o755)
         old = building.with_name(building.name + "-old")
         if folder.exists():
@@ -50,24 +103,51 @@ def write_folder(folder: Path, save: Callable[[Path], None]) -> None:
         _sync(folder.parent)
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ComityError(
-            f"{folder}: cannot be written ({reason}); the previous version is kept; free some "
-            "space and continue with --resume"
-        ) from None
+        raise ComityError(f"{folder}: cannot be written ({reason}); {fix}") from None
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every file in the folder's manifest exists with its recorded size and digest."""
+def damage(folder: Path, run: str | None = None, only: str | None = None) -> str | None:
+    """What is wrong with a folder that `write_folder` wrote, or None.
+
+    Reads every file once: about a second for each gigabyte.
+
+    Args:
+        folder: the folder.
+        run: the id of the run that the folder must belong to.
+        only: the one file to check.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return f"it has no {MANIFEST}"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        return all(
-            (folder / name).stat().st_size == size and sha256_of(folder / name) == digest
-            for name, (size, digest) in manifest.items()
-        )
-    except (OSError, ValueError):
-        return False
+        manifest = read_record(path)
+        files = manifest.get("files", manifest)  # earlier versions wrote the files alone
+        owner = manifest.get("run")
+        for name, (size, digest) in files.items():
+            if only in (None, name) and (wrong := _damage_of(folder / name, name, size, digest)):
+                return wrong
+    except (ComityError, AttributeError, TypeError, ValueError):
+        return f"its {MANIFEST} is damaged"
+    if owner != run:
+        return "it belongs to another run"
+    return None if only is None or only in files else f"its {MANIFEST} does not list {only}"
+
+
+def _damage_of(path: Path, name: str, size: int, digest: str) -> str | None:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+        if sha256_of(path) != digest:
+            return f"{name} has changed since it was written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return None
 
 
 def _sync(path: Path) -> None:

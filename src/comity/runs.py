@@ -1,21 +1,27 @@
 """The run directory and the typed records in it. Loads no torch.
 
 RUN/recipe.toml          the recipe, with overrides applied
-    run.json             RunFacts: seed, precision, inputs, tasks, machine, versions, command
+    run.json             RunFacts: id, seed, recipe, precision, inputs, tasks, machine, versions
     metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, and its scores
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
-    checkpoint-000300/   the state at the last evaluation, for --resume
+    checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
 
-Every write is atomic: after a crash the previous version is still there.
+Every write is atomic: after a crash the previous version is still there. Each of the folders has a
+manifest with the run's id and the digest of every file, and the JSON records have digests of their
+own. They are checked when they are read, so a damaged file or one of another run is never used.
 """
 
 import json
 import platform
+import re
+import secrets
+import shlex
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -26,7 +32,15 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
 from comity.errors import ComityError
-from comity.files import is_complete, write_atomically, write_folder
+from comity.files import (
+    MANIFEST,
+    damage,
+    read_record,
+    write_atomically,
+    write_folder,
+    write_record,
+)
+from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
 from comity.targets import HeadSpec
 
@@ -100,6 +114,14 @@ class RunFacts:
     command: list[str] | None = None  # None for a run started from Python
     commit: str | None = None  # of the git repository in the working directory
     format: int = FORMAT
+    id: str | None = None  # random; also in the manifests of the run's folders
+    recipe: dict[str, Any] | None = None  # the content of recipe.toml, to notice an edit
+    steps: int | None = None  # of the whole plan
+
+
+def new_run_id() -> str:
+    """A random id, so that no run takes another run's checkpoint for its own."""
+    return secrets.token_hex(8)
 
 
 def versions() -> dict[str, str]:
@@ -276,28 +298,62 @@ _BEST = TypeAdapter(BestModel)
 # --- the directory --------------------------------------------------------------------------------
 
 
+_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
+_OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
+"""Names of the files and folders in a run directory."""
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+"""The name of a checkpoint's folder, with its step."""
+
+LEFTOVERS = (".best-*", ".checkpoint-*", ".*.new", "predictions/.[0-9]*")
+"""Temporary files and folders that a killed process leaves in a run directory."""
+
+
 class RunDirectory:
     """Reads and writes the files of one run."""
 
     def __init__(self, path: Path):
         self.path = path
 
+    # --- a new run ---
+
     @staticmethod
-    def check_new(path: Path) -> None:
-        """Raise a ComityError if `path` is a file or a directory with content: nothing is lost."""
+    def check_new(path: Path, overwrite: bool = False) -> None:
+        """Raise a ComityError if a new run in `path` would lose something.
+
+        An empty directory is fine, and with `overwrite` also one that holds a run and nothing else.
+        """
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError:  # the writer of safetensors takes UTF-8 only
+            raise ComityError(
+                f"{path}: the name of the run directory is not UTF-8; choose another --out"
+            ) from None
         if path.exists() and not path.is_dir():
             raise ComityError(f"{path}: is a file; choose a directory with --out")
-        if path.is_dir() and any(path.iterdir()):
+        found = sorted(path.iterdir()) if path.is_dir() else []
+        if not found:
+            return
+        if not (path / "run.json").is_file():
+            names = ", ".join(entry.name for entry in found[:3]) + (", ..." if found[3:] else "")
             raise ComityError(
-                f"{path}: the run directory is not empty; choose another one with --out, or "
-                f"continue the run in it with --resume {path}"
+                f"{path}: is not empty ({names}) and is not a run; choose a new or empty directory "
+                f"with --out, such as {path / 'run'}"
             )
+        if overwrite:
+            _check_names(found)
+            return
+        raise ComityError(f"{path}: is not empty; {_advice_for_taken(path)}")
 
     @classmethod
-    def create(cls, path: Path) -> "RunDirectory":
-        """Create a run directory; an empty directory may exist already."""
-        cls.check_new(path)
+    def create(cls, path: Path, overwrite: bool = False) -> "RunDirectory":
+        """Create a run directory and its parents; an empty directory may exist already.
+
+        With `overwrite` the run that is there is deleted.
+        """
+        cls.check_new(path, overwrite)
         try:
+            clear(path)
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
@@ -321,22 +377,49 @@ class RunDirectory:
         found.facts()
         return found
 
+    # --- records ---
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Write recipe.toml."""
         write_atomically(self.path / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
 
     def recipe(self) -> Recipe:
-        """The run's recipe."""
-        return Recipe.load(self.path / "recipe.toml")
+        """The run's recipe.
+
+        Raises:
+            ComityError: recipe.toml is damaged, or was edited since the run was started.
+        """
+        path = self.path / "recipe.toml"
+        recipe = Recipe.load(path)
+        recorded = self.facts().recipe if (self.path / "run.json").is_file() else None
+        if recorded is not None:
+            found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            difference = first_difference(recorded, found, ("in run.json", "in recipe.toml"))
+            if difference:
+                raise ComityError(
+                    f"{path}: was edited since the run was started ({difference}); undo the edit, "
+                    "or start a new run with the edited recipe"
+                )
+        return recipe
+
+    def check_recipe(self, recipe: Recipe, name: str) -> None:
+        """Raise a ComityError if a recipe, called `name`, is not the one of this run."""
+        own, given = self.recipe().to_dict(), recipe.to_dict()
+        difference = first_difference(own, given, ("in the run", f"in {name}"))
+        if difference and given != self.facts().recipe:
+            raise ComityError(
+                f"{self.path}: was started with another recipe ({difference}); resume it without "
+                "a recipe, or start a new run"
+            )
 
     def write_facts(self, facts: RunFacts) -> None:
         """Write run.json."""
-        write_atomically(self.path / "run.json", json.dumps(asdict(facts), indent=2) + "\n")
+        write_record(self.path / "run.json", asdict(facts))
 
     def facts(self) -> RunFacts:
         """The contents of run.json."""
         path = self.path / "run.json"
-        values = read_json(path)
+        values = read_record(path)
         if isinstance(values, dict) and values.get("format") != FORMAT:
             raise ComityError(
                 f"{self.path}: was written by another version of comity; train it again"
@@ -372,65 +455,211 @@ class RunDirectory:
         return [entry for entry in self.metrics() if isinstance(entry, kind)]
 
     def forget_after(self, step: int) -> None:
-        """Remove the metrics of the steps that a resumed run will repeat."""
-        kept = [entry for entry in self.metrics() if entry.step <= step]
+        """Remove the metrics of the steps that a resumed run will repeat, and the end entry."""
+        entries = self.metrics()
+        kept = [e for e in entries if e.step <= step and not isinstance(e, EndEntry)]
         write_atomically(self.path / "metrics.jsonl", "".join(map(_line, kept)))
+
+    # --- folders ---
+
+    def write_predictions(self, step: int, save: Callable[[Path], None]) -> None:
+        """Let `save` write a step's files of dev predictions, one per task."""
+        self._write_folder(self.path / "predictions" / f"{step:06d}", save)
+
+    def predictions(self, step: int, task: str) -> Path:
+        """A task's file of dev predictions.
+
+        Raises:
+            ComityError: the file has changed since it was written.
+        """
+        folder = self.path / "predictions" / f"{step:06d}"
+        name = f"{task}.csv"
+        wrong = damage(folder, self.facts().id, name) if (folder / MANIFEST).is_file() else None
+        if wrong:
+            raise ComityError(
+                f"{folder / name}: is damaged: {wrong}; restore the folder, or train the run again"
+            )
+        return folder / name
 
     def write_best(self, best: BestModel, save: Callable[[Path], None]) -> None:
         """Let `save` write the model into its folder, update best.json, delete the old folder."""
         folder = self.path / best.folder
-        write_folder(folder, save)
-        write_atomically(self.path / "best.json", json.dumps(asdict(best)) + "\n")
-        self._delete_others("best-*", folder)
+        self._write_folder(folder, save)
+        write_record(self.path / "best.json", asdict(best))
+        for old in self.path.glob("best-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def has_best(self) -> bool:
+        """Whether a model has been kept."""
+        return (self.path / "best.json").is_file()
 
     def best(self) -> BestModel:
         """The contents of best.json."""
         path = self.path / "best.json"
         if not path.is_file():
             raise ComityError(
-                f"{self.path}: the run has no saved model yet; continue it with "
-                f"--resume {self.path}"
+                f"{self.path}: the run has no saved model yet ({self.status().sentence})"
             )
-        return validated(_BEST, read_json(path), path)
+        return validated(_BEST, read_record(path), path)
 
-    def write_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        """Let `save` fill the checkpoint's folder, then delete the previous checkpoint."""
-        folder = self.path / f"checkpoint-{step:06d}"
-        write_folder(folder, save)
-        self._delete_others("checkpoint-*", folder)
+    def kept_model(self) -> Path:
+        """The folder of the best model, all of whose files have been checked.
 
-    def newest_checkpoint(self) -> Path:
-        """The folder of the newest complete checkpoint."""
-        for folder in sorted(self.path.glob("checkpoint-*"), key=_step_of, reverse=True):
-            if is_complete(folder):
-                return folder
-        raise ComityError(
-            f"{self.path}: there is no complete checkpoint (the first evaluation writes the "
-            "first one); start the run again in another directory"
-        )
+        Raises:
+            ComityError: no model has been kept, or a file is damaged or of another run.
+        """
+        folder = self.path / self.best().folder
+        wrong = damage(folder, self.facts().id) if folder.is_dir() else "it is missing"
+        if wrong:
+            raise ComityError(
+                f"{folder}: the kept model is damaged: {wrong}; restore the folder from a copy, or "
+                "train the run again"
+            )
+        return folder
+
+    def write_checkpoint(self, step: int, save: Callable[[Path], None], keep: int = 2) -> None:
+        """Let `save` fill the checkpoint's folder, then delete all but the newest `keep` ones."""
+        self._write_folder(self.path / f"checkpoint-{step:06d}", save)
+        ours = [folder for folder in self.checkpoints() if _step_of(folder) <= step]
+        for old in ours[keep:]:  # one with a higher step was skipped when the run was resumed
+            shutil.rmtree(old, ignore_errors=True)
+
+    def checkpoints(self) -> list[Path]:
+        """The folders of all checkpoints, the newest first; they may be damaged."""
+        found = (f for f in self.path.glob("checkpoint-*") if CHECKPOINT.fullmatch(f.name))
+        return sorted(found, key=_step_of, reverse=True)
+
+    def find_checkpoint(self) -> "tuple[Path | None, list[str]]":
+        """The newest undamaged checkpoint, and one sentence on each newer one."""
+        run = self.facts().id
+        skipped = []
+        for folder in self.checkpoints():
+            wrong = damage(folder, run)
+            if wrong is None:
+                end = f"skipped; the run continues from {folder.name}"
+                return folder, [f"{sentence}; {end}" for sentence in skipped]
+            skipped.append(f"{folder}: cannot be used: {wrong}")
+        return None, skipped
+
+    def usable_checkpoint(self) -> "tuple[Path, list[str]]":
+        """As `find_checkpoint`.
+
+        Raises:
+            ComityError: no checkpoint can be used; it says why, and what to do instead.
+        """
+        folder, sentences = self.find_checkpoint()
+        if folder is not None:
+            return folder, sentences
+        if self.is_finished():
+            raise ComityError(
+                *sentences,
+                f"{self.path}: has no undamaged checkpoint, so it cannot be extended (comity sweep "
+                "and comity clean delete the checkpoints of finished runs); train a longer run",
+            )
+        raise ComityError(*sentences, f"{self.path}: {self.status().sentence}")
 
     def remove_unfinished_writes(self) -> None:
-        """Delete the temporary folders of a killed process."""
-        for pattern in (".best-*", ".checkpoint-*"):
-            for folder in self.path.glob(pattern):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Delete what a killed process left behind."""
+        for pattern in LEFTOVERS:
+            for path in self.path.glob(pattern):
+                _delete(path)
 
-    def _delete_others(self, pattern: str, kept: Path) -> None:
-        for old in self.path.glob(pattern):
-            if old != kept:
-                shutil.rmtree(old, ignore_errors=True)
+    def _write_folder(self, folder: Path, save: Callable[[Path], None]) -> None:
+        write_folder(folder, save, self.facts().id, self.advice_after_failed_write)
+
+    # --- how far it has come ---
+
+    def is_finished(self) -> bool:
+        """Whether the run has reached its end."""
+        return bool(self.entries(EndEntry))
+
+    def status(self) -> "RunStatus":
+        """How far the run has come, and how to complete it if it is unfinished."""
+        planned = self.facts().steps
+        of = f" of {planned:,}" if planned else ""
+        ends = self.entries(EndEntry)
+        if ends:
+            end = ends[-1]
+            early = " (stopped early)" if end.stopped_early else ""
+            return RunStatus(True, end.step, planned, f"finished: step {end.step:,}{of}{early}")
+        checkpoint, skipped = self.find_checkpoint()
+        step = _step_of(checkpoint) if checkpoint else 0
+        if checkpoint is not None:
+            advice = f"continue with {self.resume_command}"
+        else:
+            why = "all checkpoints are damaged" if skipped else "there is no checkpoint"
+            advice = f"{why}, so start it again with {self._restart_command()}"
+        return RunStatus(False, step, planned, f"unfinished: step {step:,}{of}; {advice}")
+
+    @property
+    def advice_after_failed_write(self) -> str:
+        """What to do when the disk is full or cannot be written."""
+        command = self.resume_command if self.checkpoints() else self._restart_command()
+        return f"free some space or correct the cause, then run {command}"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        return f"comity train --resume {shlex.quote(str(self.path))}"
+
+    def _restart_command(self) -> str:
+        inputs = self.facts().inputs
+        words = ["comity", "train", str(self.path / "recipe.toml"), "--data", inputs.data]
+        words += ["--drop-leaks"] if inputs.drop_leaks else []
+        return shlex.join([*words, "--out", str(self.path), "--overwrite"])
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of a run.
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run has come, or for an unfinished run the step from which it can continue."""
+
+    finished: bool
+    step: int
+    steps: int | None  # planned; None for a run of an earlier version
+    sentence: str
+
+
+def _advice_for_taken(path: Path) -> str:
+    """What to do about a directory that holds a run already."""
+    choose = "choose another directory with --out, or replace the run with --overwrite"
+    try:
+        directory = RunDirectory.open(path)
+        if directory.is_finished():
+            return f"it holds a finished run; {choose}"
+        if directory.find_checkpoint()[0] is not None:
+            resume = directory.resume_command
+            return f"it holds an unfinished run; continue it with {resume}, {choose}"
+        return f"it holds a run without a checkpoint; {choose}"
+    except ComityError:
+        return f"it holds a damaged run; {choose}"
+
+
+def clear(path: Path) -> None:
+    """Delete everything in a run directory.
 
     Raises:
-        ComityError: the file cannot be read, or is not JSON.
+        ComityError: something in it does not belong to a run; nothing is deleted.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ComityError(f"{path}: cannot be read; the run is damaged, train it again") from None
+    found = sorted(path.iterdir()) if path.is_dir() else []
+    _check_names(found)
+    for entry in found:
+        _delete(entry)
+
+
+def _check_names(entries: list[Path]) -> None:
+    for entry in entries:
+        if not _OF_A_RUN.fullmatch(entry.name):
+            raise ComityError(
+                f"{entry}: does not belong to a run; move it away, so that the run can start here"
+            )
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 T = TypeVar("T")
@@ -456,13 +685,13 @@ def _line(entry: Entry) -> str:
 
 
 def _step_of(folder: Path) -> int:
-    tail = folder.name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else -1
+    found = CHECKPOINT.fullmatch(folder.name)
+    return int(found[1]) if found else -1
 
 
 def is_finished(directory: Path) -> bool:
     """Whether the directory contains a run that has reached its end."""
-    return bool(RunDirectory(directory).entries(EndEntry))
+    return RunDirectory(directory).is_finished()
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -479,45 +708,53 @@ class RunSummary:
 
     run: str
     finished: bool
+    step: int  # of the end, or the one from which an unfinished run continues
+    steps: int | None  # planned
+    status: str  # a sentence
     encoder: str
     precision: str
     seed: int
     machine: Machine
     versions: dict[str, str]
-    best: BestModel
+    best: BestModel | None  # None before the first evaluation
     best_of_task: dict[str, BestOfTask]
     evaluations: list[EvaluationEntry]
     conflict: list[StageConflictEntry]  # one for each stage that trains two tasks or more
-    skipped: int | None  # steps; None until the run has ended
+    skipped: int  # steps
 
     @property
     def kept(self) -> EvaluationEntry | None:
         """The evaluation of the kept model."""
-        return next((e for e in self.evaluations if e.step == self.best.step), None)
+        step = self.best and self.best.step
+        return next((e for e in self.evaluations if e.step == step), None)
 
 
 def run_summary(directory: RunDirectory) -> RunSummary:
     """Summarise a run.
 
     Raises:
-        ComityError: the run has no saved model yet, or a file is damaged.
+        ComityError: a file is damaged.
     """
     facts = directory.facts()
+    directory.recipe()  # an edited recipe does not describe the run
     evaluations = directory.entries(EvaluationEntry)
-    ends = directory.entries(EndEntry)
+    status = directory.status()
     return RunSummary(
         run=str(directory.path),
-        finished=bool(ends),
+        finished=status.finished,
+        step=status.step,
+        steps=status.steps,
+        status=status.sentence,
         encoder=facts.inputs.encoder.name,
         precision=facts.precision,
         seed=facts.seed,
         machine=facts.machine,
         versions=facts.versions,
-        best=directory.best(),
+        best=directory.best() if directory.has_best() else None,
         best_of_task=evaluations[-1].best_of_task if evaluations else {},
         evaluations=evaluations,
         conflict=stage_conflicts(directory),
-        skipped=ends[-1].skipped if ends else None,
+        skipped=len(directory.entries(SkippedEntry)),
     )
 
 

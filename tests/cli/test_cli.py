@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pydoc
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import tomli_w
-from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
+from tests.helpers import (
+    alike_rows,
+    mood_rows,
+    signal_after_step,
+    stop_at_evaluation,
+    two_tasks,
+    write_csv,
+    write_jsonl,
+    write_two_tasks,
+)
 
 import comity
 from comity import load, train
@@ -187,13 +197,76 @@ def test_an_interrupted_run_says_how_to_continue(base, capsys, tmp_path, monkeyp
     assert err == f"stopped; continue with comity train --resume {tmp_path / 'run'}\n"
 
 
+def test_a_stopped_run_is_described_and_continued(base, capsys, tmp_path, monkeypatch):
+    """`info` and `train` give the same advice, before the first evaluation too."""
+    run_path = tmp_path / "run"
+    command = ["train", base / "recipe.toml", "--data", base / "data", "--quiet"]
+    settings = ["--set", "train.lr=0.002"]
+    monkeypatch.setattr(Display, "step_done", lambda self, event: signal_after_step(1)(event))
+    code, _, err = run(capsys, *command, *settings, "--out", run_path)
+    resume = f"comity train --resume {run_path}"
+    assert (code, err.splitlines()[-1]) == (143, f"stopped at step 1 of 4; continue with {resume}")
+    monkeypatch.undo()
+    code, out, _ = run(capsys, "info", run_path)
+    assert (code, out) == (0, f"{run_path}: unfinished: step 1 of 4; continue with {resume}\n")
+    _, out, _ = run(capsys, "info", run_path, "--json")
+    facts = json.loads(out)
+    assert (facts["finished"], facts["step"], facts["steps"], facts["best"]) == (False, 1, 4, None)
+    code, _, err = run(capsys, "evaluate", run_path)
+    assert code == 2
+    assert f"no saved model yet (unfinished: step 1 of 4; continue with {resume})" in err
+    code, _, err = run(capsys, *command, "--out", run_path)
+    assert code == 2
+    assert f"it holds an unfinished run; continue it with {resume}" in err
+    code, _, err = run(capsys, *command, "--resume", run_path)
+    assert code == 2
+    assert "train.lr is 0.002 in the run and 0.001 in" in err
+    code, _, err = run(capsys, "train", "--resume", run_path, "--set", "train.lr=1")
+    assert code == 2
+    assert "remove --set" in err
+    assert run(capsys, *command, *settings, "--resume", run_path)[0] == 0
+    code, _, err = run(capsys, "train", "--resume", run_path)
+    assert code == 0
+    assert "has already finished, so nothing is trained; to train it for longer, add" in err
+
+
+def test_a_finished_run_is_extended(base, capsys, tmp_path):
+    copy = shutil.copytree(base / "run", tmp_path / "run")
+    command = ["train", "--resume", copy, "--extend"]
+    _, out, _ = run(capsys, *command, "epochs=1", "--dry-run", "--json")
+    assert [stage["steps"] for stage in json.loads(out)["stages"]] == [4, 4]
+    code, out, _ = run(capsys, *command, "steps=2", "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["step"] == 6
+    for text in ("steps", "steps=x", "hours=1", "steps=0.5"):
+        code, _, err = run(capsys, *command, text)
+        assert code == 2
+        assert f'--extend "{text}": write epochs=NUMBER or steps=NUMBER' in err
+    code, _, err = run(capsys, "train", base / "recipe.toml", "--out", "x", "--extend", "steps=1")
+    assert code == 2
+    assert "--extend needs --resume" in err
+
+
+def test_a_run_is_overwritten_only_after_everything_was_checked(base, capsys, tmp_path):
+    copy = shutil.copytree(base / "run", tmp_path / "run")
+    command = ["train", base / "recipe.toml", "--out", copy, "--overwrite", "--quiet"]
+    code, _, err = run(capsys, *command, "--data", tmp_path)
+    assert code == 2
+    assert "mood.csv" in err
+    before = (copy / "run.json").read_text()
+    assert before == (base / "run" / "run.json").read_text()
+    assert run(capsys, *command, "--data", base / "data", "--set", "train.seed=5")[0] == 0
+    assert json.loads((copy / "run.json").read_text())["seed"] == 5
+    assert json.loads((copy / "run.json").read_text())["id"] != json.loads(before)["id"]
+
+
 def test_resume_notices_changed_data_whatever_the_paths(
     base, capsys, tmp_path, monkeypatch, tiny_checkpoint
 ):
     write_two_tasks(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    recipe = base / "recipe.toml"
-    assert run(capsys, "train", recipe, "--data", "data", "--out", "run", "--quiet")[0] == 0
+    with pytest.raises(KeyboardInterrupt):
+        train(two_tasks(tiny_checkpoint), "data", "run", on_event=stop_at_evaluation(1))
     write_two_tasks(tmp_path / "other", mood=35)
     code, _, err = run(capsys, "train", "--resume", "run", "--data", "other")
     assert code == 2

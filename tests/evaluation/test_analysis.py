@@ -1,6 +1,7 @@
 """The analysis of a task with scores: statistics by hand, texts from the file, and plots."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,8 +29,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunD
 
 def predict(run: RunDirectory, rows: list[tuple[int, float, float]]) -> None:
     """Replace the run's predictions by `rows` of line, gold and prediction."""
-    path = run.path / "predictions" / f"{run.best().step:06d}" / "alike.csv"
-    write_csv(path, ["line", "gold", "prediction"], rows)
+    old = run.path / "predictions" / f"{run.best().step:06d}"
+
+    def save(folder: Path) -> None:
+        shutil.copy(old / "mood.csv", folder)
+        write_csv(folder / "alike.csv", ["line", "gold", "prediction"], rows)
+
+    run.write_predictions(run.best().step, save)
 
 
 def test_bands_by_hand(run, tmp_path):

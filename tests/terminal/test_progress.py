@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,15 @@ from comity.evaluation.evaluate import Evaluation
 from comity.evaluation.metrics import Score
 from comity.terminal import progress
 from comity.terminal.progress import Display, JobProgress, SeriesDisplay
-from comity.training.events import DataRead, Evaluated, RunStarted, StepDone
+from comity.training.events import (
+    DataRead,
+    Evaluated,
+    Resumed,
+    RunStarted,
+    StepDone,
+    StepSkipped,
+    StopRequested,
+)
 from comity.training.plan import PlannedRun
 
 
@@ -38,6 +47,24 @@ def test_plain_lines_show_steps_speed_time_left_and_mean_losses(clock, capsys):
     assert capsys.readouterr().err == (
         "step 4 of 10, 4 examples/s, 50 tokens/s, 1 min 00 s left; loss mood 2.0000\n"
     )
+
+
+def test_skipped_steps_and_checkpoints_are_told_even_if_quiet(capsys):
+    display = Display(quiet=True)
+    display(Resumed(4, ("run/checkpoint-000006: cannot be used: it has no manifest.json",)))
+    display(RunStarted(("mood",), 4, 99))
+    for number in range(5, 12):
+        display(StepSkipped(number, "mood", Path("mood.csv"), tuple(range(2, 12))))
+    display(StopRequested("SIGTERM"))
+    first, *skips, counted, stop = capsys.readouterr().err.splitlines()
+    assert first == "run/checkpoint-000006: cannot be used: it has no manifest.json"
+    assert skips[0] == (
+        "step 5 was skipped: the loss of mood or its gradient is not finite (mood.csv, "
+        "lines 2, 3, 4, 5, 6, 7, 8, 9, ...)"
+    )
+    assert len(skips) == progress.MOST_TOLD
+    assert counted == "further skipped steps are only counted"
+    assert stop == "SIGTERM: training stops after this step, with a checkpoint"
 
 
 def test_notes_are_printed_even_if_quiet(capsys):

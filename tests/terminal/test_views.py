@@ -64,6 +64,9 @@ def summary_of(conflict: list[StageConflictEntry]) -> RunSummary:
     return RunSummary(
         run="runs/first",
         finished=True,
+        step=2000,
+        steps=2000,
+        status="finished: step 2,000 of 2,000",
         encoder="minilm",
         precision="float32",
         seed=0,
@@ -73,7 +76,7 @@ def summary_of(conflict: list[StageConflictEntry]) -> RunSummary:
         best_of_task={"mood": BestOfTask("accuracy", 0.75, 2000)},
         evaluations=[evaluation(1000, 0.5), evaluation(2000, 0.25)],
         conflict=conflict,
-        skipped=0,
+        skipped=2,
     )
 
 
@@ -85,6 +88,7 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
     ]  # fmt: skip
+    assert lines[-1] == "2 steps skipped, because a loss or gradient was not finite."
 
 
 def pair(tasks: tuple[str, str], conflicts: bool | None, expected: float | None) -> PairConflict:

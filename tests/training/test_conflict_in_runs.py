@@ -156,7 +156,7 @@ def test_a_resumed_run_has_the_same_conflict(folder, tmp_path, tiny_checkpoint, 
 
 def state(run: RunDirectory) -> dict:
     """The conflict in the last checkpoint."""
-    text = (run.newest_checkpoint() / "state.json").read_text()
+    text = (run.usable_checkpoint()[0] / "state.json").read_text()
     return json.loads(text)["progress"]["conflict"]
 
 

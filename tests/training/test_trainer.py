@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.helpers import (
     mood_rows,
     number,
     stop_after_step,
+    stop_at_evaluation,
     two_tasks,
     write_csv,
     write_two_tasks,
@@ -30,7 +32,7 @@ from comity.runs import (
     SkippedEntry,
     run_summary,
 )
-from comity.training.events import Evaluated, Event, Planned
+from comity.training.events import Evaluated, Event, Planned, StepSkipped
 from comity.training.plan import plan_stage
 from comity.training.setup import prepare
 from comity.training.task_gradients import TaskGradients
@@ -69,12 +71,17 @@ def folder(tmp_path):
 
 def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
     """The tensors of the last checkpoint."""
-    (checkpoint,) = run.path.glob("checkpoint-*")
-    return load_file(checkpoint / "state.safetensors")
+    return load_file(run.checkpoints()[0] / "state.safetensors")
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def start(recipe: Recipe, folder: Path, out: Path) -> None:
+    """Start a run and break it off, without a signal, after its first checkpoint."""
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, out, on_event=stop_at_evaluation(1))
 
 
 def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
@@ -164,7 +171,7 @@ def test_a_resumed_run_wants_its_own_recipe(folder, tmp_path, tiny_checkpoint):
 
 def test_a_resumed_run_wants_its_own_encoder(folder, tmp_path, write_checkpoint):
     encoder = write_checkpoint(tmp_path / "encoder")
-    train(two_tasks(encoder), folder, tmp_path / "run")
+    start(two_tasks(encoder), folder, tmp_path / "run")
     tokens = (encoder / "vocab.txt").read_text().splitlines()
     (encoder / "vocab.txt").write_text("\n".join([*tokens[:9], *tokens[:8:-1]]) + "\n")
     with pytest.raises(ComityError, match="its tokenizer has changed"):
@@ -176,7 +183,8 @@ def test_a_resumed_run_computes_in_the_dtype_it_recorded(
 ):
     recipe = two_tasks(tiny_checkpoint, train__precision="auto", train__epochs=2)
     monkeypatch.setattr("comity.hardware.processor_class", lambda: "AMX")
-    run = train(recipe, folder, tmp_path / "run")
+    start(recipe, folder, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     monkeypatch.setattr("comity.hardware.processor_class", lambda: "other")
     events = []
     train(recipe, folder, run.path, resume=True, on_event=events.append)
@@ -217,8 +225,8 @@ def test_evaluation_at_the_end_of_the_longest_tasks_passes(folder, tiny_checkpoi
 
 
 def test_the_folders_of_a_killed_write_are_deleted(folder, tmp_path, tiny_checkpoint):
-    recipe = two_tasks(tiny_checkpoint)
-    train(recipe, folder, tmp_path / "run")
+    recipe = two_tasks(tiny_checkpoint, train__evaluate_every=1)
+    start(recipe, folder, tmp_path / "run")
     (tmp_path / "run" / ".checkpoint-000009-x").mkdir()
     train(recipe, folder, tmp_path / "run", resume=True)
     assert not list((tmp_path / "run").glob(".*"))
@@ -226,7 +234,7 @@ def test_the_folders_of_a_killed_write_are_deleted(folder, tmp_path, tiny_checkp
 
 def test_a_resumed_run_wants_the_data_it_was_started_on(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint)
-    train(recipe, folder, tmp_path / "run")
+    start(recipe, folder, tmp_path / "run")
     write_csv(folder / "mood.csv", ["text", "mood"], mood_rows(1, 36))
     with pytest.raises(ComityError, match=r"mood.csv: has changed"):
         train(recipe, folder, tmp_path / "run", resume=True)
@@ -267,7 +275,12 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_stops_after_ten(
         return losses, tasks
 
     monkeypatch.setattr(TaskGradients, "fill", fill_with_nan)
-    run = train(recipe, folder, tmp_path / "some")
+    events = []
+    run = train(recipe, folder, tmp_path / "some", on_event=events.append)
+    told = [event for event in events if isinstance(event, StepSkipped)]
+    assert [(event.step, event.task, event.path.name) for event in told] == [
+        (2, "mood", "mood.csv"), (4, "mood", "mood.csv")
+    ]  # fmt: skip
     (end,) = run.entries(EndEntry)
     assert end.skipped == 2
     assert all(torch.isfinite(v).all() for v in weights(run).values())
@@ -292,8 +305,12 @@ def test_a_full_disk_is_one_error_and_the_run_can_be_resumed(
         if isinstance(event, Evaluated) and event.step == 2:
             monkeypatch.setattr("comity.training.checkpoint.save_file", full)
 
-    with pytest.raises(ComityError, match="No space left on device"):
+    with pytest.raises(ComityError, match=r"No space left on device.*comity train --resume"):
         train(recipe, folder, tmp_path / "run", on_event=fill)
+    monkeypatch.undo()
+    monkeypatch.setattr(RunDirectory, "log", full)
+    with pytest.raises(ComityError, match=r"No space left on device.*--overwrite"):
+        train(recipe, folder, tmp_path / "early")
     monkeypatch.undo()
     assert load(tmp_path / "run").predict("mood", ["good"])
     whole = train(recipe, folder, tmp_path / "whole")

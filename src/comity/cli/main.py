@@ -12,6 +12,7 @@ from comity.cli import (
     analyse,
     augment,
     check,
+    clean,
     compare,
     demo,
     evaluate,
@@ -23,6 +24,7 @@ from comity.cli import (
     train,
 )
 from comity.errors import ComityError, nearest
+from comity.training.interrupts import Interrupted
 
 COMMANDS = (
     demo,
@@ -37,6 +39,7 @@ COMMANDS = (
     analyse,
     augment,
     paper,
+    clean,
 )
 """The modules of the commands, in the order of `comity --help`."""
 
@@ -94,9 +97,9 @@ def _run(arguments: list[str]) -> int:
     options.command_line = ["comity", *arguments]
     try:
         return options.run(options)
-    except KeyboardInterrupt:
-        print(f"stopped{_how_to_resume(options)}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        print(f"{str(stop) or 'stopped'}{_how_to_resume(options)}", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Interrupted) else INTERRUPTED
 
 
 def _check_command(word: str) -> None:
@@ -111,7 +114,9 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     run: Path | None = getattr(options, "out", None) or getattr(options, "resume", None)
     if run is None or not any(run.glob("checkpoint-*")):
         return ""
-    return f"; continue with comity train --resume {run}"
+    from comity.runs import RunDirectory
+
+    return f"; continue with {RunDirectory(run).resume_command}"
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -29,7 +29,15 @@ def add_parser(commands: Commands) -> None:
     add_data(command)
     add_set(command)
     command.add_argument("--out", type=Path, help="directory for the run, new or empty")
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace the run in --out, if there is one"
+    )
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue a stopped run")
+    command.add_argument(
+        "--extend",
+        metavar="LENGTH",
+        help="with --resume: add a stage like the last one, such as epochs=1 or steps=500",
+    )
     add_dry_run(command)
     add_json(command)
     add_quiet(command)
@@ -40,14 +48,14 @@ def run(options: argparse.Namespace) -> int:
     from comity.runs import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
-    from comity.training.train import plan_run, train
+    from comity.training.train import extended, plan_run, train
 
     job = _resumed(options) if options.resume is not None else _new(options)
     quiet = options.quiet or options.json
     with Display(quiet=quiet or options.dry_run) as display:
         if options.dry_run:
             plan = plan_run(
-                job.recipe,
+                extended(job.recipe, job.extend) if job.extend else job.recipe,
                 job.data,
                 drop_leaks=job.drop_leaks,
                 precision=job.precision,
@@ -59,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
             job.data,
             job.out,
             resume=options.resume is not None,
+            extend=job.extend,
+            overwrite=options.overwrite,
             drop_leaks=job.drop_leaks,
             estimate_time=not quiet,
             on_event=display,
@@ -74,31 +84,63 @@ class _Job:
     out: Path
     drop_leaks: bool
     precision: str | None = None  # of a resumed run
+    extend: dict[str, float] | None = None
 
 
 def _new(options: argparse.Namespace) -> _Job:
     from comity.runs import RunDirectory
 
+    if options.extend is not None:
+        raise ComityError(
+            "--extend needs --resume; to train a new run for longer, set train.epochs or "
+            "train.steps"
+        )
     recipe, data = load_recipe(options)
     if options.out is not None:
-        RunDirectory.check_new(options.out)
+        RunDirectory.check_new(options.out, options.overwrite)
     elif not options.dry_run:
         raise ComityError("--out is missing; name a directory for the run")
     return _Job(recipe, data, options.out or Path(), options.drop_leaks)
 
 
 def _resumed(options: argparse.Namespace) -> _Job:
-    from comity.runs import RunDirectory, is_finished
+    """The run's own recipe and settings. A recipe may be given too, but must be the same."""
+    from comity.recipe.recipe import Recipe
+    from comity.runs import RunDirectory
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
-    if options.recipe is not None or options.set or options.out or options.drop_leaks:
+    if options.out or options.overwrite or options.drop_leaks:
         raise ComityError(
-            "--resume uses the run's own recipe and settings; remove the recipe, --set, --out and "
-            "--drop-leaks"
+            "--resume continues the run in its own directory with its own settings; remove --out, "
+            "--overwrite and --drop-leaks"
         )
-    if is_finished(options.resume):
-        tell(f"{options.resume}: the run has already finished, so nothing is trained")
-    facts = directory.facts()
+    if options.set and options.recipe is None:
+        raise ComityError(
+            "--resume continues with the run's own recipe; remove --set, or start a new run"
+        )
+    if options.recipe is not None:
+        directory.check_recipe(Recipe.load(options.recipe, options.set), str(options.recipe))
+    facts, recipe, extend = directory.facts(), directory.recipe(), _length(options.extend)
+    if directory.is_finished() and extend is None:
+        tell(
+            f"{options.resume}: the run has already finished, so nothing is trained; to train it "
+            f"for longer, add --extend epochs=1"
+        )
     data = options.data or Path(facts.inputs.data)
-    return _Job(directory.recipe(), data, options.resume, facts.inputs.drop_leaks, facts.precision)
+    drop_leaks = facts.inputs.drop_leaks
+    return _Job(recipe, data, options.resume, drop_leaks, facts.precision, extend)
+
+
+def _length(text: str | None) -> dict[str, float] | None:
+    """The length in --extend, such as `epochs=1`."""
+    if text is None:
+        return None
+    unit, _, number = text.partition("=")
+    try:
+        value = {"epochs": float, "steps": int}[unit.strip()](number)
+    except (KeyError, ValueError):
+        raise ComityError(
+            f'--extend "{text}": write epochs=NUMBER or steps=NUMBER, such as epochs=1'
+        ) from None
+    return {unit.strip(): value}

@@ -54,8 +54,7 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
         hint = nearest(task, facts.tasks) or f"; this run has {', '.join(facts.tasks)}"
         raise ComityError(f'{directory.path}: unknown task "{task}"{hint}')
     target = facts.tasks[task].head.target
-    step = directory.best().step
-    path = directory.path / "predictions" / f"{step:06d}" / f"{task}.csv"
+    path = directory.predictions(directory.best().step, task)
     found = read_predictions(path, target, directory.recipe().tasks[task].separator)
     return TaskPredictions(
         **vars(found),

@@ -1,24 +1,19 @@
 """Several runs in one process: finished ones are skipped, interrupted ones resumed."""
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from comity.errors import ComityError, ErrorList
+from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory, has_checkpoint, is_finished
+from comity.runs import RunDirectory, clear, has_checkpoint, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.plan import PlannedRun, SeriesPlan, plan_stages
 from comity.training.setup import prepare
 from comity.training.train import plan_run, train
-
-_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
-_OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
-"""Names of the files and folders in a run directory."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ class Series:
         directory = self.out / run.name
         resume = (directory / "run.json").is_file() and has_checkpoint(directory)
         if not resume:
-            _clear(directory)
+            clear(directory)
         train(
             run.recipe,
             self.data,
@@ -194,42 +189,6 @@ def _state(directory: Path) -> str:
 def _delete_checkpoints(directory: Path) -> None:
     for checkpoint in directory.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """The first key whose value differs between two nested tables, as part of a sentence.
-
-    >>> first_difference({"train": {"lr": 1e-5}}, {"train": {"lr": 2e-5}})
-    'train.lr is 1e-05 there and 2e-05 here'
-    """
-    one, other = _flat(there), _flat(here)
-    for key in {**other, **one}:
-        if one.get(key) != other.get(key):
-            before, now = (_shown(values.get(key)) for values in (one, other))
-            return f"{key} is {before} there and {now} here"
-    return None
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested tables and lists of tables as one table with dotted keys."""
-    if isinstance(values, Mapping):
-        items: Any = values.items()
-    elif isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values):
-        items = enumerate(values)
-    else:
-        return {prefix: values}
-    found: dict[str, Any] = {}
-    for key, value in items:
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _data_key(recipe: Recipe) -> str:
@@ -269,18 +228,3 @@ def check_digests(directory: Path, digests: Mapping[str, str], drop_leaks: bool)
                 f"{directory}: the {what} has changed since this run; restore the old one, or "
                 "choose another --out"
             )
-
-
-def _clear(directory: Path) -> None:
-    """Delete the files of a run that was stopped before its first checkpoint."""
-    left = sorted(directory.iterdir()) if directory.is_dir() else []
-    for path in left:
-        if not _OF_A_RUN.fullmatch(path.name):
-            raise ComityError(
-                f"{path}: does not belong to a run; move it away, so that the run can start here"
-            )
-    for path in left:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from comity import hardware
@@ -293,8 +294,8 @@ def load(run: str | Path, device: str = "auto") -> Model:
     """
     hardware.keep_freed_memory()
     directory = RunDirectory.open(Path(run))
-    facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
-    folder = directory.path / best.folder
+    facts, recipe = directory.facts(), directory.recipe()
+    folder = directory.kept_model()
     loaded = load_as_declared(recipe, str(folder / "encoder"))
     tasks = {name: task.head for name, task in facts.tasks.items()}
     model = MultiTaskModel(loaded.encoder, tasks)
@@ -304,7 +305,7 @@ def load(run: str | Path, device: str = "auto") -> Model:
         for name, head in zip(tasks, model.heads, strict=True):
             own = {k: tensors[f"{name}.{k}"] for k in head.state_dict()}
             head.load_state_dict(own)
-    except (OSError, KeyError, RuntimeError, ValueError):
+    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
     model = model.to(device=where, dtype=getattr(torch, facts.precision)).eval()

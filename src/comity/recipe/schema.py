@@ -544,6 +544,11 @@ class TrainSection(StageKeys):
         description="The task whose dev score selects the kept model, or `mean`. The mean excludes "
         "`rmse`, which has the unit of the labels.",
     )
+    keep_checkpoints: Count = Field(
+        default=2,
+        description="Number of checkpoints that a run keeps for `--resume`. If the newest one is "
+        "damaged, the one before is used.",
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="Number of evaluations in a row without a better score after which the run "
@@ -621,7 +626,9 @@ class StageSection(StageKeys):
     )
     keep_optimizer_state: bool = Field(
         default=False,
-        description="Keep AdamW's moments from the previous stage.",
+        description="Keep AdamW's moments and step counts from the previous stage, and the "
+        "balancer's state if both stages have the same tasks and balancer. Learning rates follow "
+        "this stage's own schedule in any case.",
     )
 
 

@@ -19,7 +19,17 @@ from rich.table import Table
 
 from comity.format import clock, or_dash
 from comity.terminal.views import console, show_plan, show_score, tell
-from comity.training.events import DataRead, Evaluated, Event, Planned, RunStarted, StepDone
+from comity.training.events import (
+    DataRead,
+    Evaluated,
+    Event,
+    Planned,
+    Resumed,
+    RunStarted,
+    StepDone,
+    StepSkipped,
+    StopRequested,
+)
 from comity.training.plan import PlannedRun
 
 PLAIN_EVERY = 15.0
@@ -27,6 +37,9 @@ PLAIN_EVERY = 15.0
 
 RECENT = 20
 """Steps over which the shown losses and speed are averaged."""
+
+MOST_TOLD = 5
+"""Skipped steps of a run that are printed one by one."""
 
 QUICK = 2.0
 """Seconds after which a long job shows its progress."""
@@ -47,6 +60,7 @@ class Display:
 
     def _reset(self, run: RunStarted) -> None:
         self.run = run
+        self.skipped = 0  # steps
         self.scores: dict[str, str] = {}
         self.losses = {task: deque[float](maxlen=RECENT) for task in run.tasks}
         self.recent: deque[StepDone] = deque(maxlen=RECENT)
@@ -70,8 +84,14 @@ class Display:
                 self.data_read(event)
             case Planned():
                 self.planned(event)
+            case Resumed():
+                self.resumed(event)
             case RunStarted():
                 self.run_started(event)
+            case StepSkipped():
+                self.step_skipped(event)
+            case StopRequested():
+                tell(f"{event.signal}: training stops after this step, with a checkpoint")
             case StepDone():
                 self.step_done(event)
             case Evaluated():
@@ -92,6 +112,13 @@ class Display:
         if not self.quiet:
             show_plan(event.plan, stderr=True)
 
+    def resumed(self, event: Resumed) -> None:
+        """Print where the run continues, and which checkpoints it does not use."""
+        for sentence in event.notes:
+            tell(sentence)
+        if not self.quiet:
+            tell(f"continuing after step {event.step:,}")
+
     def run_started(self, event: RunStarted) -> None:
         """Start the clock and, on a terminal, the live table."""
         self.started = self.last_line = time.perf_counter()
@@ -99,6 +126,19 @@ class Display:
         if not self.quiet and sys.stderr.isatty():
             self.live = Live(console=console(stderr=True), refresh_per_second=4)
             self.live.start()
+
+    def step_skipped(self, event: StepSkipped) -> None:
+        """Print which step was skipped; after the first few only the summary counts them."""
+        self.skipped += 1
+        if self.skipped > MOST_TOLD:
+            return
+        lines = ", ".join(map(str, event.lines[:8])) + (", ..." if event.lines[8:] else "")
+        tell(
+            f"step {event.step:,} was skipped: the loss of {event.task} or its gradient is not "
+            f"finite ({event.path}, lines {lines})"
+        )
+        if self.skipped == MOST_TOLD:
+            tell("further skipped steps are only counted")
 
     def step_done(self, event: StepDone) -> None:
         """Update losses and speed."""

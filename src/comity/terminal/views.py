@@ -152,6 +152,10 @@ def _with_interval(evaluation: "Evaluation") -> str:
 def show_run(summary: RunSummary) -> None:
     """Print the scores of the kept model, the best score of each task, and the conflicts."""
     best, kept = summary.best, summary.kept
+    if not summary.finished:
+        print(f"{summary.run}: {summary.status}")
+    if best is None:
+        return
     title = (
         f"{summary.run}: {summary.encoder}, {summary.precision}, kept step {best.step:,} "
         f"(selected by {best.by})"
@@ -166,11 +170,14 @@ def show_run(summary: RunSummary) -> None:
             or_dash(score.value),
             or_dash(own and own.value),
             or_dash(own and own.step, ","),
-            or_dash(kept and kept.train[task].value),
+            or_dash(kept.train[task].value if kept and task in kept.train else None),
         )
     table.add_row("mean", "", or_dash(kept and kept.mean))
     out = console()
     out.print(table)
+    if summary.skipped:
+        steps = plural(summary.skipped, "step")
+        out.print(f"{steps} skipped, because a loss or gradient was not finite.")
     for entry in summary.conflict:
         _show_conflict(entry, out)
 

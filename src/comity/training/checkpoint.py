@@ -1,17 +1,18 @@
 """Training checkpoints: weights, optimizer moments, balancer state and counters."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from comity.errors import ComityError
+from comity.files import read_record, write_record
 from comity.model.parameters import FlatParameters
-from comity.runs import RunDirectory, read_json, validated
+from comity.runs import RunDirectory, validated
 from comity.training.conflict import ConflictMonitor
 from comity.training.optim import FlatAdamW
 from comity.training.selection import Selection
@@ -27,6 +28,7 @@ class Progress:
     stage: int = 0
     stage_step: int = 0  # steps done in the stage
     step: int = 0  # steps done in the run
+    evaluation_due: bool = False  # after the last step; an interrupt may come first
     examples: int = 0
     skipped: int = 0  # steps
     skipped_in_a_row: int = 0
@@ -51,8 +53,9 @@ def write_checkpoint(
     flat: FlatParameters,
     optimizer: FlatAdamW,
     balancer_state: Mapping[str, Tensor],
+    keep: int,
 ) -> None:
-    """Write everything that a resumed run needs, then delete the previous checkpoint."""
+    """Write everything that a resumed run needs, then delete all but the newest `keep` ones."""
     tensors = {
         **{f"{BALANCER}{name}": tensor for name, tensor in balancer_state.items()},
         "masters": flat.masters,
@@ -63,34 +66,42 @@ def write_checkpoint(
 
     def save(folder: Path) -> None:
         save_file({k: v.cpu() for k, v in tensors.items()}, folder / "state.safetensors")
-        (folder / "state.json").write_text(json.dumps(asdict(state)))
+        write_record(folder / "state.json", asdict(state))
 
-    directory.write_checkpoint(progress.step, save)
+    directory.write_checkpoint(progress.step, save, keep)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds besides weights and moments."""
+
+    progress: Progress
+    balancer_state: dict[str, Tensor]
+    notes: list[str]  # one sentence on each newer checkpoint that cannot be used
 
 
 def read_checkpoint(
     directory: RunDirectory, flat: FlatParameters, optimizer: FlatAdamW
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Restore the newest complete checkpoint into `flat` and `optimizer`.
-
-    Returns the progress and the balancer's state.
+) -> Restored:
+    """Restore the newest undamaged checkpoint of the run into `flat` and `optimizer`.
 
     Raises:
-        ComityError: no complete checkpoint, or one of another model.
+        ComityError: no checkpoint can be used, or it is one of another model.
     """
-    folder = directory.newest_checkpoint()
-    path = folder / "state.json"
-    state = validated(_STATE, read_json(path), path)
-    tensors = load_file(folder / "state.safetensors")
-    if tensors["masters"].shape != flat.masters.shape:
+    folder, notes = directory.usable_checkpoint()
+    try:
+        state = validated(_STATE, read_record(folder / "state.json"), folder / "state.json")
+        tensors = load_file(folder / "state.safetensors")
+        _check_sizes(folder, state, tensors, flat)
+        flat.masters.copy_(tensors["masters"])
+        optimizer.first.copy_(tensors["first_moments"])
+        optimizer.second.copy_(tensors["second_moments"])
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ComityError(
-            f"{folder}: has {len(tensors['masters']):,} parameters, the recipe's model has "
-            f"{len(flat.masters):,}; resume with the recipe that started the run"
-        )
-    flat.masters.copy_(tensors["masters"])
+            f"{folder}: cannot be read as a checkpoint ({error}); delete it to continue from the "
+            "one before"
+        ) from None
     flat.refresh(0, len(flat.masters))
-    optimizer.first.copy_(tensors["first_moments"])
-    optimizer.second.copy_(tensors["second_moments"])
     for segment, step in zip(flat.segments, state.segment_steps, strict=True):
         segment.step = step
     balancer_state = {
@@ -98,4 +109,15 @@ def read_checkpoint(
         for name, tensor in tensors.items()
         if name.startswith(BALANCER)
     }
-    return state.progress, balancer_state
+    return Restored(state.progress, balancer_state, notes)
+
+
+def _check_sizes(
+    folder: Path, state: _State, tensors: Mapping[str, Tensor], flat: FlatParameters
+) -> None:
+    same = len(state.segment_steps) == len(flat.segments)
+    if not same or tensors["masters"].shape != flat.masters.shape:
+        raise ComityError(
+            f"{folder}: has {len(tensors['masters']):,} parameters, the recipe's model has "
+            f"{len(flat.masters):,}; resume with the recipe that started the run"
+        )

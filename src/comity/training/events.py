@@ -6,6 +6,7 @@ does nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from comity.evaluation.evaluate import Evaluation
 from comity.training.plan import PlanSummary
@@ -35,6 +36,31 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A stopped run continues from a checkpoint."""
+
+    step: int
+    notes: tuple[str, ...]  # sentences on checkpoints that cannot be used
+
+
+@dataclass(frozen=True)
+class StepSkipped:
+    """A step left the weights unchanged, because a loss or gradient was not finite."""
+
+    step: int  # from 1
+    task: str
+    path: Path  # of the task's file, and the lines of its batch
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """A signal has arrived; training stops after this step, with a checkpoint."""
+
+    signal: str  # its name
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One step is done, the step number `step` of the run (from 1)."""
 
@@ -54,7 +80,9 @@ class Evaluated:
     mean: float | None
 
 
-Event = DataRead | Planned | RunStarted | StepDone | Evaluated
+Event = (
+    DataRead | Planned | Resumed | RunStarted | StepDone | StepSkipped | Evaluated | StopRequested
+)
 
 Listener = Callable[[Event], None]
 

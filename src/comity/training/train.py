@@ -1,5 +1,6 @@
 """The entry points of training: train a recipe, plan a run, evaluate before training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from comity import hardware
@@ -20,6 +21,8 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    extend: Mapping[str, float] | None = None,
+    overwrite: bool = False,
     drop_leaks: bool = False,
     estimate_time: bool = False,
     on_event: Listener = ignore,
@@ -31,7 +34,10 @@ def train(
         recipe: what to train; a resumed run needs the recipe it was started with.
         data: the folder where the recipe's relative paths start.
         out: the run directory: new or empty, or with `resume` an existing run.
-        resume: continue from the last checkpoint of `out`.
+        resume: continue from the last checkpoint of `out`. A finished run is returned as it is.
+        extend: with `resume`, how much longer to train: {"epochs": 1} or {"steps": 500}. This adds
+            a stage like the last one, see `extended`.
+        overwrite: delete the run in `out`, once the recipe and all files have been checked.
         drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
             setting it was started with.
         estimate_time: time a few steps first, so that the plan says how long the run will take.
@@ -40,25 +46,52 @@ def train(
 
     Raises:
         ComityError: with every error in the recipe's files or the checkpoint.
+        Interrupted: a `KeyboardInterrupt` after Ctrl-C or SIGTERM; a checkpoint has been written.
 
     Example:
         run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
     """
+    if resume and overwrite:
+        raise ComityError("resume and overwrite exclude each other; leave one of them out")
+    if extend and not resume:
+        raise ComityError("extend needs resume; to train a new run for longer, set epochs or steps")
     out = Path(out)
     precision = None
     if resume:
         run = RunDirectory.open(out)
-        if run.recipe() != recipe:
-            raise ComityError(f"{out}: was started with another recipe; resume with its own")
+        run.check_recipe(recipe, "the given recipe")
+        if run.is_finished() and not extend:
+            return run
         facts = run.facts()
         drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
+        recipe = extended(recipe, extend) if extend else recipe
+        run.usable_checkpoint()  # an error comes before anything is loaded
     else:
-        RunDirectory.check_new(out)
+        RunDirectory.check_new(out, overwrite)
     trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
-    run = RunDirectory(out) if resume else RunDirectory.create(out)
     trainer.plan(estimate_time)
-    trainer.run(run, resume, command)
+    run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
+    trainer.run(run, resume, bool(extend), command)
     return run
+
+
+def extended(recipe: Recipe, by: Mapping[str, float]) -> Recipe:
+    """A recipe with one more stage, like its last one but `by` {"epochs": E} or {"steps": N} long.
+
+    The new stage keeps the optimizer's state and has a learning-rate schedule of its own: the rates
+    warm up and fall once more. A run that is extended by it ends with the same weights as a run of
+    the extended recipe, unless `patience` had stopped the first one.
+
+    Raises:
+        ComityError: `by` is neither of the two, or the stage cannot have that length.
+    """
+    if list(by) not in (["epochs"], ["steps"]):
+        raise ComityError(f"extend: must be epochs or steps, got {', '.join(by) or 'nothing'}")
+    values = recipe.to_dict()
+    stages = values.get("stages") or [{}]
+    last = {k: v for k, v in stages[-1].items() if k not in ("name", "epochs", "steps")}
+    values["stages"] = [*stages, {**last, **by, "keep_optimizer_state": True}]
+    return Recipe.from_dict(values, source="extended recipe")
 
 
 @hardware.flushed_denormals()

@@ -7,6 +7,7 @@ steps, and `Trainer.step` is one update of the weights.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
 from comity.runs import (
-    EndEntry,
     Entry,
     RunDirectory,
     RunFacts,
     SkippedEntry,
     current_commit,
+    new_run_id,
     versions,
 )
 from comity.training.balancers import BALANCERS, Orders, draw_orders
@@ -42,11 +43,15 @@ from comity.training.events import (
     Evaluated,
     Listener,
     Planned,
+    Resumed,
     RunStarted,
     StepDone,
+    StepSkipped,
+    StopRequested,
     ignore,
 )
 from comity.training.gradients import Gradients
+from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
 from comity.training.records import (
@@ -111,6 +116,12 @@ class Trainer:
         self.averages = Averages()
         self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, for the K tasks of the stage
         self.norm: float | None = None  # of the last step's gradient, before clipping
+        self.interrupts = Interrupts(lambda name: on_event(StopRequested(name)))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(len(plan.steps) for plan in self.plans)
 
     def plan(self, estimate_time: bool = False) -> PlanSummary:
         """The plan of the whole run, also sent as an event."""
@@ -126,56 +137,87 @@ class Trainer:
         return summary
 
     def run(
-        self, directory: RunDirectory, resume: bool = False, command: list[str] | None = None
+        self,
+        directory: RunDirectory,
+        resume: bool = False,
+        extend: bool = False,
+        command: list[str] | None = None,
     ) -> None:
-        """Train all stages, or stop early after `patience` evaluations without a gain."""
+        """Train all stages, or stop early after `patience` evaluations without a gain.
+
+        Args:
+            directory: of the run.
+            resume: continue from the run's last checkpoint.
+            extend: the recipe's last stage is new, and starts where the resumed run has stopped.
+            command: the command line to record.
+
+        Raises:
+            Interrupted: a signal has stopped the run, after a checkpoint.
+        """
         self.directory = directory
         if resume:
             self._restore()
+            if extend:
+                self._extend()
         else:
-            directory.write_recipe(self.prepared.recipe)
             directory.write_facts(self._facts(command))
-        total = sum(len(plan.steps) for plan in self.plans)
-        self.on_event(RunStarted(tuple(self.prepared.tasks), self.progress.step, total))
-        while self.progress.stage < len(self.plans) and not self.progress.selection.stopped_early:
-            self.run_stage(self.plans[self.progress.stage])
-        if not directory.entries(EndEntry):  # a finished run may be resumed
+            directory.write_recipe(self.prepared.recipe)
+        tasks = tuple(self.prepared.tasks)
+        self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
+        try:
+            with self.interrupts:
+                while not (self.progress.selection.stopped_early or self._is_over()):
+                    self.run_stage(self.plans[self.progress.stage])
             directory.log(end_entry(self.progress))
+        except OSError as error:
+            where, reason = error.filename or directory.path, error.strerror or error
+            raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
+
+    def _is_over(self) -> bool:
+        return self.progress.stage >= len(self.plans)
 
     def run_stage(self, plan: StagePlan) -> None:
-        """Take the remaining steps of one stage."""
+        """Take the remaining steps of one stage; a stage ends with an evaluation."""
         self.start_stage(plan)
         progress = self.progress
-        for number in range(progress.stage_step, len(plan.steps)):
-            done = self.step(plan, plan.steps[number])
-            progress.stage_step += 1
-            progress.step += 1
-            self.on_event(done)
-            if self._probe_is_due(plan):
-                self.probe(plan)
-            evaluates = progress.stage_step in plan.evaluations
-            if evaluates or progress.step % LOG_EVERY == 0:
-                self._log_training()
-            if progress.stage_step == len(plan.steps):
-                progress.stage += 1  # before the checkpoint, which then starts the next stage
-                progress.stage_step = 0
-            if evaluates:
+        while progress.stage == plan.number and not progress.selection.stopped_early:
+            if not progress.evaluation_due:  # it is where an interrupt came before the evaluation
+                done = self.step(plan, plan.steps[progress.stage_step])
+                progress.stage_step += 1
+                progress.step += 1
+                progress.evaluation_due = progress.stage_step in plan.evaluations
+                self.on_event(done)
+                if self._probe_is_due(plan):
+                    self.probe(plan)
+                if progress.evaluation_due or progress.step % LOG_EVERY == 0:
+                    self._log_training()
+            self._stop_if_asked()
+            if progress.evaluation_due:
                 self._evaluate_and_keep(plan)
-            if progress.selection.stopped_early:
-                return
 
     def start_stage(self, plan: StagePlan) -> None:
-        """Allocate the stage's gradients; reset the optimizer unless the stage keeps its state."""
+        """Allocate the stage's gradients; reset the optimizer unless the stage keeps its state.
+
+        The balancer's state describes the stage's tasks, so it is kept with the optimizer's only
+        where the stage before had the same tasks and balancer.
+        """
         del self.gradients  # free the previous stage's rows before new ones are allocated
         frozen = frozen_layers(plan.stage.freeze, self.flat)
         rows = plan.allocated_rows(self.settings.conflict_every)
         self.gradients = Gradients(self.flat, rows, frozen)
         if self.progress.stage_step == 0:
             self.progress.conflict = self._conflict_monitor(plan)
-            self.balancer_state = {}
             self.progress.selection.without_gain = 0
             if not plan.stage.keep_optimizer_state:
                 self.optimizer.reset()
+            if not self._keeps_balancer_state(plan):
+                self.balancer_state = {}
+
+    def _keeps_balancer_state(self, plan: StagePlan) -> bool:
+        if not plan.stage.keep_optimizer_state:  # as in any first stage
+            return False
+        before, stage = self.plans[plan.number - 1].stage, plan.stage
+        return (before.balancer, before.tasks) == (stage.balancer, stage.tasks)
 
     def step(self, plan: StagePlan, planned: Sequence[PlannedBatch]) -> StepDone:
         """One update of the weights from the planned batches."""
@@ -292,13 +334,14 @@ class Trainer:
         if not bad and len(finite) == len(tasks):
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
-        self.directory.log(
-            SkippedEntry(step=self.progress.step + 1, task=batch.task, lines=batch.lines)
-        )
+        step, path = self.progress.step + 1, batch.split.table.path
+        self.directory.log(SkippedEntry(step=step, task=batch.task, lines=batch.lines))
+        self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
+            self._check_weights()  # if these are not finite, the rows are not the cause
             lines = ", ".join(str(line) for line in batch.lines[:8])
             raise ComityError(
-                f"{batch.split.table.path}: lines {lines}: the loss of {batch.task} or its "
+                f"{path}: lines {lines}: the loss of {batch.task} or its "
                 f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
                 "lower the learning rate or check these rows"
             )
@@ -329,7 +372,7 @@ class Trainer:
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
-        self.progress, self.norm = Progress(), None
+        self.progress, self.norm, self.balancer_state = Progress(), None, {}
         return total
 
     # --- conflict -------------------------------------------------------------------------------
@@ -387,6 +430,7 @@ class Trainer:
         """
         evaluations, outputs = {}, {}
         for name, split in splits.items():
+            self._stop_if_asked()
             data = self.prepared.tasks[name]
             outputs[name] = task_outputs(
                 self.model, name, split, self.prepared.template, data.max_length
@@ -397,6 +441,7 @@ class Trainer:
 
     def _evaluate_and_keep(self, plan: StagePlan) -> None:
         """Evaluate dev and a sample of training, keep the best model, write a checkpoint."""
+        self._check_weights()
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
         on_train, _ = self.evaluate(self.train_samples)
@@ -407,10 +452,16 @@ class Trainer:
         self._write_predictions(dev, outputs)
         if is_best:
             self._write_best(scores)
-        write_checkpoint(
-            self.directory, self.progress, self.flat, self.optimizer, self.balancer_state
-        )
+        self._end_evaluation(plan)
+        self._write_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
+
+    def _end_evaluation(self, plan: StagePlan) -> None:
+        """Note that the evaluation is done: next comes a step of this stage, or the next stage."""
+        self.progress.evaluation_due = False
+        if self.progress.stage_step == len(plan.steps):
+            self.progress.stage += 1
+            self.progress.stage_step = 0
 
     def _select(self, plan: StagePlan, scores: Mapping[str, Score]) -> bool:
         """Whether the current model is the best so far; otherwise count towards `patience`."""
@@ -437,11 +488,42 @@ class Trainer:
         save_model(folder, prepared.encoder, prepared.loaded.tokenizer, masters)
 
     def _write_predictions(self, splits: Mapping[str, Split], outputs: Mapping[str, Any]) -> None:
-        folder = self.directory.path / "predictions" / f"{self.progress.step:06d}"
-        for name, split in splits.items():
-            separator = self.prepared.tasks[name].task.separator
-            target = self.model.tasks[name].target
-            write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
+        def save(folder: Path) -> None:
+            for name, split in splits.items():
+                separator = self.prepared.tasks[name].task.separator
+                target = self.model.tasks[name].target
+                write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
+
+        self.directory.write_predictions(self.progress.step, save)
+
+    def _write_checkpoint(self) -> None:
+        write_checkpoint(
+            self.directory,
+            self.progress,
+            self.flat,
+            self.optimizer,
+            self.balancer_state,
+            self.settings.keep_checkpoints,
+        )
+
+    def _check_weights(self) -> None:
+        """Raise a ComityError if a weight is not finite: such a model is worth nothing."""
+        if not bool(torch.isfinite(self.flat.masters).all()):
+            raise ComityError(
+                f"{self.directory.path}: the weights are no longer finite after step "
+                f"{self.progress.step:,}, so the run stops; start a new run with a lower learning "
+                "rate (lr, head_lr)"
+            )
+
+    def _stop_if_asked(self) -> None:
+        """If a signal has arrived, write a checkpoint and raise `Interrupted`."""
+        number = self.interrupts.received
+        if number is not None:
+            self._check_weights()
+            self._log_training()
+            self._write_checkpoint()
+            step, total = self.progress.step, self.total_steps
+            raise Interrupted(f"stopped at step {step:,} of {total:,}", number)
 
     def _log_training(self) -> None:
         averages, self.averages = self.averages, Averages()
@@ -459,16 +541,30 @@ class Trainer:
             versions=versions(),
             command=command,
             commit=current_commit(),
+            id=new_run_id(),
+            recipe=self.prepared.recipe.to_dict(),
+            steps=self.total_steps,
         )
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, provided that the run's inputs are unchanged."""
         self.directory.remove_unfinished_writes()
         self.prepared.check_unchanged(self.directory.facts().inputs)
-        self.progress, self.balancer_state = read_checkpoint(
-            self.directory, self.flat, self.optimizer
-        )
+        restored = read_checkpoint(self.directory, self.flat, self.optimizer)
+        self.progress, self.balancer_state = restored.progress, restored.balancer_state
         self.directory.forget_after(self.progress.step)
+        self.on_event(Resumed(self.progress.step, tuple(restored.notes)))
+
+    def _extend(self) -> None:
+        """Start the new last stage if the stages before it are over; record the new recipe."""
+        if self.progress.selection.stopped_early:
+            self.progress.selection.stopped_early = False
+            self.progress.stage, self.progress.stage_step = len(self.plans) - 1, 0
+        self._write_checkpoint()  # first: without the new recipe it is the end of the run
+        recipe = self.prepared.recipe
+        facts = replace(self.directory.facts(), recipe=recipe.to_dict(), steps=self.total_steps)
+        self.directory.write_facts(facts)
+        self.directory.write_recipe(recipe)
 
 
 def _name(dtype: torch.dtype) -> str:
