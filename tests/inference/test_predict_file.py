@@ -63,7 +63,7 @@ def test_a_delimited_file_is_opened_at_most_three_times(tmp_path, monkeypatch):
 
     monkeypatch.setattr("io.open", counted)
     monkeypatch.setattr("builtins.open", counted)
-    assert predict_file(MODEL, "mood", source, tmp_path / "out.csv") == 3
+    assert predict_file(MODEL, source, tmp_path / "out.csv").rows == 3
     assert 1 <= opens[str(source)] <= 3
     found = read_back(tmp_path / "out.csv")
     assert [(row["id"], row["text"], row["note"]) for row in found] == [
@@ -78,7 +78,7 @@ def test_half_a_surrogate_pair_in_another_column(tmp_path, extension):
     rows = [{"author": "mira \ud83d", "text": "good"}, {"author": "ines 🙂", "text": "bad"}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     output = tmp_path / f"out{extension}"
-    assert predict_file(MODEL, "mood", source, output) == 2
+    assert predict_file(MODEL, source, output).rows == 2
     found = read_back(output)
     half = chr(0xD83D if extension == ".jsonl" else 0xFFFD)
     assert [row["author"] for row in found] == [f"mira {half}", "ines 🙂"]
@@ -89,7 +89,7 @@ def test_all_errors_of_a_file_are_reported_and_no_output_is_left(tmp_path):
     rows = [{"text": "good"}, {"text": ["a"]}, {"text": {"b": 1}}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     with pytest.raises(ComityError) as caught:
-        predict_file(MODEL, "mood", source, tmp_path / "out.jsonl")
+        predict_file(MODEL, source, tmp_path / "out.jsonl")
     assert [message.split(": ")[0] for message in caught.value.messages] == [
         f"{source}:2",
         f"{source}:3",
