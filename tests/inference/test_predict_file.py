@@ -68,7 +68,8 @@ class FixedModel:
 
 
 def predict(source: Path, output: Path, model: Any = None, **options: Any) -> PredictReport:
-    return predict_file(model or FixedModel(mood=MOOD), source, output, PredictOptions(**options))
+    fixed: Any = model or FixedModel(mood=MOOD)
+    return predict_file(fixed, source, output, PredictOptions(**options))
 
 
 def read_back(path: Path) -> list[dict[str, Any]]:

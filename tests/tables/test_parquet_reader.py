@@ -147,7 +147,7 @@ def test_whole_rows_have_every_column_with_its_type(tmp_path: Path):
     errors = ErrorList()
     found = list(table.whole_rows(errors))
     objects = [
-        (row, {k: v.column.array[v.index].as_py() for k, v in own.items()}) for row, own in found
+        (row, {k: v.column.array[v.position].as_py() for k, v in own.items()}) for row, own in found
     ]
     assert objects == [
         ((1, ("a",)), {"id": 1, "item": {"text": "a"}, "day": DAY, "tags": ["x"]}),

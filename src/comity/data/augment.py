@@ -344,7 +344,7 @@ def _replaced(own: WholeRow, name: str, text: str) -> WholeRow:
 
 def _object(value: ArrowValue, name: str) -> Any:
     try:
-        return value.column.array[value.index].as_py()
+        return value.column.array[value.position].as_py()
     except (ValueError, OverflowError) as error:
         raise ComityError(
             f'the column "{name}" holds other values than texts, which cannot be copied ({error}); '

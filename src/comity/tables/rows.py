@@ -81,12 +81,12 @@ class ArrowValue(NamedTuple):
     """One value of a Parquet column, whatever its type."""
 
     column: ArrowColumn
-    index: int
+    position: int
 
     @property
     def plain(self) -> Any:
         """The value as JSON can hold it."""
-        return self.column.plain[self.index]
+        return self.column.plain[self.position]
 
 
 WholeRow = dict[str, Any]

@@ -273,10 +273,10 @@ def _slices(values: Sequence[ArrowValue]) -> Iterator[Any]:
     """The values as slices of their arrays, one for each run of neighbours."""
     starts = [0]
     for position, (one, two) in enumerate(pairwise(values), 1):
-        if one.column is not two.column or two.index != one.index + 1:
+        if one.column is not two.column or two.position != one.position + 1:
             starts.append(position)
     for start, stop in pairwise([*starts, len(values)]):
-        yield values[start].column.array.slice(values[start].index, stop - start)
+        yield values[start].column.array.slice(values[start].position, stop - start)
 
 
 def _number(value: Any) -> Any:
@@ -284,7 +284,7 @@ def _number(value: Any) -> Any:
     if isinstance(value, NoValue):
         value = value.copied
     if isinstance(value, ArrowValue):
-        return value.column.array[value.index].as_py()
+        return value.column.array[value.position].as_py()
     if isinstance(value, JsonNumber):
         return int(value) if value.lstrip("-").isdecimal() else float(value)
     return value
