@@ -341,6 +341,11 @@ def test_a_message_is_one_line(path: Path):
         assert message.isprintable() and '"te\\nxt", "lab\\x07el"' in message
 
 
+def test_json_lines_are_one_error(path: Path):
+    rows, messages = read(path, '{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n')
+    assert rows == [] and len(messages) == 1 and ".jsonl" in messages[0]
+
+
 def test_a_repeated_name(path: Path):
     rows, messages = read(path, "text,label,text\na,b,c\n", ["label", "text"])
     assert rows == [] and len(messages) == 1 and '"text" occurs 2 times' in messages[0]

@@ -146,8 +146,12 @@ def test_missing_columns_do_not_hide_bad_lines(path: Path):
     rows, messages = read(path, '{"a": 1}\n{"a": 2\n', ["b"])
     assert rows == [] and len(messages) == 2
     assert f"{path}:2: " in messages[0] and 'no column "b"' in messages[1]
-    rows, messages = read(path, "text,label\na,b\n", ["text"])
-    assert rows == [] and len(messages) == 2 and all("not valid JSON" in s for s in messages)
+
+
+def test_delimited_text_is_one_error(path: Path):
+    rows, messages = read(path, "text,label\na,b\n" * 100, ["text"])
+    assert rows == [] and len(messages) == 1
+    assert messages[0].startswith(f"{path}:1: ") and ".csv" in messages[0]
 
 
 def test_one_object_over_several_lines_is_not_json_lines(path: Path):

@@ -32,6 +32,10 @@ class DelimitedTable(Table):
         with open_text(path, format.encoding) as file:
             self._dialect = find_dialect(file, columns, format)
         self._indices = self._find_columns(columns)
+        if self.missing and (self._dialect.names or [""])[0].startswith('{"'):
+            self.missing = [
+                f"{path}: the file begins like JSON Lines; if it is, rename it to end in .jsonl"
+            ]
 
     @property
     def names(self) -> list[str]:

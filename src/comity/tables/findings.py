@@ -18,8 +18,10 @@ _CONTINUATION = "".join(
 # decoded as latin-1: control characters, of which U+0085 is left out because some files end lines
 # with it.
 _MISDECODED = re.compile(
-    rf"(?<![A-ZÀ-Þ])[ÂÃ][{_CONTINUATION}]|â[€‚„†\x80\x82\x84\x86][{_CONTINUATION}]|ð(?:Ÿ|\x9f)[{_CONTINUATION}]"
-    rf"|ï»¿|(?:[ÎÏÐÑ][{_CONTINUATION}]){{2}}|(?:[ä-é][{_CONTINUATION}]{{2}}){{2}}"
+    rf"(?<![A-ZÀ-Þ])[ÂÃ][{_CONTINUATION}]"
+    rf"|â[€‚„†\x80\x82\x84\x86][{_CONTINUATION}]"
+    rf"|ð(?:Ÿ|\x9f)[{_CONTINUATION}]|ï»¿"
+    rf"|(?:[ÎÏÐÑ][{_CONTINUATION}]){{2}}|(?:[ä-é][{_CONTINUATION}]{{2}}){{2}}"
     "|[\x80-\x84\x86-\x9f]"
 )
 

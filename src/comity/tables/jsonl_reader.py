@@ -147,6 +147,11 @@ def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, dict[str,
             f"{path}:{start}: the file is one JSON object over several lines; write one object on "
             "each line, or an array of objects"
         )
+    if not re.match(r'\s*[{"\d-]|\s*(?:null|true|false)\b', first):
+        raise ComityError(
+            f"{path}:{start}: the file does not begin like JSON; if it is delimited text, rename it "
+            "to end in .csv or .tsv"
+        )
     for number, line in chain([(start, first)], filled):
         try:
             item = _DECODER.decode(line.rstrip("\r\n"))
