@@ -149,7 +149,7 @@ def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, dict[str,
         )
     if not re.match(r'\s*[{"\d-]|\s*(?:null|true|false)\b', first):
         raise ComityError(
-            f"{path}:{start}: the file does not begin like JSON; if it is delimited text, rename it "
+            f"{path}:{start}: the file does not begin like JSON; if it is CSV or TSV, rename it "
             "to end in .csv or .tsv"
         )
     for number, line in chain([(start, first)], filled):
