@@ -1,6 +1,7 @@
 """Errors that the user can fix, collected and reported together."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -27,9 +28,11 @@ class ErrorList:
     3
     """
 
-    def __init__(self, limit: int = 20):
+    def __init__(self, limit: int = 20, limit_of_kind: int = 5):
         self.limit = limit
+        self.limit_of_kind = limit_of_kind
         self._messages: list[str] = []
+        self._kinds: Counter[str] = Counter()
         self._seen: set[int] = set()  # hashes: messages past the limit are counted once too
 
     @property
@@ -40,11 +43,19 @@ class ErrorList:
     def __bool__(self) -> bool:
         return self.total > 0
 
-    def add(self, message: str) -> None:
-        """Add one error; past the limit it is only counted."""
+    def add(self, message: str, kind: str | None = None) -> None:
+        """Add one error; past the limit it is only counted.
+
+        Errors of one `kind`, such as rows that all lack a field, have a lower limit, so that they
+        do not hide other errors.
+        """
         if hash(message) in self._seen:
             return
         self._seen.add(hash(message))
+        if kind is not None:
+            self._kinds[kind] += 1
+            if self._kinds[kind] > self.limit_of_kind:
+                return
         if len(self._messages) < self.limit:
             self._messages.append(message)
 

@@ -226,7 +226,9 @@ def test_any_text_can_be_written_to_delimited_files(tmp_path, pairs, ending):
         {"id": "z", "note": "", "text": "end"}
     ]
     expected = [row | {"text": f'{row["text"]}, "new"\n'} for row in expected]
-    assert read_back(output) == expected
+    # The only apostrophes are those that protect cells that begin with a tab or carriage return.
+    unmarked = [{k: v.removeprefix("'") for k, v in row.items()} for row in read_back(output)]
+    assert unmarked == expected
     errors = ErrorList()
     found = list(open_table(output, TableFormat(), ["id", "note", "text"]).rows(errors))
     errors.check()
@@ -484,9 +486,8 @@ def test_progress_is_called_after_each_batch(tmp_path):
         ),
         ("in.csv", [], "out.csv", {}, "--column is missing; name at least one"),
         ("in.csv", ["text", "text "], "out.csv", {}, '"text" is given 2 times'),
-        ("in.csv", ["text"], "out.xlsx", {}, "use .csv, .tsv, .jsonl or .parquet"),
-        ("in.csv", ["text"], "none/out.csv", {}, "there is no directory"),
-        ("in.csv", ["text"], "in.csv/out.csv", {}, "there is no directory"),
+        ("in.csv", ["text"], "out.xlsx", {}, "use .csv, .tsv"),
+        ("in.csv", ["text"], "in.csv/out.csv", {}, "in.csv is not a directory"),
         ("in.csv", ["text"], ".", {}, "is a directory"),
         ("in.csv", ["text"], "in.csv", {}, "is the input itself"),
         ("in.csv", ["text"], "old.csv", {}, "already exists and is not overwritten"),
@@ -550,11 +551,11 @@ def test_all_errors_are_reported_together_without_a_translator(tmp_path):
         check_augment(
             tmp_path / "list.jsonl",
             ["text"],
-            tmp_path / "none" / "out.csv",
+            tmp_path / "list.jsonl" / "out.csv",
             batch_size=0,
             drop_similar=2,
         )
-    expected = ("--batch-size", "--drop-similar", "no directory", "list.jsonl:1", "list.jsonl:3")
+    expected = ("--batch-size", "--drop-similar", "not a directory", "list.jsonl:1", "list.jsonl:3")
     assert len(caught.value.messages) == len(expected)
     for word, message in zip(expected, caught.value.messages, strict=True):
         assert word in message

@@ -107,6 +107,20 @@ def test_a_file_without_probabilities_is_read(tmp_path):
     assert found.probabilities is None
 
 
+def test_classes_that_a_spreadsheet_would_run(tmp_path):
+    target = Target("classification", "linear", classes=("=a", "-1", "'=a"))
+    path = tmp_path / "mood.csv"
+    outputs = np.eye(3)
+    write_predictions(path, target, split_of(np.array([0, 1, 2])), outputs)
+    with path.open(newline="") as file:
+        assert [row[1:3] for row in csv.reader(file)][1:] == [
+            ["'=a", "'=a"],
+            ["-1", "-1"],
+            ["''=a", "''=a"],
+        ]
+    assert read_predictions(path, target).predicted.tolist() == ["=a", "-1", "'=a"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

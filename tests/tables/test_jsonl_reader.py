@@ -1,16 +1,18 @@
 """JSON Lines: keys and dotted keys, spellings, whole rows, and lines that are not objects."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comity.errors import ComityError, ErrorList
 from comity.tables.jsonl_reader import JsonTable
-from comity.tables.rows import NoValue, Row, TableFormat, Value, WholeRow
+from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, WholeRow
 
 Read = tuple[list[Row], list[str]]
 
@@ -144,14 +146,95 @@ def test_missing_columns_do_not_hide_bad_lines(path: Path):
     rows, messages = read(path, '{"a": 1}\n{"a": 2\n', ["b"])
     assert rows == [] and len(messages) == 2
     assert f"{path}:2: " in messages[0] and 'no column "b"' in messages[1]
-    rows, messages = read(path, "text,label\na,b\n", ["text"])
-    assert rows == [] and len(messages) == 2 and all("not valid JSON" in s for s in messages)
 
 
-@pytest.mark.parametrize("content", ['[{"a": 1}]', '[\n{"a": 1}\n]', '\n{\n"a": 1\n}\n'])
-def test_one_document_is_not_json_lines(path: Path, content: str):
-    rows, messages = read(path, content, ["a"])
+def test_delimited_text_is_one_error(path: Path):
+    rows, messages = read(path, "text,label\na,b\n" * 100, ["text"])
+    assert rows == [] and len(messages) == 1
+    assert messages[0].startswith(f"{path}:1: ") and ".csv" in messages[0]
+
+
+def test_one_object_over_several_lines_is_not_json_lines(path: Path):
+    rows, messages = read(path, '\n{\n"a": 1\n}\n', ["a"])
     assert rows == [] and len(messages) == 1 and "one object on each line" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('[{"a": 1}, {"a": 2}]', [1, 1]),
+        ('[\n{"a": 1},\n{"a": 2}\n]\n', [2, 3]),
+        ('\ufeff\r\n[\r\n  {\r\n    "a":\r\n 1\r\n  }\r\n  ,\r\n  {"a": 2}]', [3, 8]),
+        ('[\r{"a":\r1},\r{"a": 2}]', [2, 4]),
+    ],
+)
+def test_one_array_is_read_too(path: Path, content: str, lines: list[int]):
+    for name in ("table.json", "table.jsonl"):
+        rows, messages = read(path.with_name(name), content, ["a"])
+        assert messages == [] and rows == list(zip(lines, [("1",), ("2",)], strict=True))
+    assert JsonTable(path, TableFormat(), []).describe()["format"] == "json array"
+
+
+@pytest.mark.parametrize(
+    ("content", "count", "where"),
+    [
+        ('[{"a": 1},\n{"a": }]', 1, ":2: column 7: not valid JSON (expecting value)"),
+        ('[{"a": 1}\n {"a": 2}]', 1, ":2: column 2: not valid JSON (expected"),
+        ('[{"a": 1},\n]', 1, ":2: column 1: not valid JSON"),
+        ('[{"a": 1}]\n{"a": 2}', 1, ":2: column 1: not valid JSON (text after the array)"),
+        ('[{"a": 1}', 1, ":1: column 10: not valid JSON"),
+        ('[{"a": 1},\n7,\n{"a": 3}]', 2, ":2: a text or a number, not an object"),
+    ],
+)
+def test_errors_of_an_array(path: Path, content: str, count: int, where: str):
+    rows, messages = read(path, content, ["a"])
+    assert len(rows) == count and len(messages) == 1
+    assert messages[0].startswith(f"{path}{where}")
+
+
+def test_an_empty_array_has_no_rows(path: Path):
+    assert read(path, "[\n]\n", ["a"]) == ([], [f"{path}: the file has no rows; add rows"])
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_keys_are_compared_in_one_unicode_form(path: Path, forms: tuple[Any, Any]):
+    written, asked = (unicodedata.normalize(form, "r\u00e9sum\u00e9") for form in forms)
+    line = json.dumps({"data": {written: "x"}, written: "y"}, ensure_ascii=False)
+    assert read(path, line, [asked, f"data.{asked}"]) == ([(1, ("y", "x"))], [])
+    table = JsonTable(path, TableFormat(), [f"data.{asked}"])
+    assert table.chosen_names == [f"data.{written}"]
+
+
+def test_byte_order_marks_of_joined_files(path: Path):
+    rows, messages = read(path, '\ufeff{"a": 1}\n\ufeff{"a": "\ufeff"}\n', ["a"])
+    assert messages == [] and rows == [(1, ("1",)), (2, ("\ufeff",))]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "null", "-7"], pyarrow.int64()),
+        (["9223372036854775807", "0"], pyarrow.int64()),
+        (["9223372036854775808", "0"], pyarrow.uint64()),
+        (["9223372036854775808", "-1"], None),
+        (["18446744073709551616"], None),
+        (["1", "2.50", "1e3"], pyarrow.float64()),
+        (["9007199254740993", "0.5"], None),  # not a double
+        (["0.12345678901234567890"], None),
+        (["1e400"], None),
+        (["NaN", "1.5"], pyarrow.float64()),
+        (["Infinity", "1.5"], None),
+        (["true", "false", "null"], pyarrow.bool_()),
+        (["true", "1"], None),
+        (['"7"'], None),
+        (["7", '"7"'], None),
+        (["null"], None),
+        (["[1]"], None),
+    ],
+)
+def test_types_that_hold_all_values_of_a_key(path: Path, values: list[str], kind: Any):
+    path.write_text("".join(f'{{"it": {value}}}\n' for value in values) + "{}\n")
+    assert JsonTable(path, TableFormat(), []).arrow_types().get("it") == kind
 
 
 @pytest.mark.parametrize("opening", ['{"a":', '{"a": ['])
@@ -176,20 +259,22 @@ def whole(path: Path, content: str, columns: list[str]) -> list[tuple[Row, Whole
 
 def test_whole_rows_keep_types_and_the_chosen_values_their_spelling(path: Path):
     content = '{"n": 1.50, "b": true, "deep": {"x": [1, null]}}\n\n{"n": 7}\n'
-    assert whole(path, content, ["n"]) == [
-        ((1, ("1.50",)), {"n": 1.5, "b": True, "deep": {"x": [1, None]}}),
-        ((3, ("7",)), {"n": 7}),
+    rows = whole(path, content, ["n"])
+    assert rows == [
+        ((1, ("1.50",)), {"n": "1.50", "b": True, "deep": {"x": ["1", None]}}),
+        ((3, ("7",)), {"n": "7"}),
     ]
+    assert isinstance(rows[0][1]["n"], JsonNumber)
 
 
 def test_whole_rows_belong_to_their_lines_if_others_are_left_out(path: Path):
-    # Python refuses to convert a number of 5,000 digits.
+    # Python's int refuses to convert a number of 5,000 digits.
     content = f'{{"a": "x", "n": {"9" * 5000}}}\n{{"a": \n{{"a": "y", "n": 2}}\n'
     path.write_text(content)
     errors = ErrorList()
     rows = list(JsonTable(path, TableFormat(), ["a"]).whole_rows(errors))
     assert [(row.line, row.values[0]) for row, _ in rows] == [(1, "x"), (3, "y")]
-    assert [own for _, own in rows] == [{"a": "x", "n": "9" * 5000}, {"a": "y", "n": 2}]
+    assert [own for _, own in rows] == [{"a": "x", "n": "9" * 5000}, {"a": "y", "n": "2"}]
     assert errors.total == 1
 
 

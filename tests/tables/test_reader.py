@@ -1,9 +1,13 @@
 """Tables of all formats: cases from users, encodings, line ends, opens, and unreadable files."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -246,24 +250,36 @@ def test_an_empty_file(tmp_path: Path, ending: str):
 
 
 def test_an_unknown_extension(tmp_path: Path):
-    path = tmp_path / "book.xlsx"
-    path.write_bytes(b"PK\x03\x04")
-    one_error(path, ["text"], '".xlsx"', ".jsonl", ".parquet")
+    path = tmp_path / "book.dat"
+    path.write_bytes(b"text,label\n")
+    one_error(path, ["text"], '".dat"', ".jsonl", ".parquet")
 
 
 @pytest.mark.parametrize(
     ("content", "word"),
     [
         (b"PK\x03\x04rest of an archive", "spreadsheet"),
-        (b"\x1f\x8b\x08rest", "gzip"),
-        (b"PAR1 columns PAR1", ".parquet"),
+        (b"\xd0\xcf\x11\xe0rest", "Excel"),
+        (gzip.compress(b"text,label\nfog,1\n"), "gzip"),
+        (bz2.compress(b"text,label\nfog,1\n"), "bzip2"),
+        (lzma.compress(b"text,label\nfog,1\n"), "xz"),
+        (pickle.dumps([("fog", 1)], protocol=4), "pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git lfs pull"),
+        (b"<!doctype HTML>\n<title>404</title>", "web page"),
     ],
 )
-def test_content_that_does_not_fit_the_extension(tmp_path: Path, content: bytes, word: str):
-    for ending in ("csv", "jsonl"):
+def test_files_of_another_kind_given_by_mistake(tmp_path: Path, content: bytes, word: str):
+    for ending in ("csv", "jsonl", "gz", "xlsx"):
         path = tmp_path / f"table.{ending}"
         path.write_bytes(content)
         one_error(path, ["text"], word)
+
+
+def test_parquet_with_another_extension(tmp_path: Path):
+    for ending in ("csv", "jsonl"):
+        path = tmp_path / f"table.{ending}"
+        path.write_bytes(b"PAR1 columns PAR1")
+        one_error(path, ["text"], ".parquet")
 
 
 def test_extensions_in_upper_case(tmp_path: Path):
@@ -407,7 +423,7 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path, end: str, before: int):
     path = tmp_path / "latin.csv"
     path.write_bytes(head + "crème,".encode("latin-1") + b"1" + end.encode())
     _, messages = read(path, ["text", "label"])
-    start = f"{path}:{before + 2}: the byte at offset {len(head) + 2:,} is not UTF-8"
+    start = f"{path}:{before + 2}: the byte 0xE8 at offset {len(head) + 2:,} is not UTF-8"
     assert len(messages) == 1 and messages[0].startswith(start) and "encoding" in messages[0]
     assert values(path, ["text", "label"], encoding="latin-1")[-1] == ("crème", "1")
 
@@ -416,14 +432,14 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path, end: str, before: int):
 def test_bytes_that_are_not_utf_8_at_the_start_of_a_line(tmp_path: Path, end: str):
     path = tmp_path / "latin.csv"
     path.write_bytes(b"text,label" + end.encode() + b"\xe9t\xe9,1\n")
-    one_error(path, ["text"], f":2: the byte at offset {10 + len(end)} is not UTF-8")
+    one_error(path, ["text"], f":2: the byte 0xE9 at offset {10 + len(end)} is not UTF-8")
 
 
 def test_text_cut_off_in_the_middle_of_a_character(tmp_path: Path):
     path = tmp_path / "cut.jsonl"
     path.write_bytes('{"text": "a"}\n{"text": "é'.encode()[:-1])
     _, messages = read(path, ["text"])
-    assert len(messages) == 1 and ":2: the byte at offset 24 is not UTF-8" in messages[0]
+    assert len(messages) == 1 and ":2: the byte 0xC3 at offset 24 is not UTF-8" in messages[0]
 
 
 @pytest.mark.parametrize("codec", ["utf-99", "hex", "rot13", "undefined", "", "utf-8\x00"])

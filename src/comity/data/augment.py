@@ -12,11 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.reader import open_table
-from comity.tables.rows import CHUNK, JSON_LINES, PARQUET, Table, TableFormat, WholeRow, row_texts
-from comity.tables.writer import check_output, table_writer
+from comity.tables.reader import check_format, open_table
+from comity.tables.rows import (
+    CHUNK,
+    ArrowValue,
+    Table,
+    TableFormat,
+    WholeRow,
+    row_texts,
+)
+from comity.tables.writer import check_output, new_file, table_writer
 
 Translate = Callable[[list[str]], list[str]]
 """Translates a list of texts one by one; none of them is empty.
@@ -157,11 +165,11 @@ def _checked(
     format = format or TableFormat()
     errors = ErrorList()
     _check_arguments(columns, batch_size, drop_similar, errors)
-    _check_format(path, format, errors)
-    try:
-        _check_new(path, output)
-    except ComityError as error:
-        errors.extend(error)
+    for check in (lambda: check_format(path, format), lambda: _check_new(path, output)):
+        try:
+            check()
+        except ComityError as error:
+            errors.extend(error)
     try:
         table = open_table(path, format, columns)
         found = table.whole_rows(errors)
@@ -185,17 +193,6 @@ def _check_arguments(
         errors.add(f"--batch-size must be at least 1, got {batch_size}")
     if drop_similar is not None and not 0 < drop_similar <= 1:
         errors.add(f"--drop-similar must be above 0 and at most 1, got {drop_similar}")
-
-
-def _check_format(path: Path, format: TableFormat, errors: ErrorList) -> None:
-    """Add an error for each option that has no effect on the format of the file."""
-    extension = path.suffix.lower()
-    unused = ["delimiter", "header", "quoting"] if extension in JSON_LINES + PARQUET else []
-    unused += ["encoding"] if extension in PARQUET else []
-    for key in unused:
-        if getattr(format, key) != getattr(TableFormat(), key):
-            option = key if key in ("delimiter", "encoding") else f"no-{key}"
-            errors.add(f"--{option} has no effect on {path}; remove it")
 
 
 def _check_new(path: Path, output: Path) -> None:
@@ -229,6 +226,7 @@ class TranslationCache:
                     if line.endswith(b"\n"):
                         end += len(line)
                         self._read_line(line)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("ab")
         self.file.truncate(end)
 
@@ -334,27 +332,36 @@ def _replaced(own: WholeRow, name: str, text: str) -> WholeRow:
         return own | {name: text}
     for dot in (i for i, character in enumerate(name) if character == "."):
         first, rest = name[:dot], name[dot + 1 :]
-        if isinstance(nested := own.get(first), dict):
+        nested = own.get(first)
+        if isinstance(nested, ArrowValue):
+            nested = _object(nested, first)
+        if isinstance(nested, dict):
             changed = _replaced(nested, rest, text)
             if changed is not nested:
                 return own | {first: changed}
     return own
 
 
+def _object(value: ArrowValue, name: str) -> Any:
+    try:
+        return value.column.array[value.position].as_py()
+    except (ValueError, OverflowError) as error:
+        raise ComityError(
+            f'the column "{name}" holds other values than texts, which cannot be copied ({error}); '
+            "write its texts to a column of their own"
+        ) from None
+
+
 def _write(rows: Sequence[WholeRow], table: Table, names: Sequence[str], output: Path) -> None:
     """Write all rows, or leave no file."""
-    partial = output.with_name(f".{output.name}.part")
     extension = output.suffix.lower()
     types = table.arrow_types()
     for name in table.chosen_names:
         types.pop(name, None)  # translated columns are texts, even if the source has numbers
-    try:
+    with new_file(output) as partial:
         writer = table_writer(partial, extension, names, types)
         try:
             for start in range(0, len(rows), CHUNK):
                 writer.write(rows[start : start + CHUNK])
         finally:
             writer.close()
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The CSV files of dev predictions in a run directory: their one writer and their one reader.
 
 A line holds the row's line in its file, the gold label, the predicted label and, where the head has
-them, the probabilities of the classes or levels.
+them, the probabilities of the classes or levels. Labels that a spreadsheet would run are protected.
 """
 
 import csv
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
 from comity.runs import RunDirectory
+from comity.tables.spreadsheets import protected, unprotected
 from comity.targets import Target
 
 DEFAULT_SEPARATOR = "|"
@@ -79,7 +80,8 @@ def write_predictions(
         writer.writerow(_header(target))
         for index, row in enumerate(split.rows):
             labels = (target.label(split.targets[index]), target.label(predictions[index]))
-            cells = [split.table.lines[row], *(cell(label, separator) for label in labels)]
+            cells = [split.table.lines[row]]
+            cells += [protected(str(cell(label, separator))) for label in labels]
             if probabilities is not None:
                 cells.extend(f"{p:.6f}" for p in probabilities[index])
             writer.writerow(cells)
@@ -103,8 +105,8 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
         probabilities = probabilities.reshape(len(rows), len(header) - columns)
         return Predictions(
             lines=[int(line) for line in lines],
-            gold=_column(gold, target, separator),
-            predicted=_column(predicted, target, separator),
+            gold=_column([unprotected(text) for text in gold], target, separator),
+            predicted=_column([unprotected(text) for text in predicted], target, separator),
             probabilities=probabilities if header[columns:] else None,
         )
     except (OSError, ValueError, csv.Error):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from comity import hardware
-from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths
+from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, truncated
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
@@ -98,6 +98,21 @@ class Model:
         """
         outputs = self._outputs(tasks or self.tasks, texts)
         return {task: predictions(self.target(task), found) for task, found in outputs.items()}
+
+    def count_truncated(self, task: str, texts: Sequence[Text]) -> int:
+        """How many rows have texts that are cut to the task's `max_length`.
+
+        Raises:
+            ComityError: an unknown task, or a row with the wrong number of texts.
+        """
+        views, limit = self._spec(task).views, self._max_length(task)
+        columns = self._columns(task, texts)
+        count = 0
+        for start in range(0, len(texts), CHUNK):
+            tokens = [self._tokens(column[start : start + CHUNK]) for column in columns]
+            cut = [truncated(_view(tokens, view), limit) for view in views]
+            count += int(np.any(cut, axis=0).sum())
+        return count
 
     def outputs(self, task: str, texts: Sequence[Text]) -> NDArray[np.float64]:
         """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""

@@ -1,16 +1,30 @@
 """Predicts a file: reads rows, predicts them in chunks, writes them with the input's columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import cell, probability_names
+from comity.format import plural
 from comity.inference.model import Model, Prediction
-from comity.tables.reader import open_table
-from comity.tables.rows import CHUNK, DELIMITED, PARQUET, Row, Table, WholeRow, free_name, row_texts
-from comity.tables.writer import Writer, cell_text, check_output, table_writer
+from comity.tables.findings import finding_notes
+from comity.tables.reader import check_format, open_table
+from comity.tables.rows import (
+    CHUNK,
+    DELIMITED,
+    PARQUET,
+    Row,
+    Table,
+    TableFormat,
+    WholeRow,
+    free_name,
+    row_texts,
+)
+from comity.tables.writer import Writer, cell_text, check_output, new_file, table_writer
+from comity.targets import Target
 
 # The course's own column names, with its spelling.
 LEADERBOARD = {
@@ -19,62 +33,246 @@ LEADERBOARD = {
     ("similarity", 2): "Predicted_Similiary",
 }
 
+Column = str | int
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What `predict_file` predicts, and how it reads and writes.
+
+    Where `delimiter`, `header`, `quoting` and `encoding` are None, the recipe's settings apply if
+    all predicted tasks agree on them; else the reader finds out.
+    """
+
+    task: str | None = None  # None: all tasks whose columns the file has
+    text: Sequence[Column] = ()  # the file's text columns; by default those of the recipe
+    delimiter: str | None = None
+    header: bool | None = None
+    quoting: bool | None = None
+    encoding: str | None = None
+    input_extension: str | None = None  # by default that of the file, like the next one
+    output_extension: str | None = None
+    leaderboard: bool = False  # write the course's leaderboard format
+    raw_csv: bool = False  # do not protect cells that a spreadsheet would run
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What was read and written."""
+
+    output: str
+    rows: int
+    columns: dict[str, list[str]]  # the new columns of each task
+    truncated: dict[str, int]  # rows of each task whose texts were cut to its max_length
+    empty: int  # rows with an empty text
+    skipped: dict[str, str]  # why each other task was not predicted
+    reading: dict[str, Any]  # how the file was read, see `Table.describe`
+    notes: list[str] = field(default_factory=list)
+
 
 def predict_file(
-    model: Model, task: str, source: Path, destination: Path, format: str = "table"
-) -> int:
+    model: Model, source: Path, destination: Path, options: PredictOptions = PredictOptions()
+) -> PredictReport:
     """Predict every row of a file; write predictions, probabilities and the input's columns.
 
-    Args:
-        source: CSV, TSV, JSON Lines or Parquet with the task's text columns; labels are not needed.
-        destination: the output file; its extension sets the format. With `format` "cs224n" it holds
-            the course's leaderboard lines (`id, Predicted_...`), from the input's column `id`.
+    If the run has several tasks and `options` names none, all tasks whose columns the file has are
+    predicted at once, and the new columns begin with the task's name.
 
-    Returns:
-        The number of rows.
+    Args:
+        source: CSV, TSV, JSON or Parquet with the tasks' text columns; labels are not needed.
+        destination: the output file; its extension sets the format. In the leaderboard format it
+            holds the lines `id, Predicted_...`, with ids from the input's column `id`.
 
     Raises:
         ComityError: every error of the input; no output is left then.
     """
-    section = model.section(task)
-    leaderboard = _leaderboard_name(model, task) if format == "cs224n" else None
-    check_output(source, destination, any_extension=leaderboard is not None)
-    table = open_table(source, section.table_format, section.text_columns)
+    columns, skipped = _text_columns(model, options)
+    leaderboard = _leaderboard_name(model, columns) if options.leaderboard else None
+    any_extension = options.leaderboard or options.output_extension is not None
+    check_output(source, destination, any_extension)
+    if destination.exists() and not options.overwrite:
+        raise ComityError(
+            f"{destination}: already exists; use --overwrite to replace it, or name another file"
+        )
+    table, groups = _open(model, source, columns, skipped, options)
     if leaderboard is not None and "id" not in table.names:
         raise ComityError(f'{source}: the cs224n format needs a column "id"; add one')
-    columns = PredictionColumns(model, task, table.names, destination)
-    partial = destination.with_name(f".{destination.name}.part")
-    try:
+
+    extension = options.output_extension or destination.suffix.lower()
+    used = list(table.names)
+    tasks = [task for group in groups for task in group.tasks]
+    prefixed = options.task is None and len(model.tasks) > 1
+    added = {
+        task: PredictionColumns(
+            model.target(task),
+            model.section(task).separator,
+            used,
+            extension,
+            f"{task}_" if prefixed else "",
+        )
+        for task in model.tasks
+        if task in tasks
+    }
+    with new_file(destination) as partial:
         if leaderboard is not None:
-            writer: Writer = LeaderboardWriter(partial, leaderboard, columns.label)
+            writer: Writer = LeaderboardWriter(partial, leaderboard, added[tasks[0]].label)
         else:
-            types = table.arrow_types() | columns.arrow_types()
-            names = [*table.names, *columns.names]
-            writer = table_writer(partial, destination.suffix.lower(), names, types)
+            names = [*table.names, *(name for task in added.values() for name in task.names)]
+            types, metadata = {}, {}
+            if extension in PARQUET:
+                types = table.arrow_types()
+                for task in added.values():
+                    types |= task.arrow_types()
+                metadata = table.arrow_metadata()
+            writer = table_writer(partial, extension, names, types, metadata, options.raw_csv)
         try:
-            total = _predict_rows(model, task, table, columns, writer, leaderboard is not None)
+            counts = _predict_rows(model, table, groups, added, writer, leaderboard is not None)
         finally:
             writer.close()
-        partial.replace(destination)
-    finally:
-        partial.unlink(missing_ok=True)
-    return total
+    return PredictReport(
+        output=str(destination),
+        rows=counts.rows,
+        columns={task: found.names for task, found in added.items()},
+        truncated=counts.truncated,
+        empty=counts.empty,
+        skipped=skipped,
+        reading=table.describe(),
+        notes=_notes(table, counts, skipped),
+    )
+
+
+# --- what is predicted from what ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that read the same columns, and where their values are in a row."""
+
+    tasks: list[str]
+    values: slice
+
+
+def _text_columns(
+    model: Model, options: PredictOptions
+) -> tuple[dict[str, tuple[Column, ...]], dict[str, str]]:
+    """The text columns of each task to predict, and why the other tasks are skipped."""
+    tasks = model.tasks if options.task is None else [options.task]
+    columns: dict[str, tuple[Column, ...]] = {}
+    skipped: dict[str, str] = {}
+    for task in tasks:
+        declared = model.section(task).text_columns
+        if options.text and len(options.text) != len(declared):
+            skipped[task] = (
+                f"{task} reads {_texts(len(declared))}, but --text names {len(options.text)}"
+            )
+        else:
+            columns[task] = tuple(options.text) or declared
+    if not columns:
+        raise ComityError(*[f"{reason}; name as many" for reason in skipped.values()])
+    return columns, skipped
+
+
+def _texts(count: int) -> str:
+    return "one text" if count == 1 else "two texts"
+
+
+def _leaderboard_name(model: Model, tasks: Mapping[str, Any]) -> str:
+    if len(tasks) > 1:
+        raise ComityError("--format cs224n holds one task; name it with --task")
+    (task,) = tasks
+    kind, texts = model.target(task).kind, model.text_count(task)
+    if (kind, texts) not in LEADERBOARD:
+        raise ComityError(
+            f"--format cs224n: the course has no leaderboard for {kind} with {_texts(texts)}; "
+            "leave --format out"
+        )
+    return LEADERBOARD[kind, texts]
+
+
+def _open(
+    model: Model,
+    source: Path,
+    columns: Mapping[str, tuple[Column, ...]],
+    skipped: dict[str, str],
+    options: PredictOptions,
+) -> tuple[Table, list[_Group]]:
+    """The table with the columns of all tasks that it has, and these tasks by columns.
+
+    Tasks whose columns the file lacks are added to `skipped`. It is an error if all lack some.
+    """
+    format = _format(source, [model.section(task).table_format for task in columns], options)
+
+    def opened(chosen: Sequence[Column]) -> Table:
+        return open_table(source, format, chosen, options.input_extension)
+
+    by_columns: dict[tuple[Column, ...], list[str]] = {}
+    for task, chosen in columns.items():
+        by_columns.setdefault(chosen, []).append(task)
+    missing: list[str] = []
+    if len(by_columns) > 1:
+        for chosen, tasks in list(by_columns.items()):
+            lacking = opened(chosen).missing
+            if lacking:
+                missing += lacking
+                del by_columns[chosen]
+                skipped.update(dict.fromkeys(tasks, lacking[0]))
+        if not by_columns:
+            raise ComityError(*dict.fromkeys(missing))
+    table = opened([column for chosen in by_columns for column in chosen])
+    if table.missing:
+        errors = ErrorList()
+        for _ in table.rows(errors):  # adds the errors of all rows
+            pass
+        errors.check()
+    groups, start = [], 0
+    for chosen, tasks in by_columns.items():
+        groups.append(_Group(tasks, slice(start, start + len(chosen))))
+        start += len(chosen)
+    return table, groups
+
+
+def _format(source: Path, formats: Sequence[TableFormat], options: PredictOptions) -> TableFormat:
+    """How the file is read: as `options` say, else as all `formats` say."""
+    set_here = {
+        field.name: value
+        for field in fields(TableFormat)
+        if (value := getattr(options, field.name)) is not None
+    }
+    check_format(source, replace(TableFormat(), **set_here), options.input_extension)
+    agreed = {
+        field.name: getattr(formats[0], field.name)
+        for field in fields(TableFormat)
+        if len({getattr(format, field.name) for format in formats}) == 1
+    }
+    return TableFormat(**(agreed | set_here))
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Counts:
+    truncated: dict[str, int]
+    rows: int = 0
+    empty: int = 0
+    first_empty: int = 0  # its line
 
 
 def _predict_rows(
     model: Model,
-    task: str,
     table: Table,
-    columns: "PredictionColumns",
+    groups: Sequence[_Group],
+    columns: Mapping[str, "PredictionColumns"],
     writer: Writer,
     needs_id: bool,
-) -> int:
-    """Write all rows with their predictions and return their number.
+) -> _Counts:
+    """Write all rows with their predictions.
 
     Raises `ComityError` with every error of the table; nothing is predicted after the first.
     """
     errors = ErrorList()
-    total = 0
+    counts = _Counts(dict.fromkeys(columns, 0))
     rows = table.whole_rows(errors)
     while chunk := list(islice(rows, CHUNK)):
         texts = [row_texts(table.path, row, errors) for row, _ in chunk]
@@ -82,51 +280,80 @@ def _predict_rows(
             _check_ids(table.path, chunk, errors)
         if errors:
             continue  # read on to find the other errors
-        predictions = model.predict(task, texts)
-        pairs = zip(chunk, predictions, strict=True)
-        writer.write([own | columns.values(prediction) for (_, own), prediction in pairs])
-        total += len(chunk)
+        written = [own for _, own in chunk]
+        for group in groups:
+            own_texts = [row[group.values] for row in texts]
+            found = model.predict_all(own_texts, group.tasks)
+            for task in group.tasks:
+                counts.truncated[task] += model.count_truncated(task, own_texts)
+                add = columns[task].values
+                written = [
+                    own | add(prediction)
+                    for own, prediction in zip(written, found[task], strict=True)
+                ]
+        writer.write(written)
+        _count_empty(counts, chunk, texts)
+        counts.rows += len(chunk)
     errors.check()
-    return total
+    return counts
 
 
-def _leaderboard_name(model: Model, task: str) -> str:
-    kind, texts = model.target(task).kind, model.text_count(task)
-    if (kind, texts) not in LEADERBOARD:
-        raise ComityError(
-            f"--format cs224n: the course has no leaderboard for {kind} with "
-            f"{'one text' if texts == 1 else 'two texts'}; use --format table"
-        )
-    return LEADERBOARD[kind, texts]
+def _count_empty(
+    counts: _Counts,
+    rows: Sequence[tuple[Row, WholeRow]],
+    texts: Sequence[tuple[str, ...]],
+) -> None:
+    for (row, _), own_texts in zip(rows, texts, strict=True):
+        if not all(text.strip() for text in own_texts):
+            counts.empty += 1
+            counts.first_empty = counts.first_empty or row.line
 
 
 def _check_ids(source: Path, rows: Sequence[tuple[Row, WholeRow]], errors: ErrorList) -> None:
     for row, own in rows:
-        if own.get("id") is None:
+        if not cell_text(own.get("id")):
             errors.add(
-                f"{source}:{row.line}: the id is missing, which the cs224n format needs; add it"
+                f"{source}:{row.line}: the id is missing, which the cs224n format needs; add it",
+                kind="id",
             )
+
+
+def _notes(table: Table, counts: _Counts, skipped: Mapping[str, str]) -> list[str]:
+    notes = [f"{task} is not predicted: {reason}" for task, reason in skipped.items()]
+    if counts.empty:
+        notes.append(
+            f"{table.path}: {plural(counts.empty, 'row')} with an empty text (first: line "
+            f"{counts.first_empty})"
+        )
+    notes += [
+        f"{table.path}: {plural(count, 'row')} cut to the max_length of {task}"
+        for task, count in counts.truncated.items()
+        if count
+    ]
+    return notes + finding_notes(table.path, table.findings())
 
 
 class PredictionColumns:
     """The columns that a prediction adds to the input's: `prediction`, and `p_CLASS` by class."""
 
-    def __init__(self, model: Model, task: str, taken: Sequence[str], destination: Path):
-        """A name in `taken` gets "_" added. The columns are those of one task's predictions."""
-        self._target = model.target(task)
+    def __init__(
+        self,
+        target: Target,
+        separator: str | None,
+        used: list[str],
+        extension: str,
+        prefix: str = "",
+    ):
+        """A name in `used` gets "_" added, and the new names are added to `used`."""
+        self._target = target
         # A list of labels is one cell of delimited text.
-        self._joins_labels = destination.suffix.lower() in DELIMITED
-        self._is_parquet = destination.suffix.lower() in PARQUET
-        self._separator = model.section(task).separator
-        used = list(taken)
-        self.label = free_name("prediction", used)
-        used.append(self.label)
+        self._joins_labels = extension in DELIMITED
+        self._separator = separator
+        self.label = _new_name(f"{prefix}prediction", used)
         self._probabilities: dict[str, str] = {}  # the column of each class or level
-        if self._target.outputs > 1 or self._target.kind in ("classification", "multi-label"):
-            for name in probability_names(self._target):
-                column = free_name(f"p_{name}", used)
-                used.append(column)
-                self._probabilities[name] = column
+        if target.outputs > 1 or target.kind in ("classification", "multi-label"):
+            for name in probability_names(target):
+                self._probabilities[name] = _new_name(f"{prefix}p_{name}", used)
 
     @property
     def names(self) -> list[str]:
@@ -144,17 +371,21 @@ class PredictionColumns:
         return row
 
     def arrow_types(self) -> dict[str, Any]:
-        """The Arrow types of the columns in Parquet; nothing for another format."""
-        if not self._is_parquet:
-            return {}
+        """The Arrow types of the columns."""
         import pyarrow
 
-        types = dict.fromkeys(self.names, pyarrow.float64())
+        types: dict[str, Any] = dict.fromkeys(self.names, pyarrow.float64())
         if self._target.kind == "classification":
             types[self.label] = pyarrow.string()
         elif self._target.kind == "multi-label":
             types[self.label] = pyarrow.list_(pyarrow.string())
         return types
+
+
+def _new_name(name: str, used: list[str]) -> str:
+    name = free_name(name, used)
+    used.append(name)
+    return name
 
 
 class LeaderboardWriter:
@@ -163,14 +394,22 @@ class LeaderboardWriter:
     def __init__(self, path: Path, header: str, label: str):
         """`label` is the column of the predictions."""
         self.label = label
-        self.file = path.open("w", encoding="utf-8")
+        self.file = path.open("w", newline="", encoding="utf-8")
         self.file.write(f"id, {header}\n")
 
     def write(self, rows: Sequence[WholeRow]) -> None:
-        """Add rows."""
+        """Add rows; ids and labels with a comma are quoted."""
         for row in rows:
-            self.file.write(f"{cell_text(row['id'])}, {row[self.label]}\n")
+            self.file.write(f"{_field(cell_text(row['id']))}, {_field(str(row[self.label]))}\n")
 
     def close(self) -> None:
         """Finish the file."""
         self.file.close()
+
+
+def _field(text: str | None) -> str:
+    """A field of comma-separated text, in quotes where it needs them."""
+    text = text or ""
+    if text == text.strip() and not any(c in text for c in ',"\r\n'):
+        return text
+    return '"' + text.replace('"', '""') + '"'

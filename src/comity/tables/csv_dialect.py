@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from comity.errors import ComityError
 from comity.tables.csv_records import QUOTE, Record, column_name, spelled, split_records
-from comity.tables.rows import TableFormat
+from comity.tables.rows import TableFormat, name_key
 from comity.tables.text_files import TextFile
 
 HEAD_LINES = 200
@@ -51,7 +51,7 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     quoting = format.quoting
     if quoting is None:
         quoting = _find_quoting(file, delimiter, head)
-    records = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
+    records = _head_records(head, delimiter, quoting)
     first = records[0]
     names = None
     if format.header:
@@ -69,14 +69,30 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
 
 def broken_quote(path: Path, record: Record) -> str:
     """The message for a record with a quoted field that is not closed or is followed by text."""
-    if record.last == record.line:
-        what = "a quoted field starts here, and its closing quote is missing or followed by text"
+    if record.unclosed:
+        what = "a quoted field starts here and is not closed by the end of the file"
+    elif record.last == record.line:
+        what = "a quoted field starts here, and its closing quote is followed by text"
     else:
-        what = f"a quoted field starts here and is not closed correctly by line {record.last}"
+        what = f"a quoted field starts here, and its closing quote on line {record.last} is " + (
+            "followed by text"
+        )
     return (
         f"{path}:{record.line}: {what}; close the quote, double the quotes inside the field, or "
         "set quoting = false to read quotes as text"
     )
+
+
+def _head_records(head: list[str], delimiter: str, quoting: bool) -> list[Record]:
+    """The records of the first lines, up to one that may be closed only after them.
+
+    The lines of a text in quotes that is longer than `head` are then not taken for records.
+    """
+    found = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
+    if len(head) == HEAD_LINES:
+        cut = next((i for i, record in enumerate(found) if record.unclosed), len(found))
+        found = found[: max(1, cut)]
+    return found
 
 
 # --- the delimiter --------------------------------------------------------------------------------
@@ -133,15 +149,15 @@ def _evidence(
     for quoting in (True, False):
         if format.quoting not in (None, quoting):
             continue
-        records = [r.fields for r in split_records(head, delimiter, quoting) if r.fields != [""]]
+        records = [record.fields for record in _head_records(head, delimiter, quoting)]
         width, count = Counter(len(fields or ()) for fields in records).most_common(1)[0]
         if width > 1:
             share = max(share, count / len(records))
         if quoting:
             fitting = sum(map(_quotes_fit, records)) / len(records)
         if format.header:
-            names = {column_name(field, quoting) for field in records[0] or ()}
-            found = max(found, sum(str(column).strip() in names for column in columns))
+            names = {name_key(column_name(field, quoting)) for field in records[0] or ()}
+            found = max(found, sum(name_key(column) in names for column in columns))
         else:
             found = max(found, sum(int(c) < width for c in columns if str(c).isdecimal()))
     return _Evidence(found, share, fitting)
@@ -183,8 +199,8 @@ def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
     """Whether quotes enclose fields. Raises `ComityError` where that is ambiguous."""
     if not file.contains(b'"'):
         return False
-    records = [r.fields for r in split_records(head, delimiter, True) if r.fields != [""]]
-    widths = Counter(len(fields) for fields in records if fields)
+    records = _head_records(head, delimiter, True)
+    widths = Counter(len(record.fields) for record in records if record.fields)
     width = widths.most_common(1)[0][0] if widths else head[0].count(delimiter) + 1
     survey = _survey(file, delimiter, width)
     if survey.proofs > survey.doubts:

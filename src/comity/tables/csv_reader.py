@@ -4,11 +4,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, ErrorList, nearest
+from comity.errors import ComityError, ErrorList
 from comity.format import plural
 from comity.tables.csv_dialect import Dialect, broken_quote, find_dialect
 from comity.tables.csv_records import QUOTE, Record, spelled, split_records, unquoted
-from comity.tables.rows import Row, Table, TableFormat, WholeRow, free_name, quoted_list, shown
+from comity.tables.rows import (
+    Row,
+    Table,
+    TableFormat,
+    WholeRow,
+    close_name,
+    free_name,
+    name_key,
+    quoted_list,
+    shortened,
+)
+from comity.tables.spreadsheets import unprotected
 from comity.tables.text_files import TextFile, open_text
 
 
@@ -20,7 +31,11 @@ class DelimitedTable(Table):
         self._format = format
         with open_text(path, format.encoding) as file:
             self._dialect = find_dialect(file, columns, format)
-        self._indices = _find_columns(path, columns, self._dialect)
+        self._indices = self._find_columns(columns)
+        if self.missing and (self._dialect.names or [""])[0].startswith('{"'):
+            self.missing = [
+                f"{path}: the file begins like JSON Lines; if it is, rename it to end in .jsonl"
+            ]
 
     @property
     def names(self) -> list[str]:
@@ -47,35 +62,97 @@ class DelimitedTable(Table):
             "header": dialect.names is not None,
         }
 
+    def _find_columns(self, columns: Sequence[str | int]) -> list[int]:
+        """The indices of the columns; those that are missing are added to `missing`."""
+        find = _find_index if self._dialect.names is None else _find_name
+        indices: list[int] = []
+        for column in columns:
+            try:
+                indices.append(find(self.path, column, self._dialect))
+            except ComityError as error:
+                self.missing += [m for m in error.messages if m not in self.missing]
+        return indices
+
     def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
-        dialect, indices, names = self._dialect, self._indices, self.names
+        if self.missing:
+            return
+        indices, names = self._indices, self.names
+        count = 0
+        for record, fields in self._records(errors):
+            count += 1
+            if fields is None:
+                continue
+            chosen = fields if whole else [fields[index] for index in indices]
+            texts = [self._text(field, record.line) for field in chosen]
+            if whole:
+                values = tuple([texts[index] for index in indices])
+                yield Row(record.line, values), dict(zip(names, texts, strict=True))
+            else:
+                yield Row(record.line, tuple(texts)), {}
+        if count == 0:
+            raise ComityError(f"{self.path}: the file has a header but no rows; add rows")
+
+    def _records(self, errors: ErrorList) -> Iterator[tuple[Record, list[str] | None]]:
+        """The records after the header and their fields, None where a record is an error.
+
+        Reading ends at a quoted field that is never closed. After one that is closed in the wrong
+        place, a wrong number of fields is no error of its own: the line may be part of that field.
+        """
+        dialect = self._dialect
+        broken = False
         with open_text(self.path, dialect.encoding) as file:
             records = _records_with_content(file, dialect)
             header = next(records).fields if dialect.names is not None else None
-            count = 0
             for record in records:
-                count += 1
                 fields = record.fields
-                if fields is None or len(fields) != dialect.width:
-                    errors.add(_bad_record(self.path, record, dialect, self._format))
-                    continue
-                if fields == header and dialect.width > 1:
+                if fields is None:
+                    broken = True
+                    errors.add(broken_quote(self.path, record), kind="quotes")
+                elif len(fields) != dialect.width:
+                    if not broken:
+                        errors.add(self._wrong_width(record, len(fields)), kind="fields")
+                    fields = None
+                elif fields == header and dialect.width > 1:
                     errors.add(
                         f"{self.path}:{record.line}: the header is repeated here, as if files were "
-                        f"joined; remove the line"
+                        "joined; remove the line",
+                        kind="header",
                     )
-                    continue
-                if whole and dialect.quoting:
-                    fields = [unquoted(field) for field in fields]
-                    values = tuple([fields[index] for index in indices])
-                elif dialect.quoting:
-                    values = tuple([unquoted(fields[index]) for index in indices])
-                else:
-                    values = tuple([fields[index] for index in indices])
-                own = dict(zip(names, fields, strict=True)) if whole else {}
-                yield Row(record.line, values), own
-        if count == 0:
-            raise ComityError(f"{self.path}: the file has a header but no rows; add rows")
+                    fields = None
+                yield record, fields
+                if record.unclosed:
+                    return
+
+    def _text(self, field: str, line: int) -> str:
+        """A field without the quotes around it and without the mark for spreadsheets."""
+        text = unquoted(field) if self._dialect.quoting else field
+        plain = unprotected(text)
+        if len(plain) < len(text):
+            self._findings.add("spreadsheet mark", line, shortened(text))
+        return plain
+
+    def _wrong_width(self, record: Record, count: int) -> str:
+        dialect, fields = self._dialect, record.fields or []
+        expected = f"but the header has {dialect.width}"
+        if not dialect.names:
+            expected = f"but most lines have {dialect.width}"
+        advice = "correct the line or quote a text that contains the delimiter"
+        if any(field.startswith(QUOTE) for field in fields):
+            where = f" (a quoted field ends on line {record.last})"
+            where = where if record.last > record.line else ""
+            key = "false if quotes are text" if dialect.quoting else "true if quotes enclose fields"
+            advice = f"correct the line{where}, or set quoting = {key}"
+        elif count == dialect.width + 1 and fields[-1] == "":
+            advice = (
+                "remove the delimiter at the end of the line, or add one at the end of the header"
+            )
+        elif dialect.width == 1:
+            advice = (
+                'set delimiter = "tab" if each line is one text, or name all columns in the header'
+            )
+        delimiter = "" if self._format.delimiter else f" (delimiter {spelled(dialect.delimiter)})"
+        where = f"{self.path}:{record.line}"
+        return f"{where}: {plural(count, 'field')}, {expected}{delimiter}; {advice}"
 
 
 def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
@@ -97,42 +174,6 @@ def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
         yield record
 
 
-def _bad_record(path: Path, record: Record, dialect: Dialect, format: TableFormat) -> str:
-    line, last, fields = record.line, record.last, record.fields
-    if fields is None:
-        return broken_quote(path, record)
-    count = plural(len(fields), "field")
-    expected = f"but the header has {dialect.width}"
-    if not dialect.names:
-        expected = f"but most lines have {dialect.width}"
-    advice = "correct the line or quote a text that contains the delimiter"
-    if any(field.startswith(QUOTE) for field in fields):
-        where = f" (a quoted field ends on line {last})" if last > line else ""
-        other = "false if quotes are text" if dialect.quoting else "true if quotes enclose fields"
-        advice = f"correct the line{where}, or set quoting = {other}"
-    elif len(fields) == dialect.width + 1 and fields[-1] == "":
-        advice = "remove the delimiter at the end of the line, or add one at the end of the header"
-    elif dialect.width == 1:
-        advice = 'set delimiter = "tab" if each line is one text, or name all columns in the header'
-    delimiter = "" if format.delimiter else f" (delimiter {spelled(dialect.delimiter)})"
-    return f"{path}:{line}: {count}, {expected}{delimiter}; {advice}"
-
-
-def _find_columns(path: Path, columns: Sequence[str | int], dialect: Dialect) -> list[int]:
-    """The indices of the columns. Raises `ComityError` with every column that is missing."""
-    find = _find_index if dialect.names is None else _find_name
-    indices: list[int] = []
-    errors: list[str] = []
-    for column in columns:
-        try:
-            indices.append(find(path, column, dialect))
-        except ComityError as error:
-            errors.extend(error.messages)
-    if errors:
-        raise ComityError(*errors)
-    return indices
-
-
 def _find_index(path: Path, column: str | int, dialect: Dialect) -> int:
     """The index that `column` is, in a file without a header."""
     text = str(column)
@@ -146,9 +187,10 @@ def _find_index(path: Path, column: str | int, dialect: Dialect) -> int:
 
 def _find_name(path: Path, column: str | int, dialect: Dialect) -> int:
     """The index of the column that the header calls `column`."""
-    names = [shown(name) for name in dialect.names or []]
+    names = dialect.names or []
     where = f"{path}:{dialect.header_line}"
-    found = [i for i, name in enumerate(dialect.names or []) if name == str(column).strip()]
+    found = [i for i, name in enumerate(names) if name == str(column)]
+    found = found or [i for i, name in enumerate(names) if name_key(name) == name_key(column)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -163,7 +205,7 @@ def _find_name(path: Path, column: str | int, dialect: Dialect) -> int:
         )
     single = f", one field with the delimiter {spelled(dialect.delimiter)}"
     listed = quoted_list(names) + (single if len(names) == 1 else "")
-    hint = nearest(column, names) or (
+    hint = close_name(column, names) or (
         "; correct the name, or set header = false if this line is already a row"
     )
     raise ComityError(f'{where}: no column "{column}" (the header has {listed}){hint}')

@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from comity.tables.spreadsheets import unprotected
+
 QUOTE = '"'
 
-# A quoted field with more characters is taken for one that is not closed, so that one stray quote
-# does not read the rest of a large file into memory.
-LONGEST_QUOTED = 1_000_000
+BYTE_ORDER_MARK = "\ufeff"
 
 UP_TO_CLOSING_QUOTE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
@@ -21,25 +21,28 @@ UP_TO_CLOSING_QUOTE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 class Record(NamedTuple):
     """One record: its first and last line, its fields as written, and whether they have quotes.
 
-    `fields` is None where a quoted field that opens on `line` is not closed, or where its closing
-    quote, on `last`, is followed by text.
+    `fields` is None where a quoted field that opens on `line` is not closed by the end of the file
+    (`unclosed`), or where its closing quote, on `last`, is followed by text.
     """
 
     line: int
     last: int
     fields: list[str] | None
     quotes: bool = False
+    unclosed: bool = False
 
 
 def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterator[Record]:
     """The records of `lines` (given with their ends), including blank ones.
 
     After a broken quoted field the next record begins on the line after the one where it opened.
+    A byte order mark at the start of a record, as in files that were joined, is dropped.
     """
     source = iter(lines)
     if not quoting:
         for number, line in enumerate(source, 1):
-            yield Record(number, number, line.rstrip("\r\n").split(delimiter))
+            content = line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")
+            yield Record(number, number, content.split(delimiter))
         return
     strict = _strict_fields(delimiter)
     waiting = deque[str]()  # lines read ahead in search of a closing quote
@@ -49,14 +52,15 @@ def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterat
         if line is None:
             return
         number += 1
+        line = line.removeprefix(BYTE_ORDER_MARK)
         if QUOTE not in line:
             yield Record(number, number, line.rstrip("\r\n").split(delimiter))
             continue
         content = line.rstrip("\r\n")
-        fields, taken = strict.findall(delimiter + content), []
+        fields, taken, unclosed = strict.findall(delimiter + content), [], False
         if delimiter.join(fields) != content:  # something else than well-formed fields on one line
-            fields, taken = _split_quoted(line, delimiter, source, waiting)
-        yield Record(number, number + len(taken), fields, True)
+            fields, taken, unclosed = _split_quoted(line, delimiter, source, waiting)
+        yield Record(number, number + len(taken), fields, True, unclosed)
         if fields is None:
             waiting.extendleft(reversed(taken))
         else:
@@ -72,8 +76,8 @@ def _strict_fields(delimiter: str) -> re.Pattern[str]:
 
 def _split_quoted(
     text: str, delimiter: str, source: Iterator[str], waiting: deque[str]
-) -> tuple[list[str] | None, list[str]]:
-    """The fields of the record that begins with line `text`, and its further lines.
+) -> tuple[list[str] | None, list[str], bool]:
+    """The fields of the record that begins with line `text`, its further lines, and `unclosed`.
 
     None instead of the fields if a quoted field is not closed or if text follows its end.
     """
@@ -83,16 +87,16 @@ def _split_quoted(
     while True:
         if text.startswith(QUOTE, start):
             inside = start + 1
-            while not (closing := UP_TO_CLOSING_QUOTE.match(text, inside)):
-                inside = len(text)
+            parts = [text]
+            while not (closing := UP_TO_CLOSING_QUOTE.match(parts[-1], inside)):
+                inside = 0
                 more = waiting.popleft() if waiting else next(source, None)
                 if more is None:
-                    return None, taken
+                    return None, taken, True
                 taken.append(more)
-                text += more
-                if len(text) - start > LONGEST_QUOTED:
-                    return None, taken
-            end = closing.end()
+                parts.append(more)
+            end = sum(map(len, parts[:-1])) + closing.end()
+            text = "".join(parts)
         else:
             end = text.find(delimiter, start)
             if end < 0:
@@ -101,9 +105,9 @@ def _split_quoted(
         if text.startswith(delimiter, end):
             start = end + 1
         elif text[end : end + 1] in ("", "\r", "\n"):
-            return fields, taken
+            return fields, taken, False
         else:
-            return None, taken
+            return None, taken, False
 
 
 def unquoted(field: str) -> str:
@@ -113,7 +117,8 @@ def unquoted(field: str) -> str:
 
 def column_name(field: str, quoting: bool) -> str:
     """A field of a header as the user writes the column's name."""
-    return (unquoted(field) if quoting else field).strip().strip("\ufeff").strip()
+    name = unprotected(unquoted(field) if quoting else field)
+    return name.strip().strip(BYTE_ORDER_MARK).strip()
 
 
 def spelled(delimiter: str) -> str:

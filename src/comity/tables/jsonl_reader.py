@@ -1,107 +1,253 @@
-"""Reads JSON Lines: one object per line; dotted names lead into objects."""
+"""Reads JSON Lines, one object per line, and arrays of objects; dotted names lead into objects."""
 
 import json
+import math
+import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from decimal import Decimal, InvalidOperation
+from itertools import chain, islice
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.rows import NoValue, Row, Table, TableFormat, Value, WholeRow, no_column
+from comity.tables.rows import (
+    JsonNumber,
+    NoValue,
+    Row,
+    Table,
+    TableFormat,
+    Value,
+    WholeRow,
+    name_key,
+    no_column,
+)
 from comity.tables.text_files import TextFile, open_text
 
+BYTE_ORDER_MARK = "\ufeff"
 DEEPEST_KEY = 4
+DEEPEST_VALUE = 100
 MOST_KEYS = 1000
 
 
 class JsonTable(Table):
-    """A table of JSON Lines. See `open_table` for arguments and errors."""
+    """A table of JSON Lines, or of one JSON array. See `open_table` for arguments and errors."""
 
     def __init__(self, path: Path, format: TableFormat, columns: Sequence[str | int]):
         super().__init__(path)
-        self._columns = [str(column) for column in columns]
         with open_text(path, format.encoding) as file:
             self._encoding = file.encoding
-            self._missing = _missing_columns(file, self._columns)
+            first = next((line for line in file.lines() if line.strip()), "")
+            self._is_array = first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith("[")
+            self._columns = _spellings(file, [str(column) for column in columns], self.missing)
         self._names: list[str] | None = None
+        self._types: dict[str, frozenset[str]] = {}
 
     @property
     def names(self) -> list[str]:
-        """The keys of all lines, in the order in which they first appear; read once.
+        """The keys of all objects, in the order in which they first appear; read once.
 
         Raises `ComityError` with every line that is not an object.
         """
         if self._names is None:
             errors = ErrorList()
+            types = self._types
             with open_text(self.path, self._encoding) as file:
-                keys = dict.fromkeys(key for _, _, item in _objects(file, errors) for key in item)
+                for _, item in _objects(file, errors):
+                    for key, value in item.items():
+                        types[key] = types.get(key, ALL_TYPES) & _types_of(value)
             errors.check()
-            self._names = list(keys)
+            self._names = list(types)
         return self._names
 
     @property
     def chosen_names(self) -> list[str]:
-        """The chosen columns; a key with dots may lead into objects."""
+        """The chosen columns as the file spells them; a key with dots may lead into objects."""
         return self._columns
 
     def describe(self) -> dict[str, Any]:
         """The format and its encoding."""
-        return {"format": "json lines", "encoding": self._encoding}
+        format = "json array" if self._is_array else "json lines"
+        return {"format": format, "encoding": self._encoding}
+
+    def arrow_types(self) -> dict[str, Any]:
+        """The Arrow types of the keys whose values are all numbers, or all true or false.
+
+        A number must fit its type exactly; otherwise the values are written as texts.
+        """
+        import pyarrow
+
+        types = {"int64": pyarrow.int64(), "uint64": pyarrow.uint64()}
+        types |= {"double": pyarrow.float64(), "bool": pyarrow.bool_()}
+        found = {}
+        for name in self.names:
+            fitting = self._types[name]
+            if fitting and fitting != ALL_TYPES:
+                found[name] = next(kind for key, kind in types.items() if key in fitting)
+        return found
 
     def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        is_empty = True
         with open_text(self.path, self._encoding) as file:
-            for number, line, item in _objects(file, errors):
-                if not self._missing:
+            for number, item in _objects(file, errors):
+                is_empty = False
+                if not self.missing:
                     values = [_value(_find(item, name)[1], name) for name in self._columns]
-                    # Decoded once more because numbers have their types here.
-                    own = json.loads(line, parse_int=_integer) if whole else {}
-                    yield Row(number, tuple(values)), own
-        if self._missing:
-            raise ComityError(*self._missing)
+                    yield Row(number, tuple(values)), item if whole else {}
+        if is_empty and not errors:
+            raise ComityError(f"{self.path}: the file has no rows; add rows")
 
 
-def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Number and text of each line that holds an object, and the object.
+ALL_TYPES = frozenset(("int64", "uint64", "double", "bool"))
+
+
+def _types_of(value: Any) -> frozenset[str]:
+    """The types of Parquet that hold a value exactly; a null fits all."""
+    if isinstance(value, NoValue):
+        value = value.copied
+    if value is None:
+        return ALL_TYPES
+    if isinstance(value, bool):
+        return frozenset(("bool",))
+    if not isinstance(value, JsonNumber) or len(value) > 40:
+        return frozenset()
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return frozenset()
+    found = set()
+    double = float(value)
+    if math.isfinite(double) and Decimal(repr(double)) == number:
+        found.add("double")
+    if value.lstrip("-").isdecimal():
+        if -(1 << 63) <= number < 1 << 63:
+            found.add("int64")
+        if 0 <= number < 1 << 64:
+            found.add("uint64")
+    return frozenset(found)
+
+
+def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each object of the file with its line.
 
     Numbers stay as they are spelled, because 1.0 and 1 are two texts.
     """
-    decode = json.JSONDecoder(
-        object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_not_a_number
-    ).decode
     path = file.path
-    first = True
-    for number, line in enumerate(file.lines(), 1):
-        if not line.strip():
-            continue
-        if first and (line.lstrip().startswith("[") or line.strip() == "{"):
-            raise ComityError(
-                f"{path}:{number}: the file is one JSON document, not JSON Lines; write one object "
-                f"on each line"
-            )
-        first = False
-        try:
-            item = decode(line.rstrip("\r\n"))
-        except JSONDecodeError as error:
-            reason = error.msg[:1].lower() + error.msg[1:]
-            errors.add(
-                f"{path}:{number}: column {error.colno}: not valid JSON ({reason}); write one "
-                f"object on each line"
-            )
-        except RecursionError:
-            errors.add(f"{path}:{number}: the JSON is nested too deeply; flatten it")
-        else:
-            if isinstance(item, dict):
-                yield number, line, item
-            else:
-                errors.add(f"{path}:{number}: {_kind(item)}, not an object; write {{...}}")
-    if first:
+    lines = ((n, line.removeprefix(BYTE_ORDER_MARK)) for n, line in enumerate(file.lines(), 1))
+    filled = ((number, line) for number, line in lines if line.strip())
+    start, first = next(filled, (0, ""))
+    if not first:
         raise ComityError(f"{path}: the file is empty; add rows, or name another file")
+    if first.lstrip().startswith("["):
+        yield from _array_objects(path, start, first, filled, errors)
+        return
+    if first.strip() == "{":
+        raise ComityError(
+            f"{path}:{start}: the file is one JSON object over several lines; write one object on "
+            "each line, or an array of objects"
+        )
+    if not re.match(r'\s*[{"\d-]|\s*(?:null|true|false)\b', first):
+        raise ComityError(
+            f"{path}:{start}: the file does not begin like JSON; if it is CSV or TSV, rename it "
+            "to end in .csv or .tsv"
+        )
+    for number, line in chain([(start, first)], filled):
+        try:
+            item = _DECODER.decode(line.rstrip("\r\n"))
+        except JSONDecodeError as error:
+            errors.add(f"{path}:{number}: column {error.colno}: {_invalid(error)}", kind="json")
+        except RecursionError:
+            errors.add(_too_deep(path, number))
+        else:
+            yield from _checked(path, number, item, line, errors)
+
+
+def _array_objects(
+    path: Path, number: int, first: str, rest: Iterator[tuple[int, str]], errors: ErrorList
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of an array that begins on line `number`; the file is held in memory.
+
+    Text that is not JSON is one error and ends the reading.
+    """
+    starts, numbers, parts = [0], [number], [first]
+    for number, line in rest:
+        starts.append(starts[-1] + len(parts[-1]))
+        numbers.append(number)
+        parts.append(line)
+    text = "".join(parts)
+    at = 0  # the index of the line of `position`
+
+    def where(position: int) -> str:
+        line = bisect_right(starts, position) - 1
+        return f"{path}:{numbers[line]}: column {position - starts[line] + 1}"
+
+    position = _after_space(text, text.index("[") + 1)
+    ended = text.startswith("]", position)
+    while not ended:
+        try:
+            item, end = _DECODER.raw_decode(text, position)
+        except JSONDecodeError as error:
+            errors.add(f"{where(error.pos)}: {_invalid(error)}")
+            return
+        except RecursionError:
+            errors.add(_too_deep(path, numbers[bisect_right(starts, position) - 1]))
+            return
+        while at + 1 < len(starts) and starts[at + 1] <= position:
+            at += 1
+        yield from _checked(path, numbers[at], item, text[position:end], errors)
+        position = _after_space(text, end)
+        ended = text.startswith("]", position)
+        if not ended and not text.startswith(",", position):
+            errors.add(f'{where(position)}: not valid JSON (expected "," or "]"); correct it')
+            return
+        if not ended:
+            position = _after_space(text, position + 1)
+    position = _after_space(text, position + 1)
+    if position < len(text):
+        errors.add(f"{where(position)}: not valid JSON (text after the array); remove it")
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _checked(
+    path: Path, number: int, item: Any, text: str, errors: ErrorList
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The item with its line if it is an object that can be written again."""
+    if not isinstance(item, dict):
+        errors.add(f"{path}:{number}: {_kind(item)}, not an object; write {{...}}", kind="object")
+    elif text.count("[") + text.count("{") > DEEPEST_VALUE and _depth(item) > DEEPEST_VALUE:
+        errors.add(_too_deep(path, number))
+    else:
+        yield number, item
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are inside one another."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _invalid(error: JSONDecodeError) -> str:
+    reason = error.msg[:1].lower() + error.msg[1:]
+    return f"not valid JSON ({reason}); write one object on each line"
+
+
+def _too_deep(path: Path, number: int) -> str:
+    return f"{path}:{number}: the JSON is nested too deeply; flatten it"
 
 
 def _not_a_number(name: str) -> NoValue:
     """NaN and Infinity are not JSON; some programs write them where they lack a value."""
-    return NoValue(f"{name} is not a value")
+    return NoValue(f"{name} is not a value", copied=None if name == "NaN" else name)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,19 +255,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     item = dict(pairs)
     if len(item) < len(pairs):
         seen: set[str] = set()
-        for key, _ in pairs:
+        for key, value in pairs:
             if key in seen:
-                item[key] = NoValue(f"the key '{key}' occurs twice")
+                last = value.copied if isinstance(value, NoValue) else value
+                item[key] = NoValue(f"the key '{key}' occurs twice", copied=last)
             seen.add(key)
     return item
 
 
-def _integer(digits: str) -> int | str:
-    """The number, or its digits where Python refuses to convert so many."""
-    try:
-        return int(digits)
-    except ValueError:
-        return digits
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=JsonNumber,
+    parse_float=JsonNumber,
+    parse_constant=_not_a_number,
+)
 
 
 def _find(item: dict[str, Any], name: str) -> tuple[bool, Any]:
@@ -183,19 +331,34 @@ def _kind(value: Any) -> str:
     return "a text or a number"
 
 
-def _missing_columns(file: TextFile, names: Sequence[str]) -> list[str]:
-    """A message for each column that no line has; usually the first lines have them all."""
-    missing = list(names)
+def _spellings(file: TextFile, names: Sequence[str], missing: list[str]) -> list[str]:
+    """The names as the first object that has them spells them; usually the first ones have all.
+
+    A message for each name that no object has is added to `missing`.
+    """
+    found: dict[str, str] = {}
     keys: dict[str, None] = {}
-    for _, _, item in _objects(file, ErrorList()):
-        missing = [name for name in missing if not _find(item, name)[0]]
-        if not missing:
-            return []
+    for _, item in _objects(file, ErrorList()):
+        for name in names:
+            if name not in found and (spelling := _spelling(item, name)) is not None:
+                found[name] = spelling
+        if all(name in found for name in names):
+            return [found[name] for name in names]
         if len(keys) < MOST_KEYS:
             keys.update(dict.fromkeys(_dotted_keys(item)))
-    if not keys:
-        return []  # no objects at all: the errors of the lines say what is wrong
-    return [f"{file.path}: {no_column(name, keys)}" for name in dict.fromkeys(missing)]
+    if keys:  # without any object the errors of the lines say what is wrong
+        lacking = [name for name in dict.fromkeys(names) if name not in found]
+        missing += [f"{file.path}: {no_column(name, keys)}" for name in lacking]
+    return [found.get(name, name) for name in names]
+
+
+def _spelling(item: dict[str, Any], name: str) -> str | None:
+    """The name of a column as an object spells it, which may be in another Unicode form."""
+    if _find(item, name)[0]:
+        return name
+    if name.isascii():
+        return None
+    return next((key for key in _dotted_keys(item) if name_key(key) == name_key(name)), None)
 
 
 def _dotted_keys(item: dict[str, Any], depth: int = 0) -> Iterator[str]:

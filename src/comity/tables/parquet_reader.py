@@ -1,6 +1,7 @@
 """Reads Parquet: strings, numbers and lists of all Arrow types as texts."""
 
 import math
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,7 +14,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.rows import NoValue, Row, Table, Value, WholeRow, no_column, shown
+from comity.tables.rows import (
+    ArrowColumn,
+    ArrowValue,
+    NoValue,
+    Row,
+    Table,
+    Value,
+    WholeRow,
+    free_name,
+    name_key,
+    no_column,
+)
 
 BATCH_ROWS = 4096
 
@@ -23,60 +35,72 @@ class ParquetTable(Table):
 
     def __init__(self, path: Path, columns: Sequence[str | int]):
         super().__init__(path)
-        self._columns = [str(column) for column in columns]
         with _opened(path) as file:
             self._schema = file.schema_arrow
-            self._paths = _find_columns(path, self._columns, self._schema)
+        self._names: list[str] = []
+        for name in self._schema.names:
+            self._names.append(free_name(name, self._names))
+        self._paths = self._find_columns([str(column) for column in columns])
 
     @property
     def names(self) -> list[str]:
-        """The names of the outer columns."""
-        return list(dict.fromkeys(self._schema.names))
+        """The names of the outer columns, made different."""
+        return self._names
 
     @property
     def chosen_names(self) -> list[str]:
-        """The chosen columns; a name with dots may lead into structs."""
-        return self._columns
+        """The chosen columns as the file spells them; a name with dots may lead into structs."""
+        return [".".join(path) for path in self._paths]
 
     def describe(self) -> dict[str, Any]:
         """The format; everything else is in the file."""
         return {"format": "parquet"}
 
     def arrow_types(self) -> dict[str, Any]:
-        """The type of each outer column."""
-        return {field.name: field.type for field in self._schema}
+        """The field of each outer column."""
+        return {
+            name: field.with_name(name)
+            for name, field in zip(self._names, self._schema, strict=True)
+        }
+
+    def arrow_metadata(self) -> dict[bytes, bytes]:
+        """The metadata of the file."""
+        return self._schema.metadata or {}
+
+    def _find_columns(self, columns: Sequence[str]) -> list[list[str]]:
+        """For each column the path to it: its outer column and the fields below."""
+        found = [_find_path(self._schema, column) for column in columns]
+        self.missing = [
+            f"{self.path}: {no_column(column, _dotted_names(self._schema))}"
+            for column, names in zip(columns, found, strict=True)
+            if not names
+        ]
+        self.missing += [
+            f'{self.path}: the column "{name}" occurs twice; rename one'
+            for name in dict.fromkeys(names[0] for names in found if names)
+            if len(self._schema.get_all_field_indices(name)) > 1
+        ]
+        return found
 
     def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        if self.missing:
+            return
         outer = None if whole else list(dict.fromkeys(path[0] for path in self._paths))
         line = 0
         with _opened(self.path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=outer):
                 values = [_column(batch, path) for path in self._paths]
                 rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
-                whole_rows = self._whole(batch) if whole else ({} for _ in range(batch.num_rows))
-                for row, own in zip(rows, whole_rows, strict=True):
+                columns = [ArrowColumn(array, plain_values) for array in batch.columns]
+                for index, row in enumerate(rows):
                     line += 1
+                    own: WholeRow = {}
+                    if whole:
+                        cells = [ArrowValue(column, index) for column in columns]
+                        own = dict(zip(self._names, cells, strict=True))
                     yield Row(line, row), own
         if line == 0:
             raise ComityError(f"{self.path}: the file has no rows; add rows")
-
-    def _whole(self, batch: pa.RecordBatch) -> Iterator[WholeRow]:
-        names = batch.schema.names
-        columns = [
-            self._objects(name, array) for name, array in zip(names, batch.columns, strict=True)
-        ]
-        return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-
-    def _objects(self, name: str, array: Any) -> list[Any]:
-        """The values of one column as Python objects."""
-        try:
-            return array.to_pylist()
-        except (ValueError, OverflowError) as error:
-            raise ComityError(
-                f'{self.path}: the column "{shown(name)}" has values that cannot be copied to the '
-                f"output ({str(error).splitlines()[0][:120]}); remove the column or write it as "
-                "text"
-            ) from None
 
 
 @contextmanager
@@ -92,25 +116,19 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         ) from None
 
 
-def _find_columns(path: Path, columns: Sequence[str], schema: pa.Schema) -> list[list[str]]:
-    """For each column the path to it: its outer column and the fields below."""
-    found = [_find_path(schema, column) for column in columns]
-    errors = [
-        f"{path}: {no_column(column, _dotted_names(schema))}"
-        for column, names in zip(columns, found, strict=True)
-        if not names
-    ]
-    errors += [
-        f'{path}: the column "{name}" occurs twice; rename one'
-        for name in dict.fromkeys(names[0] for names in found if names)
-        if len(schema.get_all_field_indices(name)) > 1
-    ]
-    if errors:
-        raise ComityError(*errors)
-    return found
+def _find_path(schema: pa.Schema, name: str) -> list[str]:
+    """The path to a column, also if the file spells it in another Unicode form, or []."""
+    found = _path_to(schema, name)
+    if found or name.isascii():
+        return found
+    return next((_path_to(schema, n) for n in _dotted_names(schema) if _same(n, name)), [])
 
 
-def _find_path(fields: Any, name: str) -> list[str]:
+def _same(first: str, second: str) -> bool:
+    return name_key(first) == name_key(second)
+
+
+def _path_to(fields: Any, name: str) -> list[str]:
     """The path to `name` in a schema or struct, or []; a field whose name has dots is preferred."""
     names = [field.name for field in fields]
     if name in names:
@@ -118,7 +136,7 @@ def _find_path(fields: Any, name: str) -> list[str]:
     for dot in (i for i, character in enumerate(name) if character == "."):
         outer, rest = name[:dot], name[dot + 1 :]
         if outer in names and pa.types.is_struct(kind := fields.field(outer).type):
-            below = _find_path(kind, rest)
+            below = _path_to(kind, rest)
             if below:
                 return [outer, *below]
     return []
@@ -226,3 +244,116 @@ def _lists(array: Any) -> list[Value]:
             else texts
         )
     return lists
+
+
+# --- values that are only copied ------------------------------------------------------------------
+
+
+def plain_values(array: Any) -> list[Any]:
+    """The values of any array as texts, numbers, lists and objects that JSON can hold.
+
+    Times, durations and decimals are texts with all their digits (a duration as in ISO 8601:
+    PT1.5S). Bytes are texts where they are UTF-8, else hexadecimal digits after "0x". NaN is a
+    null and an infinity the text "Infinity".
+    """
+    kind = array.type
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        values = plain_values(array.storage)
+        if kind.extension_name == "arrow.uuid":
+            stored = array.storage.to_pylist()
+            return [None if value is None else str(uuid.UUID(bytes=value)) for value in stored]
+        if kind.extension_name == "arrow.bool8":
+            return [None if value is None else bool(value) for value in values]
+        return values
+    if types.is_dictionary(kind):
+        return plain_values(array.dictionary_decode())
+    if types.is_boolean(kind) or types.is_integer(kind):
+        return array.to_pylist()
+    if types.is_floating(kind):
+        return [_plain_float(value, kind.bit_width) for value in array.to_pylist()]
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        stored = array.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode(errors="replace") for value in stored]
+    if _is_binary(kind):
+        return [_plain_bytes(value) for value in array.to_pylist()]
+    if types.is_duration(kind):
+        return [_plain_duration(value, kind.unit) for value in array.cast(pa.int64()).to_pylist()]
+    if types.is_map(kind):
+        pair = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
+        lists = plain_values(array.cast(pa.list_(pair)))
+        return [None if v is None else [list(pair.values()) for pair in v] for v in lists]
+    if types.is_struct(kind):
+        return _plain_structs(array)
+    if types.is_nested(kind):
+        return _plain_lists(array)
+    return _plain_others(array)
+
+
+def _is_binary(kind: Any) -> bool:
+    types = pa.types
+    return (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def _plain_float(value: float | None, bits: int) -> float | str | None:
+    if value is None or math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    # The shortest spelling of the width as stored, as in `_values`.
+    return value if bits == 64 else float(str({16: np.float16, 32: np.float32}[bits](value)))
+
+
+def _plain_bytes(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
+
+
+def _plain_duration(count: int | None, unit: str) -> str | None:
+    if count is None:
+        return None
+    digits = {"s": 0, "ms": 3, "us": 6, "ns": 9}[unit]
+    whole, part = divmod(abs(count), 10**digits)
+    fraction = f".{part:0{digits}d}".rstrip("0") if part else ""
+    return f"{'-' if count < 0 else ''}PT{whole}{fraction}S"
+
+
+def _plain_structs(array: Any) -> list[Any]:
+    names: list[str] = []
+    for field in array.type:
+        names.append(free_name(field.name, names))
+    columns = [plain_values(column) for column in array.flatten()]
+    rows = zip(*columns, strict=True) if columns else ((),) * len(array)
+    absent = array.is_null().to_pylist()
+    return [
+        None if null else dict(zip(names, row, strict=True))
+        for null, row in zip(absent, rows, strict=True)
+    ]
+
+
+def _plain_lists(array: Any) -> list[Any]:
+    items = iter(plain_values(array.flatten()))
+    lengths = pc.call_function("list_value_length", [array]).to_pylist()
+    return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
+
+
+def _plain_others(array: Any) -> list[Any]:
+    """Dates, times and decimals as texts; whatever cannot be cast as Arrow prints it."""
+    try:
+        return array.cast(pa.string()).to_pylist()
+    except pa.ArrowException:
+        nulls = array.is_null().to_pylist()
+        printed = [array.slice(index, 1).to_string() for index in range(len(array))]
+        return [
+            None if null else " ".join(text.strip("[] \n").split())
+            for null, text in zip(nulls, printed, strict=True)
+        ]

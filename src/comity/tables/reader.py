@@ -10,26 +10,32 @@ from comity.errors import ComityError
 from comity.tables.csv_reader import DelimitedTable
 from comity.tables.jsonl_reader import JsonTable
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
-from comity.tables.text_files import check_file
+from comity.tables.text_files import HEAD_BYTES, check_file, open_bytes, refuse_foreign
 
 
-def open_table(path: Path, format: TableFormat, columns: Sequence[str | int] = ()) -> Table:
+def open_table(
+    path: Path,
+    format: TableFormat,
+    columns: Sequence[str | int] = (),
+    extension: str | None = None,
+) -> Table:
     """Open a table to read the chosen columns.
 
-    The file name's extension sets the format. The encoding, the delimiter and the meaning of quotes
-    are found here, once, unless `format` sets them; `columns` helps to tell the delimiter.
+    The file name's extension sets the format, unless `extension` does (".csv"). The encoding, the
+    delimiter and the meaning of quotes are found here, once, unless `format` sets them; `columns`
+    helps to tell the delimiter.
 
     Args:
         columns: the columns of `Table.rows`, in that order. A name with dots leads into JSON
             objects and Parquet structs ("data.text"). Without a header a column is an index,
-            counted from 0.
+            counted from 0. Names are compared in Unicode's form NFC, without spaces at the ends.
+            Columns that the table lacks are in `Table.missing`, and errors when rows are read.
 
     Raises:
-        ComityError: where the file cannot be read, or lacks a column. Columns that no line of JSON
-            Lines has are reported while the rows are read, together with bad lines.
+        ComityError: the file cannot be read.
     """
     check_file(path)
-    extension = path.suffix.lower()
+    extension = path.suffix.lower() if extension is None else extension
     if extension in DELIMITED:
         return DelimitedTable(path, format, columns)
     if extension in JSON_LINES:
@@ -39,5 +45,21 @@ def open_table(path: Path, format: TableFormat, columns: Sequence[str | int] = (
         from comity.tables.parquet_reader import ParquetTable
 
         return ParquetTable(path, columns)
+    with open_bytes(path) as file:
+        refuse_foreign(path, file.read(HEAD_BYTES))
     known = ", ".join(DELIMITED + JSON_LINES + PARQUET)
     raise ComityError(f'{path}: unknown extension "{extension}"; use one of {known}')
+
+
+def check_format(path: Path, format: TableFormat, extension: str | None = None) -> None:
+    """Raise `ComityError` for each option of `format` that has no effect on a file's format."""
+    extension = path.suffix.lower() if extension is None else extension
+    unused = ["delimiter", "header", "quoting"] if extension in JSON_LINES + PARQUET else []
+    unused += ["encoding"] if extension in PARQUET else []
+    options = [
+        f"--no-{key}" if getattr(format, key) is False else f"--{key}"
+        for key in unused
+        if getattr(format, key) != getattr(TableFormat(), key)
+    ]
+    if options:
+        raise ComityError(*[f"{o} has no effect on {path}; remove it" for o in options])

@@ -1,15 +1,21 @@
 """What all table readers share: formats, rows and their values, and the interface `Table`."""
 
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comity.errors import ComityError, ErrorList, nearest
+from comity.tables.findings import Finding, Findings
 
 DELIMITED = (".csv", ".tsv", ".txt", ".tab")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+JSON_ARRAY = (".json",)
+"""Of the extensions of JSON: those that are written as one array. All are read either way."""
+
 PARQUET = (".parquet",)
 
 CHUNK = 2048
@@ -33,9 +39,17 @@ class TableFormat:
 
 @dataclass(frozen=True)
 class NoValue:
-    """Why a column has no value in a row, such as "no key 'label'"."""
+    """Why a column has no value in a row, such as "no key 'label'".
+
+    `copied` is what a copy of the row holds instead.
+    """
 
     reason: str
+    copied: Any = field(default=None, compare=False)
+
+
+class JsonNumber(str):
+    """A number of JSON as it is spelled, so that a copy has the same digits."""
 
 
 # None is a null of JSON or Parquet; an empty text is "".
@@ -49,8 +63,37 @@ class Row(NamedTuple):
     values: tuple[Value, ...]
 
 
+class ArrowColumn:
+    """Some values of a Parquet column, in Arrow's memory and as values of JSON."""
+
+    def __init__(self, array: Any, convert: Callable[[Any], list[Any]]):
+        """`array` is an Arrow array; `convert` gives its values as JSON can hold them."""
+        self.array = array
+        self._convert = convert
+
+    @cached_property
+    def plain(self) -> list[Any]:
+        """The values as texts, numbers, lists and objects, converted once."""
+        return self._convert(self.array)
+
+
+class ArrowValue(NamedTuple):
+    """One value of a Parquet column, whatever its type."""
+
+    column: ArrowColumn
+    position: int
+
+    @property
+    def plain(self) -> Any:
+        """The value as JSON can hold it."""
+        return self.column.plain[self.position]
+
+
 WholeRow = dict[str, Any]
-"""A row with every column of its table, with the types of JSON or Parquet, else as texts."""
+"""A row with every column of its table.
+
+Values are texts (delimited text), values of JSON with numbers as `JsonNumber`, or `ArrowValue`.
+"""
 
 
 class Table(ABC):
@@ -61,6 +104,9 @@ class Table(ABC):
 
     def __init__(self, path: Path):
         self.path = path
+        self.missing: list[str] = []
+        """A message for each chosen column that the table lacks; its rows cannot be read then."""
+        self._findings = Findings()
 
     @property
     @abstractmethod
@@ -81,8 +127,16 @@ class Table(ABC):
         """How the file is read: "format", for text also "encoding", "delimiter" and so on."""
 
     def arrow_types(self) -> dict[str, Any]:
-        """The Arrow types of the columns, for a table that has them."""
+        """The Arrow types or fields of the columns; a column without one is written as texts."""
         return {}
+
+    def arrow_metadata(self) -> dict[bytes, bytes]:
+        """The metadata of a Parquet file, such as which column is pandas's index."""
+        return {}
+
+    def findings(self) -> list[Finding]:
+        """What looks wrong in the values of the chosen columns; complete once the rows are read."""
+        return self._findings.found()
 
     def rows(self, errors: ErrorList) -> Iterator[Row]:
         """The rows, each with one value for each chosen column.
@@ -99,8 +153,15 @@ class Table(ABC):
         return self._all_rows(errors, whole=True)
 
     def _all_rows(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
+        self._findings = Findings()
         try:
-            yield from self._read(errors, whole)
+            for row, own in self._read(errors, whole):
+                for value in row.values:
+                    if isinstance(value, str):
+                        self._findings.look(row.line, value)
+                yield row, own
+            if self.missing:
+                raise ComityError(*self.missing)
         except ComityError as error:
             errors.extend(error)
 
@@ -108,6 +169,7 @@ class Table(ABC):
     def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
         """Read the file once; without `whole` the whole rows are empty.
 
+        Yields nothing if columns are missing, but may add errors of rows.
         Errors of single rows are added to `errors`. Raises `ComityError` where reading must end.
         """
 
@@ -115,9 +177,9 @@ class Table(ABC):
 def as_text(path: Path, line: int, value: Value, errors: ErrorList) -> str:
     """A value as a text: a null is empty, and what is not a text is an error and empty."""
     if isinstance(value, NoValue):
-        errors.add(f"{path}:{line}: {value.reason}; give the row a text")
+        errors.add(f"{path}:{line}: {value.reason}; give the row a text", kind=value.reason)
     elif isinstance(value, list):
-        errors.add(f"{path}:{line}: the text is a list; write it as one text")
+        errors.add(f"{path}:{line}: the text is a list; write it as one text", kind="list")
     return value if isinstance(value, str) else ""
 
 
@@ -140,9 +202,14 @@ def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:
     '"text", "label"'
     """
     names = list(names)
-    cut = [shown(name if len(name) <= longest else name[:longest] + "...") for name in names[:most]]
+    cut = [shortened(name, longest) for name in names[:most]]
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
     return ", ".join([f'"{name}"' for name in cut] + more)
+
+
+def shortened(text: str, longest: int = 40) -> str:
+    """`text` on one line, with at most `longest` characters."""
+    return shown(text if len(text) <= longest else text[:longest] + "...")
 
 
 def shown(text: str) -> str:
@@ -150,8 +217,34 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def name_key(name: str | int) -> str:
+    """What a column's name is compared by: Unicode form and spaces at its ends do not matter."""
+    return unicodedata.normalize("NFC", str(name)).strip()
+
+
 def no_column(name: str | int, names: Iterable[str]) -> str:
     """The part of a message that says which column is missing and which columns there are."""
-    names = [shown(name) for name in names]
-    hint = nearest(name, names) or "; correct the name"
+    names = list(names)
+    hint = close_name(name, names) or "; correct the name"
     return f'no column "{name}" (the columns are {quoted_list(names)}){hint}'
+
+
+def close_name(name: str | int, names: Iterable[str]) -> str:
+    """A suggestion that ends a message, or "" if no name is close.
+
+    >>> close_name("the text", ["the\\u00a0text", "label"])
+    '; the file has "the\\\\xa0text", with other spaces: rename the column, or copy its name'
+    """
+    names = list(names)
+    for other in names:
+        if _letters(other) == _letters(str(name)) and name_key(other) != name_key(name):
+            return f'; the file has "{shown(other)}", with other spaces: rename the column, or ' + (
+                "copy its name"
+            )
+    return nearest(name, map(shown, names))
+
+
+def _letters(name: str) -> str:
+    """A name without spaces and invisible characters."""
+    folded = unicodedata.normalize("NFKC", name)
+    return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")

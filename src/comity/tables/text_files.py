@@ -24,9 +24,24 @@ MARKS = (
 
 NOT_TEXT = (
     (b"PK\x03\x04", "is a zip archive or a spreadsheet, not text; save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "is an old Excel or Word file, not text; save it as CSV"),
     (b"\x1f\x8b", "is compressed with gzip, not text; unpack it"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd, not text; unpack it"),
+    (b"BZh", "is compressed with bzip2, not text; unpack it"),
+    (b"\xfd7zXZ\x00", "is compressed with xz, not text; unpack it"),
+    (b"%PDF-", "is a PDF, not text; save its table as CSV"),
+    (b"ARROW1", "is a Feather or Arrow file, not text; save it as Parquet"),
+    (b"SQLite format 3\x00", "is an SQLite database, not text; export the table as CSV"),
+    (b"\x89HDF", "is an HDF5 file, not text; save the table as CSV or Parquet"),
+    (b"\x80\x04\x95", "is a Python pickle, which is not read; save the table as CSV or Parquet"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "is a pointer of Git LFS and not the data; run git lfs pull",
+    ),
+    (b"<!DOCTYPE html", "is a web page, as after a failed download; download the file again"),
+    (b"<html", "is a web page, as after a failed download; download the file again"),
 )
+"""How files begin that are given by mistake, and what to do about them."""
 
 
 def check_file(path: Path) -> None:
@@ -147,7 +162,8 @@ class TextFile:
                 line += newlines.decode("", final=True).count("\n")
                 # The bytes that failed are this one and those that the decoder still held.
                 start = offset + len(chunk) - len(error.object)
-                return f"{self.path}:{line}: the byte at offset {start:,} is not {name}; {advice}"
+                where = f"{self.path}:{line}: the byte 0x{error.object[0]:02X} at offset {start:,}"
+                return f"{where} is not {name}; {advice}"
             except UnicodeError:
                 break
             line += newlines.decode(text).count("\n")
@@ -177,13 +193,18 @@ def _find_encoding(path: Path, file: io.BufferedReader, declared: str | None) ->
     for mark, codec in MARKS:
         if head.startswith(mark):
             return codec
-    for mark, reason in NOT_TEXT:
-        if head.startswith(mark):
-            raise ComityError(f"{path}: {reason}")
+    refuse_foreign(path, head)
     if head.startswith(b"PAR1") and tail == b"PAR1":
         raise ComityError(f"{path}: is a Parquet file; rename it to end in .parquet")
     _refuse_unmarked_utf16(path, head)
     return "utf-8"
+
+
+def refuse_foreign(path: Path, head: bytes) -> None:
+    """Raise `ComityError` if a file begins like one of another kind that is given by mistake."""
+    for mark, reason in NOT_TEXT:
+        if head[: len(mark)].lower() == mark.lower():
+            raise ComityError(f"{path}: {reason}")
 
 
 def _refuse_unmarked_utf16(path: Path, head: bytes) -> None:
