@@ -63,7 +63,7 @@ def load_split(folder: Path, encoder: Path, **tasks: Any) -> Split:
     """The training rows of the first task."""
     recipe = Recipe.from_dict({"encoder": {"name": str(encoder)}, "tasks": tasks})
     loaded = load_encoder(str(encoder))
-    data = load_tasks(recipe, folder, text_encoder(loaded.tokenizer), 128, 0)
+    data = load_tasks(recipe, folder, text_encoder(loaded.tokenizer), 128)
     return next(iter(data.values())).train
 
 

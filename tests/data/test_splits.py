@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(folder: Path, **changes: Any) -> dict[str, Any]:
-    return load_tasks(two_tasks(Path("encoder"), **changes), folder, WORDS, 128, 0)
+    return load_tasks(two_tasks(Path("encoder"), **changes), folder, WORDS, 128)
 
 
 def test_a_file_is_opened_at_most_three_times_and_hashed_once(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +25,23 @@ class Leak:
     dev_rows: int  # dev rows with the same input
     example: str  # file and line of the first leaking training row
     dev_example: str  # file and line of its dev row
+    same_file: Path | None = None  # the file, if both sets use the same rows of one file
 
     def sentence(self, dropped: bool) -> str:
         """The leak as a message with an example. `dropped`: its training rows are left out."""
+        left_out = "such training rows are left out"
+        if self.same_file is not None:
+            advice = left_out if dropped else f"name another file in tasks.{self.dev_task}.dev"
+            return (
+                f"leak: {self.same_file}, the dev file of {self.dev_task}, is also a training file "
+                f"of {self.train_task} ({plural(self.rows, 'row')}); {advice}"
+            )
         advice = "use --drop-leaks to leave such training rows out"
         return (
             f"leak: {plural(self.rows, 'training row')} of {self.train_task} and "
             f"{plural(self.dev_rows, 'dev row')} of {self.dev_task} have the same input, such as "
             f"{self.example} and {self.dev_example}; "
-            f"{'such training rows are left out' if dropped else advice}"
+            f"{left_out if dropped else advice}"
         )
 
 
@@ -70,9 +79,17 @@ def find_leaks(
                     int(dev_leaking.sum()),
                     _location(train_split, first),
                     _location(dev_split, partner),
+                    dev_split.table.path if _same_rows(train_split, dev_split) else None,
                 )
             )
     return leaks, masks
+
+
+def _same_rows(train: Split, dev: Split) -> bool:
+    """Whether two splits use the same rows of files with the same content."""
+    if train.table.digest != dev.table.digest:
+        return False
+    return bool(np.isin(dev.rows, train.rows).any())
 
 
 def _location(split: Split, index: int) -> str:
