@@ -48,6 +48,9 @@ def loose_key(label: str) -> str:
     >>> loose_key("Very Good") == loose_key("very\\u00a0good"), loose_key("01"), loose_key("1.0")
     (True, '1', '1')
     """
+    if label.isascii() and label.isprintable():
+        key = "".join(label.lower().split())
+        return spelling(key) if is_number(key) else key
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     kept = [c for c in folded if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf")]
     key = "".join(kept).replace("\u2212", "-")  # a minus sign is written as a hyphen

@@ -1,6 +1,7 @@
 """Sentences on labels and scores that are read without an error, but look wrong."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +42,13 @@ def label_notes(data: TaskData) -> list[str]:
 
 def _placeholder_notes(data: TaskData) -> list[str]:
     """Sentences on classes that look like a missing label, for each file that has them."""
-    found = [name for name in data.target.classes if is_placeholder(name, data.target.classes)]
+    found = placeholders(data.target.classes)
     if not found or len(data.target.classes) - len(found) < 2:
         return []
     listed = ", ".join(f'"{shown(name)}"' for name in found)
     notes = []
     for table in _tables(data):
-        for name in found:
+        for name in found[:MOST]:
             rows = _rows_with(data, table, name)
             if len(rows):
                 notes.append(
@@ -59,15 +60,17 @@ def _placeholder_notes(data: TaskData) -> list[str]:
     return _first(notes)
 
 
-def is_placeholder(name: str, classes: tuple[str, ...]) -> bool:
-    """Whether a class looks like a missing label.
+def placeholders(classes: Sequence[str]) -> list[str]:
+    """The classes that look like a missing label.
 
     A negative number does only if no other class is one, and a hyphen only if no class is a plus.
     """
-    key, others = loose_key(name), {loose_key(other) for other in classes}
-    if is_number(key) and sum(is_number(other) and other[0] == "-" for other in others) > 1:
-        return False
-    return key in PLACEHOLDERS and not (key == "-" and "+" in others)
+    keys = [loose_key(name) for name in classes]
+    negative = sum(key.startswith("-") and is_number(key) for key in keys)
+    ordinary = {key for key in keys if negative > 1 and is_number(key)}
+    ordinary |= {"-"} if "+" in keys else set()
+    found = PLACEHOLDERS - ordinary
+    return [name for name, key in zip(classes, keys, strict=True) if key in found]
 
 
 def _spelling_notes(data: TaskData) -> list[str]:

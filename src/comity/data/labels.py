@@ -339,7 +339,7 @@ def _result(
         parts = _parts(value, task) if task.kind == "multi-label" else [value]
         decimal = task.decimal_mark
         texts = [part.replace(decimal, ".") for part in parts if isinstance(part, str)]
-        if any(loose_key(text) in ignored for text in texts):
+        if any(text.strip() and loose_key(text) in ignored for text in texts):
             return _No.IGNORED
     return read(value)
 

@@ -39,7 +39,7 @@ def _check_ignored_labels(path: str, task: TaskSection, report: Report) -> None:
     for name in task.classes or ():
         if loose_key(name) in ignored:
             report(f"{path}.ignore_labels", f'"{name}" is also in classes; remove one of them')
-    if "" in ignored:
+    if not all(label.strip() for label in task.ignore_labels):
         report(f"{path}.ignore_labels", 'has an empty label; set missing_labels = "skip" instead')
 
 
