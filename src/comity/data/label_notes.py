@@ -13,6 +13,8 @@ from comity.format import plural, some
 from comity.tables.rows import quoted_list, shown
 from comity.targets import Classes, is_number, is_whole, loose_key
 
+_ODD = 0x9E3779B97F4A7C15
+
 MOST = 5
 """Sentences of one sort about one task."""
 
@@ -159,8 +161,10 @@ def _contradictions(data: TaskData) -> list[str]:
     keys = np.asarray(split.table.keys)[split.rows][:, list(data.read_columns)]
     if len(split) < 2:
         return []
-    order = np.lexsort((split.targets, *keys.T))
-    same = (keys[order][1:] == keys[order][:-1]).all(axis=1)
+    # One hash for each input; products wrap around.
+    inputs = keys[:, 0] if keys.shape[1] == 1 else keys[:, 0] * np.uint64(_ODD) ^ keys[:, 1]
+    order = np.lexsort((split.targets, inputs))
+    same = inputs[order][1:] == inputs[order][:-1]
     differ = same & (split.targets[order][1:] != split.targets[order][:-1])
     if not differ.any():
         return []

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.splits import Split
-from comity.data.token_cache import text_key
+from comity.data.token_cache import among, text_key
 from comity.format import plural
 
 Keys = NDArray[np.uint64]
@@ -89,7 +89,7 @@ def _same_rows(train: Split, dev: Split) -> bool:
     """Whether two splits use the same rows of files with the same content."""
     if train.table.digest != dev.table.digest:
         return False
-    return bool(np.isin(dev.rows, train.rows).any())
+    return bool(among(dev.rows, train.rows).any())
 
 
 def _location(split: Split, index: int) -> str:
@@ -105,17 +105,8 @@ def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:
 def _occurring(rows: Keys, others: Keys) -> NDArray[np.bool_]:
     """Which rows `[n]` of `rows [n, 1 or 2]` leak into `others`; single empty texts do not."""
     if rows.shape[1] == others.shape[1] == 2:
-        return _among(_pair(rows), _pair(others))
-    return np.asarray(_among(rows, others[others != EMPTY]).any(axis=1))
-
-
-def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
-    if not others.size:
-        return np.zeros(keys.shape, dtype=bool)
-    ordered = np.sort(others, axis=None)
-    positions = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(positions, len(ordered) - 1)] == keys
+        return among(_pair(rows), _pair(others))
+    return np.asarray(among(rows, others[others != EMPTY]).any(axis=1))
 
 
 def _pair(keys: Keys) -> Keys:

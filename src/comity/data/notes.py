@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from comity.data.label_notes import label_notes
 from comity.data.splits import Split, TaskData
-from comity.data.token_cache import text_key, token_counts, unknown_counts
+from comity.data.token_cache import among, text_key, token_counts, unknown_counts
 from comity.format import plural, some
 
 UNKNOWN_SHARE = 0.1
@@ -53,9 +53,9 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
     if empty:
         where = _at(split, empty, len(empty))
         notes.append(f"{_have(len(empty), f'{name} row')} an empty text; kept ({where})")
-    zeros = np.intersect1d(split.table.zero_bytes, split.rows)
-    if len(zeros):
-        where = _at(split, split.table.lines[zeros].tolist(), len(zeros))
+    zeros = split.zero_byte_lines
+    if zeros:
+        where = _at(split, zeros, len(zeros))
         notes.append(
             f"{_have(len(zeros), f'{name} row')} a zero byte in a text, which the tokenizer leaves "
             f"out ({where})"
@@ -160,5 +160,5 @@ def _swapped(data: TaskData) -> bool:
     if len(data.read_columns) < 2 or len(data.dev) < FEW:
         return False
     train, dev = _keys(data.train), _keys(data.dev)
-    found = np.array([[np.isin(dev[:, d], train[:, t]).mean() for t in (0, 1)] for d in (0, 1)])
+    found = np.array([[among(dev[:, d], train[:, t]).mean() for t in (0, 1)] for d in (0, 1)])
     return bool(min(found[0, 1], found[1, 0]) > 0.5 and max(found[0, 0], found[1, 1]) < 0.1)

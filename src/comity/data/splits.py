@@ -22,6 +22,7 @@ from comity.data.token_cache import (
     TextEncoder,
     TokenTable,
     TokenTables,
+    among,
     token_counts,
 )
 from comity.errors import ComityError, ErrorList
@@ -63,6 +64,12 @@ class Split:
         """The lines of the kept rows that have a text without tokens."""
         empty = (token_counts(self.table, self.rows) == 0).any(axis=1)
         return self.table.lines[self.rows[empty]].tolist()
+
+    @property
+    def zero_byte_lines(self) -> list[int]:
+        """The lines of the rows that have a zero byte in a text."""
+        found = self.rows[among(self.rows, self.table.zero_bytes)]
+        return self.table.lines[found].tolist()
 
     def take(self, kept: NDArray) -> "Split":
         """The split with only the rows at the indices (or in the mask) `kept`."""
@@ -228,9 +235,10 @@ class _Loader:
         self, name: str, task: TaskSection, whole: Split, share: float
     ) -> tuple[Split, Split, str]:
         """Training and dev rows of one table, and a note on them; an error if dev is empty."""
-        seed = self.recipe.train.split_seed
-        train, dev = split_off(whole, share, seed, task.split)
-        linked = _linked(name, task, whole.table, share, seed)
+        groups = _dev_groups(whole.table, task.split)
+        drawn = _draw(whole.table, groups, share, self.recipe.train.split_seed)
+        train, dev = _divided(whole, drawn)
+        linked = _linked(name, task, whole.table, groups, drawn, share)
         if not len(dev):
             reason = linked or (
                 f"{whole.table.path}: dev = {share} of {plural(len(whole), 'row')} leaves no dev "
@@ -288,14 +296,19 @@ def split_off(split: Split, share: float, seed: int, by: str = "groups") -> tupl
     group larger than what dev still needs stays in training. A text without tokens links no rows.
     With "rows", every row is a group.
     """
-    dev = _drawn(split.table, share, seed, by)[split.rows]
+    drawn = _draw(split.table, _dev_groups(split.table, by), share, seed)
+    return _divided(split, drawn)
+
+
+def _divided(split: Split, drawn: NDArray[np.bool_]) -> tuple[Split, Split]:
+    """Training and dev rows, where the rows `drawn [n]` of the table are for dev."""
+    dev = drawn[split.rows]
     # Rows that were left out while reading are counted once, with the training rows.
     return split.take(~dev), replace(split.take(dev), unlabelled=0, ignored=0, dropped=0)
 
 
-def _drawn(table: TokenTable, share: float, seed: int, by: str) -> NDArray[np.bool_]:
-    """The rows `[n]` of a table that are drawn for dev."""
-    groups = _table_groups(table) if by == "groups" else np.arange(len(table))
+def _draw(table: TokenTable, groups: Rows, share: float, seed: int) -> NDArray[np.bool_]:
+    """The rows `[n]` of a table that are drawn for dev, given each row's group."""
     sizes = np.bincount(groups)
     wanted = _wanted(table, share)
     chosen = np.zeros(len(sizes), dtype=bool)
@@ -311,15 +324,20 @@ def _wanted(table: TokenTable, share: float) -> int:
     return max(round(share * len(table)), 1)
 
 
-def _linked(name: str, task: TaskSection, table: TokenTable, share: float, seed: int) -> str:
+def _linked(
+    name: str,
+    task: TaskSection,
+    table: TokenTable,
+    groups: Rows,
+    drawn: NDArray[np.bool_],
+    share: float,
+) -> str:
     """A sentence if many rows cannot be in dev because too many others share a text with them."""
     if task.split == "rows" or not len(table):
         return ""
-    groups, wanted = _table_groups(table), _wanted(table, share)
-    sizes = np.bincount(groups)
+    sizes, wanted, found = np.bincount(groups), _wanted(table, share), int(drawn.sum())
     linked = int(sizes[sizes > wanted].sum())
-    drawn = int(_drawn(table, share, seed, task.split).sum())
-    if linked * 10 < len(table) and drawn * 10 >= wanted * 9:
+    if linked * 10 < len(table) and found * 10 >= wanted * 9:
         return ""
     in_largest = np.flatnonzero(groups == sizes.argmax())
     keys = np.asarray(table.keys)[in_largest]
@@ -330,7 +348,7 @@ def _linked(name: str, task: TaskSection, table: TokenTable, share: float, seed:
     largest = plural(int(sizes.max()), "row")
     in_rows = plural(len(set(rows.tolist())), "row")
     return (
-        f"{table.path}: dev has {drawn:,} of the {plural(wanted, 'row')} that dev = {share} asks "
+        f"{table.path}: dev has {found:,} of the {plural(wanted, 'row')} that dev = {share} asks "
         f"for, and {linked:,} of {plural(len(table), 'row')} can only be training rows, because "
         f'texts in common link up to {largest} (such as "{text}", in {in_rows}); set split = '
         f'"rows" in [tasks.{name}] to draw single rows, or name a dev file'
@@ -341,11 +359,9 @@ def _shared_texts(name: str, task: TaskSection, train: Split, dev: Split) -> str
     """A sentence on dev rows that share a text with training rows, because rows were drawn."""
     if task.split == "groups" or not len(dev):
         return ""
-    texts = [
-        np.where(_empty(s.table, s.rows), np.uint64(0), np.asarray(s.table.keys)[s.rows])
-        for s in (train, dev)
-    ]
-    sharing = int((np.isin(texts[1], texts[0]) & (texts[1] != 0)).any(axis=1).sum())
+    known, keys = (np.asarray(split.table.keys)[split.rows] for split in (train, dev))
+    shared = among(keys, known) & ~_empty(dev.table, dev.rows)
+    sharing = int(shared.any(axis=1).sum())
     if not sharing:
         return ""
     return (
@@ -367,8 +383,13 @@ def _empty(table: TokenTable, rows: Rows) -> NDArray[np.bool_]:
     return token_counts(table, rows) == 0
 
 
-def _table_groups(table: TokenTable) -> Rows:
-    """A group number `[n]` for each row; rows that share a text with tokens agree."""
+def _dev_groups(table: TokenTable, by: str) -> Rows:
+    """A group number `[n]` for each row.
+
+    By "groups", rows that share a text with tokens agree; by "rows", every row is its own group.
+    """
+    if by == "rows":
+        return np.arange(len(table))
     keys = np.array(table.keys)
     empty = _empty(table, np.arange(len(table)))
     # The row's other text in the place of an empty one adds no link.

@@ -304,6 +304,15 @@ def text_key(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
+def among(keys: NDArray, others: NDArray) -> NDArray[np.bool_]:
+    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
+    if not others.size:
+        return np.zeros(keys.shape, dtype=bool)
+    ordered = np.sort(others, axis=None)
+    positions = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(positions, len(ordered) - 1)] == keys
+
+
 def unknown_counts(table: TokenTable, rows: NDArray[np.integer], unknown: int) -> NDArray[np.int64]:
     """Tokens `[n, texts]` with the id `unknown` in each text of the given rows."""
     counts = []

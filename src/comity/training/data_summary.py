@@ -117,7 +117,7 @@ def _split_summary(data: TaskData, split: Split, unknown: int) -> SplitSummary:
         empty=len(kept) + split.dropped,
         first_empty_line=min(empty, default=None),
         empty_lines=empty,
-        zero_bytes=len(np.intersect1d(split.table.zero_bytes, split.rows)),
+        zero_bytes=len(split.zero_byte_lines),
         unknown=unknown_share(data, split, unknown),
         dropped=split.dropped,
         truncated=split.cut(data.task.trained_views, data.max_length),
