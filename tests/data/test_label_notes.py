@@ -295,6 +295,9 @@ def test_a_column_of_names_is_not_a_number(tmp_path):
         f'{tmp_path / "t.csv"}:2: none of 400 values in "label" is a number, such as "reds"; is it '
         "a classification?"
     )
+    (message,) = errors_of(tmp_path, ["?", *["reds", "blues"] * 20], "regression")
+    assert "t.csv:3: none of 41" in message
+    assert message.endswith("is it a classification?")
     (message,) = errors_of(tmp_path, ["reds"] * 380 + ["1.5"] * 20, "regression", dev=["1"])
     assert "380 of 400 values" in message
 

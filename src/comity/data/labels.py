@@ -361,19 +361,28 @@ def _report_wrong(
         rows = int(counts[of_kind].sum())
         if kind is None or rows < MANY or rows * 2 < labelled:
             continue
-        first = of_kind[0]
+        first, advice = _common_advice({code: results[code] for code in of_kind[:1000]}, counts)
         what = f'{rows:,} of {labelled:,} values in "{label}" are not {kind.many}'
         if rows == labelled:
             what = f'none of {labelled:,} values in "{label}" is {kind.one}'
         where = f"{table.path}:{table.lines[int(np.argmax(codes == first))]}"
-        advice = results[first].question or results[first].advice()
         errors.add(f"{where}: {what}, such as {_quoted(column.values[first])}; {advice}")
-        wrong = [code for code in wrong if code not in set(of_kind)]
+        wrong = [code for code in wrong if results[code].kind != kind]
     for code in wrong[: errors.limit]:
         rows = np.flatnonzero(codes == code)
         where, others = f"{table.path}:{table.lines[rows[0]]}", _others(table, rows)
         errors.add(f"{where}: {results[code].what()}{others}; {results[code].advice()}")
     errors.skip(max(len(wrong) - errors.limit, 0))
+
+
+def _common_advice(wrong: Mapping[int, _Wrong], counts: NDArray[np.integer]) -> tuple[int, str]:
+    """The advice for most rows with wrong values, by code, and the first code it is for."""
+    advice = {code: result.question or result.advice() for code, result in wrong.items()}
+    rows: Counter[str] = Counter()
+    for code, sentence in advice.items():
+        rows[sentence] += int(counts[code])
+    ((most, _),) = rows.most_common(1)
+    return next(code for code, sentence in advice.items() if sentence == most), most
 
 
 def _quoted(value: Value) -> str:
