@@ -34,11 +34,12 @@ class ErrorList:
         self._messages: list[str] = []
         self._kinds: Counter[str] = Counter()
         self._seen: set[int] = set()  # hashes: messages past the limit are counted once too
+        self._skipped = 0
 
     @property
     def total(self) -> int:
         """The number of different errors, including those past the limit."""
-        return len(self._seen)
+        return len(self._seen) + self._skipped
 
     def __bool__(self) -> bool:
         return self.total > 0
@@ -59,6 +60,10 @@ class ErrorList:
         if len(self._messages) < self.limit:
             self._messages.append(message)
 
+    def skip(self, count: int) -> None:
+        """Count errors past the limit whose messages would take long to write."""
+        self._skipped += count
+
     def extend(self, error: ComityError) -> None:
         """Add the messages of an error that was raised elsewhere."""
         for message in error.messages:
@@ -69,6 +74,7 @@ class ErrorList:
         for message in other._messages:
             self.add(message)
         self._seen |= other._seen
+        self._skipped += other._skipped
 
     def stop(self) -> NoReturn:
         """Raise all errors as one `ComityError`."""

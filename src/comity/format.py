@@ -17,6 +17,17 @@ def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
 
 
+def some(items: Iterable[object], total: int, most: int = 10) -> str:
+    """The first items of `total` as a list in a sentence.
+
+    >>> some([2, 5, 9], 3), some([2, 5, 9], 7, most=2), some(["a"], 1)
+    ('2, 5 and 9', '2, 5 and 5 more', 'a')
+    """
+    shown = [str(item) for item in items][:most]
+    last = f"{total - len(shown):,} more" if total > len(shown) else shown.pop()
+    return " and ".join(filter(None, (", ".join(shown), last)))
+
+
 def clock(seconds: float) -> str:
     """A duration in seconds, as a person reads it.
 

@@ -72,6 +72,7 @@ class RunInputs:
     encoder: EncoderFacts
     tokenizer: str  # fingerprint
     files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
+    split_seed: int | None = None  # None in runs of older versions, which used the training seed
 
     @property
     def digests(self) -> dict[str, str]:

@@ -1,14 +1,17 @@
 """Targets: labels as files spell them, as numbers, and predictions from outputs."""
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 
 
 def spelling(label: str) -> str:
@@ -32,49 +35,96 @@ def is_number(label: str) -> bool:
     return _NUMBER.fullmatch(label.strip()) is not None
 
 
+def is_whole(label: str) -> bool:
+    """Whether a label is a whole number, written without leading zeros (`3`, `3.0`, not `03`)."""
+    return _WHOLE.fullmatch(label.strip()) is not None
+
+
+def loose_key(label: str) -> str:
+    """A key that labels share if they differ only in case, spaces or Unicode form.
+
+    Invisible characters are ignored too, and numbers are compared by value.
+
+    >>> loose_key("Very Good") == loose_key("very\\u00a0good"), loose_key("01"), loose_key("1.0")
+    (True, '1', '1')
+    """
+    if label.isascii() and label.isprintable():
+        key = "".join(label.lower().split())
+        return spelling(key) if is_number(key) else key
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    kept = [c for c in folded if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf")]
+    key = "".join(kept).replace("\u2212", "-")  # a minus sign is written as a hyphen
+    return spelling(key) if is_number(key) else key
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a task in the order of its outputs; of two, the last is the positive one.
 
-    Labels that are all numbers compare and sort by value, other labels by name. Labels that are all
-    true or false match in any case, and are spelled as in training.
+    Classes that are all whole numbers, or all true or false, match labels by value (`1` and `1.0`,
+    `True` and `true`), unless two of them have the same value. All other classes match labels as
+    written, except for spaces at the ends, so codes such as `01` and `345.10` stay as they are.
+    With `loose`, labels match by `loose_key`.
     """
 
     names: tuple[str, ...]
+    loose: bool = False
 
     @classmethod
-    def found(cls, labels: Sequence[str]) -> "Classes":
+    def found(cls, labels: Sequence[str], loose: bool = False) -> "Classes":
         """The classes of a training file, from its distinct labels.
+
+        Of several spellings of one class the first names it; whole numbers are named `2`, not
+        `2.0`. Numbers are sorted by value, other classes by name.
 
         >>> Classes.found(["10", "2.0", "2"]).names, Classes.found(["b", "a"]).names
         (('2', '10'), ('a', 'b'))
+        >>> Classes.found(["345.10", "345.1", "01"]).names
+        ('01', '345.1', '345.10')
         """
-        stripped = [label.strip() for label in labels]
-        if all(is_number(label) for label in stripped):
-            return cls(tuple(sorted({spelling(label) for label in stripped}, key=Decimal)))
-        if all(label.casefold() in ("true", "false") for label in stripped):
-            first = {label.casefold(): label for label in reversed(stripped)}
-            return cls(tuple(first[word] for word in sorted(first)))
-        return cls(tuple(sorted(set(stripped))))
+        stripped = list(dict.fromkeys(label.strip() for label in labels))
+        if _all_whole(stripped):
+            return cls(tuple(sorted({spelling(label) for label in stripped}, key=Decimal)), loose)
+        boolean = _all_boolean(stripped)
+        key = loose_key if loose else str.casefold if boolean else str
+        names = {key(label): label for label in reversed(stripped)}.values()
+        if all(is_number(label) for label in names):
+            return cls(tuple(sorted(names, key=lambda name: (Decimal(name), name))), loose)
+        return cls(tuple(sorted(names, key=str.casefold if boolean else None)), loose)
 
     def index(self, label: str) -> int | None:
         """The index of a label as a file spells it, or None for an unknown label."""
-        return self._indices().get(self._key(label.strip()))
-
-    def _indices(self) -> dict[str, int]:
-        return {self._key(name): index for index, name in enumerate(self.names)}
+        return self._indices.get(self._key(label.strip()))
 
     def indices(self, labels: Sequence[str]) -> list[int | None]:
         """The index of each label, as `index` gives it."""
-        indices = self._indices()
-        return [indices.get(self._key(label.strip())) for label in labels]
+        return [self.index(label) for label in labels]
 
-    def _key(self, label: str) -> str:
-        if is_number(label) and all(is_number(name) for name in self.names):
-            return spelling(label)
-        if all(name.casefold() in ("true", "false") for name in self.names):
-            return label.casefold()
-        return label
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {self._key(name.strip()): index for index, name in enumerate(self.names)}
+
+    @cached_property
+    def _key(self) -> Callable[[str], str]:
+        """What labels are compared by."""
+        if self.loose:
+            return loose_key
+        for fits, key in ((_all_whole, _by_value), (_all_boolean, str.casefold)):
+            if fits(self.names) and len({key(name) for name in self.names}) == len(self.names):
+                return key
+        return str
+
+
+def _by_value(label: str) -> str:
+    return spelling(label) if is_number(label) else label
+
+
+def _all_whole(labels: Sequence[str]) -> bool:
+    return all(is_whole(label) for label in labels)
+
+
+def _all_boolean(labels: Sequence[str]) -> bool:
+    return all(label.casefold() in ("true", "false") for label in labels)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def load_split(folder: Path, encoder: Path, **tasks: Any) -> Split:
     """The training rows of the first task."""
     recipe = Recipe.from_dict({"encoder": {"name": str(encoder)}, "tasks": tasks})
     loaded = load_encoder(str(encoder))
-    data = load_tasks(recipe, folder, text_encoder(loaded.tokenizer), 128, 0)
+    data = load_tasks(recipe, folder, text_encoder(loaded.tokenizer), 128)
     return next(iter(data.values())).train
 
 
@@ -273,6 +273,78 @@ def test_lb_11_multi_label(case, check, tiny_checkpoint):
         assert found["tasks"]["a"]["classes"] == ["blue", "red", "round"], name
         assert found["tasks"]["a"]["train"]["counts"] == {"blue": 1, "red": 3, "round": 3}
         assert load_split(folder, tiny_checkpoint, a=task).targets.tolist() == expected, name
+
+
+@pytest.fixture
+def check_recipe(case, tmp_path, tiny_checkpoint, capsys) -> Callable[..., Any]:
+    """Runs `comity check --json` on a case's own recipe; returns the JSON."""
+
+    def run(name: str, recipe: str, *changes: str) -> Any:
+        values = tomllib.loads((case(name) / recipe).read_text())
+        values["encoder"] = {"name": str(tiny_checkpoint)}
+        path = tmp_path / recipe
+        path.write_text(tomli_w.dumps(values))
+        changed = ["--set", *changes] if changes else []
+        assert main(["check", str(path), "--data", str(case(name)), "--json", *changed]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_n_05_an_empty_second_text_links_no_rows(check_recipe):
+    empty = {"parcels": 0, "mostly-empty": 0}
+    for seed in range(4):
+        for name in empty:
+            found = check_recipe("N-05", f"{name}.toml", f"train.split_seed={seed}")
+            task = found["tasks"]["parcel"]
+            assert (task["train"]["rows"], task["dev"]["rows"]) == (30, 10)
+            empty[name] += task["dev"]["empty"]
+    assert 4 <= empty["parcels"] < empty["mostly-empty"]
+
+
+def test_n_07_codes_keep_their_zeros(case, check_recipe, tmp_path, tiny_checkpoint):
+    found = check_recipe("N-07", "trailing.toml")
+    codes = ["345.1", "345.10", "780.39"]
+    assert found["tasks"]["code"]["classes"] == codes
+    assert any('"345.1" (5 rows) and "345.10" (5 rows) are equal' in n for n in found["notes"])
+    listed = f"tasks.code.classes={json.dumps(codes)}"
+    found = check_recipe("N-07", "trailing.toml", listed)
+    assert found["tasks"]["code"]["classes"] == codes
+    assert found["notes"] == []
+    loose = check_recipe("N-07", "trailing.toml", 'tasks.code.match_labels="loose"')
+    assert len(loose["tasks"]["code"]["classes"]) == 2
+    found = check_recipe("N-07", "leading.toml")
+    assert found["tasks"]["code"]["classes"] == ["01", "02", "10"]
+    run, output = tmp_path / "run", tmp_path / "out.csv"
+    train = ["train", str(tmp_path / "leading.toml"), "--data", str(case("N-07"))]
+    assert main([*train, "--out", str(run), "--quiet"]) == 0
+    predict = ["predict", str(run), "--task", "code", "--input", str(case("N-07") / "new.csv")]
+    assert main([*predict, "--output", str(output)]) == 0
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert {row["prediction"] for row in rows} <= {"01", "02", "10"}
+    assert {"p_01", "p_02", "p_10"} <= rows[0].keys()
+
+
+def test_n_09_scores_on_a_fifth_of_the_scale(check_recipe):
+    notes = check_recipe("N-09", "recipe.toml")["notes"]
+    assert any("a fifth of the scale from 0 to 5" in n and "scale = [0, 1]" in n for n in notes)
+    assert any("rounds 10 different training scores to 0 and 1" in note for note in notes)
+    notes = check_recipe("N-09", "recipe.toml", "tasks.alike.scale=[0,1]")["notes"]
+    assert not any("fifth" in note for note in notes)
+    assert any("rounds 10 different training scores to 0 and 1" in note for note in notes)
+
+
+def test_n_12_a_class_whose_only_rows_are_drawn_for_dev(check_recipe):
+    absent = []
+    for seed in range(8):
+        found = check_recipe("N-12", "recipe.toml", f"train.split_seed={seed}")
+        missing = found["tasks"]["topic"]["train"]["counts"]["refund"] == 0
+        sentence = 'the class "refund" has no training row, but 1 dev row'
+        assert any(sentence in note for note in found["notes"]) == missing
+        absent.append(missing)
+    assert any(absent)
 
 
 # --- texts and tokens ---------------------------------------------------------------------------

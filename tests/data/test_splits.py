@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.tasks import UNKNOWN, load_task
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv
 
-from comity.data.splits import _groups, load_tasks
+from comity.data.leakage import find_leaks
+from comity.data.notes import task_notes
+from comity.data.splits import _groups, load_tasks, split_off
 from comity.data.token_cache import TextEncoder
 from comity.errors import ComityError
 
@@ -34,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(folder: Path, **changes: Any) -> dict[str, Any]:
-    return load_tasks(two_tasks(Path("encoder"), **changes), folder, WORDS, 128, 0)
+    return load_tasks(two_tasks(Path("encoder"), **changes), folder, WORDS, 128)
 
 
 def test_a_file_is_opened_at_most_three_times_and_hashed_once(folder, monkeypatch):
@@ -170,3 +173,143 @@ hashes = st.integers(0, 30) | st.integers(2**63, 2**63 + 5)
 @settings(deadline=None, max_examples=200)
 def test_groups_equal_a_union_find(rows):
     assert _groups(np.array(rows, dtype=np.uint64)).tolist() == groups_by_union(rows)
+
+
+# --- dev as a share -------------------------------------------------------------------------------
+
+PAIRS: dict[str, Any] = {
+    "kind": "classification",
+    "train": "p.csv",
+    "texts": ["a", "b"],
+    "label": "label",
+}
+
+
+def write_pairs(folder: Path, pairs: list[tuple[str, str]]) -> None:
+    rows = [(*pair, "yn"[number % 2]) for number, pair in enumerate(pairs)]
+    write_csv(folder / "p.csv", ["a", "b", "label"], rows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bodies", [16, 4, 0])
+def test_an_empty_text_links_no_rows(tmp_path, seed, bodies):
+    pairs = [(f"title {n}", f"body {n}" if n < bodies else " ") for n in range(40)]
+    write_pairs(tmp_path, pairs)
+    data = load_task(tmp_path, {"split_seed": seed}, dev=0.25, **PAIRS)
+    assert (len(data.train), len(data.dev)) == (30, 10)
+    assert data.split_note == ""
+    assert (data.dev.rows >= bodies).any()
+
+
+def test_rows_without_any_text_are_groups_of_their_own(tmp_path):
+    write_pairs(tmp_path, [("", "")] * 20 + [(f"a {n}", f"b {n}") for n in range(4)])
+    data = load_task(tmp_path, dev=0.5, **PAIRS)
+    assert (len(data.train), len(data.dev)) == (12, 12)
+
+
+def test_an_empty_text_does_not_hide_the_other(tmp_path):
+    write_pairs(tmp_path, [("same", "")] * 12 + [("", "same")] * 4 + [("x", "")] * 16)
+    data = load_task(tmp_path, dev=0.5, **PAIRS)
+    assert sorted(data.dev.rows.tolist()) in (list(range(16)), list(range(16, 32)))
+
+
+def recurring(questions: int, count: int) -> list[tuple[str, str]]:
+    """Pairs whose texts recur, so that all of them are linked."""
+    drawn = np.random.default_rng(0).integers(questions, size=(count, 2))
+    return [(f"question {a}", f"question {b}") for a, b in drawn]
+
+
+def test_pairs_that_are_all_linked_say_what_links_them_and_can_be_drawn_singly(tmp_path):
+    pairs = [("question 7", f"question {n % 119 + 8}") for n in range(30)] + recurring(120, 270)
+    write_pairs(tmp_path, pairs)
+    with pytest.raises(ComityError) as caught:
+        load_task(tmp_path, dev=0.1, **PAIRS)
+    (message,) = caught.value.messages
+    often = sum("question 7" in pair for pair in pairs)
+    assert f'such as "question 7", in {often} rows' in message
+    assert "dev has 0 of the 30 rows that dev = 0.1 asks for" in message
+    assert "rows can only be training rows" in message
+    assert 'set split = "rows" in [tasks.t]' in message
+    assert "raise" not in message
+    data = load_task(tmp_path, dev=0.1, split="rows", **PAIRS)
+    assert (len(data.train), len(data.dev)) == (270, 30)
+    known = {text for row in data.train.rows for text in pairs[row]}
+    sharing = sum(any(text in known for text in pairs[row]) for row in data.dev.rows)
+    assert f"{sharing} of 30 dev rows share a text with training rows" in data.split_note
+    assert any(data.split_note in note for note in task_notes(data, UNKNOWN))
+
+
+def test_one_large_group_beside_single_rows_is_told(tmp_path):
+    write_pairs(
+        tmp_path,
+        [("hub", f"spoke {n}") for n in range(60)] + [(f"a{n}", f"b{n}") for n in range(40)],
+    )
+    data = load_task(tmp_path, dev=0.2, **PAIRS)
+    assert len(data.dev) == 20
+    assert data.dev.rows.min() >= 60
+    assert "60 of 100 rows can only be training rows" in data.split_note
+    assert '"hub", in 60 rows' in data.split_note
+
+
+def test_a_share_that_groups_cannot_fill_is_told(tmp_path):
+    write_pairs(tmp_path, [(f"group {n // 20}", f"b {n}") for n in range(100)])
+    data = load_task(tmp_path, dev=0.3, **PAIRS)
+    assert len(data.dev) == 20
+    assert "dev has 20 of the 30 rows" in data.split_note
+
+
+def test_a_plain_draw_needs_no_sentence(tmp_path):
+    write_pairs(tmp_path, [(f"a {n // 2}", f"b {n}") for n in range(100)])
+    for split in ("groups", "rows"):
+        data = load_task(tmp_path, dev=0.1, split=split, **PAIRS)
+        assert len(data.dev) == 10
+        assert (data.split_note == "") == (split == "groups")
+
+
+def test_the_split_seed_draws_the_dev_rows_and_the_seed_does_not(tmp_path):
+    write_pairs(tmp_path, [(f"a {n}", f"b {n}") for n in range(100)])
+    base = load_task(tmp_path, dev=0.2, **PAIRS).dev.rows.tolist()
+    assert load_task(tmp_path, {"seed": 7}, dev=0.2, **PAIRS).dev.rows.tolist() == base
+    other = load_task(tmp_path, {"split_seed": 7}, dev=0.2, **PAIRS)
+    assert other.dev.rows.tolist() != base
+    again = split_off(load_whole(tmp_path), 0.2, 7)[1]
+    assert again.rows.tolist() == other.dev.rows.tolist()
+
+
+def load_whole(folder: Path) -> Any:
+    return load_task(folder, dev="p.csv", **PAIRS).train
+
+
+@pytest.mark.parametrize("split", ["groups", "rows"])
+def test_mean_and_deviation_come_from_the_training_rows(tmp_path, split):
+    scores = [float(n * n) for n in range(50)]
+    write_csv(tmp_path / "r.csv", ["text", "label"], [(f"t {n}", s) for n, s in enumerate(scores)])
+    task = {"train": "r.csv", "dev": 0.3, "text": "text", "label": "label", "split": split}
+    data = load_task(tmp_path, kind="regression", **task)
+    kept = [scores[row] for row in data.train.rows]
+    assert len(kept) == 35
+    assert data.target.mean == pytest.approx(np.mean(kept))
+    assert data.target.deviation == pytest.approx(np.std(kept))
+
+
+def test_one_file_for_training_and_dev_is_told(tmp_path):
+    write_pairs(tmp_path, [(f"a {n}", f"b {n}") for n in range(10)])
+    (tmp_path / "copy.csv").write_bytes((tmp_path / "p.csv").read_bytes())
+    for dev in ("p.csv", "copy.csv"):
+        data = load_task(tmp_path, dev=dev, **PAIRS)
+        columns = data.read_columns
+        (leak,), masks = find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})
+        assert masks["t"].all()
+        sentence = leak.sentence(False)
+        assert f"{dev}, the dev file of t, is also a training file of t (10 rows)" in sentence
+        assert "name another file in tasks.t.dev" in sentence
+    data = load_task(tmp_path, dev=0.5, **PAIRS)
+    assert find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})[0] == []
+
+
+def test_keys_of_a_share_have_no_effect_on_files(tmp_path):
+    write_pairs(tmp_path, [("a", "b"), ("c", "d")])
+    with pytest.raises(ComityError, match=r"split: has no effect here .dev is a file"):
+        load_task(tmp_path, dev="p.csv", split="rows", **PAIRS)
+    with pytest.raises(ComityError, match=r"split_seed: has no effect here .every task has a dev"):
+        load_task(tmp_path, {"split_seed": 1}, dev="p.csv", **PAIRS)

@@ -1,5 +1,6 @@
 """`load` and `Model`: predictions, embeddings, evaluation, and their errors."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from comity import ComityError, load, train
 from comity.evaluation.predictions import kept_predictions
 from comity.model.bert import Bert
 from comity.runs import RunDirectory
+from comity.training.setup import prepare
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,26 @@ def test_split_off_dev_rows_are_evaluated_again(data, tmp_path, tiny_checkpoint)
     found = load(run.path).evaluate("mood")
     assert found.n == 9
     assert found.score.value == pytest.approx(run.best().tasks["mood"].value)
+
+
+def test_dev_rows_are_drawn_again_by_the_split_that_the_run_records(
+    data, tmp_path, tiny_checkpoint
+):
+    settings = {"train__seed": 3, "tasks__mood__dev": 0.25, "tasks__mood__split": "rows"}
+    recipe = two_tasks(tiny_checkpoint, train__split_seed=5, **settings)
+    run = train(recipe, data, tmp_path / "run")
+    lines = kept_predictions(run, "mood").lines
+    split = load(run.path)._split("mood", None)
+    assert split.table.lines[split.rows].tolist() == list(lines)
+    # Runs of older versions record no split seed: their dev rows came from the training seed.
+    facts = json.loads((run.path / "run.json").read_text())
+    assert facts["inputs"].pop("split_seed") == 5
+    (run.path / "run.json").write_text(json.dumps(facts))
+    older = load(run.path)._split("mood", None).rows.tolist()
+    same = two_tasks(tiny_checkpoint, train__split_seed=3, **settings)
+    assert older == prepare(same, data).tasks["mood"].dev.rows.tolist()
+    with pytest.raises(ComityError, match="older version"):
+        prepare(recipe, data).check_unchanged(run.facts().inputs)
 
 
 @pytest.mark.parametrize(

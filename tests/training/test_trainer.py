@@ -378,7 +378,9 @@ def test_splitting_off_dev_keeps_duplicates_on_one_side(tmp_path, tiny_checkpoin
     assert not train_keys & dev_keys
     assert len(data.train) + len(data.dev) == 120
     assert len(data.dev) == 36
-    other = prepare(two_tasks(tiny_checkpoint, train__seed=5, **write_two), tmp_path).tasks["mood"]
+    other = prepare(two_tasks(tiny_checkpoint, train__split_seed=5, **write_two), tmp_path).tasks[
+        "mood"
+    ]
     assert set(other.dev.rows.tolist()) != set(data.dev.rows.tolist())
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.splits import Split
-from comity.data.token_cache import text_key
+from comity.data.token_cache import among, text_key
 from comity.format import plural
 
 Keys = NDArray[np.uint64]
@@ -24,15 +25,23 @@ class Leak:
     dev_rows: int  # dev rows with the same input
     example: str  # file and line of the first leaking training row
     dev_example: str  # file and line of its dev row
+    same_file: Path | None = None  # the file, if both sets use the same rows of one file
 
     def sentence(self, dropped: bool) -> str:
         """The leak as a message with an example. `dropped`: its training rows are left out."""
+        left_out = "such training rows are left out"
+        if self.same_file is not None:
+            advice = left_out if dropped else f"name another file in tasks.{self.dev_task}.dev"
+            return (
+                f"leak: {self.same_file}, the dev file of {self.dev_task}, is also a training file "
+                f"of {self.train_task} ({plural(self.rows, 'row')}); {advice}"
+            )
         advice = "use --drop-leaks to leave such training rows out"
         return (
             f"leak: {plural(self.rows, 'training row')} of {self.train_task} and "
             f"{plural(self.dev_rows, 'dev row')} of {self.dev_task} have the same input, such as "
             f"{self.example} and {self.dev_example}; "
-            f"{'such training rows are left out' if dropped else advice}"
+            f"{left_out if dropped else advice}"
         )
 
 
@@ -70,9 +79,17 @@ def find_leaks(
                     int(dev_leaking.sum()),
                     _location(train_split, first),
                     _location(dev_split, partner),
+                    dev_split.table.path if _same_rows(train_split, dev_split) else None,
                 )
             )
     return leaks, masks
+
+
+def _same_rows(train: Split, dev: Split) -> bool:
+    """Whether two splits use the same rows of files with the same content."""
+    if train.table.digest != dev.table.digest:
+        return False
+    return bool(among(dev.rows, train.rows).any())
 
 
 def _location(split: Split, index: int) -> str:
@@ -88,17 +105,8 @@ def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:
 def _occurring(rows: Keys, others: Keys) -> NDArray[np.bool_]:
     """Which rows `[n]` of `rows [n, 1 or 2]` leak into `others`; single empty texts do not."""
     if rows.shape[1] == others.shape[1] == 2:
-        return _among(_pair(rows), _pair(others))
-    return np.asarray(_among(rows, others[others != EMPTY]).any(axis=1))
-
-
-def _among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
-    if not others.size:
-        return np.zeros(keys.shape, dtype=bool)
-    ordered = np.sort(others, axis=None)
-    positions = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(positions, len(ordered) - 1)] == keys
+        return among(_pair(rows), _pair(others))
+    return np.asarray(among(rows, others[others != EMPTY]).any(axis=1))
 
 
 def _pair(keys: Keys) -> Keys:

@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.data.labels import Labels, check_trainable, find_target, mapped_labels, read_labels
+from comity.data.labels import (
+    Labels,
+    check_trainable,
+    find_target,
+    fit_target,
+    mapped_labels,
+    read_labels,
+)
 from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
 from comity.data.token_cache import (
     TableSource,
     TextEncoder,
     TokenTable,
     TokenTables,
+    among,
     token_counts,
 )
 from comity.errors import ComityError, ErrorList
@@ -21,10 +30,15 @@ from comity.format import plural
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
+from comity.tables.reader import open_table
+from comity.tables.rows import shown
 from comity.targets import Target
 
 Rows = NDArray[np.integer]  # int32 where they are kept: a split may have millions
 PAIR = ("first", "second")
+
+MOST_LINES = 100
+"""Lines that a split keeps of the rows that were left out."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,11 @@ class Split:
     rows: Rows  # [n], indices in the table
     targets: NDArray  # [n] int32 classes, [n] float64 scores, or [n, L] int8 indicators
     unlabelled: int = 0  # rows left out because they have no label
+    unlabelled_lines: tuple[int, ...] = ()  # the first of them
+    ignored: int = 0  # rows left out because their label is one of `ignore_labels`
+    ignored_lines: tuple[int, ...] = ()
     dropped: int = 0  # rows left out because a text has no tokens
-    first_dropped_line: int | None = None
+    dropped_lines: tuple[int, ...] = ()
     leaked: int = 0  # rows left out because they are also in a dev set
 
     def __len__(self) -> int:
@@ -47,6 +64,12 @@ class Split:
         """The lines of the kept rows that have a text without tokens."""
         empty = (token_counts(self.table, self.rows) == 0).any(axis=1)
         return self.table.lines[self.rows[empty]].tolist()
+
+    @property
+    def zero_byte_lines(self) -> list[int]:
+        """The lines of the rows that have a zero byte in a text."""
+        found = self.rows[among(self.rows, self.table.zero_bytes)]
+        return self.table.lines[found].tolist()
 
     def take(self, kept: NDArray) -> "Split":
         """The split with only the rows at the indices (or in the mask) `kept`."""
@@ -87,10 +110,18 @@ class TaskData:
     train: Split
     dev: Split
     stage_train: Mapping[str, Split] = field(default_factory=dict)  # by the path in the recipe
+    split_note: str = ""  # a sentence on a dev share that is not a plain draw of rows
+
+    @property
+    def read_columns(self) -> tuple[int, ...]:
+        """The indices of the text columns that the task's views read."""
+        columns = {"first": (0,), "second": (1,), "pair": (0, 1)}
+        views = self.task.trained_views
+        return tuple(sorted({column for view in views for column in columns[view]}))
 
 
 def load_tasks(
-    recipe: Recipe, folder: Path, encoder: TextEncoder, max_length: int, seed: int
+    recipe: Recipe, folder: Path, encoder: TextEncoder, max_length: int
 ) -> dict[str, TaskData]:
     """Read every file of a recipe.
 
@@ -102,7 +133,7 @@ def load_tasks(
         ComityError: every error of every file.
     """
     errors = ErrorList()
-    loader = _Loader(recipe, folder, encoder, max_length, seed, errors)
+    loader = _Loader(recipe, folder, encoder, max_length, errors)
     loaded: dict[str, TaskData] = {}
     for name, task in recipe.tasks.items():
         data = loader.load(name, task)
@@ -121,13 +152,11 @@ class _Loader:
         folder: Path,
         encoder: TextEncoder,
         max_length: int,
-        seed: int,
         errors: ErrorList,
     ):
         self.recipe = recipe
         self.folder = folder
         self.max_length = max_length
-        self.seed = seed
         self.errors = errors
         self.tables = TokenTables(encoder, errors)
 
@@ -151,6 +180,7 @@ class _Loader:
             path: self._labelled_split(name, task, target, table)
             for path, table in stage_tables.items()
         }
+        note = ""
         if isinstance(task.dev, str):
             if dev_table is None:  # its errors were reported for another task
                 return None
@@ -160,14 +190,15 @@ class _Loader:
         elif errors.total > before:  # rows with errors are not in the split
             return None
         else:
-            train, dev = self._split_off_dev(name, train, task.dev)
+            train, dev, note = self._split_off_dev(name, task, train, task.dev)
         if errors.total > before:
             return None
         for split in (train, *stage_train.values()):
             check_trainable(name, target, split.table.path, split.targets, errors)
         if errors.total > before:
             return None
-        return TaskData(name, task, target, max_length, train, dev, stage_train)
+        target = fit_target(target, train.targets)
+        return TaskData(name, task, target, max_length, train, dev, stage_train, note)
 
     def _task_max_length(self, name: str, task: TaskSection) -> int:
         max_length = task.max_length or self.recipe.train.max_length or self.max_length
@@ -189,7 +220,7 @@ class _Loader:
         for path, file in files.items():
             table = self._read(path, file.read_as(task))
             if table is not None and file.label_map:
-                table = mapped_labels(table, file.label_map, task.decimal_mark, self.errors)
+                table = mapped_labels(table, file.label_map, task, self.errors)
             if table is not None:
                 tables[path] = table
         return tables
@@ -200,15 +231,21 @@ class _Loader:
         labels = read_labels(name, task, target, table, self.errors)
         return _make_split(name, task, table, labels, self.errors)
 
-    def _split_off_dev(self, name: str, train: Split, share: float) -> tuple[Split, Split]:
-        """Training and dev rows of one table; an error if dev is empty."""
-        left, dev = split_off(train, share, self.seed)
+    def _split_off_dev(
+        self, name: str, task: TaskSection, whole: Split, share: float
+    ) -> tuple[Split, Split, str]:
+        """Training and dev rows of one table, and a note on them; an error if dev is empty."""
+        groups = _dev_groups(whole.table, task.split)
+        drawn = _draw(whole.table, groups, share, self.recipe.train.split_seed)
+        train, dev = _divided(whole, drawn)
+        linked = _linked(name, task, whole.table, groups, drawn, share)
         if not len(dev):
-            self.errors.add(
-                f"{train.table.path}: dev = {share} of {plural(len(train), 'row')} leaves no dev "
+            reason = linked or (
+                f"{whole.table.path}: dev = {share} of {plural(len(whole), 'row')} leaves no dev "
                 f"rows; raise tasks.{name}.dev, or name a file there"
             )
-        return left, dev
+            self.errors.add(reason)
+        return train, dev, linked or _shared_texts(name, task, train, dev)
 
 
 def _source(path: Path, task: TaskSection) -> TableSource:
@@ -234,32 +271,132 @@ def _make_split(
                 f"{table.path}:{line}: the text is empty; fill it in, or set empty_texts = "
                 f'"keep" or "drop" in [tasks.{name}]'
             )
-    unlabelled = len(table) - len(rows)
-    if task.empty_texts != "drop" or not lines:
-        return Split(table, rows, targets, unlabelled)
-    return Split(table, rows[~empty], targets[~empty], unlabelled, len(lines), lines[0])
+    ignored = np.flatnonzero(labels.ignored)
+    unlabelled = np.flatnonzero(~labels.labelled & ~labels.ignored)
+    drop = task.empty_texts == "drop" and bool(lines)
+    return Split(
+        table,
+        rows[~empty] if drop else rows,
+        targets[~empty] if drop else targets,
+        len(unlabelled),
+        tuple(table.lines[unlabelled[:MOST_LINES]].tolist()),
+        len(ignored),
+        tuple(table.lines[ignored[:MOST_LINES]].tolist()),
+        len(lines) if drop else 0,
+        tuple(lines[:MOST_LINES]) if drop else (),
+    )
 
 
-def split_off(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+def split_off(split: Split, share: float, seed: int, by: str = "groups") -> tuple[Split, Split]:
     """Divide a split into training and dev rows, drawn from the seed.
 
-    Tasks that use one table divide it in the same way. Rows that share a text (in any column,
-    without regard to case and white space) are never separated: groups of such rows are drawn in
-    random order until dev has its share, and a group larger than what dev still needs stays in
-    training.
+    Tasks that use one table divide it in the same way, whatever rows they use. With `by` =
+    "groups", rows that share a text (in any column, without regard to case and white space) are
+    never separated: groups of such rows are drawn in random order until dev has its share, and a
+    group larger than what dev still needs stays in training. A text without tokens links no rows.
+    With "rows", every row is a group.
     """
-    table = split.table
-    groups = _groups(np.asarray(table.keys))
+    drawn = _draw(split.table, _dev_groups(split.table, by), share, seed)
+    return _divided(split, drawn)
+
+
+def _divided(split: Split, drawn: NDArray[np.bool_]) -> tuple[Split, Split]:
+    """Training and dev rows, where the rows `drawn [n]` of the table are for dev."""
+    dev = drawn[split.rows]
+    # Rows that were left out while reading are counted once, with the training rows.
+    return split.take(~dev), replace(split.take(dev), unlabelled=0, ignored=0, dropped=0)
+
+
+def _draw(table: TokenTable, groups: Rows, share: float, seed: int) -> NDArray[np.bool_]:
+    """The rows `[n]` of a table that are drawn for dev, given each row's group."""
     sizes = np.bincount(groups)
-    wanted = max(round(share * len(table)), 1)
+    wanted = _wanted(table, share)
     chosen = np.zeros(len(sizes), dtype=bool)
     for group in generator(SPLIT, seed, int(table.digest[:12], 16)).permutation(len(sizes)):
         if sizes[group] <= wanted:
             chosen[group] = True
             wanted -= sizes[group]
-    dev = chosen[groups][split.rows]
-    # Rows that were left out while reading are counted once, with the training rows.
-    return split.take(~dev), replace(split.take(dev), unlabelled=0, dropped=0)
+    return chosen[groups]
+
+
+def _wanted(table: TokenTable, share: float) -> int:
+    """The number of dev rows that a share asks for."""
+    return max(round(share * len(table)), 1)
+
+
+def _linked(
+    name: str,
+    task: TaskSection,
+    table: TokenTable,
+    groups: Rows,
+    drawn: NDArray[np.bool_],
+    share: float,
+) -> str:
+    """A sentence if many rows cannot be in dev because too many others share a text with them."""
+    if task.split == "rows" or not len(table):
+        return ""
+    sizes, wanted, found = np.bincount(groups), _wanted(table, share), int(drawn.sum())
+    linked = int(sizes[sizes > wanted].sum())
+    if linked * 10 < len(table) and found * 10 >= wanted * 9:
+        return ""
+    in_largest = np.flatnonzero(groups == sizes.argmax())
+    keys = np.asarray(table.keys)[in_largest]
+    counted = np.where(_empty(table, in_largest), np.uint64(0), keys)
+    texts, counts = np.unique(counted[counted != 0], return_counts=True)
+    rows, columns = np.nonzero(keys == texts[counts.argmax()])
+    text = _text_at(table, task, int(in_largest[rows[0]]), int(columns[0]))
+    largest = plural(int(sizes.max()), "row")
+    in_rows = plural(len(set(rows.tolist())), "row")
+    return (
+        f"{table.path}: dev has {found:,} of the {plural(wanted, 'row')} that dev = {share} asks "
+        f"for, and {linked:,} of {plural(len(table), 'row')} can only be training rows, because "
+        f'texts in common link up to {largest} (such as "{text}", in {in_rows}); set split = '
+        f'"rows" in [tasks.{name}] to draw single rows, or name a dev file'
+    )
+
+
+def _shared_texts(name: str, task: TaskSection, train: Split, dev: Split) -> str:
+    """A sentence on dev rows that share a text with training rows, because rows were drawn."""
+    if task.split == "groups" or not len(dev):
+        return ""
+    known, keys = (np.asarray(split.table.keys)[split.rows] for split in (train, dev))
+    shared = among(keys, known) & ~_empty(dev.table, dev.rows)
+    sharing = int(shared.any(axis=1).sum())
+    if not sharing:
+        return ""
+    return (
+        f"{sharing:,} of {plural(len(dev), 'dev row')} {'shares' if sharing == 1 else 'share'} a "
+        f'text with training rows, because split = "rows"; the score on dev may be too high for '
+        "new texts"
+    )
+
+
+def _text_at(table: TokenTable, task: TaskSection, row: int, column: int) -> str:
+    """The beginning of a text, read from the file again, since texts are not kept."""
+    rows = open_table(table.path, task.table_format, task.text_columns).rows(ErrorList())
+    text = " ".join(str(next(islice(rows, row, None)).values[column]).split())
+    return shown(text if len(text) <= 60 else text[:60] + "...")
+
+
+def _empty(table: TokenTable, rows: Rows) -> NDArray[np.bool_]:
+    """Which texts `[n, texts]` of some rows have no token."""
+    return token_counts(table, rows) == 0
+
+
+def _dev_groups(table: TokenTable, by: str) -> Rows:
+    """A group number `[n]` for each row.
+
+    By "groups", rows that share a text with tokens agree; by "rows", every row is its own group.
+    """
+    if by == "rows":
+        return np.arange(len(table))
+    keys = np.array(table.keys)
+    empty = _empty(table, np.arange(len(table)))
+    # The row's other text in the place of an empty one adds no link.
+    keys = np.where(empty, keys[:, ::-1], keys)
+    without = empty.all(axis=1)
+    keys[without] = np.arange(without.sum(), dtype=np.uint64)[:, None]
+    return _groups(keys)
 
 
 def _groups(keys: NDArray[np.uint64]) -> Rows:

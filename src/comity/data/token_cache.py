@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from comity.tables.reader import open_table
 from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
 from comity.tables.text_files import cannot_read, open_bytes
 
-_VERSION = "1"  # raise it when what a cache holds changes
+_VERSION = "2"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows tokenised at a time
 
 
@@ -58,6 +58,8 @@ class TokenTable:
     keys: NDArray[np.uint64]  # [n, texts], equal for texts that differ in case and space only
     reading: dict[str, Any]  # how the file was read, see `Table.describe`
     digest: str  # SHA-256 of the file
+    zero_bytes: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """Rows that have a zero byte in a text."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -208,6 +210,7 @@ class _Writer:
         self.codes = [array("i") for _ in source.labels]
         self.lines = array("q")
         self.keys = array("Q")
+        self.zero_bytes = array("i")
 
     def write(self, rows: Iterator[Row]) -> None:
         files = [(self.folder / f"ids-{n}").open("wb") for n in range(len(self.offsets))]
@@ -229,6 +232,8 @@ class _Writer:
                 offsets.append(offsets[-1] + len(ids))
                 file.write(np.asarray(ids, dtype=self.type).tobytes())
         for number, row in enumerate(chunk):
+            if any("\0" in column[number] for column in texts):
+                self.zero_bytes.append(len(self.lines))
             self.lines.append(row.line)
             self.keys.extend(text_key(column[number]) for column in texts)
             for known, codes, value in zip(
@@ -245,6 +250,7 @@ class _Writer:
             values = [json.loads(value) for value in self.values[number]]
             (self.folder / f"values-{number}.json").write_text(json.dumps(values))
         np.save(self.folder / "lines.npy", np.frombuffer(self.lines, np.int64))
+        np.save(self.folder / "zero-bytes.npy", np.frombuffer(self.zero_bytes, np.int32))
         keys = np.frombuffer(self.keys, np.uint64).reshape(-1, len(self.offsets))
         np.save(self.folder / "keys.npy", keys)
         sizes = {file.name: file.stat().st_size for file in self.folder.iterdir()}
@@ -270,6 +276,7 @@ def _open(folder: Path, source: TableSource) -> TokenTable:
         ),
         lines=load("lines"),
         keys=load("keys"),
+        zero_bytes=load("zero-bytes"),
         reading=about["reading"],
         digest=about["digest"],
     )
@@ -295,6 +302,25 @@ def text_key(text: str) -> int:
     normal = " ".join(text.casefold().split())
     digest = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def among(keys: NDArray, others: NDArray) -> NDArray[np.bool_]:
+    """Which of `keys`, of any shape, occur in `others`; `numpy.isin` takes 3 times the memory."""
+    if not others.size:
+        return np.zeros(keys.shape, dtype=bool)
+    ordered = np.sort(others, axis=None)
+    positions = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(positions, len(ordered) - 1)] == keys
+
+
+def unknown_counts(table: TokenTable, rows: NDArray[np.integer], unknown: int) -> NDArray[np.int64]:
+    """Tokens `[n, texts]` with the id `unknown` in each text of the given rows."""
+    counts = []
+    for text in table.texts:
+        found = np.flatnonzero(np.asarray(text.ids) == unknown)
+        of_row = np.searchsorted(text.offsets, found, side="right") - 1
+        counts.append(np.bincount(of_row, minlength=len(table))[rows])
+    return np.stack(counts, axis=1)
 
 
 def token_counts(table: TokenTable, rows: NDArray[np.integer]) -> NDArray[np.int32]:

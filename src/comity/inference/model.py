@@ -210,7 +210,10 @@ class Model:
             return split
         whole = file_split(task, section, target, folder / section.train, encoder)
         self._check_unchanged(task, "train", whole)
-        return split_off(whole, section.dev, self._facts.seed)[1]
+        seed = self._facts.inputs.split_seed
+        if seed is None:  # a run of an older version drew its dev rows from the training seed
+            seed = self._facts.seed
+        return split_off(whole, section.dev, seed, section.split)[1]
 
     def _check_unchanged(self, task: str, which: str, split: Split) -> None:
         if self._facts.inputs.files.get(f"{task} {which}") != split.table.digest:

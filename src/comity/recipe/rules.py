@@ -25,6 +25,7 @@ def check_rules(recipe: RecipeSchema, source: str, errors: ErrorList) -> None:
         check_task(name, recipe, report)
     _check_select_by(recipe, report)
     _check_conflict_every(recipe, report)
+    _check_split_seed(recipe, report)
     _check_overridden(recipe, report)
     _check_lengths(recipe, report)
     if not errors:  # what follows reads the stages with all keys resolved
@@ -84,6 +85,13 @@ def _check_conflict_every(recipe: RecipeSchema, report: Report) -> None:
     ]
     if recipe.train.conflict_every:  # 0 disables probes, which is never wrong
         report_unused(recipe.train, "train", table, report)
+
+
+def _check_split_seed(recipe: RecipeSchema, report: Report) -> None:
+    files = all(isinstance(task.dev, str) for task in recipe.tasks.values())
+    report_unused(
+        recipe.train, "train", [("split_seed", files, "every task has a dev file")], report
+    )
 
 
 def _check_overridden(recipe: RecipeSchema, report: Report) -> None:

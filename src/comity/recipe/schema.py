@@ -145,7 +145,13 @@ class TaskSection(Section):
     )
     dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
         description="File of the dev set, or a number: 0.1 holds out that share of the training "
-        "file. Rows that have a text in common stay on the same side of the split.",
+        "file, see `split`.",
+    )
+    split: Literal["groups", "rows"] = Field(
+        default="groups",
+        description="What stays together if `dev` is a number. `groups`: rows that have a text in "
+        "common stay on the same side of the split. `rows`: each row is drawn by itself, so dev "
+        "rows may share texts with training rows; `check` reports how many do.",
     )
     text: Column | None = Field(
         default=None,
@@ -207,6 +213,22 @@ class TaskSection(Section):
         description="What to do with a row that has no label. `error`: report it as an error. "
         "`skip`: leave the row out and report how many there are.",
     )
+    ignore_labels: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description='Labels that stand for a missing label, such as `["-1", "n/a"]`: rows with one '
+        "of them are left out, and `check` reports how many there are. Numbers match by value, "
+        "other labels in any case.",
+        json_schema_extra=default_is("none"),
+    )
+    match_labels: Literal["auto", "loose"] = Field(
+        default="auto",
+        description="Which labels are the same class. `auto`: whole numbers with the same value "
+        "(`1` and `1.0`), true and false in any case, and otherwise labels that are written the "
+        "same, except for spaces at the ends. `loose`: all labels that differ only in case, "
+        "spaces, Unicode form or, for numbers, in zeros; the most frequent spelling names the "
+        "class.",
+    )
     empty_texts: Literal["keep", "drop", "error"] = Field(
         default="keep",
         description="What to do with a row that has a text without any token. `keep` or `drop`: "
@@ -218,7 +240,8 @@ class TaskSection(Section):
         default=None,
         strict=False,
         description="The classes, in order, instead of those found in the training file. If there "
-        "are two, the last is the positive one.",
+        "are two, the last is the positive one. Listed classes are kept apart as they are written, "
+        "and `check` does not ask whether they are meant.",
         json_schema_extra=default_is("found in the training file"),
     )
     scale: tuple[float, float] = Field(
@@ -464,7 +487,13 @@ class TrainSection(StageKeys):
 
     seed: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="Seed of every random draw: batches, dropout, projection orders, new heads.",
+        description="Seed of every random draw in training: batches, dropout, projection orders, "
+        "new heads.",
+    )
+    split_seed: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Seed of the dev rows where a task's `dev` is a number. It does not depend on "
+        "`seed`, so runs with different seeds have the same dev rows and can be compared.",
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto",
@@ -580,7 +609,7 @@ class StageFile(Section):
     label_map: dict[str, str | int | float] = Field(
         default_factory=dict,
         description="A table from this file's labels to the task's labels. A label that is missing "
-        "from the table is an error.",
+        "from the table is an error, unless it is one of the task's `ignore_labels`.",
         json_schema_extra=default_is("labels are used as they are"),
     )
 

@@ -12,6 +12,7 @@ from comity.recipe.schema import (
 )
 from comity.recipe.unused_keys import Report, Unused, report_unused
 from comity.tables.rows import JSON_LINES, PARQUET
+from comity.targets import loose_key
 
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
@@ -30,6 +31,16 @@ def check_task(name: str, recipe: RecipeSchema, report: Report) -> None:
     _check_unused_task_keys(path, task, report)
     _check_micro_batches(path, task, recipe, report)
     _check_objectives(path, task, report)
+    _check_ignored_labels(path, task, report)
+
+
+def _check_ignored_labels(path: str, task: TaskSection, report: Report) -> None:
+    ignored = {loose_key(label) for label in task.ignore_labels}
+    for name in task.classes or ():
+        if loose_key(name) in ignored:
+            report(f"{path}.ignore_labels", f'"{name}" is also in classes; remove one of them')
+    if not all(label.strip() for label in task.ignore_labels):
+        report(f"{path}.ignore_labels", 'has an empty label; set missing_labels = "skip" instead')
 
 
 def check_columns(path: str, task: TaskSection, report: Report) -> None:
@@ -111,6 +122,9 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
         ("decimal_mark", not numeric, "only similarity and regression read numbers"),
         ("classes", task.labels is not None, "the label columns name the classes"),
         ("classes", not labelled, "only classification and multi-label have classes"),
+        ("match_labels", task.labels is not None, "the label columns name the classes"),
+        ("match_labels", not labelled, "only classification and multi-label have classes"),
+        ("split", isinstance(task.dev, str), "dev is a file"),
         (
             "class_weights",
             task.kind != "classification",

@@ -62,6 +62,7 @@ def show_data(summary: "DataSummary") -> None:
     table.add_column("labels", overflow="fold")
     table.add_column("tokens: median, 95%, most")
     table.add_column("truncated", justify="right", no_wrap=True)
+    table.add_column("unknown", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
         splits = {"train": task.train, "dev": task.dev, **task.stages}
         firsts = [(name, task.kind), ("", task.head), *[("", "")] * len(task.stages)]
@@ -73,6 +74,7 @@ def show_data(summary: "DataSummary") -> None:
                 _labels(split),
                 ", ".join(map(str, split.token_percentiles.values())),
                 f"{split.truncated:,}",
+                f"{split.unknown:.1%}",
             )
     console().print(table)
     for sentence in (*summary.notes, *summary.leaks):
@@ -85,7 +87,8 @@ def _labels(split: "SplitSummary") -> str:
         return ", ".join(shown) + (", ..." if len(split.counts) > MOST_CLASSES else "")
     if split.scores is None:
         return "-"
-    return f"{split.scores.min:g} to {split.scores.max:g}, mean {split.scores.mean:.2f}"
+    found = split.scores
+    return f"{found.min:g} to {found.max:g}, mean {found.mean:.4g}, deviation {found.deviation:.4g}"
 
 
 def show_plan(plan: "PlanSummary", stderr: bool = False) -> None:

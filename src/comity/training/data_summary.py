@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from comity.data.labels import class_counts
-from comity.data.splits import Split, TaskData
+from comity.data.notes import unknown_share
+from comity.data.splits import MOST_LINES, Split, TaskData
 from comity.data.token_cache import token_counts
 from comity.format import plural
 from comity.runs import EncoderFacts
@@ -20,6 +21,7 @@ class ScoreRange:
     min: float
     mean: float
     max: float
+    deviation: float  # standard deviation
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,12 @@ class SplitSummary:
     reading: Mapping[str, object]  # how the file was read: format, delimiter, encoding, ...
     rows: int
     unlabelled: int
+    ignored: int  # rows left out because of `ignore_labels`
     empty: int  # rows with an empty text, kept or dropped
     first_empty_line: int | None
+    empty_lines: list[int]  # the first 100 of them
+    zero_bytes: int  # rows with a zero byte in a text
+    unknown: float  # share of the tokens that are not in the vocabulary
     dropped: int
     truncated: int
     leaked: int
@@ -67,15 +73,16 @@ class DataSummary:
 
 def data_summary(prepared: Prepared) -> DataSummary:
     """Count the rows, labels and tokens of every split."""
+    unknown = prepared.loaded.tokenizer.unk_id
     return DataSummary(
         encoder=prepared.inputs().encoder,
-        tasks={name: _task_summary(data) for name, data in prepared.tasks.items()},
+        tasks={name: _task_summary(data, unknown) for name, data in prepared.tasks.items()},
         notes=[*prepared.notes, *_shared_files(prepared.tasks)],
         leaks=prepared.leaks,
     )
 
 
-def _task_summary(data: TaskData) -> TaskSummary:
+def _task_summary(data: TaskData, unknown: int) -> TaskSummary:
     return TaskSummary(
         kind=data.task.kind,
         head=data.task.head_name,
@@ -83,30 +90,35 @@ def _task_summary(data: TaskData) -> TaskSummary:
         metric=data.task.metric_name,
         classes=list(data.target.classes),
         max_length=data.max_length,
-        train=_split_summary(data, data.train),
-        dev=_split_summary(data, data.dev),
-        stages={path: _split_summary(data, s) for path, s in data.stage_train.items()},
+        train=_split_summary(data, data.train, unknown),
+        dev=_split_summary(data, data.dev, unknown),
+        stages={path: _split_summary(data, s, unknown) for path, s in data.stage_train.items()},
     )
 
 
-def _split_summary(data: TaskData, split: Split) -> SplitSummary:
+def _split_summary(data: TaskData, split: Split, unknown: int) -> SplitSummary:
     lengths = token_counts(split.table, split.rows).sum(axis=1)
-    empty = split.empty_lines
-    first = [*empty[:1], *([split.first_dropped_line] if split.first_dropped_line else [])]
+    kept = split.empty_lines
+    empty = sorted((*kept[:MOST_LINES], *split.dropped_lines))[:MOST_LINES]
     counts = scores = None
     if data.target.classes:
         found = class_counts(data.target, split.targets).tolist()
         counts = dict(zip(data.target.classes, found, strict=True))
     elif len(split):
         values = split.targets
-        scores = ScoreRange(float(values.min()), float(values.mean()), float(values.max()))
+        measured = (values.min(), values.mean(), values.max(), values.std())
+        scores = ScoreRange(*map(float, measured))
     return SplitSummary(
         file=str(split.table.path),
         reading=split.table.reading,
         rows=len(split),
         unlabelled=split.unlabelled,
-        empty=len(empty) + split.dropped,
-        first_empty_line=min(first, default=None),
+        ignored=split.ignored,
+        empty=len(kept) + split.dropped,
+        first_empty_line=min(empty, default=None),
+        empty_lines=empty,
+        zero_bytes=len(split.zero_byte_lines),
+        unknown=unknown_share(data, split, unknown),
         dropped=split.dropped,
         truncated=split.cut(data.task.trained_views, data.max_length),
         leaked=split.leaked,

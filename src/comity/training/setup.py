@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comity import hardware
-from comity.data.labels import check_trainable
+from comity.data.labels import check_trainable, fit_target
 from comity.data.leakage import Reading, find_leaks, without
+from comity.data.notes import task_notes
 from comity.data.packing import Template
 from comity.data.splits import Split, TaskData, load_tasks
 from comity.errors import ComityError, ErrorList
@@ -108,6 +109,7 @@ class Prepared:
             encoder=EncoderFacts(**self.loaded.source),
             tokenizer=self.loaded.tokenizer.fingerprint,
             files={role: split.table.digest for role, split in splits.items()},
+            split_seed=self.recipe.train.split_seed,
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -120,6 +122,12 @@ class Prepared:
     def check_unchanged(self, recorded: RunInputs) -> None:
         """Raise a ComityError if the encoder or a file differs from what a run recorded."""
         now = self.inputs()
+        shares = any(isinstance(data.task.dev, float) for data in self.tasks.values())
+        if recorded.split_seed is None and shares and self.recipe.train.seed != now.split_seed:
+            raise ComityError(
+                "the run was started by an older version, which drew the dev rows from train.seed; "
+                "start a new run"
+            )
         if (recorded.encoder.sha256, recorded.tokenizer) != (now.encoder.sha256, now.tokenizer):
             raise ComityError(
                 f"{self.recipe.encoder.name}: the encoder or its tokenizer has changed since the "
@@ -172,7 +180,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
             "words needs; choose another encoder or remove that stage"
         )
     encoder = text_encoder(loaded.tokenizer)
-    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, recipe.train.seed)
+    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length)
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
@@ -185,7 +193,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
             f"{recipe.encoder.name} has no masked-language head; training starts from a random one"
         )
     for data in tasks.values():
-        notes.extend(_notes(data))
+        notes.extend(task_notes(data, loaded.tokenizer.unk_id))
     return Prepared(
         recipe,
         folder,
@@ -219,27 +227,20 @@ def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
             )
 
 
-def _read_columns(data: TaskData) -> tuple[int, ...]:
-    """The indices of the text columns that a task's views read."""
-    columns = {"first": (0,), "second": (1,), "pair": (0, 1)}
-    views = data.task.trained_views
-    return tuple(sorted({column for view in views for column in columns[view]}))
-
-
 def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
     """Every training split by task, and by "TASK (FILE)" for the file of a stage."""
     rows: dict[str, Reading] = {}
     for name, data in tasks.items():
         if data.task.eval_only:
             continue
-        rows[name] = (data.train, _read_columns(data))
+        rows[name] = (data.train, data.read_columns)
         for path, split in data.stage_train.items():
-            rows[f"{name} ({path})"] = (split, _read_columns(data))
+            rows[f"{name} ({path})"] = (split, data.read_columns)
     return rows
 
 
 def _dev_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
-    return {name: (data.dev, _read_columns(data)) for name, data in tasks.items()}
+    return {name: (data.dev, data.read_columns) for name, data in tasks.items()}
 
 
 def _without_leaks(
@@ -257,58 +258,7 @@ def _without_leaks(
             path = split.table.path
             check_trainable(f"{name} without leaks", data.target, path, split.targets, errors)
     errors.check()
-    return kept
-
-
-def _notes(data: TaskData) -> list[str]:
-    """Sentences on every row that was left out or cut, and on a metric without a value."""
-    notes = []
-    for split, name in ((data.train, "training"), (data.dev, "dev")):
-        notes.extend(split_notes(data, split, name))
-    for split in data.stage_train.values():
-        notes.extend(split_notes(data, split, "training"))
-    value = data.dev.targets
-    if data.task.kind in ("similarity", "regression") and data.task.metric_name == "pearson":
-        if len(value) == 1:
-            notes.append(f"{data.name}: Pearson has no value on dev (only one row); add dev rows")
-        elif len(value) and value.min() == value.max():
-            notes.append(
-                f"{data.name}: Pearson has no value on dev (all {len(value)} gold scores are "
-                f"{value[0]}); add dev rows with other scores"
-            )
-    return notes
-
-
-def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
-    """Sentences on the rows of one split that were left out, kept although empty, or cut.
-
-    `name` is "training" or "dev".
-    """
-    path, notes = split.table.path, []
-    if split.unlabelled:
-        verb = "has" if split.unlabelled == 1 else "have"
-        notes.append(f"{plural(split.unlabelled, 'row')} of {path} {verb} no label; left out")
-    if split.dropped:
-        verb = "has" if split.dropped == 1 else "have"
-        notes.append(
-            f"{plural(split.dropped, f'{name} row')} {verb} an empty text; left out "
-            f"(first: {path}:{split.first_dropped_line})"
-        )
-    empty = split.empty_lines
-    if empty:
-        verb = "has" if len(empty) == 1 else "have"
-        notes.append(
-            f"{plural(len(empty), f'{name} row')} {verb} an empty text; kept "
-            f"(first: {path}:{empty[0]})"
-        )
-    cut = split.cut(data.task.trained_views, data.max_length)
-    if cut:
-        verb = "is" if cut == 1 else "are"
-        notes.append(
-            f"{plural(cut, f'{name} row')} of {path} {verb} longer than {data.max_length} tokens; "
-            "truncated"
-        )
-    if split.leaked:
-        verb = "is" if split.leaked == 1 else "are"
-        notes.append(f"{plural(split.leaked, 'training row')} {verb} also in a dev set; left out")
-    return [f"{data.name}: {note}" for note in notes]
+    return {
+        name: replace(data, target=fit_target(data.target, data.train.targets))
+        for name, data in kept.items()
+    }
