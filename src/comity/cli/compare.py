@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from comity.cli.options import Commands, add_command, add_json, print_json
+from comity.cli.options import Commands, add_command, add_json, check_exist, print_json
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,6 +20,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    check_exist(options.runs)
     from comity.evaluation.compare import compare
     from comity.terminal.views import comparison_table, console
 

@@ -11,6 +11,7 @@ from comity.cli.options import (
     add_data,
     add_dry_run,
     add_json,
+    add_only,
     add_quiet,
     add_set,
     load_recipe,
@@ -28,6 +29,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("recipe", type=Path, nargs="?", help="a TOML recipe")
     add_data(command)
     add_set(command)
+    add_only(command)
     command.add_argument("--out", type=Path, help="directory for the run, new or empty")
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue a stopped run")
     add_dry_run(command)
@@ -37,12 +39,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    job = _resumed(options) if options.resume is not None else _new(options)
+    # What follows loads torch, which an error in the recipe does not need.
     from comity.runs import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
     from comity.training.train import plan_run, train
 
-    job = _resumed(options) if options.resume is not None else _new(options)
     quiet = options.quiet or options.json
     with Display(quiet=quiet or options.dry_run) as display:
         if options.dry_run:
@@ -92,10 +95,10 @@ def _resumed(options: argparse.Namespace) -> _Job:
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
-    if options.recipe is not None or options.set or options.out or options.drop_leaks:
+    if options.recipe is not None or options.set or options.only or options.out or options.drop_leaks:
         raise ComityError(
-            "--resume uses the run's own recipe and settings; remove the recipe, --set, --out and "
-            "--drop-leaks"
+            "--resume uses the run's own recipe and settings; remove the recipe, --set, --only, "
+            "--out and --drop-leaks"
         )
     if is_finished(options.resume):
         tell(f"{options.resume}: the run has already finished, so nothing is trained")

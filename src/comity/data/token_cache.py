@@ -36,7 +36,7 @@ class TextEncoder:
 
     encode: Callable[[list[str]], list[list[int]]]
     size: int  # all ids are lower
-    fingerprint: str
+    fingerprint: str | None  # None: nothing is cached
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class TokenTables:
             shutil.rmtree(building, ignore_errors=True)
             return None
         writer.finish({"reading": table.describe(), "digest": digest})
-        if no_texts:  # not cached
+        if no_texts or self._encoder.fingerprint is None:  # not cached
             atexit.register(shutil.rmtree, building, ignore_errors=True)
             return building
         return _publish(building, folder)
