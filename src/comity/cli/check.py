@@ -31,10 +31,13 @@ def run(options: argparse.Namespace) -> int:
     recipe, folder = load_recipe(options)
     # What follows loads torch, which an error in the recipe does not need.
     from comity.terminal.views import show_data
+    from comity.terminal.waiting import Waiting
     from comity.training.data_summary import data_summary
     from comity.training.setup import prepare
 
-    show(data_summary(prepare(recipe, folder, options.drop_leaks)), show_data, options.json)
+    with Waiting("reading the encoder and the data"):
+        summary = data_summary(prepare(recipe, folder, options.drop_leaks))
+    show(summary, show_data, options.json)
     if not options.json:
         print(f"{options.recipe}: no errors found")
     return 0

@@ -23,8 +23,10 @@ def run(options: argparse.Namespace) -> int:
     check_exist(options.runs)
     from comity.evaluation.compare import compare
     from comity.terminal.views import comparison_table, console
+    from comity.terminal.waiting import Waiting
 
-    comparison = compare(options.runs, options.group_seeds)
+    with Waiting("comparing the runs"):
+        comparison = compare(options.runs, options.group_seeds)
     if options.json:
         print_json(comparison.to_dict())
     else:

@@ -1,6 +1,7 @@
 """The `comity` command: parses arguments, calls the library, prints results."""
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -99,7 +100,7 @@ def _open_streams() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -107,10 +108,8 @@ def _open_streams() -> None:
 
 def _discard_output() -> None:
     """Send what is still buffered for standard output nowhere."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # it may be no file, or closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # standard output is not a file
-        pass
 
 
 def _print_errors(messages: Sequence[str], as_json: bool) -> None:

@@ -31,7 +31,9 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does, with one value for each --set and --only."""
-        return super().parse_known_args(one_value_each(sys.argv[1:] if args is None else args), namespace)
+        return super().parse_known_args(
+            one_value_each(sys.argv[1:] if args is None else args), namespace
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise a ComityError."""
@@ -170,9 +172,7 @@ def load_recipe(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     from comity.recipe.recipe import Recipe
 
     if options.recipe is None:
-        raise ComityError(
-            "the recipe is missing; name a TOML file (README.md has an example)"
-        )
+        raise ComityError("the recipe is missing; name a TOML file (README.md has an example)")
     recipe = Recipe.load(options.recipe, options.set)
     if options.only:
         recipe = recipe.only(options.only)

@@ -30,8 +30,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.inference.model import load
     from comity.inference.predict_file import predict_file
+    from comity.terminal.waiting import Waiting
 
     model = load(options.run_directory)
-    rows = predict_file(model, options.task, options.input, options.output, options.format)
+    with Waiting("predicting"):
+        rows = predict_file(model, options.task, options.input, options.output, options.format)
     print(f"{options.output}: {plural(rows, 'row')} written")
     return 0

@@ -95,7 +95,8 @@ def _resumed(options: argparse.Namespace) -> _Job:
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
-    if options.recipe is not None or options.set or options.only or options.out or options.drop_leaks:
+    changed = options.set or options.only or options.out or options.drop_leaks
+    if options.recipe is not None or changed:
         raise ComityError(
             "--resume uses the run's own recipe and settings; remove the recipe, --set, --only, "
             "--out and --drop-leaks"

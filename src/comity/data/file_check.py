@@ -18,7 +18,7 @@ def check_files(recipe: Recipe, folder: Path) -> None:
 
     Reads only the beginning of each file, unless something is missing.
     """
-    if not all([_is_sound(source) for source in _sources(recipe, folder)]):
+    if not all(_is_sound(source) for source in _sources(recipe, folder)):
         check_rows(recipe, folder)
 
 

@@ -204,13 +204,15 @@ def _load_encoder(recipe: Recipe, folder: Path) -> LoadedEncoder:
     try:
         return load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     except ComityError as error:
-        errors = ErrorList()
-        errors.extend(error)
+        raise ComityError(*error.messages, *_file_errors(recipe, folder)) from None
+
+
+def _file_errors(recipe: Recipe, folder: Path) -> list[str]:
     try:
         check_rows(recipe, folder)
     except ComityError as error:
-        errors.extend(error)
-    errors.stop()
+        return error.messages
+    return []
 
 
 def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
