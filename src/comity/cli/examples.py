@@ -32,7 +32,7 @@ EXAMPLES = {
     ],
     "predict": [
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
-        "comity predict runs/first --task mood --input new.jsonl --output labelled.parquet",
+        "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
     ],
     "compare": [
         "comity compare runs/mood-only runs/first",

@@ -113,8 +113,10 @@ def _discard_output() -> None:
 
 
 def _print_errors(messages: Sequence[str], as_json: bool) -> None:
+    from comity.tables.rows import shown  # what comes from a file may not control the terminal
+
     for message in messages:
-        print(f"{red('error:', sys.stderr)} {message}", file=sys.stderr)
+        print(f"{red('error:', sys.stderr)} {shown(message)}", file=sys.stderr)
     if as_json:
         print(json.dumps({"errors": list(messages)}), flush=True)
 
@@ -130,11 +132,25 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return ERROR
     options.command_line = ["comity", *arguments]
+    _check_working_directory()
     try:
         return options.run(options)
     except KeyboardInterrupt:
-        print(f"stopped{_how_to_resume(options)}", file=sys.stderr)
+        stopped = f"stopped{_how_to_resume(options)}"
+        print(stopped, file=sys.stderr)
+        if "--json" in arguments:
+            print(json.dumps({"errors": [stopped]}))
         return INTERRUPTED
+
+
+def _check_working_directory() -> None:
+    """Raise a ComityError if the working directory was deleted: torch would end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise ComityError(
+            "the working directory does not exist any more; change to another directory"
+        ) from None
 
 
 def _unknown_argument(word: str, options: argparse.Namespace) -> str:

@@ -67,7 +67,12 @@ def cache_folder() -> Path:
     """The folder of cached token ids: `COMITY_CACHE`, else the user's cache folder."""
     if os.environ.get("COMITY_CACHE"):
         return Path(os.environ["COMITY_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comity"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "comity"
+    try:
+        return Path.home() / ".cache" / "comity"
+    except RuntimeError:  # no HOME, and the user is not in the password file
+        return Path(os.devnull) / "comity"  # cannot exist, so nothing is kept
 
 
 @dataclass(frozen=True)
