@@ -139,7 +139,7 @@ def test_a_recipe_may_follow_the_values_of_an_option(command, words):
 
 
 def test_a_recipe_may_follow_the_values_of_a_sweep():
-    words = "sweep --set a=1,2 b=[1,2] r.toml --out o".split()
+    words = ["sweep", "--set", "a=1,2", "b=[1,2]", "r.toml", "--out", "o"]
     options = make_parser().parse_args(words)
     assert (options.recipe, options.set) == (Path("r.toml"), ["a=1,2", "b=[1,2]"])
 

@@ -69,6 +69,8 @@ def test_the_live_table_has_a_row_for_each_task(monkeypatch):
         display(RunStarted(("mood", "alike"), 0, 5))
         display(step(1, loss=0.25))
         display(Evaluated(1, {"mood": evaluation_of(0.5)}, 0.5))
+    assert "step 1 of 5" in shown.getvalue()
+    assert "━" in shown.getvalue()  # the bar
     assert "0.2500" in shown.getvalue()
     assert "accuracy 0.5000" in shown.getvalue()
     assert "alike" in shown.getvalue()

@@ -12,6 +12,9 @@ WINNER, LOSER = "bold green", "red"
 FOLDED = 24
 """Characters that a column of text may be narrowed to."""
 
+BESIDE = 12
+"""Characters that a cell needs beside its heading; otherwise it is printed below."""
+
 
 class Table(rich.table.Table):
     """A table that narrows its columns to fit, but not below a word: no number is ever cut.
@@ -42,7 +45,7 @@ class Table(rich.table.Table):
         rows = list(zip(*(column.cells for column in self.columns), strict=True))
         numbers = [c for c in self.columns if c.justify == "right"]
         widest = max((_text(cell).cell_len for c in numbers for cell in c.cells), default=0)
-        beside = indent + max(widest, FOLDED) <= width
+        beside = indent + max(widest, BESIDE) <= width
         first = Text()
         for number, row in enumerate(rows):
             if number:
