@@ -15,6 +15,7 @@ from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
 import comity
 from comity.cli.examples import EXAMPLES
 from comity.cli.main import COMMANDS, main, make_parser
+from comity.cli.options import Parser
 from comity.data.token_cache import cache_folder
 
 NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
@@ -136,6 +137,13 @@ def test_a_recipe_may_follow_the_values_of_an_option(command, words):
     assert options.recipe == Path("r.toml")
     assert options.set == ["a=1", "b.c=2"]
     assert options.only == ["mood", "alike"]
+
+
+def test_an_only_that_takes_no_tasks_is_left_alone():
+    parser = Parser()
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--only", choices=["a", "b"], nargs="+")
+    assert parser.parse_args("x y --only a b".split()).only == ["a", "b"]
 
 
 def test_a_recipe_may_follow_the_values_of_a_sweep():

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
 
     for command in options.commands.choices.values():
         for action in command._actions:
-            if action.type is Path:
+            if action.type is Path or action.metavar == "FILE":
                 action.complete = shtab.FILE
     print(shtab.complete(options.parser, shell=options.shell))
     return 0

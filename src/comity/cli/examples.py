@@ -53,6 +53,10 @@ EXAMPLES = {
         "comity paper --data data --out runs/paper --dry-run",
         "comity paper --data data --out runs/paper --table 1 --seeds 3",
     ],
+    "clean": [
+        "comity clean runs",
+        "comity clean runs --only checkpoints --yes",
+    ],
     "help": [
         "comity help",
         "comity help train",

@@ -30,38 +30,42 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse does, with one value for each --set and --only."""
-        return super().parse_known_args(
-            one_value_each(sys.argv[1:] if args is None else args), namespace
-        )
+        """As argparse does, with one value for each --set and --only that can be repeated."""
+        words = list(sys.argv[1:] if args is None else args)
+        for option in ("--set", "--only"):
+            if isinstance(self._option_string_actions.get(option), argparse._ExtendAction):
+                words = one_value_each(option, words)
+        return super().parse_known_args(words, namespace or argparse.Namespace())
 
     def error(self, message: str) -> NoReturn:
         """Raise a ComityError."""
         raise ComityError(f"{message}; {self.prog} --help lists the options")
 
 
-def one_value_each(arguments: Sequence[str]) -> list[str]:
-    """Repeat --set and --only for each of their values, so that they do not take the recipe too.
+def one_value_each(option: str, arguments: Sequence[str]) -> list[str]:
+    """Repeat --set or --only for each of its values, so that it does not take the recipe too.
 
-    >>> one_value_each(["check", "--set", "a=1", "b=2", "r.toml", "--only", "mood", "s.toml"])
-    ['check', '--set=a=1', '--set=b=2', 'r.toml', '--only=mood', 's.toml']
+    >>> one_value_each("--set", ["check", "--set", "a=1", "b=2", "recipe.toml"])
+    ['check', '--set=a=1', '--set=b=2', 'recipe.toml']
     """
     words: list[str] = []
-    option = None  # the option whose values follow
-    first = False  # whether the next word is its first value
+    values: int | None = None  # how many values have followed the option; None: not in them
     for word in arguments:
-        if word in ("--set", "--only"):
-            option, first = word, True
-        elif option and not word.startswith("-") and (first or _is_value(option, word)):
+        if word == option:
+            words.append(word)
+            values = 0
+        elif values == 0 and not word.startswith("-"):
+            words[-1] = f"{option}={word}"
+            values = 1
+        elif values and not word.startswith("-") and _more(option, word):
             words.append(f"{option}={word}")
-            first = False
         else:
-            words.extend([option, word] if option and first else [word])
-            option = None
-    return [*words, option] if option and first else words
+            words.append(word)
+            values = None
+    return words
 
 
-def _is_value(option: str, word: str) -> bool:
+def _more(option: str, word: str) -> bool:
     """Whether a word that follows a value of --set or --only is another one, not a recipe."""
     return not word.endswith(".toml") if option == "--only" else bool(_KEY_VALUE.match(word))
 
