@@ -143,7 +143,7 @@ def test_an_only_that_takes_no_tasks_is_left_alone():
     parser = Parser()
     parser.add_argument("folders", nargs="*")
     parser.add_argument("--only", choices=["a", "b"], nargs="+")
-    assert parser.parse_args("x y --only a b".split()).only == ["a", "b"]
+    assert parser.parse_args(["x", "y", "--only", "a", "b"]).only == ["a", "b"]
 
 
 def test_a_recipe_may_follow_the_values_of_a_sweep():

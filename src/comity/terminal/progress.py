@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -169,7 +170,7 @@ class Display:
         """Steps, speed and time left, a bar, and the table of tasks."""
         pace = Text(" · ".join(self._pace()))
         bar = ProgressBar(max(self.run.total_steps, 1), self.step, width=BAR)
-        return Group(pace, bar, self._table())
+        return Group(pace, Padding(bar), self._table())  # the bar itself does not end its line
 
     def _table(self) -> Table:
         table = Table()
