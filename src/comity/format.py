@@ -42,6 +42,15 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def precision_name(dtype: str) -> str:
+    """A precision as recipes spell it.
+
+    >>> precision_name("bfloat16"), precision_name("float32")
+    ('bf16', 'float32')
+    """
+    return "bf16" if dtype == "bfloat16" else dtype
+
+
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], align: str = ""
 ) -> list[str]:

@@ -99,7 +99,7 @@ def test_help_of_the_package_shows_the_public_api():
     ("word", "message"),
     [
         ("trian", 'unknown command "trian"; did you mean "train"?'),
-        ("zzz", 'unknown command "zzz"; comity --help lists the commands'),
+        ("zzz", 'unknown command "zzz"; comity help lists the commands'),
     ],
 )
 def test_an_unknown_command_gets_a_suggestion(capsys, word, message):

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+import tomli_w
 from tests.recipe.helpers import ALIKE, MOOD, changed, errors_of
 
 from comity import ComityError, Recipe
-from comity.recipe.messages import RENAMED, RENAMED_VALUES, keys_of
-from comity.recipe.schema import StageSection
+from comity.recipe.messages import FROM_ELSEWHERE, RENAMED, RENAMED_VALUES, keys_of
+from comity.recipe.schema import EncoderSection, StageSection, TaskSection, TrainSection
 
 # Table, old name, new name.
 RENAMED_KEYS = [
@@ -197,3 +198,63 @@ def test_a_task_called_like_a_type_keeps_its_name():
     tasks = {"float": {**MOOD, "train": 1}, "alike": ALIKE}
     with pytest.raises(ComityError, match=r"recipe: tasks\.float\.train: expected text in quotes"):
         Recipe.from_dict({"tasks": tasks})
+
+
+@pytest.mark.parametrize(
+    ("change", "suggestion"),
+    [
+        ({"lr": 1e-3}, "train.lr"),
+        ({"learning_rate": 1e-3}, "train.lr"),
+        ({"bacth_size": 8}, "train.batch_size"),
+        ({"model": "bert-base-uncased"}, "encoder.name"),
+        ({"label": "x"}, "tasks.NAME.label"),
+        ({"train__learning_rate": 1e-3}, "lr"),
+        ({"train__per_device_train_batch_size": 8}, "batch_size"),
+        ({"train__num_train_epochs": 3}, "epochs"),
+        ({"train__max_seq_length": 128}, "max_length"),
+        ({"train__warmup_ratio": 0.1}, "warmup"),
+        ({"train__bf16": True}, "precision"),
+        ({"train__gradient_accumulation_steps": 2}, "tasks.NAME.micro_batches"),
+        ({"train__kind": "classification"}, "tasks.NAME.kind"),
+        ({"tasks__mood__learning_rate": 1e-3}, "train.lr"),
+        ({"tasks__mood__lr": 1e-3}, "train.lr"),
+        ({"tasks__mood__max_seq_length": 9}, "max_length"),
+        ({"encoder__model_name_or_path": "x"}, "name"),
+        ({"encoder__lr": 1e-3}, "train.lr"),
+        ({"stages": [{"learning_rate": 1e-3}]}, "lr"),
+        ({"stages": [{"seed": 1}]}, "train.seed"),
+    ],
+)
+def test_a_key_of_another_table_or_tool_is_suggested(change, suggestion):
+    [error] = errors_of(changed(**change))
+    assert error.endswith(f'; did you mean "{suggestion}"?')
+
+
+def test_names_of_other_tools_lead_to_keys_and_are_no_keys():
+    known = {key for s in (TrainSection, EncoderSection, TaskSection) for key in keys_of(s)}
+    assert set(FROM_ELSEWHERE.values()) <= known
+    assert not set(FROM_ELSEWHERE) & known
+
+
+def test_a_set_key_gets_the_same_suggestion(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(tomli_w.dumps(changed()))
+    with pytest.raises(ComityError, match=r'did you mean "train\.lr"'):
+        Recipe.load(path, ["lr=1e-3"])
+
+
+def test_errors_of_stages_come_with_the_others():
+    stages = [{"tasks": ["mood", "alik"]}, {"steps": 3, "epochs": 1}]
+    errors = errors_of(changed(train__select_by="moood", tasks__alike__scale=[5, 0], stages=stages))
+    assert [error.split(": ")[1] for error in errors] == [
+        "tasks.alike.scale",
+        "train.select_by",
+        "stages.1.steps",
+        "stages.0.tasks",
+    ]
+
+
+def test_a_task_that_is_wrong_is_not_reported_again_for_its_stages():
+    stages = [{"data": {"mood": "more.csv"}}]
+    errors = errors_of(changed(tasks__mood__text=..., stages=stages))
+    assert len(errors) == 1

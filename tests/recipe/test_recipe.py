@@ -1,6 +1,9 @@
 """Recipes: what is accepted, what is an error, and its message."""
 
 import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.recipe.helpers import BASE, MOOD, changed, errors_of
 
 from comity import ComityError, Recipe
@@ -203,3 +206,109 @@ def test_toml_errors_name_the_line(tmp_path, text, words):
 def test_a_missing_recipe(tmp_path):
     with pytest.raises(ComityError, match="no such recipe"):
         Recipe.load(tmp_path / "none.toml")
+
+
+# --- frozen encoders and balancers ----------------------------------------------------------------
+
+
+def test_a_frozen_stage_sums_instead_of_the_balancer_of_train():
+    stages = [{"freeze": "encoder"}, {}]
+    recipe = Recipe.from_dict(changed(train__balancer="pcgrad", stages=stages))
+    assert [stage.balancer for stage in recipe.stages] == ["sum", "pcgrad"]
+    assert recipe.notes() == [
+        'stage 1: the whole encoder is frozen, so it uses the balancer "sum" instead of "pcgrad"'
+    ]
+
+
+def test_a_balancer_set_from_outside_may_meet_a_frozen_encoder(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(tomli_w.dumps(changed(train__freeze="encoder")))
+    recipe = Recipe.load(path, ["train.balancer=gradvac"])
+    assert recipe.stages[0].balancer == "sum"
+    assert len(recipe.notes()) == 1
+    assert Recipe.load(path).notes() == []
+
+
+def test_the_own_balancer_of_a_frozen_stage_is_an_error():
+    [error] = errors_of(changed(stages=[{"freeze": "encoder", "balancer": "pcgrad"}]))
+    assert error.startswith("r.toml: stages.0.balancer: has no effect here (the whole encoder")
+
+
+# --- some tasks of a recipe -----------------------------------------------------------------------
+
+
+def test_only_some_tasks():
+    recipe = Recipe.from_dict(changed(train__balancer="pcgrad", train__select_by="mood"))
+    alone = recipe.only(["alike"])
+    assert alone == Recipe.from_dict(changed(tasks__mood=...))
+    assert alone.train.select_by == "mean"
+    assert recipe.only(["alike", "mood"]) == recipe
+
+
+def test_only_leaves_stages_without_a_task_out():
+    stages = [
+        {"tasks": ["mood"]},
+        {"tasks": ["mood", "alike"], "keep_optimizer_state": True, "data": {"mood": "m.csv"}},
+    ]
+    recipe = Recipe.from_dict(changed(train__conflict_every=5, stages=stages))
+    [stage] = recipe.only(["alike"]).stages
+    assert (stage.tasks, stage.data, stage.keep_optimizer_state) == (("alike",), {}, False)
+    first, second = recipe.only(["mood"]).stages
+    assert first.tasks == second.tasks == ("mood",)
+    assert second.data["mood"].file == "m.csv"
+    assert second.keep_optimizer_state
+
+
+def test_only_drops_keys_that_lose_their_effect():
+    changes = {
+        "train__conflict_every": 5,
+        "tasks__a.b": {**MOOD, "sampling_weight": 2.0},
+        "stages": [{"tasks": ["mood", "a.b"], "task_sampling": "temperature"}, {}],
+    }
+    recipe = Recipe.from_dict(changed(**changes))
+    alone = recipe.only(["a.b"])
+    assert not alone.train.sets("conflict_every")
+    assert alone.tasks["a.b"].sampling_weight == 2.0
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["moood"], '--only: unknown task "moood"; did you mean "mood"?'),
+        (["xyz"], '--only: unknown task "xyz"; the recipe has mood, alike'),
+        (["mood"], "all tasks are eval_only"),
+    ],
+)
+def test_only_tasks_that_exist_and_are_trained(tasks, message):
+    recipe = Recipe.from_dict(changed(tasks__mood__eval_only=True))
+    with pytest.raises(ComityError) as caught:
+        recipe.only(tasks)
+    assert len(caught.value.messages) == 1
+    assert message in str(caught.value)
+
+
+NAMES = ["mood", "alike", "third"]
+SUBSETS = st.lists(st.sampled_from(NAMES), min_size=1, unique=True)
+
+
+@given(
+    stages=st.lists(SUBSETS, max_size=3),
+    balancer=st.sampled_from(["sum", "pcgrad"]),
+    select_by=st.sampled_from(["mean", *NAMES]),
+    sampling=st.sampled_from(["round-robin", "temperature"]),
+    chosen=SUBSETS,
+)
+def test_part_of_a_valid_recipe_is_valid(stages, balancer, select_by, sampling, chosen):
+    whole = changed(
+        tasks__third=MOOD,
+        train__balancer=balancer,
+        train__select_by=select_by,
+        stages=[{"tasks": tasks, "task_sampling": sampling} for tasks in stages],
+    )
+    try:
+        recipe = Recipe.from_dict(whole)
+    except ComityError:
+        return
+    part = recipe.only(chosen)
+    assert set(part.tasks) == set(chosen)
+    assert all(set(stage.tasks) <= set(chosen) for stage in part.stages)

@@ -1,6 +1,7 @@
 """Progress on standard error."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_the_live_table_has_a_row_for_each_task(monkeypatch):
 
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(
         progress, "console", lambda stderr: Console(file=shown, width=120, force_terminal=True)
     )
@@ -96,6 +98,9 @@ def test_the_live_table_has_a_row_for_each_task(monkeypatch):
         display(RunStarted(("mood", "alike"), 0, 5))
         display(step(1, loss=0.25))
         display(Evaluated(1, {"mood": evaluation_of(0.5)}, 0.5))
+    assert "step 1 of 5" in shown.getvalue()
+    lines = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", shown.getvalue()).splitlines()
+    assert "━" * (progress.BAR // 5) in map(str.strip, lines)  # without colour, only what is done
     assert "0.2500" in shown.getvalue()
     assert "accuracy 0.5000" in shown.getvalue()
     assert "alike" in shown.getvalue()

@@ -32,14 +32,14 @@ def test_the_plan_counts_in_singular_and_plural(capsys, steps, evaluations, titl
     stage = StageSummary(
         "stage 1", "labels", "round-robin", "sum", steps, evaluations, {"mood": counts}
     )
-    show_plan(PlanSummary([stage], {"parameters": 5_000_000}, "float32", "cpu", [], 75.0))
+    show_plan(PlanSummary([stage], {"parameters": 5_000_000}, "bfloat16", "cpu", [], 75.0))
     lines = lines_of(capsys)
     assert lines[0] == f"Plan, stage 1: round-robin sampling, balancer sum, {title}"
     (row,) = [line for line in lines if "mood" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "8", "16", "300", "1 to 2 times", "0"
     ]  # fmt: skip
-    assert lines[-1] == "Memory: parameters 5 MB; float32 on cpu; about 1 min 15 s"
+    assert lines[-1] == "Memory: parameters 5 MB; bf16 on cpu; about 1 min 15 s"
 
 
 def evaluation(step: int, dev: float) -> EvaluationEntry:
@@ -68,7 +68,7 @@ def summary_of(conflict: list[StageConflictEntry]) -> RunSummary:
         steps=2000,
         status="finished: step 2,000 of 2,000",
         encoder="minilm",
-        precision="float32",
+        precision="bfloat16",
         seed=0,
         machine=Machine("cpu", "processor", "other", 2),
         versions={},
@@ -83,7 +83,7 @@ def summary_of(conflict: list[StageConflictEntry]) -> RunSummary:
 def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
     show_run(summary_of([]))
     lines = lines_of(capsys)
-    assert lines[0] == "runs/first: minilm, float32, kept step 1,000 (selected by mood)"
+    assert lines[0] == "runs/first: minilm, bf16, kept step 1,000 (selected by mood)"
     (row,) = [line for line in lines if "accuracy" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         "mood", "accuracy", "0.5000", "0.7500", "2,000", "0.6250"
@@ -157,3 +157,14 @@ def test_a_sweep_prints_its_rows_under_its_columns(capsys):
     assert lines[0] == "Sweep of r.toml"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     assert cells == [["0.001", "0.5000 *"], ["0.002", "-"]]
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_tables_keep_to_the_width_of_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    runs = [PlannedRun("balancer=pcgrad-lr=1e-05", "to resume", 12345, 678901, 23456789)]
+    show_series(SeriesPlan(runs, 60.0))
+    lines = lines_of(capsys)
+    assert max(map(len, lines)) <= columns
+    words = " ".join(lines).replace("│", " ").split()
+    assert {"12,345", "678,901", "23,456,789"} <= set(words)

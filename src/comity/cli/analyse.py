@@ -22,8 +22,10 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.evaluation.analysis import analyse
+    from comity.terminal.waiting import Waiting
 
-    analysis = analyse(options.run_directory, options.task, options.out)
+    with Waiting("drawing the plots"):
+        analysis = analyse(options.run_directory, options.task, options.out)
     if options.json:
         print_json(analysis.to_dict())
         return 0

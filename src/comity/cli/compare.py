@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from comity.cli.options import Commands, add_command, add_json, print_json
+from comity.cli.options import Commands, add_command, add_json, check_exist, print_json
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,10 +20,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    check_exist(options.runs)
     from comity.evaluation.compare import compare
     from comity.terminal.views import comparison_table, console
+    from comity.terminal.waiting import Waiting
 
-    comparison = compare(options.runs, options.group_seeds)
+    with Waiting("comparing the runs"):
+        comparison = compare(options.runs, options.group_seeds)
     if options.json:
         print_json(comparison.to_dict())
     else:

@@ -24,12 +24,14 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.inference.model import load
     from comity.terminal.views import show_scores
+    from comity.terminal.waiting import Waiting
 
     model = load(options.run_directory)
     if options.file is not None and options.task is None:
         raise ComityError("--file: set --task to the task of this file")
     tasks = [options.task] if options.task else model.tasks
-    evaluations = {task: model.evaluate(task, options.file) for task in tasks}
+    with Waiting("evaluating"):
+        evaluations = {task: model.evaluate(task, options.file) for task in tasks}
     if options.json:
         found = {task: evaluation.to_dict() for task, evaluation in evaluations.items()}
         print_json(found[options.task] if options.task else {"tasks": found})

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from comity.cli.options import Commands, add_command, add_json, show
+from comity.cli.options import Commands, add_command, add_json, check_exist, show
 
 
 def add_parser(commands: Commands) -> None:
@@ -16,6 +16,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    check_exist([options.run_directory])
     from comity.runs import RunDirectory, run_summary
     from comity.terminal.views import show_run
 

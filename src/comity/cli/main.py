@@ -1,7 +1,9 @@
 """The `comity` command: parses arguments, calls the library, prints results."""
 
 import argparse
+import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,8 +16,10 @@ from comity.cli import (
     check,
     clean,
     compare,
+    completion,
     demo,
     evaluate,
+    help,
     info,
     paper,
     predict,
@@ -23,7 +27,9 @@ from comity.cli import (
     sweep,
     train,
 )
+from comity.cli.options import Parser, check_command
 from comity.errors import ComityError, nearest
+from comity.terminal.colour import red
 from comity.training.interrupts import Interrupted
 
 COMMANDS = (
@@ -40,73 +46,125 @@ COMMANDS = (
     augment,
     paper,
     clean,
+    completion,
+    help,
 )
 """The modules of the commands, in the order of `comity --help`."""
 
 EPILOG = """\
 examples:
-  comity demo                                    train three small tasks and print their scores
-  comity recipe lr                               describe a key of the recipe
-  comity check recipe.toml --data data           report every error before training
+  comity demo
+  comity check recipe.toml --data data
   comity train recipe.toml --data data --out runs/first
-  comity evaluate runs/first --task mood --file unseen.csv --json
+  comity evaluate runs/first --task mood --file unseen.csv
   comity predict runs/first --task mood --input new.csv --output labelled.csv
-  comity sweep recipe.toml --data data --out runs/rates --set train.lr=1e-5,2e-5,5e-5
-  comity compare runs/mood-only runs/first       measure what sharing gained or cost
+  comity compare runs/mood-only runs/first
+  comity help train
+
+Errors, notes and progress go to standard error. With --json, standard output is
+one line of JSON: the result or, if there are errors, {"errors": ["...", ...]}.
+
+exit codes:
+  0    done
+  1    the output was closed early, as by `| head`
+  2    an error that you can fix, with a message
+  130  stopped by Ctrl-C
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: STOPPED if the output is closed early, ERROR if the user can fix the cause."""
+"""Exit codes; EPILOG says what they mean."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command (by default the one in `sys.argv`) and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # escape what the terminal cannot display
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where an error can still be reported
+        return code
     except ComityError as error:
-        for message in error.messages:
-            print(f"error: {message}", file=sys.stderr)
+        _print_errors(error.messages, as_json)
         return ERROR
     except BrokenPipeError:  # the reader of the output has stopped, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return STOPPED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or error
-        print(
-            f"error: {where}{reason}; free some space or choose another location", file=sys.stderr
-        )
+        _discard_output()
+        _print_errors([f"{where}{reason}; free some space or choose another location"], False)
         return ERROR
+
+
+def _open_streams() -> None:
+    """Replace closed standard streams, and escape what the terminal cannot display."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Send what is still buffered for standard output nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_errors(messages: Sequence[str], as_json: bool) -> None:
+    from comity.tables.rows import shown  # what comes from a file may not control the terminal
+
+    for message in messages:
+        print(f"{red('error:', sys.stderr)} {shown(message)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"errors": list(messages)}), flush=True)
 
 
 def _run(arguments: list[str]) -> int:
     parser = make_parser()
-    if arguments:
-        _check_command(arguments[0])
+    if arguments and not arguments[0].startswith("-"):
+        check_command(arguments[0])
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        command = f"comity {arguments[0]}" if hasattr(options, "run") else "comity"
-        raise ComityError(f'unknown argument "{unknown[0]}"; {command} --help lists the options')
+        raise ComityError(_unknown_argument(unknown[0], options))
     if not hasattr(options, "run"):
         parser.print_help()
         return ERROR
     options.command_line = ["comity", *arguments]
+    _check_working_directory()
     try:
         return options.run(options)
     except KeyboardInterrupt as stop:
-        print(f"{str(stop) or 'stopped'}{_how_to_resume(options)}", file=sys.stderr)
+        stopped = f"{str(stop) or 'stopped'}{_how_to_resume(options)}"
+        print(stopped, file=sys.stderr)
+        if "--json" in arguments:
+            print(json.dumps({"errors": [stopped]}))
         return stop.exit_code if isinstance(stop, Interrupted) else INTERRUPTED
 
 
-def _check_command(word: str) -> None:
-    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
-    if not word.startswith("-") and word not in names:
-        hint = nearest(word, names) or "; comity --help lists the commands"
-        raise ComityError(f'unknown command "{word}"{hint}')
+def _check_working_directory() -> None:
+    """Raise a ComityError if the working directory was deleted: torch would end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise ComityError(
+            "the working directory does not exist any more; change to another directory"
+        ) from None
+
+
+def _unknown_argument(word: str, options: argparse.Namespace) -> str:
+    """The message about an argument that a command does not have."""
+    name = word.partition("=")[0]
+    if not hasattr(options, "run"):
+        return f'unknown argument "{name}"; comity --help lists the options'
+    known = options.command._option_string_actions
+    hint = nearest(name, known) if name.startswith("--") else ""
+    hint = hint or f"; {options.command.prog} --help lists the options"
+    return f'unknown argument "{name}"{hint}'
 
 
 def _how_to_resume(options: argparse.Namespace) -> str:
@@ -119,15 +177,15 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     return f"; continue with {RunDirectory(run).resume_command}"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="comity",
         description="Fine-tune one BERT encoder on several text tasks at once.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)

@@ -2,26 +2,96 @@
 
 import argparse
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from comity.errors import ComityError
+from comity.cli.examples import EXAMPLES
+from comity.errors import ComityError, nearest
 
 if TYPE_CHECKING:
     from comity.recipe.recipe import Recipe
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+_KEY_VALUE = re.compile(r"[\w.-]+\s*=")
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports errors as the commands do, and lets a recipe follow the values of --set or --only."""
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does, with one value for each --set and --only that can be repeated."""
+        words = list(sys.argv[1:] if args is None else args)
+        for option in ("--set", "--only"):
+            if isinstance(self._option_string_actions.get(option), argparse._ExtendAction):
+                words = one_value_each(option, words)
+        return super().parse_known_args(words, namespace or argparse.Namespace())
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ComityError."""
+        raise ComityError(f"{message}; {self.prog} --help lists the options")
+
+
+def one_value_each(option: str, arguments: Sequence[str]) -> list[str]:
+    """Repeat --set or --only for each of its values, so that it does not take the recipe too.
+
+    >>> one_value_each("--set", ["check", "--set", "a=1", "b=2", "recipe.toml"])
+    ['check', '--set=a=1', '--set=b=2', 'recipe.toml']
+    """
+    words: list[str] = []
+    values: int | None = None  # how many values have followed the option; None: not in them
+    for word in arguments:
+        if word == option:
+            words.append(word)
+            values = 0
+        elif values == 0 and not word.startswith("-"):
+            words[-1] = f"{option}={word}"
+            values = 1
+        elif values and not word.startswith("-") and _more(option, word):
+            words.append(f"{option}={word}")
+        else:
+            words.append(word)
+            values = None
+    return words
+
+
+def _more(option: str, word: str) -> bool:
+    """Whether a word that follows a value of --set or --only is another one, not a recipe."""
+    return not word.endswith(".toml") if option == "--only" else bool(_KEY_VALUE.match(word))
 
 
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], help: str
-) -> argparse.ArgumentParser:
-    """Add a command's parser; `help` is a short phrase without a capital or full stop."""
-    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    command.set_defaults(run=run)
+) -> Parser:
+    """Add a command's parser; `help` is a short phrase without a capital or full stop.
+
+    Its examples come from `comity.cli.examples`.
+    """
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name]),
+    )
+    command.set_defaults(run=run, command=command)
     return command
+
+
+def check_command(name: str) -> None:
+    """Raise a ComityError if there is no such command."""
+    if name not in EXAMPLES:
+        hint = nearest(name, EXAMPLES) or "; comity help lists the commands"
+        raise ComityError(f'unknown command "{name}"{hint}')
 
 
 def add_data(command: argparse.ArgumentParser) -> None:
@@ -53,6 +123,18 @@ def add_set(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_only(command: argparse.ArgumentParser) -> None:
+    """Add --only."""
+    command.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TASK",
+        help="use only these tasks of the recipe",
+    )
+
+
 def add_dry_run(command: argparse.ArgumentParser) -> None:
     """Add --dry-run."""
     command.add_argument("--dry-run", action="store_true", help="print the plan and do not train")
@@ -81,15 +163,23 @@ def add_series(command: argparse.ArgumentParser) -> None:
     add_quiet(command)
 
 
+def check_exist(runs: Sequence[Path]) -> None:
+    """Raise a ComityError for run directories that do not exist, before numpy is loaded."""
+    missing = [run for run in runs if not run.exists()]
+    if missing:
+        what = "no such directory; name a directory written by comity train"
+        raise ComityError(*(f"{run}: {what}" for run in missing))
+
+
 def load_recipe(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     """The recipe with its overrides, and the folder of its files."""
     from comity.recipe.recipe import Recipe
 
     if options.recipe is None:
-        raise ComityError(
-            "the recipe is missing; name a TOML file, before --set (README.md has an example)"
-        )
+        raise ComityError("the recipe is missing; name a TOML file (README.md has an example)")
     recipe = Recipe.load(options.recipe, options.set)
+    if options.only:
+        recipe = recipe.only(options.only)
     return recipe, options.data or options.recipe.parent
 
 

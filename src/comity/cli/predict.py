@@ -151,6 +151,7 @@ def _predict(
     """Write the predictions."""
     from comity.inference.model import load
     from comity.inference.predict_file import PredictOptions, predict_file
+    from comity.terminal.waiting import Waiting
 
     is_leaderboard = options.format == "cs224n"
     output_format = None if is_leaderboard else options.format
@@ -167,4 +168,6 @@ def _predict(
         raw_csv=options.raw_csv,
         overwrite=options.overwrite,
     )
-    return predict_file(load(options.run_directory), source, destination, wanted)
+    model = load(options.run_directory)
+    with Waiting("predicting"):
+        return predict_file(model, source, destination, wanted)

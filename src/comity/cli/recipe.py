@@ -7,14 +7,16 @@ import sys
 import textwrap
 from typing import Any
 
-HELP = "list the keys of a recipe, or describe one of them"
+from comity.cli.options import Commands, add_command
+
 WIDTH = 160  # of a line where there is no terminal
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the subparsers of `comity`."""
-    parser = commands.add_parser("recipe", help=HELP, description=f"{HELP.capitalize()}.")
-    choice = parser.add_mutually_exclusive_group()
+def add_parser(commands: Commands) -> None:
+    """Add the command's parser."""
+    help = "list the keys of a recipe, or describe one of them"
+    command = add_command(commands, "recipe", run, help)
+    choice = command.add_mutually_exclusive_group()
     choice.add_argument("key", nargs="?", metavar="KEY", help="such as lr, train.lr or tasks.label")
     choice.add_argument(
         "--markdown", action="store_true", help="print the reference page, docs/recipe.md"
@@ -22,7 +24,6 @@ def add_parser(commands: Any) -> None:
     choice.add_argument(
         "--json-schema", action="store_true", help="print a JSON Schema for TOML editors"
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from comity.cli.options import (
     add_data,
     add_dry_run,
     add_json,
+    add_only,
     add_quiet,
     add_set,
     load_recipe,
@@ -28,6 +29,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("recipe", type=Path, nargs="?", help="a TOML recipe")
     add_data(command)
     add_set(command)
+    add_only(command)
     command.add_argument("--out", type=Path, help="directory for the run, new or empty")
     command.add_argument(
         "--overwrite", action="store_true", help="replace the run in --out, if there is one"
@@ -45,12 +47,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    job = _resumed(options) if options.resume is not None else _new(options)
+    # What follows loads torch, which an error in the recipe does not need.
     from comity.runs import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
     from comity.training.train import extended, plan_run, train
 
-    job = _resumed(options) if options.resume is not None else _new(options)
     quiet = options.quiet or options.json
     with Display(quiet=quiet or options.dry_run) as display:
         if options.dry_run:
@@ -110,10 +113,10 @@ def _resumed(options: argparse.Namespace) -> _Job:
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
-    if options.out or options.overwrite or options.drop_leaks:
+    if options.out or options.overwrite or options.drop_leaks or options.only:
         raise ComityError(
             "--resume continues the run in its own directory with its own settings; remove --out, "
-            "--overwrite and --drop-leaks"
+            "--overwrite, --only and --drop-leaks"
         )
     if options.set and options.recipe is None:
         raise ComityError(

@@ -36,7 +36,7 @@ class TextEncoder:
 
     encode: Callable[[list[str]], list[list[int]]]
     size: int  # all ids are lower
-    fingerprint: str
+    fingerprint: str | None  # None: nothing is cached
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,12 @@ def cache_folder() -> Path:
     """The folder of cached token ids: `COMITY_CACHE`, else the user's cache folder."""
     if os.environ.get("COMITY_CACHE"):
         return Path(os.environ["COMITY_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comity"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "comity"
+    try:
+        return Path.home() / ".cache" / "comity"
+    except RuntimeError:  # no HOME, and the user is not in the password file
+        return Path(os.devnull) / "comity"  # cannot exist, so nothing is kept
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class TokenTables:
             shutil.rmtree(building, ignore_errors=True)
             return None
         writer.finish({"reading": table.describe(), "digest": digest})
-        if no_texts:  # not cached
+        if no_texts or self._encoder.fingerprint is None:  # not cached
             atexit.register(shutil.rmtree, building, ignore_errors=True)
             return building
         return _publish(building, folder)

@@ -1,5 +1,6 @@
 """Turns pydantic's validation errors into messages: the key, what is wrong, what to write."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -52,10 +53,62 @@ RENAMED: Mapping[type[Section], Mapping[str, str]] = {
 }
 """Keys that had another name before, in each table: old name → new name."""
 
+FROM_ELSEWHERE: Mapping[str, str] = {
+    "learning_rate": "lr",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "max_steps": "steps",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "max_len": "max_length",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "lr_scheduler": "lr_schedule",
+    "lr_scheduler_type": "lr_schedule",
+    "layerwise_lr_decay": "lr_layer_decay",
+    "adam_epsilon": "eps",
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "clip_grad_norm": "max_grad_norm",
+    "gradient_clip_val": "max_grad_norm",
+    "gradient_accumulation_steps": "micro_batches",
+    "early_stopping_patience": "patience",
+    "eval_steps": "evaluate_every",
+    "eval_strategy": "evaluate_every",
+    "evaluation_strategy": "evaluate_every",
+    "metric_for_best_model": "select_by",
+    "bf16": "precision",
+    "fp16": "precision",
+    "random_seed": "seed",
+    "freeze_encoder": "freeze",
+    "sampling": "task_sampling",
+    "model": "name",
+    "model_name": "name",
+    "model_name_or_path": "name",
+    "hidden_dropout_prob": "hidden_dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "train_file": "train",
+    "validation": "dev",
+    "validation_file": "dev",
+    "eval_file": "dev",
+    "text_column": "text",
+    "label_column": "label",
+    "target": "label",
+    "task_type": "kind",
+    "num_labels": "classes",
+    "label_names": "classes",
+}
+"""Names in other tools, mostly the Hugging Face Trainer, by the name of the same key here."""
+
 RENAMED_VALUES: Mapping[str, Mapping[str, str]] = {
     "train_on": {"tasks": "labels", "masked-language-model": "masked-words"},
 }
 """Values that had another name before, by key: old value → new value."""
+
+_TABLES = {"train": TrainSection, "encoder": EncoderSection, "tasks.NAME": TaskSection}
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -134,8 +187,27 @@ def _unknown_key(parent: str, key: str) -> str:
     if renamed is not None:
         return f'unknown key "{key}" {where}; it is now called "{renamed}"'
     known = sorted(keys_of(section))
-    hint = nearest(key, known) or f"; the keys of this table are {', '.join(known)}"
-    return f'unknown key "{key}" {where}{hint}'
+    here = FROM_ELSEWHERE.get(key.casefold(), key)
+    hint = _in_another_table(here) if here not in known else ""
+    hint = hint or nearest(here, known) or _in_another_table(*_close_elsewhere(key))
+    return f'unknown key "{key}" {where}' + (
+        hint or f"; the keys of this table are {', '.join(known)}"
+    )
+
+
+def _in_another_table(*keys: str) -> str:
+    """A suggestion for the first of some keys that a table has, or "" if none has it."""
+    for key in keys:
+        for table, section in _TABLES.items():
+            if key in keys_of(section):
+                return f'; did you mean "{table}.{key}"?'
+    return ""
+
+
+def _close_elsewhere(key: str) -> list[str]:
+    """The keys of any table that are spelled like `key`, the closest first."""
+    known = [name for section in _TABLES.values() for name in keys_of(section)]
+    return difflib.get_close_matches(key.casefold(), known, n=1, cutoff=0.8)
 
 
 def _missing_key(parent: str, key: str) -> str:

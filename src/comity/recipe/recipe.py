@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
 from comity.recipe.messages import type_errors
-from comity.recipe.rules import check_rules
+from comity.recipe.rules import check_rules, keys_without_effect
 from comity.recipe.schema import RecipeSchema
+from comity.recipe.stage_rules import frozen_balancers
 
 
 class Recipe(RecipeSchema):
@@ -51,9 +52,65 @@ class Recipe(RecipeSchema):
         errors.check()
         return recipe
 
+    def only(self, tasks: Sequence[str]) -> Self:
+        """The recipe with only some of its tasks.
+
+        Other tasks leave the stages too, a stage without a task is left out, and so is every key
+        that loses its effect (such as a balancer where one task remains). `train.select_by` becomes
+        "mean" if its task is left out.
+
+        Raises:
+            ComityError: unknown task, or none that is trained.
+        """
+        errors = ErrorList()
+        for name in tasks:
+            if name not in self.tasks:
+                hint = nearest(name, self.tasks) or f"; the recipe has {', '.join(self.tasks)}"
+                errors.add(f'--only: unknown task "{name}"{hint}')
+        errors.check()
+        values = self.to_dict()
+        values["tasks"] = {name: v for name, v in values["tasks"].items() if name in tasks}
+        if self.train.select_by not in ("mean", *tasks):
+            values["train"].pop("select_by")
+        if self.stages_declared:
+            stages = [_with_tasks(stage, tasks) for stage in values["stages"]]
+            values["stages"] = [stage for stage in stages if stage.get("tasks") != []]
+        left = self.model_validate(values)
+        while keys := keys_without_effect(left):
+            for key in keys:
+                _remove(values, key)
+            left = self.model_validate(values)
+        return self.from_dict(values, "--only")
+
+    def notes(self) -> list[str]:
+        """Sentences on keys of [train] that a stage replaces."""
+        return frozen_balancers(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys that the user set, as nested dictionaries that `from_dict` reads."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+
+
+def _with_tasks(stage: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """A declared stage with only some of its tasks."""
+    kept = dict(stage)
+    if "tasks" in stage:
+        kept["tasks"] = [name for name in stage["tasks"] if name in tasks]
+    if "data" in stage:
+        kept["data"] = {name: file for name, file in stage["data"].items() if name in tasks}
+    return kept
+
+
+def _remove(values: dict[str, Any], key: str) -> None:
+    """Remove a key, given in full. The name of a task may contain dots."""
+    table, _, rest = key.partition(".")
+    owner, _, last = rest.rpartition(".")
+    where: Any = values[table]
+    if table == "stages":
+        where = where[int(owner)]
+    elif table == "tasks":
+        where = where[owner]
+    where.pop(last)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from comity.errors import ErrorList, nearest
 from comity.recipe.schema import NOT_AVERAGED, EncoderSection, RecipeSchema
 from comity.recipe.stage_rules import check_stages
 from comity.recipe.task_rules import check_task
-from comity.recipe.unused_keys import Report, report_unused
+from comity.recipe.unused_keys import NO_EFFECT, Report, report_unused
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
@@ -19,6 +19,22 @@ def check_rules(recipe: RecipeSchema, source: str, errors: ErrorList) -> None:
     def report(key: str, problem: str) -> None:
         errors.add(f"{source}: {key}: {problem}")
 
+    _check(recipe, report)
+
+
+def keys_without_effect(recipe: RecipeSchema) -> list[str]:
+    """The keys that are set but have no effect, in full, such as "train.balancer"."""
+    keys = []
+
+    def report(key: str, problem: str) -> None:
+        if problem.startswith(NO_EFFECT):
+            keys.append(key)
+
+    _check(recipe, report)
+    return keys
+
+
+def _check(recipe: RecipeSchema, report: Report) -> None:
     _check_names(recipe, report)
     _check_encoder(recipe.encoder, report)
     for name in recipe.tasks:
@@ -28,8 +44,7 @@ def check_rules(recipe: RecipeSchema, source: str, errors: ErrorList) -> None:
     _check_split_seed(recipe, report)
     _check_overridden(recipe, report)
     _check_lengths(recipe, report)
-    if not errors:  # what follows reads the stages with all keys resolved
-        check_stages(recipe, report)
+    check_stages(recipe, report)
 
 
 def _check_names(recipe: RecipeSchema, report: Report) -> None:

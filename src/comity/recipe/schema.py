@@ -437,7 +437,8 @@ class StageKeys(Section):
         default="sum",
         description="How the task gradients on the shared encoder are combined into one. `pcgrad` "
         "(Yu et al. 2020) projects each gradient onto the normal plane of those it conflicts "
-        "with.",
+        "with. A stage that freezes the encoder or trains on masked words has nothing to balance: "
+        "it uses `sum` instead of the balancer of `[train]`, and one of its own is an error.",
     )
     epochs: Positive | None = Field(
         default=None,
@@ -702,8 +703,9 @@ class RecipeSchema(Section):
         masked = stage.train_on != "labels"  # needs no labels, so eval_only tasks take part too
         tasks = tuple(n for n, task in self.tasks.items() if masked or not task.eval_only)
         values = {"name": f"stage {number}", "tasks": tasks, **shared, **own}
-        if masked and not stage.sets("balancer"):
-            values["balancer"] = "sum"  # masked words are one loss: there is nothing to balance
+        # Masked words are one loss, and a frozen encoder has no gradient: nothing is balanced.
+        if (masked or values.get("freeze") == "encoder") and not stage.sets("balancer"):
+            values["balancer"] = "sum"
         if values.get("epochs") is None and values.get("steps") is None:
             values["epochs"] = 3.0
         return Stage(**values)

@@ -24,6 +24,19 @@ def check_stages(recipe: RecipeSchema, report: Report) -> None:
     _check_trained(recipe, report)
 
 
+def frozen_balancers(recipe: RecipeSchema) -> list[str]:
+    """A sentence for each stage whose frozen encoder leaves the balancer of [train] unused."""
+    balancer, declared = recipe.train.balancer, recipe.stages_declared or (StageSection(),)
+    if balancer == "sum":
+        return []
+    return [
+        f'{stage.name}: the whole encoder is frozen, so it uses the balancer "sum" instead of '
+        f'"{balancer}"'
+        for stage, own in zip(recipe.stages, declared, strict=True)
+        if stage.freeze == "encoder" and stage.train_on == "labels" and not own.sets("balancer")
+    ]
+
+
 def _check_each(recipe: RecipeSchema, report: Report) -> None:
     for number, stage in enumerate(recipe.stages):
         path = f"stages.{number}"
@@ -107,7 +120,8 @@ def _check_stage_file(path: str, task: TaskSection, file: StageFile, report: Rep
         report(f"{path}.label_map", "is empty; map each label of the file, or remove it")
     elif len(Classes.found(labels, task.match_labels == "loose").names) < len(labels):
         report(f"{path}.label_map", "names a label twice; remove one")
-    check_columns(path, file.read_as(task), report)
+    if any(file.sets(key) for key in ("text", "texts", "label")):  # else they are the task's
+        check_columns(path, file.read_as(task), report)
 
 
 def _unused_keys(stage: Stage) -> dict[str, str]:

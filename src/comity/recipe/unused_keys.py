@@ -10,6 +10,9 @@ Report = Callable[[str, str], None]
 Unused = Iterable[tuple[str, bool, str]]
 """Keys of one table: key, whether it would have no effect, and why."""
 
+NO_EFFECT = "has no effect here"
+"""How each problem begins that `report_no_effect` reports."""
+
 
 def report_unused(section: Section, path: str, table: Unused, report: Report) -> None:
     """Report each key of `table` that the user set although it has no effect."""
@@ -20,4 +23,4 @@ def report_unused(section: Section, path: str, table: Unused, report: Report) ->
 
 def report_no_effect(key: str, reason: str, report: Report) -> None:
     """Report one key, given in full."""
-    report(key, f"has no effect here ({reason}); remove it")
+    report(key, f"{NO_EFFECT} ({reason}); remove it")

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
+from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,10 +17,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from comity.format import clock, or_dash
+from comity.terminal.table import Table
 from comity.terminal.views import console, show_plan, show_score, tell
+from comity.terminal.waiting import QUICK, Waiting
 from comity.training.events import (
     DataRead,
     Evaluated,
@@ -35,14 +40,14 @@ from comity.training.plan import PlannedRun
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines of progress."""
 
+BAR = 40
+"""Characters in the progress bar of a run, at most."""
+
 RECENT = 20
 """Steps over which the shown losses and speed are averaged."""
 
 MOST_TOLD = 5
 """Skipped steps of a run that are printed one by one."""
-
-QUICK = 2.0
-"""Seconds after which a long job shows its progress."""
 
 
 class Display:
@@ -54,6 +59,7 @@ class Display:
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
         self.live: Live | None = None
+        self.waiting: Waiting | None = None
         self.started = time.perf_counter()
         self.last_line = self.started
         self._reset(RunStarted((), 0, 0))
@@ -66,16 +72,24 @@ class Display:
         self.recent: deque[StepDone] = deque(maxlen=RECENT)
 
     def __enter__(self) -> Self:
+        self._wait_for("reading the encoder and the data")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop the live table, if there is one."""
+        """Stop the live table and the spinner, if there are any."""
+        if self.waiting is not None:
+            self.waiting.stop()
+            self.waiting = None
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+    def _wait_for(self, job: str) -> None:
+        self.close()
+        self.waiting = Waiting(job, self.quiet).__enter__()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -104,16 +118,20 @@ class Display:
 
     def data_read(self, event: DataRead) -> None:
         """Print the notes on the data."""
+        self.close()
         for sentence in event.notes:
             tell(sentence)
+        self._wait_for("planning the run")
 
     def planned(self, event: Planned) -> None:
         """Print the plan."""
+        self.close()
         if not self.quiet:
             show_plan(event.plan, stderr=True)
 
     def resumed(self, event: Resumed) -> None:
         """Print where the run continues, and which checkpoints it does not use."""
+        self.close()
         for sentence in event.notes:
             tell(sentence)
         if not self.quiet:
@@ -121,6 +139,7 @@ class Display:
 
     def run_started(self, event: RunStarted) -> None:
         """Start the clock and, on a terminal, the live table."""
+        self.close()
         self.started = self.last_line = time.perf_counter()
         self._reset(event)
         if not self.quiet and sys.stderr.isatty():
@@ -148,7 +167,7 @@ class Display:
         if self.quiet:
             return
         if self.live is not None:
-            self.live.update(self._table())
+            self.live.update(self._picture())
         elif time.perf_counter() - self.last_line > PLAIN_EVERY:
             self.last_line = time.perf_counter()
             tell(self._line())
@@ -161,7 +180,7 @@ class Display:
         shown = ", ".join(f"{task} {score}" for task, score in self.scores.items())
         line = f"step {event.step:,}: dev {shown}; mean {or_dash(event.mean)}"
         if self.live is not None:
-            self.live.update(self._table())
+            self.live.update(self._picture())
             self.live.console.print(line)
         else:
             tell(line)
@@ -188,8 +207,14 @@ class Display:
         losses = ", ".join(f"{task} {loss:.4f}" for task, loss in self._mean_losses().items())
         return f"{', '.join(self._pace())}; loss {losses}"
 
+    def _picture(self) -> Group:
+        """Steps, speed and time left, a bar, and the table of tasks."""
+        pace = Text(" · ".join(self._pace()))
+        bar = ProgressBar(max(self.run.total_steps, 1), self.step, width=BAR)
+        return Group(pace, Padding(bar), self._table())  # the bar itself does not end its line
+
     def _table(self) -> Table:
-        table = Table(title=" · ".join(self._pace()), title_justify="left")
+        table = Table()
         for column in ("task", "training loss", "dev"):
             table.add_column(column)
         losses = self._mean_losses()

@@ -1,17 +1,19 @@
 """What commands print: tables of data, plans, scores and comparisons."""
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from comity.evaluation.bootstrap import RESAMPLES
 from comity.evaluation.compare import MEAN, Comparison, Entry
-from comity.format import clock, or_dash, plural
+from comity.format import clock, or_dash, plural, precision_name
 from comity.runs import RunSummary, StageConflictEntry
+from comity.terminal.table import LOSER, WINNER, Table
 
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
     from comity.data.augment import AugmentReport
@@ -20,16 +22,16 @@ if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
     from comity.training.plan import PlanSummary, SeriesPlan, StageSummary
 
 PLAIN_WIDTH = 160
-"""Columns of a table that is not printed on a terminal."""
+"""Characters in a line that is not printed on a terminal, unless COLUMNS is set."""
 
 MOST_CLASSES = 8
 """Classes whose counts are shown."""
 
 
 def console(stderr: bool = False) -> Console:
-    """A console for standard output or error. Off a terminal it does not wrap lines."""
+    """A console for standard output or error."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PLAIN_WIDTH
+    width = None if stream.isatty() else shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
     # Class names and texts come from the user: brackets and colons in them are not markup.
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
@@ -101,7 +103,7 @@ def show_plan(plan: "PlanSummary", stderr: bool = False) -> None:
         out.print(sentence)
     sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in plan.memory_bytes.items())
     time_needed = "" if plan.seconds is None else f"; about {clock(plan.seconds)}"
-    out.print(f"Memory: {sizes}; {plan.precision} on {plan.device}{time_needed}")
+    out.print(f"Memory: {sizes}; {precision_name(plan.precision)} on {plan.device}{time_needed}")
 
 
 def _stage_title(stage: "StageSummary") -> str:
@@ -160,8 +162,8 @@ def show_run(summary: RunSummary) -> None:
     if best is None:
         return
     title = (
-        f"{summary.run}: {summary.encoder}, {summary.precision}, kept step {best.step:,} "
-        f"(selected by {best.by})"
+        f"{summary.run}: {summary.encoder}, {precision_name(summary.precision)}, "
+        f"kept step {best.step:,} (selected by {best.by})"
     )
     columns = ("kept model", "best score", "at step", "on training rows")
     table = _table(title, ["task", "metric"], columns)
@@ -237,7 +239,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _comparison_cells(entry: Entry) -> tuple[str, str, str]:
+def _comparison_cells(entry: Entry) -> tuple[str, str, str | Text]:
     interval, verdict = entry.interval, entry.verdict
     score = or_dash(entry.value)
     if interval is not None:
@@ -247,7 +249,12 @@ def _comparison_cells(entry: Entry) -> tuple[str, str, str]:
     if verdict.difference is None:
         return score, "-", verdict.word
     between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
-    return score, f"{verdict.difference:+.4f} {between}", verdict.word
+    return score, f"{verdict.difference:+.4f} {between}", _coloured(verdict.word)
+
+
+def _coloured(word: str) -> Text:
+    """A verdict in the colour of a winner or loser."""
+    return Text(word, style={"higher": WINNER, "lower": LOSER}.get(word, ""))
 
 
 # --- series and augmentation ----------------------------------------------------------------------
@@ -272,7 +279,7 @@ def show_sweep(recipe: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print the results of a sweep, one row of cells per point."""
     table = _table(f"Sweep of {recipe}", [], columns)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell, style=WINNER if cell.endswith("*") else "") for cell in row))
     console().print(table)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comity import hardware
+from comity.data.file_check import check_files, check_rows
 from comity.data.labels import check_trainable, fit_target
 from comity.data.leakage import Reading, find_leaks, without
 from comity.data.notes import task_notes
@@ -166,11 +167,12 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
         drop_leaks: leave out training rows whose texts also appear in a dev set.
 
     Raises:
-        ComityError: with every error in the checkpoint or, if that is sound, in the files.
+        ComityError: with every error in the files and the checkpoint.
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
-    loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
+    check_files(recipe, folder)
+    loaded = _load_encoder(recipe, folder)
     hardware.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
     masked = any(stage.train_on != "labels" for stage in recipe.stages)
@@ -184,7 +186,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
-    notes = [*loaded.notes]
+    notes = [*recipe.notes(), *loaded.notes]
     predictions = None
     if masked:
         predictions = masked_lm_tensors(recipe.encoder.name, recipe.encoder.revision)
@@ -204,6 +206,22 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
         drop_leaks,
         predictions,
     )
+
+
+def _load_encoder(recipe: Recipe, folder: Path) -> LoadedEncoder:
+    """The recipe's encoder; if it cannot be loaded, the errors of the files are reported too."""
+    try:
+        return load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
+    except ComityError as error:
+        raise ComityError(*error.messages, *_file_errors(recipe, folder)) from None
+
+
+def _file_errors(recipe: Recipe, folder: Path) -> list[str]:
+    try:
+        check_rows(recipe, folder)
+    except ComityError as error:
+        return error.messages
+    return []
 
 
 def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:

@@ -1,0 +1,70 @@
+"""Examples in the help of each command."""
+
+EXAMPLES = {
+    "demo": [
+        "comity demo",
+        "comity demo --out runs/demo --set train.epochs=1",
+    ],
+    "check": [
+        "comity check recipe.toml",
+        "comity check recipe.toml --data data --json",
+        "comity check --set train.lr=1e-5 recipe.toml --only mood",
+    ],
+    "train": [
+        "comity train recipe.toml --out runs/first",
+        "comity train recipe.toml --out runs/slow --set train.lr=1e-5 train.epochs=4",
+        "comity train recipe.toml --out runs/mood-only --only mood",
+        "comity train recipe.toml --dry-run",
+        "comity train --resume runs/first",
+    ],
+    "recipe": [
+        "comity recipe",
+        "comity recipe train.lr",
+        "comity recipe --json-schema > recipe.schema.json",
+    ],
+    "info": [
+        "comity info runs/first",
+        "comity info runs/first --json",
+    ],
+    "evaluate": [
+        "comity evaluate runs/first",
+        "comity evaluate runs/first --task mood --file unseen.csv --json",
+    ],
+    "predict": [
+        "comity predict runs/first --task mood --input new.csv --output labelled.csv",
+        "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
+    ],
+    "compare": [
+        "comity compare runs/mood-only runs/first",
+        "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",
+    ],
+    "sweep": [
+        "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",
+        "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --dry-run",
+    ],
+    "analyse": [
+        "comity analyse runs/first --task similarity --out figures",
+    ],
+    "augment": [
+        "comity augment train.csv --column text --output more.csv --with-source \\\n"
+        "    --to Helsinki-NLP/opus-mt-en-de --back Helsinki-NLP/opus-mt-de-en",
+    ],
+    "paper": [
+        "comity paper --data data --out runs/paper --dry-run",
+        "comity paper --data data --out runs/paper --table 1 --seeds 3",
+    ],
+    "clean": [
+        "comity clean runs",
+        "comity clean runs --only checkpoints --yes",
+    ],
+    "help": [
+        "comity help",
+        "comity help train",
+    ],
+    "completion": [
+        "source <(comity completion bash)",
+        "comity completion zsh > ~/.zfunc/_comity",
+        "comity completion fish > ~/.config/fish/completions/comity.fish",
+    ],
+}
+"""Command lines by command."""

@@ -1,0 +1,395 @@
+"""The command line as a whole: help, completion, options, errors, and unusual environments."""
+
+import json
+import os
+import pwd
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
+
+import comity
+from comity.cli.examples import EXAMPLES
+from comity.cli.main import COMMANDS, main, make_parser
+from comity.cli.options import Parser
+from comity.data.token_cache import cache_folder
+
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_checkpoint) -> Path:
+    """A recipe of two tasks beside its data."""
+    write_two_tasks(tmp_path)
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(two_tasks(tiny_checkpoint).to_dict()))
+    return path
+
+
+def python(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run some code in a new process without other environment variables."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+# --- help, version, completion --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["help"], ["--help"], ["help", "help"]])
+def test_help(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: comity")
+
+
+def test_help_lists_the_commands_and_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["help"])
+    out = capsys.readouterr().out
+    for name in NAMES:
+        assert f"\n    {name} " in out
+    for code in ("0    ", "1    ", "2    ", "130  "):
+        assert f"\n  {code}" in out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_a_command_has_examples_that_are_valid(capsys, name):
+    with pytest.raises(SystemExit):
+        main(["help", name])
+    out = capsys.readouterr().out
+    assert f"usage: comity {name}" in out
+    assert "\nexamples:\n" in out
+    for example in EXAMPLES[name]:
+        assert example.partition("\n")[0] in out
+        assert max(map(len, example.splitlines())) <= 78  # with the indent, 80
+        words = shlex.split(example.replace("\\\n", " ").replace("<(", "").replace(")", ""))
+        start = words.index("comity") + 1
+        stop = words.index(">") if ">" in words else len(words)
+        assert make_parser().parse_args(words[start:stop]).run
+
+
+def test_help_of_an_unknown_command(capsys):
+    assert main(["help", "trian"]) == 2
+    assert capsys.readouterr().err == 'error: unknown command "trian"; did you mean "train"?\n'
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(capsys, option):
+    with pytest.raises(SystemExit):
+        main([option])
+    assert capsys.readouterr().out == f"comity {comity.__version__}\n"
+
+
+def test_bash_completes_commands_options_and_files(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "comity.sh"
+    (tmp_path / "recipe.toml").touch()
+    program = """
+    COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+    $(complete -p comity | sed 's/.*-F \\([^ ]*\\).*/\\1/') comity "${!#}" ""
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    script.write_text(capsys.readouterr().out + program)
+
+    def completed(*words: str) -> list[str]:
+        command = ["bash", str(script), *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        return done.stdout.split()
+
+    assert completed("comity", "tr") == ["train"]
+    assert completed("comity", "train", "--dr") == ["--drop-leaks", "--dry-run"]
+    assert "recipe.toml" in completed("comity", "check", "rec")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_scripts_for_other_shells_name_every_command(capsys, shell):
+    assert main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in NAMES)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "r.toml --set a=1 b.c=2 --only mood alike",
+        "--set a=1 b.c=2 r.toml --only mood alike",
+        "--set a=1 --set b.c=2 --only mood alike r.toml",
+        "--set=a=1 --only mood --only=alike --set b.c=2 r.toml",
+        "--only mood alike --set a=1 b.c=2 r.toml",
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_recipe_may_follow_the_values_of_an_option(command, words):
+    options = make_parser().parse_args([command, *words.split()])
+    assert options.recipe == Path("r.toml")
+    assert options.set == ["a=1", "b.c=2"]
+    assert options.only == ["mood", "alike"]
+
+
+def test_an_only_that_takes_no_tasks_is_left_alone():
+    parser = Parser()
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--only", choices=["a", "b"], nargs="+")
+    assert parser.parse_args(["x", "y", "--only", "a", "b"]).only == ["a", "b"]
+
+
+def test_a_recipe_may_follow_the_values_of_a_sweep():
+    words = ["sweep", "--set", "a=1,2", "b=[1,2]", "r.toml", "--out", "o"]
+    options = make_parser().parse_args(words)
+    assert (options.recipe, options.set) == (Path("r.toml"), ["a=1,2", "b=[1,2]"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--jsn"], 'unknown argument "--jsn"; did you mean "--json"?'),
+        (["train", "--zzz=3"], 'unknown argument "--zzz"; comity train --help lists the options'),
+        (["--jsn"], 'unknown argument "--jsn"; comity --help lists the options'),
+        (
+            ["check", "--set"],
+            "argument --set: expected at least one argument; comity check --help lists the options",
+        ),
+        (
+            ["compare"],
+            "the following arguments are required: RUN; comity compare --help lists the options",
+        ),
+        (["check", "--set", "lr", "r.toml"], "r.toml: there is no such recipe; check the path"),
+    ],
+)
+def test_wrong_options_are_errors_like_others(capsys, words, message):
+    assert main(words) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+def test_only_some_tasks_are_read_and_trained(recipe, tmp_path, capsys):
+    (tmp_path / "alike.csv").unlink()
+    assert main(["check", "--only", "mood", str(recipe), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["tasks"]) == ["mood"]
+    run = tmp_path / "run"
+    command = ["train", str(recipe), "--only", "mood", "--out", str(run), "--json"]
+    assert main([*command, "--set", "train.steps=1"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["best"]["tasks"]) == ["mood"]
+    assert "alike" not in (run / "recipe.toml").read_text()
+    assert main(["check", str(recipe), "--only", "moood"]) == 2
+    assert capsys.readouterr().err == 'error: --only: unknown task "moood"; did you mean "mood"?\n'
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "none.toml", "--json"],
+        ["train", "{recipe}", "--set", "lr=1", "sead=2", "--out", "x", "--json"],
+        ["info", "nowhere", "--json"],
+        ["compare", "nowhere", "neither", "--json"],
+        ["evaluate", "--json"],
+        ["predict", "--json"],
+    ],
+)
+def test_errors_are_json_too(recipe, capsys, words):
+    assert main([word.format(recipe=recipe) for word in words]) == 2
+    out, err = capsys.readouterr()
+    errors = json.loads(out)["errors"]
+    assert [f"error: {error}" for error in errors] == err.splitlines()
+    assert out.count("\n") == 1
+
+
+def test_ctrl_c_is_json_too(recipe, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("comity.cli.check.load_recipe", stop)
+    assert main(["check", str(recipe), "--json"]) == 130
+    assert capsys.readouterr() == ('{"errors": ["stopped"]}\n', "stopped\n")
+
+
+def test_a_message_cannot_control_the_terminal(recipe, capsys):
+    assert main(["check", str(recipe), "--set", "tasks.mood.train=\x1b[31m.csv"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+BROKEN = {"torch", "sklearn", "scipy", "pandas", "pyarrow", "transformers", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (["check", "{recipe}", "--set", "lr=1"], BROKEN),
+        (["train", "{recipe}", "--set", "train.lr=fast", "--out", "x"], BROKEN),
+        (["info", "nowhere"], {*BROKEN, "numpy"}),
+        (["compare", "nowhere", "neither"], {*BROKEN, "numpy"}),
+    ],
+)
+def test_a_quick_error_loads_no_large_package(recipe, words, absent):
+    words = [word.format(recipe=recipe) for word in words]
+    code = f"import sys; from comity.cli.main import main; assert main({words}) == 2; "
+    done = python(code + "print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert "error: " in done.stderr
+    assert not absent & set(done.stdout.split())
+
+
+def test_all_errors_of_files_come_together_before_the_encoder_is_loaded(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    def never(*_, **__):
+        raise AssertionError("the encoder was loaded")
+
+    monkeypatch.setattr("comity.training.setup.load_as_declared", never)
+    (tmp_path / "mood-dev.csv").unlink()
+    write_csv(tmp_path / "alike.csv", ["a", "b", "grade"], [("x", "y", 1.0)])
+    write_csv(tmp_path / "mood.csv", ["text", "mood"], [*mood_rows(0, 6), ("bad", "")])
+    (tmp_path / "new.jsonl").write_text('{"a": "x", "b": "y"}\n{"a": "x", "b": "z"}\n')
+    stages = 'stages=[{data={alike="new.jsonl"}}, {data={mood="none.csv"}}]'
+    assert main(["check", str(recipe), "--set", stages]) == 2
+    err = capsys.readouterr().err
+    for words in (
+        "mood-dev.csv: there is no such file",
+        "none.csv: there is no such file",
+        "mood.csv:8: ",
+        "alike.csv",
+        "new.jsonl",
+    ):
+        assert words in err
+    assert "AssertionError" not in err
+
+
+def test_errors_of_the_encoder_and_of_rows_come_together(recipe, tmp_path, capsys):
+    write_csv(tmp_path / "mood.csv", ["text", "mood"], [*mood_rows(0, 6), ("bad", "")])
+    assert main(["check", str(recipe), "--set", "encoder.name=./none"]) == 2
+    err = capsys.readouterr().err
+    assert "./none" in err
+    assert "mood.csv:8: " in err
+
+
+def test_a_frozen_encoder_replaces_an_inherited_balancer_with_a_note(recipe, capsys):
+    settings = ["train.freeze=encoder", "train.balancer=pcgrad"]
+    assert main(["check", str(recipe), "--json", "--set", *settings]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert (
+        'stage 1: the whole encoder is frozen, so it uses the balancer "sum" instead of "pcgrad"'
+        in notes
+    )
+
+
+# --- unusual environments -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_cache(monkeypatch) -> None:
+    """The token cache is where a user's would be."""
+    monkeypatch.delenv("COMITY_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_a_user_without_a_home(recipe, capsys, monkeypatch, no_cache):
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert main(["check", str(recipe)]) == 0
+    assert "no errors found" in capsys.readouterr().out
+    assert not cache_folder().exists()
+
+
+def test_a_home_that_cannot_be_written(recipe, tmp_path, capsys, monkeypatch, no_cache):
+    (tmp_path / "home").write_text("a file, so that not even root can write in it")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["check", str(recipe)]) == 0
+    assert "no errors found" in capsys.readouterr().out
+
+
+def test_an_empty_environment_an_ascii_locale_and_no_temporary_folder(recipe, tmp_path):
+    write_csv(tmp_path / "mood.csv", ["text", "mood"], [*mood_rows(0, 6), ("bien", "très")])
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = ["train", str(recipe), "--out", str(tmp_path / "run"), "--set", "train.steps=1"]
+    code = f"from comity.cli.main import main; raise SystemExit(main({words}))"
+    done = python(code, TMPDIR="/nowhere", **locale)
+    assert done.returncode == 0, done.stderr
+    assert "kept model" in done.stdout
+
+
+def test_paths_with_spaces_signs_and_bytes_that_are_not_utf_8(recipe, tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"d\xc3\xa4ta \xff")
+    write_two_tasks(folder)
+    moved = recipe.rename(folder / "rezept ü.toml")
+    assert main(["check", str(moved)]) == 0
+    assert "no errors found" in capsys.readouterr().out
+    (folder / "mood.csv").unlink()
+    assert main(["check", str(moved), "--json"]) == 2
+    assert "mood.csv" in json.loads(capsys.readouterr().out)["errors"][0]
+
+
+@pytest.mark.parametrize("name", ["a\0.csv", "a" * 300 + ".csv", "\ud800.csv"])
+def test_names_that_no_file_can_have(recipe, capsys, name):
+    value = json.dumps(name) if name.isprintable() or "\0" in name else f"'{name}'"
+    assert main(["check", str(recipe), "--set", f"tasks.mood.train={value}"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_working_directory_that_was_deleted(recipe, tmp_path, capsys, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["check", str(recipe)]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert "the working directory does not exist any more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [["stdout"], ["stdin", "stdout", "stderr"]])
+def test_closed_streams(recipe, monkeypatch, closed):
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    assert main(["check", str(recipe)]) == 0
+    assert main(["check", "none.toml"]) == 2
+
+
+def test_a_reader_that_stops_is_no_error():
+    command = f"{sys.executable} -m comity recipe --markdown; echo $? >&2"
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        ["bash", "-c", f"({command}) | (exec 0<&-)"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stderr == "1\n"
+
+
+def test_a_full_disk_is_one_sentence():
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m comity recipe lr > /dev/full"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No space left on device; ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", ["1", "0", "60", "x"])
+def test_a_terminal_of_any_width(recipe, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "dumb")
+    assert main(["check", str(recipe)]) == 0
+    out = capsys.readouterr().out
+    if columns == "60":
+        assert max(map(len, out.splitlines()[:-1])) <= 60
