@@ -13,7 +13,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--group-seeds",
         action="store_true",
-        help="average the predictions of runs that differ only in their seed",
+        help="compare the mean over the runs of a recipe that differ only in their seed",
     )
     add_json(command)
 
@@ -21,11 +21,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.evaluation.compare import compare
-    from comity.terminal.views import comparison_table, console
+    from comity.terminal.views import show_comparison
 
     comparison = compare(options.runs, options.group_seeds)
     if options.json:
         print_json(comparison.to_dict())
     else:
-        console().print(comparison_table(comparison))
+        show_comparison(comparison)
     return 0

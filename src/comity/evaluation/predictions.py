@@ -68,10 +68,17 @@ def write_predictions(
 ) -> None:
     """Write the predictions that a head's `outputs: [n, outputs]` mean for the rows of a split.
 
+    Where an output is not finite, the probabilities or the predicted number are written as NaN: an
+    infinite output can have a finite probability, but the metrics refuse it.
     `separator` joins the labels of a multi-label task ("|" unless given).
     """
     predictions = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
+    lost = ~np.isfinite(outputs).all(axis=1)
+    if probabilities is not None:
+        probabilities[lost] = np.nan
+    if target.kind not in ("classification", "multi-label"):
+        predictions[lost] = np.nan
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
