@@ -113,16 +113,17 @@ def _estimate(groups: Sequence[Group], weights: Mapping[int, float]) -> Estimate
     sides = [(groups[index], weight) for index, weight in weights.items()]
     value = sum(weight * float(side.scores.mean()) for side, weight in sides)
     draws = np.sum([weight * side.resampled.mean(axis=0) for side, weight in sides], axis=0)
-    over_rows = percentile(draws)
-    if over_rows is None:
+    skipped = int((~np.isfinite(draws)).sum())
+    if skipped == len(draws):
         return None
     if any(not side.freedom for side, _ in sides):
-        return Estimate(value, over_rows, None)
+        over_rows = percentile(draws)
+        return over_rows and Estimate(value, over_rows, None)
     seeds, interaction, of_freedom = _over_seeds(groups, weights)
     variance = seeds + max(0.0, _variance(draws) - interaction)
     freedom = variance**2 / of_freedom if of_freedom else np.inf
     half, p = _t_interval(value, variance**0.5, freedom)
-    return Estimate(value, Interval(value - half, value + half, over_rows.skipped), p)
+    return Estimate(value, Interval(value - half, value + half, skipped), p)
 
 
 def _over_seeds(
@@ -145,7 +146,7 @@ def _over_seeds(
 
 def _own_variance(group: Group, pooled: Sequence[Group]) -> bool:
     """Whether a group has a variance over seeds that the other trained groups do not share."""
-    from scipy.stats import f
+    from scipy.special import fdtri
 
     if not group.trained:
         return True
@@ -153,7 +154,7 @@ def _own_variance(group: Group, pooled: Sequence[Group]) -> bool:
     if not others:
         return False
     freedom = sum(other.freedom for other in others)
-    limit = float(f.isf(UNEQUAL, group.freedom, freedom))
+    limit = float(fdtri(group.freedom, freedom, 1 - UNEQUAL))
     typical = _pooled([other.seed_variance for other in others], others)
     return group.seed_variance > limit * typical
 
@@ -170,9 +171,9 @@ def _variance(draws: NDArray[np.float64]) -> float:
 
 def _t_interval(value: float, error: float, freedom: float) -> tuple[float, float]:
     """Half the width of the interval of a value with a standard error, and the p-value of 0."""
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     if error == 0:
         return 0.0, float(value == 0)
-    p = 2 * t.sf(abs(value) / error, freedom)
-    return float(t.isf((1 - LEVEL) / 2, freedom)) * error, float(p)
+    p = 2 * stdtr(freedom, -abs(value) / error)
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error, float(p)
