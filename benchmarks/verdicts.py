@@ -219,9 +219,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="comity-verdicts-") as folder:
             of_runs(Path(folder), options.steps)
         return
+    false_positives(options.replications, options.rows)
     unequal(options.replications, options.rows[len(options.rows) // 2])
     power(options.replications // 4, options.rows)
-    false_positives(options.replications, options.rows)
 
 
 if __name__ == "__main__":

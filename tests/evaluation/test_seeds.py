@@ -193,7 +193,7 @@ def test_holm_is_monotone_and_between_the_p_value_and_bonferronis(p_values):
     [
         (500, 2, 11, 0.3, 0.1),
         (500, 3, 11, 0.7, 0.02),
-        (500, 5, 2, 0.3, 0.02),
+        (500, 5, 2, 0.3, 0.1),
         (500, 3, 11, 0.7, 0.0),
     ],
 )
