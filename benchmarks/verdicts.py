@@ -1,7 +1,7 @@
 """How often a difference between two recipes is called real, where it is and where it is not.
 
     python benchmarks/verdicts.py [--replications 4000] [--rows 500 2000 20000]
-    python benchmarks/verdicts.py --runs [--steps 40]
+    python benchmarks/verdicts.py --runs [--encoder minilm] [--steps 40]
 
 The first command simulates scores and prints three tables: false positives, false positives where
 one recipe is less stable than the others, and power. The second one trains 8 seeds of the demo's
@@ -18,6 +18,7 @@ seed and e_gsi chance, all normal. Scores are accuracies.
 
 import argparse
 import itertools
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -179,14 +180,15 @@ def _print_row(labels: Sequence[str], shares: Sequence[float]) -> None:
 # --- real runs ------------------------------------------------------------------------------------
 
 
-def of_runs(out: Path, steps: int) -> None:
+def of_runs(out: Path, encoder: str, steps: int) -> None:
     """Train 8 seeds of the demo's recipe, compare all splits into 4 and 4, and print the shares."""
     import comity.demo
     from comity.evaluation.compare import compare_groups
     from comity.experiments.sweep import Sweep
 
     demo = Path(comity.demo.__path__[0])
-    settings = ["train.seed=0,1,2,3,4,5,6,7", f"train.steps={steps}"]
+    seeds = "train.seed=0,1,2,3,4,5,6,7"
+    settings = [seeds, f"train.steps={steps}", f"encoder.name={json.dumps(encoder)}"]
     sweep = Sweep(demo / "demo.toml", settings, demo / "corpus", out)
     sweep.train()
     runs = [out / point.name for point in sweep.points]
@@ -213,11 +215,12 @@ def main() -> None:
     parser.add_argument("--replications", type=int, default=4000)
     parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000, 20000])
     parser.add_argument("--runs", action="store_true", help="train real runs instead")
+    parser.add_argument("--encoder", default="minilm", help="of the real runs")
     parser.add_argument("--steps", type=int, default=40, help="of each real run")
     options = parser.parse_args()
     if options.runs:
         with tempfile.TemporaryDirectory(prefix="comity-verdicts-") as folder:
-            of_runs(Path(folder), options.steps)
+            of_runs(Path(folder), options.encoder, options.steps)
         return
     false_positives(options.replications, options.rows)
     unequal(options.replications, options.rows[len(options.rows) // 2])

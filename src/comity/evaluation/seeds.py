@@ -18,9 +18,11 @@ rows counts as known, so df = Var² / ((c s²)² / nu).
 
 Groups with an untrained head (`eval_only`) are never pooled. Welch's form (1947) replaces c s² by
 s_1²/n_1 + s_2²/n_2, c V_int by V_int,1/n_1 + V_int,2/n_2, and (c s²)²/nu by
-sum_g (s_g²/n_g)² / (n_g - 1). It applies if a side is not trained, or if its s_g² is larger than
-that of the other trained groups, at the level `UNEQUAL` of an F test: a small pooled variance would
-make an unstable recipe look certain. benchmarks/verdicts.py measures the rates of false verdicts.
+sum_g (s_g²/n_g)² / (n_g - 1). It applies if a side is not trained, or if the variances over seeds
+are unequal: s_1² and s_2² differ by more than `RATIO` times or, where there are more groups, one of
+them is larger than the pooled variance of the others, at the level `UNEQUAL` of an F test. A pooled
+variance would make an unstable recipe look certain. benchmarks/verdicts.py measures the rates of
+false verdicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +34,10 @@ from numpy.typing import NDArray
 
 from comity.evaluation.bootstrap import LEVEL, Interval, percentile
 
-UNEQUAL = 0.125
-"""Level of the F test that chooses Welch's form. A lower level would let unstable recipes through
-more often; a higher one makes verdicts on equal variances too rare (docs/decisions.md)."""
+RATIO = 10.0
+UNEQUAL = 0.05
+"""When two variances over seeds are unequal: without, and with, other groups to compare them with.
+Lower limits make verdicts on equal variances too rare (docs/decisions.md has figures)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _over_seeds(
     """c s², c V_int and (c s²)² / nu, pooled or in Welch's form."""
     sides = [(groups[i], weight**2 / len(groups[i].scores)) for i, weight in weights.items()]
     pooled = [group for group in groups if group.trained and group.freedom]
-    if any(_own_variance(side, pooled) for side, _ in sides):
+    if _unequal([side for side, _ in sides], pooled):
         seeds = [share * side.seed_variance for side, share in sides]
         interaction = sum(share * side.interaction for side, share in sides)
         of_freedom = sum(s**2 / side.freedom for s, (side, _) in zip(seeds, sides, strict=True))
@@ -144,19 +147,21 @@ def _over_seeds(
     return c * seed_variance, c * interaction, (c * seed_variance) ** 2 / freedom
 
 
-def _own_variance(group: Group, pooled: Sequence[Group]) -> bool:
-    """Whether a group has a variance over seeds that the other trained groups do not share."""
+def _unequal(sides: Sequence[Group], pooled: Sequence[Group]) -> bool:
+    """Whether the sides need variances of their own."""
     from scipy.special import fdtri
 
-    if not group.trained:
+    if not all(side.trained for side in sides):
         return True
-    others = [other for other in pooled if other is not group]
+    variances = [side.seed_variance for side in sides]
+    others = [group for group in pooled if not any(group is side for side in sides)]
     if not others:
-        return False
-    freedom = sum(other.freedom for other in others)
-    limit = float(fdtri(group.freedom, freedom, 1 - UNEQUAL))
+        return max(variances) > RATIO * min(variances)
     typical = _pooled([other.seed_variance for other in others], others)
-    return group.seed_variance > limit * typical
+    freedom = sum(other.freedom for other in others)
+    return any(
+        side.seed_variance > fdtri(side.freedom, freedom, 1 - UNEQUAL) * typical for side in sides
+    )
 
 
 def _pooled(variances: Sequence[float], groups: Sequence[Group]) -> float:
