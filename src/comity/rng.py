@@ -14,7 +14,7 @@ Purposes and the integers that their draws depend on, after the seed:
     PROBE           step, task                   batches of a probe for conflict
     SAMPLE          task                         training rows that are evaluated
     MASKING         step, task, view, row        masked words
-    BOOTSTRAP       -                            resamples of evaluated rows
+    BOOTSTRAP       task (and no seed)           resamples of evaluated rows
     TIMING          -                            dropout of steps that are timed and undone
 """
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from comity.evaluation import bootstrap
 from comity.evaluation.bootstrap import Interval, interval, percentile, resampled
 from comity.evaluation.metrics import METRICS
+from comity.rng import name_key
 
 LIBRARY = {
     "accuracy": sklearn.metrics.accuracy_score,
@@ -40,8 +41,8 @@ def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 def test_every_resample_has_the_value_of_the_library(metric, seed, count):
     gold, predicted = rows(metric, count, seed)
     assume(METRICS[metric](gold, predicted).value is not None)
-    (counts,) = bootstrap._draws(count, 10, seed)
-    (values,) = resampled(metric, gold, [predicted], 10, seed)
+    (counts,) = bootstrap._draws(count, 10, name_key("task"))
+    (values,) = resampled(metric, gold, [predicted], "task", 10)
     for times, measured in zip(counts, values, strict=True):
         drawn = np.repeat(np.arange(count), times.astype(int))
         if np.isnan(measured):
@@ -65,7 +66,7 @@ def test_a_resample_without_a_value_is_nan():
 @pytest.mark.parametrize("metric", ["accuracy", "pearson"])
 def test_the_interval_equals_that_of_scipy(metric):
     gold, predicted = rows(metric, 150)
-    found = interval(metric, gold, predicted, resamples=4000)
+    found = interval(metric, gold, predicted, "task", resamples=4000)
     expected = scipy.stats.bootstrap(
         (gold, predicted),
         lambda x, y: METRICS[metric](x, y).value,
@@ -85,7 +86,7 @@ def test_the_interval_equals_that_of_scipy(metric):
 
 def paired(metric, gold, first, second, resamples=1000):
     """The interval of the difference over the same resamples, as `comity compare` computes it."""
-    values = resampled(metric, gold, [first, second], resamples)
+    values = resampled(metric, gold, [first, second], "task", resamples)
     return percentile(values[1] - values[0])
 
 
@@ -101,7 +102,7 @@ def test_the_paired_interval_equals_that_of_scipy():
     width = expected.high - expected.low
     assert [found.low, found.high] == pytest.approx([*expected], abs=0.08 * width)
     # Rows that are hard for both cancel out: the interval is far narrower than either score's own.
-    own = interval("accuracy", gold, second)
+    own = interval("accuracy", gold, second, "task")
     assert own is not None
     assert width < 0.8 * (own.high - own.low)
 
@@ -112,16 +113,14 @@ def test_equal_predictions_have_a_difference_of_zero():
     assert found == Interval(0.0, 0.0, 0)
 
 
-def test_the_sign_is_that_of_an_interval_without_zero():
-    assert [Interval(*ends).sign for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == [1, -1, 0]
-
-
 def test_95_of_100_intervals_contain_the_true_correlation():
     held = 0
     for seed in range(200):
         draws = np.random.default_rng(seed)
         x, noise = draws.normal(size=(2, 120))
-        found = interval("pearson", x, 0.6 * x + 0.8 * noise, resamples=400)  # correlation 0.6
+        found = interval(
+            "pearson", x, 0.6 * x + 0.8 * noise, str(seed), resamples=400
+        )  # correlation 0.6
         assert found is not None
         held += found.low <= 0.6 <= found.high
     # 200 draws at 0.95 have a standard deviation of 0.015; the percentile interval is known to be
@@ -133,7 +132,7 @@ def test_resamples_without_a_value_are_skipped_and_counted():
     # One of ten rows differs from the others. It is not drawn with probability 0.9 ** 10 = 0.349:
     # in 349 of 1,000 resamples, with a standard deviation of 15.
     gold = [0.0] * 9 + [1.0]
-    found = interval("pearson", gold, np.arange(10.0))
+    found = interval("pearson", gold, np.arange(10.0), "task")
     assert found is not None
     assert found.skipped == pytest.approx(349, abs=60)
     assert np.isfinite([found.low, found.high]).all()
@@ -143,24 +142,24 @@ def test_resamples_without_a_value_are_skipped_and_counted():
     ("gold", "predicted"), [([1.0, 1.0], [0.0, 1.0]), ([0.0, 1.0], [np.nan, 1.0]), ([], [])]
 )
 def test_a_metric_without_a_value_has_no_interval(gold, predicted):
-    assert interval("pearson", gold, predicted) is None
+    assert interval("pearson", gold, predicted, "task") is None
     assert paired("pearson", gold, predicted, gold) is None
     assert paired("pearson", gold, gold, predicted) is None
 
 
-def test_draws_follow_the_seed_and_not_the_other_columns():
+def test_draws_follow_the_task_and_not_the_other_columns():
     gold, predicted = rows("accuracy", 40)
-    alone = resampled("accuracy", gold, [predicted], 300)
-    both = resampled("accuracy", gold, [gold, predicted], 300)
+    alone = resampled("accuracy", gold, [predicted], "task", 300)
+    both = resampled("accuracy", gold, [gold, predicted], "task", 300)
     assert alone[0].tolist() == both[1].tolist()
     assert set(both[0]) == {1.0}
-    assert alone.tolist() != resampled("accuracy", gold, [predicted], 300, seed=1).tolist()
+    assert alone.tolist() != resampled("accuracy", gold, [predicted], "other", 300).tolist()
 
 
 def test_resamples_drawn_in_blocks_are_complete(monkeypatch):
     gold, predicted = rows("spearman", 40)
     monkeypatch.setattr(bootstrap, "BLOCK", 280)  # seven resamples at a time
-    values = resampled("spearman", gold, [predicted], 100)[0]
+    values = resampled("spearman", gold, [predicted], "task", 100)[0]
     assert len(set(values)) > 90
     whole = percentile(values)
     assert whole is not None
@@ -171,5 +170,5 @@ def test_class_names_work_like_class_numbers():
     gold, predicted = rows("macro_f1", 60)
     names = np.array(["a", "b", "c", "d"])
     for metric in ("accuracy", "macro_f1"):
-        numbers = interval(metric, gold, predicted)
-        assert interval(metric, names[gold], names[predicted]) == numbers
+        numbers = interval(metric, gold, predicted, "task")
+        assert interval(metric, names[gold], names[predicted], "task") == numbers

@@ -1,82 +1,29 @@
 """Comparisons of runs against arithmetic by hand, and refused comparisons."""
 
-import csv
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from rich.console import Console
-from tests.helpers import run_facts, two_tasks, write_two_tasks
+from tests.evaluation.helpers import alike, mood, seeds, write_run
+from tests.helpers import two_tasks, write_two_tasks
 
 from comity import ComityError, train
-from comity.evaluation.compare import Comparison, compare, compare_groups, holds, same_recipes
-from comity.runs import BestModel, RecordedScore, RunDirectory
-from comity.targets import HeadSpec, Target
-from comity.terminal.views import comparison_table
-
-MOOD = Target("classification", "linear", classes=("down", "up"))
-ALIKE = Target("similarity", "regression", scale=(0.0, 5.0))
-STEP = 7
-
-
-def write_run(
-    path: Path,
-    mood: np.ndarray | None = None,
-    alike: np.ndarray | None = None,
-    seed: int = 0,
-    metric: str = "pearson",
-    file: str = "abc",
-    lr: float = 1e-3,
-    weights: str = "def",
-) -> Path:
-    """A run directory with the files that a comparison reads.
-
-    `mood: [n]` is the probability of "up" of each row, `alike: [n]` its score. The gold of mood is
-    "up" in every other row, that of alike 0, 1, 2, 3, 4, 5, 0, ...
-    """
-    directory = RunDirectory.create(path)
-    directory.write_recipe(two_tasks(Path("encoder"), train__seed=seed, train__lr=lr))
-    heads = {}
-    if mood is not None:
-        heads["mood"] = HeadSpec(MOOD, ("first",))
-        rows = [
-            (("down", "up")[n % 2], ("down", "up")[int(p > 0.5)], 1 - p, p)
-            for n, p in enumerate(mood)
-        ]
-        write_csv(path, "mood", ["gold", "prediction", "p_down", "p_up"], rows)
-    if alike is not None:
-        heads["alike"] = HeadSpec(ALIKE, ("pair",))
-        rows = [(float(n % 6), score) for n, score in enumerate(alike)]
-        write_csv(path, "alike", ["gold", "prediction"], rows)
-    metrics = {"mood": "accuracy", "alike": metric}
-    directory.write_facts(run_facts(heads, metrics, seed, weights, file))
-    best = BestModel("best-000007", STEP, "mean", RecordedScore("mean", 0.0), {})
-    (path / "best.json").write_text(json.dumps(asdict(best)))
-    return path
-
-
-def write_csv(run: Path, task: str, header: list[str], rows: list) -> None:
-    path = run / "predictions" / f"{STEP:06d}" / f"{task}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["line", *header])
-        writer.writerows((line, *row) for line, row in enumerate(rows, start=2))
-
-
-def mood(right: int, count: int = 200, sure: float = 0.9) -> np.ndarray:
-    """Probabilities of "up" that are right in the first `right` rows."""
-    ups = np.arange(count) % 2 == 1
-    predicted = np.where(np.arange(count) < right, ups, ~ups)
-    return np.where(predicted, sure, 1 - sure)
-
-
-def alike(noise: float, seed: int = 0, count: int = 200) -> np.ndarray:
-    return np.arange(count) % 6 + noise * np.random.default_rng(seed).normal(size=count)
+from comity.evaluation.bootstrap import resampled
+from comity.evaluation.compare import (
+    Comparison,
+    compare,
+    compare_groups,
+    same_recipes,
+    score_tables,
+)
+from comity.inference.model import load
+from comity.runs import RunDirectory
+from comity.terminal.views import comparison_table, show_comparison
 
 
 def entry(comparison: Comparison, task: str, number: int = 1) -> Any:
@@ -106,30 +53,94 @@ def test_a_trained_run_has_the_scores_recorded_for_its_best_model(trained):
     assert [compared.rows for compared in comparison.tasks] == [12, 10]
 
 
+def test_evaluate_and_compare_give_one_score_one_interval(trained):
+    comparison = compare([trained.path])
+    model = load(trained.path)
+    for task in trained.best().tasks:
+        found, evaluation = entry(comparison, task, 0), model.evaluate(task)
+        assert found.value == pytest.approx(evaluation.score.value, rel=1e-6)
+        ends = [found.interval.low, found.interval.high]
+        assert evaluation.interval is not None
+        expected = [evaluation.interval.low, evaluation.interval.high]
+        assert ends == pytest.approx(expected, rel=1e-5)
+        assert found.interval.skipped == evaluation.interval.skipped
+
+
 def test_a_run_is_neither_better_nor_worse_than_itself(tmp_path):
     run = write_run(tmp_path / "a", mood(120), alike(1))
     comparison = compare([run, run])
     for task in ("mood", "alike", "mean"):
         verdict = entry(comparison, task).verdict
         assert (verdict.difference, verdict.low, verdict.high) == (0, 0, 0)
-        assert verdict.word == "undecided"
+    for task in ("mood", "alike", "mean"):
+        verdict = entry(compare_groups([run, run], [run, run]), task).verdict
+        assert (verdict.p, verdict.word) == (1, "undecided")
 
 
-def test_a_clear_gain_a_clear_loss_and_a_tie(tmp_path):
-    runs = [
-        write_run(tmp_path / name, mood(right))
-        for name, right in zip("abcd", (120, 180, 60, 121), strict=True)
-    ]
+def test_single_runs_have_intervals_over_rows_and_no_word(tmp_path):
+    runs = [write_run(tmp_path / name, mood(n)) for name, n in (("a", 120), ("b", 180), ("c", 60))]
     comparison = compare(runs)
     assert comparison.mean is None  # of a single task
-    # 120, 180, 60 and 121 of 200 are right.
-    assert [e.value for e in comparison.tasks[0].entries] == [0.6, 0.9, 0.3, 0.605]
-    verdicts = [entry(comparison, "mood", number).verdict for number in (1, 2, 3)]
-    assert [v.difference for v in verdicts] == pytest.approx([0.3, -0.3, 0.005])
-    assert [v.word for v in verdicts] == ["higher", "lower", "undecided"]
+    # 120, 180 and 60 of 200 are right.
+    assert [e.value for e in comparison.tasks[0].entries] == [0.6, 0.9, 0.3]
+    assert [e.spread for e in comparison.tasks[0].entries] == [None] * 3
+    verdicts = [entry(comparison, "mood", number).verdict for number in (1, 2)]
+    assert [v.difference for v in verdicts] == pytest.approx([0.3, -0.3])
+    assert [(v.p, v.word) for v in verdicts] == [(None, None)] * 2
     # 30% of the rows gain 1: the mean of 200 has the standard deviation sqrt(0.3 * 0.7 / 200).
     deviation = (0.3 * 0.7 / 200) ** 0.5
     assert verdicts[0].high - verdicts[0].low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+def test_a_side_is_the_mean_of_the_scores_of_its_runs(tmp_path):
+    sides = [seeds(tmp_path / "a", (110, 120, 130)), seeds(tmp_path / "b", (170, 180))]
+    comparison = compare_groups(*sides)
+    first, other = comparison.tasks[0].entries
+    assert first.of_runs == [0.55, 0.6, 0.65]
+    assert first.value == pytest.approx(0.6)
+    assert first.spread == pytest.approx(0.05)
+    assert other.verdict is not None
+    assert other.verdict.difference == pytest.approx(0.875 - 0.6)
+    assert other.verdict.word == "higher"
+    assert entry(compare_groups(*reversed(sides)), "mood").verdict.word == "lower"
+
+
+def test_the_interval_is_that_of_the_formula(tmp_path):
+    sides = [seeds(tmp_path / "a", (110, 120, 126)), seeds(tmp_path / "b", (121, 135))]
+    found = entry(compare_groups(*sides), "mood").verdict
+    gold = np.arange(200) % 2
+    predicted = [(mood(right) > 0.5).astype(int) for right in (110, 120, 126, 121, 135)]
+    draws = resampled("accuracy", gold, predicted, "mood")
+    y = [np.array([110, 120, 126]) / 200, np.array([121, 135]) / 200]
+    c, s2 = 1 / 3 + 1 / 2, (2 * y[0].var(ddof=1) + y[1].var(ddof=1)) / 3
+    one, two = draws[:3], draws[3:]
+    v_row = np.var(two.mean(axis=0) - one.mean(axis=0), ddof=1)
+    apart = [np.var(of - of.mean(axis=0), axis=1, ddof=1).sum() for of in (one, two)]
+    variance = c * s2 + max(0, v_row - c * (2 * apart[0] / 2 + apart[1] / 1) / 3)
+    t = scipy.stats.t.isf(0.025, variance**2 / ((c * s2) ** 2 / 3))
+    assert found.high - found.low == pytest.approx(2 * t * np.sqrt(variance))
+
+
+def test_p_values_are_adjusted_for_all_differences_of_a_comparison(tmp_path):
+    first = seeds(tmp_path / "a", (110, 120))
+    others = [seeds(tmp_path / n, r) for n, r in (("b", (127, 137)), ("c", (113, 120)))]
+    (table,) = score_tables([first, *others])
+    estimates: list[Any] = [table.difference(0, index) for index in (1, 2)]
+    plain = [estimate.p for estimate in estimates]
+    found = [verdict.p for verdict in compare_groups(first, *others).verdicts]
+    assert plain[0] < 0.4 < plain[1]
+    assert found == pytest.approx([2 * plain[0], plain[1]])
+
+
+def test_an_untrained_head_is_compared_but_not_pooled(tmp_path):
+    runs = [seeds(tmp_path / n, r) for n, r in (("a", (110, 120)), ("b", (125, 137)))]
+    wild = seeds(tmp_path / "c", (5, 190), eval_only=("mood",))
+    alone, beside = compare_groups(*runs), compare_groups(*runs, wild)
+    verdicts = [entry(comparison, "mood").verdict for comparison in (alone, beside)]
+    assert (verdicts[0].low, verdicts[0].high) == (verdicts[1].low, verdicts[1].high)
+    pooled = compare_groups(*runs, seeds(tmp_path / "d", (5, 190)))
+    assert entry(pooled, "mood").verdict.high > 2 * verdicts[0].high
+    assert entry(beside, "mood", 2).verdict.high > 1
 
 
 def test_the_mean_is_over_all_tasks_and_only_for_runs_that_have_them(tmp_path):
@@ -155,73 +166,55 @@ def test_a_single_task_run_beside_the_run_of_both(tmp_path):
     both = write_run(tmp_path / "both", mood(160), alike(1))
     comparison = compare([alone, both])
     assert [compared.task for compared in comparison.tasks] == ["mood"]
-    assert entry(comparison, "mood").verdict.word == "higher"
+    assert entry(comparison, "mood").verdict.difference == pytest.approx(0.3)
     assert comparison.mean is None
 
 
-def test_probabilities_are_averaged_before_the_class_is_taken(tmp_path):
-    # "up" at 0.4 and 0.9 is 0.65 on average; at 0.45 and 0.1, 0.275. Gold: down, up.
-    runs = [
-        write_run(tmp_path / "a", np.array([0.45, 0.4]), seed=0),
-        write_run(tmp_path / "b", np.array([0.10, 0.9]), seed=1),
-    ]
-    found = compare_groups(runs).tasks[0].entries[0]
-    assert (found.of_runs, found.value) == ([0.5, 1.0], 1.0)
-    wrong = [
-        write_run(tmp_path / "c", np.array([0.45, 0.4]), seed=0),
-        write_run(tmp_path / "d", np.array([0.70, 0.55]), seed=1),
-    ]
-    # (0.45 + 0.7) / 2 = 0.575 says up for down, 0.475 down for up.
-    assert compare_groups(wrong).tasks[0].entries[0].value == 0.0
+def test_a_lower_rmse_is_lower(tmp_path):
+    near, far = (
+        [
+            write_run(tmp_path / name / str(n), alike=alike(noise, n), metric="rmse", seed=n)
+            for n in range(2)
+        ]
+        for name, noise in (("near", 0.5), ("far", 2))
+    )
+    assert entry(compare_groups(far, near), "alike").verdict.word == "lower"
 
 
-def test_scores_are_averaged(tmp_path):
-    noise = np.random.default_rng(3).normal(size=200)
-    runs = [
-        write_run(tmp_path / name, alike=np.arange(200) % 6 + sign * noise)
-        for name, sign in (("a", 1), ("b", -1))
-    ]
-    found = entry(compare_groups(runs), "alike", 0)
-    assert found.value == pytest.approx(1)  # the noise is gone
-    assert max(found.of_runs) < 0.95
+def test_the_mean_of_a_side_is_over_tasks_and_runs(tmp_path):
+    low, high = (
+        [
+            write_run(tmp_path / name / str(n), mood(right + n), alike(noise, n), seed=n)
+            for n in range(2)
+        ]
+        for name, right, noise in (("low", 120, 2.0), ("high", 170, 1.0))
+    )
+    comparison = compare_groups(low, high)
+    found = entry(comparison, "mean")
+    parts = [entry(comparison, task).of_runs for task in ("mood", "alike")]
+    assert found.of_runs == pytest.approx([sum(scores) / 2 for scores in zip(*parts, strict=True)])
+    assert found.spread == pytest.approx(np.std(found.of_runs, ddof=1))
+    assert found.verdict.word == "higher"
 
 
-def test_a_difference_holds_only_where_the_seeds_agree(tmp_path):
-    noise = 2 * np.random.default_rng(3).normal(size=200)
-    gold = np.arange(200) % 6
-    worse = [write_run(tmp_path / f"w{n}", alike=alike(0.6, seed=8), seed=n) for n in range(2)]
-    opposed = [
-        write_run(tmp_path / f"o{n}", alike=gold + (-1) ** n * noise, seed=n) for n in range(2)
-    ]
-    # Their average is perfect, but each run alone is worse than the run it is paired with.
-    verdict = holds(opposed, worse, "alike")
-    assert verdict.low is not None
-    assert verdict.low > 0
-    assert (verdict.seeds_agree, verdict.word) == (False, "undecided")
-    better = [write_run(tmp_path / f"b{n}", alike=alike(0.2, seed=n), seed=n) for n in range(2)]
-    verdict = holds(better, worse, "alike")
-    assert (verdict.seeds_agree, verdict.word) == (True, "holds")
-    assert holds(worse, better, "alike").word == "reversed"
+def not_finite(folder: Path) -> Path:
+    """A run whose probabilities are NaN in one row."""
+    run = write_run(folder, mood(120), alike(1))
+    path = run / "predictions" / "000007" / "mood.csv"
+    path.write_text(path.read_text().replace("0.9,", "nan,", 1))
+    return run
 
 
-def test_a_lower_rmse_is_better(tmp_path):
-    near = [write_run(tmp_path / "near", alike=alike(0.5), metric="rmse")]
-    far = [write_run(tmp_path / "far", alike=alike(2), metric="rmse")]
-    verdict = holds(near, far, "alike")
-    assert verdict.difference is not None
-    assert verdict.difference < 0
-    assert verdict.word == "holds"
-    assert holds(far, near, "alike").word == "reversed"
-    assert entry(compare([*far, *near]), "alike").verdict.word == "lower"
-
-
-def test_a_difference_holds_on_the_mean(tmp_path):
-    low = [write_run(tmp_path / "low", mood(120), alike(2))]
-    high = [write_run(tmp_path / "high", mood(170), alike(1))]
-    assert holds(high, low, "mean").word == "holds"
-    alone = [write_run(tmp_path / "alone", mood(170))]
-    with pytest.raises(ComityError, match="has no mean to compare"):
-        holds(alone, low, "mean")
+def test_predictions_that_evaluate_refuses_have_no_score(tmp_path):
+    runs = [write_run(tmp_path / "a", mood(120), alike(1)), not_finite(tmp_path / "b")]
+    comparison = compare(runs)
+    found = entry(comparison, "mood")
+    assert (found.value, found.interval, found.verdict.difference) == (None, None, None)
+    assert found.reason == "the model's output is not finite for 1 of 200 rows"
+    assert entry(comparison, "mean").value is None
+    grouped = entry(compare_groups(runs[:1], runs), "mood")
+    assert (grouped.value, grouped.spread, grouped.of_runs) == (None, None, [0.6, None])
+    json.dumps(comparison.to_dict(), allow_nan=False)
 
 
 def test_a_constant_prediction_is_reported_and_decides_nothing(tmp_path):
@@ -232,9 +225,9 @@ def test_a_constant_prediction_is_reported_and_decides_nothing(tmp_path):
     comparison = compare(runs)
     found = entry(comparison, "alike")
     assert (found.value, found.reason) == (None, "all 200 predictions are equal")
-    assert (found.verdict.difference, found.verdict.word) == (None, "undecided")
+    assert (found.verdict.difference, found.verdict.word) == (None, None)
     mean = entry(comparison, "mean")
-    assert (mean.value, mean.verdict.word) == (None, "undecided")
+    assert (mean.value, mean.verdict.word) == (None, None)
     json.dumps(comparison.to_dict(), allow_nan=False)
 
 
@@ -258,14 +251,6 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_sentence(tmp_path):
     for arguments, message in (
         (lambda: compare([runs[0], alone]), r"has none of the tasks of .*\(mood\)"),
         (lambda: compare([tmp_path / "none"]), "no such directory"),
-        (
-            lambda: holds(runs[:1], runs[1:], "mood"),
-            r"a: this group has 1 run, but the group of .* has 2; ",
-        ),
-        (
-            lambda: holds(runs[:1], runs[1:2], "mod"),
-            'unknown task "mod"; did you mean "mood"\\?$',
-        ),
     ):
         with pytest.raises(ComityError, match=message) as caught:
             arguments()
@@ -320,19 +305,38 @@ def test_scores_of_a_very_small_unit_are_compared_to_the_last_digit(tmp_path):
     assert found.value == pytest.approx(np.corrcoef(gold, scores)[0, 1], abs=1e-12)
 
 
-def test_the_table_shows_scores_intervals_and_words(tmp_path):
-    runs = [
-        write_run(tmp_path / "a", mood(120), alike(1)),
-        write_run(tmp_path / "b", mood(180), alike(1)),
-    ]
-    comparison = compare(runs)
+def shown_lines(comparison: Comparison, width: int) -> list[str]:
     shown = io.StringIO()
-    Console(file=shown, width=300).print(comparison_table(comparison))
-    lines = [line for line in shown.getvalue().splitlines() if str(tmp_path / "b") in line]
-    assert [word for line in lines for word in ("higher", "undecided") if word in line] == [
-        "higher",
-        "undecided",
-        "higher",
-    ]
-    assert "0.9000" in lines[0]
-    assert "+0.3000" in lines[0]
+    Console(file=shown, width=width).print(comparison_table(comparison))
+    return shown.getvalue().splitlines()
+
+
+def test_the_table_shows_scores_intervals_p_and_words(tmp_path):
+    sides = [seeds(tmp_path / "a", (118, 122)), seeds(tmp_path / "b", (178, 182))]
+    comparison = compare_groups(*sides)
+    first, other = (
+        line for line in shown_lines(comparison, 300) if str(tmp_path) in line and "│" in line
+    )
+    assert "0.6000 ± 0.0141 (0." in first
+    assert "0.9000 ± 0.0141 (0." in other
+    assert "+0.3000 (+0." in other
+    verdict = entry(comparison, "mood").verdict
+    assert f" {verdict.p:.3f} " in other
+    assert "higher" in other
+    for width in (80, 60):
+        words = " ".join(shown_lines(comparison, width)).split()
+        for number in ("0.6000", "0.0141", "+0.3000", f"{verdict.p:.3f}", "higher"):
+            assert number in words
+        for end in (verdict.low, verdict.high):
+            assert any(f"{end:+.4f}" in word for word in words)
+
+
+def test_what_the_table_means_is_said_below_it(tmp_path, capsys):
+    sides = [seeds(tmp_path / "a", (118, 122)), seeds(tmp_path / "b", (178, 182))]
+    show_comparison(compare_groups(*sides))
+    assert "adjusted for 1 difference (Holm)" in capsys.readouterr().out
+    show_comparison(compare([sides[0][0], sides[1][0]]))
+    shown = capsys.readouterr().out
+    assert "train at least two seeds of each recipe and use --group-seeds" in shown
+    assert "Holm" not in shown
+    assert "undecided" not in shown

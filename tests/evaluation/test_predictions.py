@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from comity import ComityError
 from comity.data.splits import Split
 from comity.data.token_cache import TokenTable
+from comity.evaluation.metrics import not_finite
 from comity.evaluation.predictions import cell, names_in, read_predictions, write_predictions
 from comity.targets import Target
 
@@ -69,6 +70,21 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, case, separator):
         assert found.probabilities is not None
         assert found.probabilities.shape == probabilities.shape
         assert np.abs(found.probabilities - probabilities).max(initial=0) <= 5.1e-7
+
+
+@given(cases(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+@quick
+def test_what_evaluate_refuses_is_refused_after_reading(tmp_path_factory, case, bad, data):
+    target, gold, outputs = case
+    assume(len(gold))
+    row, column = (data.draw(st.integers(0, size - 1)) for size in outputs.shape)
+    outputs[row, column] = bad  # an output of -inf alone has finite probabilities
+    path = tmp_path_factory.mktemp("predictions") / "task.csv"
+    write_predictions(path, target, split_of(gold), outputs)
+    found = read_predictions(path, target)
+    numbers = found.predicted if found.probabilities is None else found.probabilities
+    assert not_finite(numbers) == not_finite(outputs)
+    assert not_finite(outputs) is not None
 
 
 @given(st.lists(NASTY), SEPARATORS)

@@ -3,14 +3,16 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import tomli_w
 from safetensors.torch import load_file
+from tests.evaluation.helpers import alike, seeds, write_run
 from tests.helpers import (
     alike_rows,
     mood_rows,
-    number,
     stop_after_step,
     stop_at_evaluation,
     two_tasks,
@@ -23,16 +25,19 @@ from comity import ComityError, train
 from comity.cli.main import main
 from comity.experiments.runner import Series
 from comity.experiments.sweep import (
+    PointMean,
     PointResult,
+    Spread,
     Sweep,
     SweepResults,
+    _means,
+    _winner,
     grid,
     split_values,
     write_sweep,
 )
 from comity.runs import Machine, Reached, RunDirectory, is_finished
 from comity.terminal.progress import SeriesDisplay
-from comity.terminal.views import show_sweep
 
 RATES = "train.lr=1e-3,3e-3"
 
@@ -343,25 +348,125 @@ def test_a_point_with_a_task_without_a_value_has_no_mean(recipe):
         assert point.reached.mean is None
 
 
-def test_the_lowest_rmse_is_marked_if_it_selects_the_model(recipe, tiny_checkpoint, capsys):
-    values = two_tasks(
-        tiny_checkpoint, tasks__alike__metric="rmse", train__select_by="alike"
-    ).to_dict()
-    del values["tasks"]["mood"]
-    recipe.write_text(tomli_w.dumps(values))
-    points = sweep(recipe)
-    points.train(quiet=True)
-    capsys.readouterr()
-    results = points.results()
-    show_sweep(results.recipe, results.columns(), results.rows())
-    (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
-    kept = [RunDirectory(recipe.parent / "out" / point.name).best() for point in points.points]
-    lowest = min(number(best.tasks["alike"].value) for best in kept)
-    assert f"{lowest:.4f} *" in marked
+def table_of(shown: str) -> list[dict[str, str]]:
+    """The rows of a printed table by column."""
+    cells = [
+        [cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]]
+        for line in shown.splitlines()
+        if line[:1] in "┃│"
+    ]
+    header, *rows = cells
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+ONE = {"tasks__alike": ...}
+RMSE = {"tasks__alike__metric": "rmse", "train__select_by": "alike"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        (ONE, ["mood"]),
+        ({"tasks__mood": ..., **RMSE}, ["alike"]),
+        (RMSE, ["mood", "alike", "mean"]),
+        ({"train__select_by": "mood"}, ["mood", "alike", "mean"]),
+        ({"tasks__alike__eval_only": True, "train__select_by": "mood"}, ["mood", "alike", "mean"]),
+    ],
+)
+def test_every_kind_of_recipe_has_its_scores_under_its_columns(
+    recipe, tiny_checkpoint, tmp_path, capsys, changes, columns
+):
+    recipe.write_text(tomli_w.dumps(two_tasks(tiny_checkpoint, **changes).to_dict()))
+    assert main(command(recipe, RATES, "train.steps=2")) == 0
+    shown = capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
+    for row, point, line in zip(table_of(shown), written, csv_rows(recipe), strict=True):
+        assert list(row) == ["train.lr", *columns, "at step"]
+        assert row["train.lr"] == line["train.lr"] == str(point["values"]["train.lr"])
+        for task in point["tasks"]:
+            assert row[task] == f"{point['tasks'][task]:.4f}"
+            assert float(line[task]) == point["tasks"][task]
+        assert row["at step"] == line["step"] == str(point["step"])
+    assert "One seed says little, so no point is marked as the best." in shown
+    assert "*" not in shown
+
+
+def test_points_that_differ_only_in_the_seed_are_one_row(recipe, tmp_path, capsys):
+    assert main(command(recipe, RATES, "train.seed=0,1,2", "train.steps=2")) == 0
+    shown = capsys.readouterr().out
+    rows = table_of(shown)
+    assert [(row["train.lr"], row["seeds"]) for row in rows] == [("0.001", "3"), ("0.003", "3")]
+    written = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert len(written["points"]) == 6
+    scores = [point["tasks"]["mood"] for point in written["points"][:3]]
+    assert rows[0]["mood"].startswith(f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}")
+    assert written["means"][0]["scores"]["mood"]["mean"] == pytest.approx(np.mean(scores))
+    assert len(csv_rows(recipe)) == 6
+    assert "(p < 0.05" in shown
+
+
+def test_a_sweep_of_seeds_alone_has_one_mean(recipe, tmp_path, capsys):
+    assert main(command(recipe, "train.seed=0,1", "train.steps=2")) == 0
+    (row,) = table_of(capsys.readouterr().out)
+    assert "±" in row["mean"]
+    assert not (tmp_path / "out" / "sweep.png").exists()
+
+
+def point(folder, name: str, rights: tuple[int, ...], **options) -> PointMean:
+    """A point whose runs have this many of 200 rows right."""
+    runs = seeds(folder / name, rights, **options)
+    mean = {"mood": Spread(float(np.mean(rights)) / 200, None)}
+    return PointMean({"train.lr": name}, list(map(str, runs)), [7] * len(runs), mean)
+
+
+def test_the_winner_beats_every_other_point(tmp_path):
+    low, high = point(tmp_path, "low", (100, 104)), point(tmp_path, "high", (180, 182))
+    near = point(tmp_path, "near", (178, 181))
+    winner, note = _winner([low, high], "mood", False)
+    assert (winner, note[0]) == (1, "*")
+    winner, note = _winner([low, high, near], "mood", False)
+    assert (winner, note) == (None, "No point is better than all others beyond chance (p < 0.05).")
+
+
+def test_points_that_cannot_be_compared_have_a_reason_and_no_winner(tmp_path):
+    low, high = point(tmp_path, "low", (100, 104)), point(tmp_path, "high", (180, 182))
+    other = point(tmp_path, "other", (180, 182), file="other")
+    one = point(tmp_path, "one", (180,))
+    without = replace(high, scores={"mood": Spread(None, None)})
+    for points, note in (
+        ([low, other], "The points cannot be compared: "),
+        ([low, one], "One seed says little"),
+        ([low, without], "Fewer than two points have a score to compare (mood)."),
+        ([low], "Mean over seeds"),
+    ):
+        winner, found = _winner(points, "mood", False)
+        assert winner is None
+        assert found.startswith(note)
+
+
+def test_the_lowest_rmse_wins(tmp_path):
+    means = []
+    for name, noise in (("far", 2.0), ("near", 0.5)):
+        runs = [
+            write_run(tmp_path / name / str(seed), alike=alike(noise, seed), metric="rmse")
+            for seed in range(2)
+        ]
+        means.append(PointMean({}, list(map(str, runs)), [7, 7], {"alike": Spread(noise, None)}))
+    assert _winner(means, "alike", True)[0] == 1
+
+
+def test_a_star_marks_the_winner():
+    results = made(["train.lr"], ([1e-3], 0.1), ([3e-3], 0.2))
+    results = replace(results, winner=1, ranked_by="mood")
+    assert results.rows() == [["0.001", "0.1000", "1"], ["0.003", "0.2000 *", "1"]]
 
 
 def made(swept, *points) -> SweepResults:
     """Results of a sweep that was never trained; each point is its values and its score."""
+    found = [
+        PointResult("r", dict(zip(swept, values, strict=True)), Reached(1, score, {"mood": score}))
+        for values, score in points
+    ]
     return SweepResults(
         recipe="recipe.toml",
         swept=swept,
@@ -369,12 +474,10 @@ def made(swept, *points) -> SweepResults:
         lower_is_better=False,
         machine=Machine("cpu", "processor", "other", 1),
         versions={},
-        points=[
-            PointResult(
-                "r", dict(zip(swept, values, strict=True)), Reached(1, score, {"mood": score})
-            )
-            for values, score in points
-        ],
+        points=found,
+        means=_means(found),
+        winner=None,
+        note="",
     )
 
 
@@ -403,8 +506,18 @@ def test_true_and_false_are_words(tmp_path, drawn):
 
 
 def test_a_point_that_is_not_finished_is_a_gap(tmp_path, drawn):
-    keys = ["train.lr", "train.seed"]
-    write_sweep(made(keys, ([1e-3, 0], 0.1), ([3e-3, 0], 0.2), ([3e-3, 1], 0.3)), tmp_path)
+    keys = ["train.lr", "train.batch_size"]
+    results = made(keys, ([1e-3, 8], 0.1), ([3e-3, 8], 0.2), ([3e-3, 9], 0.3))
+    write_sweep(replace(results, ranked_by="mood"), tmp_path)
     ((x, lines, _),) = drawn
     assert x == [1e-3, 3e-3]
-    assert lines == {"train.seed 0": [0.1, 0.2], "train.seed 1": [None, 0.3]}
+    assert lines == {"train.batch_size 8": [0.1, 0.2], "train.batch_size 9": [None, 0.3]}
+
+
+def test_a_point_with_several_seeds_is_drawn_as_its_mean(tmp_path, drawn):
+    keys = ["train.lr", "train.seed"]
+    points = [([1e-3, 0], 0.1), ([1e-3, 1], 0.3), ([3e-3, 0], 0.2), ([3e-3, 1], 0.4)]
+    write_sweep(made(keys, *points), tmp_path)
+    ((x, lines, _),) = drawn
+    assert (x, list(lines)) == ([1e-3, 3e-3], ["mood"])
+    assert lines["mood"] == pytest.approx([0.2, 0.3])

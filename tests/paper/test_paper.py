@@ -279,8 +279,10 @@ def test_the_page_has_every_row_claim_and_run(finished):
     assert "| Base all data | 0.48 | " in text
     assert "prints the mean 0.576, its scores give 0.570" in text
     assert text.count("| mean |") == sum(claim.task == "mean" for claim in CLAIMS)
-    words = [claim["word"] for claim in results["claims"]]
-    assert set(words) <= {"holds", "reversed", "undecided"}
+    words = {claim["claim"]: claim["word"] for claim in results["claims"]}
+    of_rates = {words.pop(f"the rate 1e-5 beats {rate}") for rate in ("8e-6", "2e-5")}
+    assert of_rates == {"one seed"}
+    assert set(words.values()) <= {"holds", "reversed", "undecided"}
     assert text.count("| table3-surgery-seed") == 2
 
 
@@ -433,8 +435,10 @@ def test_an_interrupted_run_resumes_where_it_stopped(
         assert RunDirectory(runs / name).best() == RunDirectory(whole.runs / name).best()
     results = write_results(options.out)
     words = {claim["claim"]: claim["word"] for claim in results["claims"]}
-    assert words["in-domain training hurts sentiment"] == "not run"  # it needs Table 1
-    assert words["surgery restores sentiment"] != "not run"
+    assert (
+        words["the shared model beats in-domain training on sentiment"] == "not run"
+    )  # it needs Table 1
+    assert words["surgery beats in-domain training on sentiment"] == "one seed"
 
 
 def test_the_plan_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):

@@ -13,7 +13,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--group-seeds",
         action="store_true",
-        help="average the predictions of runs that differ only in their seed",
+        help="compare the mean over the runs of a recipe that differ only in their seed",
     )
     add_json(command)
 
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     check_exist(options.runs)
     from comity.evaluation.compare import compare
-    from comity.terminal.views import comparison_table, console
+    from comity.terminal.views import show_comparison
     from comity.terminal.waiting import Waiting
 
     with Waiting("comparing the runs"):
@@ -30,5 +30,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(comparison.to_dict())
     else:
-        console().print(comparison_table(comparison))
+        show_comparison(comparison)
     return 0

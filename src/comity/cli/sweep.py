@@ -59,4 +59,5 @@ def run(options: argparse.Namespace) -> int:
         print_json(results.to_dict())
     else:
         show_sweep(results.recipe, results.columns(), results.rows())
+        print(results.note)
     return 0

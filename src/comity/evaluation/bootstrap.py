@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from comity.evaluation.metrics import METRICS, Counts
-from comity.rng import BOOTSTRAP, generator
+from comity.rng import BOOTSTRAP, generator, name_key
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -27,20 +27,21 @@ class Interval:
     high: float
     skipped: int = 0
 
-    @property
-    def sign(self) -> int:
-        """1 if all of the interval is above zero, -1 if all is below, 0 if it includes zero."""
-        return int(self.low > 0) - int(self.high < 0)
-
 
 def interval(
-    metric: str, gold: ArrayLike, predicted: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+    metric: str,
+    gold: ArrayLike,
+    predicted: ArrayLike,
+    task: str,
+    resamples: int = RESAMPLES,
 ) -> Interval | None:
     """The 95% percentile interval of a metric over rows (Efron & Tibshirani 1993, chapter 13).
 
-    None where the metric has no value. `gold, predicted` are as the metric takes them.
+    None where the metric has no value. `gold, predicted` are as the metric takes them. The rows
+    drawn are a function of their number and the name of the task, so a score has one interval
+    wherever it is shown.
     """
-    return percentile(resampled(metric, gold, [predicted], resamples, seed)[0])
+    return percentile(resampled(metric, gold, [predicted], task, resamples)[0])
 
 
 def percentile(values: NDArray[np.float64]) -> Interval | None:
@@ -56,8 +57,8 @@ def resampled(
     metric: str,
     gold: ArrayLike,
     predictions: Sequence[ArrayLike],
+    task: str,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> NDArray[np.float64]:
     """The metric of each of K `predictions` over the same resamples of the rows: `[K, R]`.
 
@@ -69,7 +70,7 @@ def resampled(
     values = np.full((len(columns), resamples), np.nan)
     known = [k for k, column in enumerate(columns) if score(gold, column).value is not None]
     start = 0
-    for counts in _draws(len(gold), resamples, seed) if known else ():
+    for counts in _draws(len(gold), resamples, name_key(task)) if known else ():
         stop = start + len(counts)
         for k in known:
             values[k, start:stop] = score.on_counts(counts, gold, columns[k])

@@ -12,41 +12,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comity.errors import ComityError, nearest
-from comity.evaluation.bootstrap import Interval, percentile, resampled
-from comity.evaluation.metrics import METRICS, Score, mean_score
+from comity.errors import ComityError
+from comity.evaluation.bootstrap import Interval, resampled
+from comity.evaluation.metrics import METRICS, Metric, Score, mean_score, not_finite
 from comity.evaluation.predictions import TaskPredictions, kept_predictions
-from comity.format import plural
-from comity.rng import name_key
+from comity.evaluation.seeds import Estimate, Group, difference, holm, mean_over_seeds
 from comity.runs import RunDirectory
 
 MEAN = "mean"
+
+LEVEL = 0.05
+"""The adjusted p-value below which a difference is called higher or lower."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """How much higher one side scores than the baseline, and whether that is more than chance.
 
-    `low` to `high` is the 95% interval of the difference, by paired bootstrap. `word` is
-    "undecided" unless the interval excludes zero and every pair of runs differs in the direction of
-    `difference` (`seeds_agree`). Where a side has no score there is no difference.
+    `low` to `high` is the 95% interval of the difference: over seeds and rows (see
+    `comity.evaluation.seeds`), or over rows alone if a side has one run. Then there is neither a
+    p-value nor a word. Where a side has no score there is no difference.
     """
 
     difference: float | None
     low: float | None
     high: float | None
-    seeds_agree: bool
-    word: str
+    p: float | None  # two-sided, adjusted (Holm) for all differences of the comparison
+    word: str | None  # "higher", "lower" or "undecided"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One side of a comparison: a run, or several runs whose predictions are averaged."""
+    """One side of a comparison: a run, or several runs that differ only in the seed."""
 
     name: str
-    value: float | None
+    value: float | None  # mean over the runs
+    spread: float | None  # sample standard deviation over the runs; None for one run
+    interval: Interval | None  # of the mean
     reason: str | None  # why there is no value
-    interval: Interval | None
     of_runs: list[float | None]  # each run's own score
     verdict: Verdict | None  # against the first side; None for the first side itself
 
@@ -69,6 +72,12 @@ class Comparison:
     tasks: list[Compared]
     mean: Compared | None
 
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts on all tasks and on the mean."""
+        tables = [*self.tasks, *([self.mean] if self.mean else [])]
+        return [entry.verdict for table in tables for entry in table.entries if entry.verdict]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
@@ -83,6 +92,63 @@ def compare(runs: Sequence[Path], group_seeds: bool = False) -> Comparison:
         ComityError: not a run, no task in common, different dev rows.
     """
     return compare_groups(*(same_recipes(runs) if group_seeds else [[run] for run in runs]))
+
+
+def compare_groups(*groups: Sequence[Path]) -> Comparison:
+    """Compare groups of runs with the first group, by the means of their runs' scores.
+
+    The runs of a group differ only in the seed; groups may have different numbers of runs.
+
+    Raises:
+        ComityError: not a run, no task in common, different dev rows.
+    """
+    tables = score_tables(groups)
+    for index, group in enumerate(groups):
+        if not any(index in table.sides for table in tables):
+            tasks = ", ".join(table.task for table in tables if table.task != MEAN)
+            raise ComityError(
+                f"{group[0]}: has none of the tasks of {groups[0][0]} ({tasks}); "
+                "compare runs that have a task in common"
+            )
+    found = {
+        (table.task, index): table.difference(0, index)
+        for table in tables
+        for index in table.sides
+        if index
+    }
+    known = {key: e.p for key, e in found.items() if e is not None and e.p is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    names = [_name(group) for group in groups]
+    compared = []
+    for table in tables:
+        entries = []
+        for index, side in table.sides.items():
+            key = (table.task, index)
+            verdict = _verdict(found[key], adjusted.get(key)) if index else None
+            entries.append(_entry(names[index], side, table.mean(index), verdict))
+        compared.append(
+            Compared(table.task, table.metric, table.higher_is_better, table.rows, entries)
+        )
+    mean = compared.pop() if tables[-1].task == MEAN else None
+    return Comparison(compared, mean)
+
+
+def _name(group: Sequence[Path]) -> str:
+    return f"{group[0]} and {len(group) - 1} more" if len(group) > 1 else str(group[0])
+
+
+def _verdict(found: Estimate | None, p: float | None) -> Verdict:
+    if found is None:
+        return Verdict(None, None, None, None, None)
+    word = None
+    if p is not None:
+        word = "undecided" if p >= LEVEL else "higher" if found.value > 0 else "lower"
+    return Verdict(found.value, found.interval.low, found.interval.high, p, word)
+
+
+def _entry(name: str, side: "Side", mean: Estimate | None, verdict: Verdict | None) -> Entry:
+    interval = mean.interval if mean else None
+    return Entry(name, side.mean, side.spread, interval, side.reason, side.of_runs, verdict)
 
 
 def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
@@ -113,191 +179,166 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
     return [[group[seed] for seed in sorted(group)] for group in groups.values()]
 
 
-def holds(better: Sequence[Path], worse: Sequence[Path], task: str) -> Verdict:
-    """Check whether the runs `better` beat the runs `worse` on a task, or on the "mean".
-
-    The word is "holds", "reversed" (the opposite holds) or "undecided". The difference is `better`
-    minus `worse`, also for metrics where lower is better. Run i of one side is paired with run i of
-    the other.
-
-    Raises:
-        ComityError: as `compare`, and where a side lacks the task.
-    """
-    comparison = compare_groups(worse, better, tasks=None if task == MEAN else [task])
-    compared = comparison.mean if task == MEAN else comparison.tasks[0]
-    if compared is None or len(compared.entries) < 2:
-        raise ComityError(
-            f"{better[0]}: has no mean to compare with {worse[0]}; name a task instead"
-        )
-    verdict = compared.entries[1].verdict
-    assert verdict is not None
-    gain, loss = ("higher", "lower") if compared.higher_is_better else ("lower", "higher")
-    word = {gain: "holds", loss: "reversed"}.get(verdict.word, verdict.word)
-    return replace(verdict, word=word)
-
-
-# --- sides ----------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One or more runs with their predictions."""
+class Side:
+    """The scores of the runs of one recipe on one task, or on the mean over tasks."""
 
-    runs: Sequence[Path]
-    predictions: list[dict[str, TaskPredictions]]  # of each run, by task
+    scores: list[Score]  # of each run
+    resampled: NDArray[np.float64]  # [runs, R], on resamples of the rows that all sides share
+    trained: bool
 
     @property
-    def name(self) -> str:
-        more = f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else ""
-        return f"{self.runs[0]}{more}"
+    def of_runs(self) -> list[float | None]:
+        """Each run's own score."""
+        return [score.value for score in self.scores]
 
-    def has(self, task: str) -> bool:
-        return all(task in of_run for of_run in self.predictions)
+    @property
+    def known(self) -> list[float]:
+        """The scores if every run has one, else nothing."""
+        known = [value for value in self.of_runs if value is not None]
+        return known if len(known) == len(self.scores) else []
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the runs; None if a run has no score."""
+        return float(np.mean(self.known)) if self.known else None
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation over the runs; None for one run or if one has no score."""
+        return float(np.std(self.known, ddof=1)) if len(self.known) > 1 else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no score, or which tasks a mean leaves out."""
+        return next((score.reason for score in self.scores if score.reason), None)
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A side's score on one task, for all rows and for each resample."""
+class ScoreTable:
+    """The scores of several sides on one task, or on the mean over tasks."""
 
-    side: _Side
-    score: Score
-    of_runs: list[float | None]
-    draws: NDArray[np.float64]  # [R]
+    task: str
+    metric: str
+    higher_is_better: bool
+    rows: int
+    sides: dict[int, Side]  # by position of the group; without groups that lack the task
+
+    def mean(self, side: int) -> Estimate | None:
+        """A side's mean over seeds with its interval; None without a score."""
+        groups, position = self._groups()
+        return mean_over_seeds(groups, position[side]) if side in position else None
+
+    def difference(self, first: int, other: int) -> Estimate | None:
+        """How much higher `other` scores than `first`; None if one of them has no score."""
+        groups, position = self._groups()
+        if first not in position or other not in position:
+            return None
+        return difference(groups, position[first], position[other])
+
+    def _groups(self) -> tuple[list[Group], dict[int, int]]:
+        """The sides with scores, and the index of each in that list."""
+        known = {index: side for index, side in self.sides.items() if side.known}
+        groups = [Group(np.array(s.known), s.resampled, s.trained) for s in known.values()]
+        return groups, {index: position for position, index in enumerate(known)}
 
 
-def compare_groups(*groups: Sequence[Path], tasks: Sequence[str] | None = None) -> Comparison:
-    """Compare each group of runs with the first, by the mean of its runs' predictions.
+def score_tables(groups: Sequence[Sequence[Path]]) -> list[ScoreTable]:
+    """The scores of groups of runs: a table for each task that all runs of the first group have.
 
-    Probabilities are averaged before the most probable class is taken; predicted scores are
-    averaged. All groups must have the same number of runs: run i of one is paired with run i of
-    another. `tasks` are the tasks to compare (default: all tasks of the first group).
+    The last table is the mean over the tasks whose metric is better when higher, for groups that
+    have all of them; it is left out if there are fewer than two such tasks.
 
     Raises:
-        ComityError: not a run, no task in common, different dev rows, groups of unequal size.
+        ComityError: not a run, a run that has kept no model, different dev rows.
     """
-    sides = [_Side(group, [_read_run(run) for run in group]) for group in groups]
-    first = sides[0]
-    for side in sides[1:]:
-        if len(side.runs) != len(first.runs):
-            raise ComityError(
-                f"{side.name}: this group has {plural(len(side.runs), 'run')}, but the group of "
-                f"{first.name} has {len(first.runs)}; compare groups of the same size"
+    sides = [[_Run.read(path) for path in group] for group in groups]
+    tasks = [task for task in sides[0][0].predictions if _have(sides[0], task)]
+    tables = [_task_table(task, sides) for task in tasks]
+    counted = [table for table in tables if table.higher_is_better]
+    return [*tables, _mean_table(counted)] if len(counted) > 1 else tables
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a comparison reads of a run."""
+
+    path: Path
+    predictions: dict[str, TaskPredictions]  # by task
+    trained: set[str]  # tasks
+
+    @classmethod
+    def read(cls, path: Path) -> "_Run":
+        directory = RunDirectory.open(path)
+        predictions = {task: kept_predictions(directory, task) for task in directory.facts().tasks}
+        sections = directory.recipe().tasks
+        return cls(path, predictions, {n for n in predictions if not sections[n].eval_only})
+
+
+def _have(runs: Sequence[_Run], task: str) -> bool:
+    return all(task in run.predictions for run in runs)
+
+
+def _task_table(task: str, sides: Sequence[Sequence[_Run]]) -> ScoreTable:
+    """The table of one task, in the metric of the first run."""
+    having = {index: side for index, side in enumerate(sides) if _have(side, task)}
+    runs = [run for side in having.values() for run in side]
+    for run in runs:
+        _check_same_rows(task, runs[0], run)
+    found = [run.predictions[task] for run in runs]
+    metric = METRICS[found[0].metric]
+    draws = resampled(metric.name, found[0].gold, [of_run.predicted for of_run in found], task)
+    scores = [_score(metric, of_run) for of_run in found]
+    table: dict[int, Side] = {}
+    start = 0
+    for index, side in having.items():
+        stop = start + len(side)
+        trained = all(task in run.trained for run in side)
+        table[index] = Side(scores[start:stop], draws[start:stop], trained)
+        start = stop
+    rows = len(found[0].gold)
+    return ScoreTable(task, metric.name, metric.higher_is_better, rows, table)
+
+
+def _score(metric: Metric, found: TaskPredictions) -> Score:
+    """The score that `evaluate` gives these predictions."""
+    numbers = found.predicted if found.probabilities is None else found.probabilities
+    if reason := not_finite(numbers):
+        return Score(metric.name, None, reason, metric.higher_is_better)
+    return metric(found.gold, found.predicted)
+
+
+def _mean_table(tables: Sequence[ScoreTable]) -> ScoreTable:
+    """The mean over tasks, of each run and of each resample; the rows of each task are resampled
+    apart."""
+    sides = {}
+    for index in tables[0].sides:
+        own = [table.sides[index] for table in tables if index in table.sides]
+        if len(own) == len(tables):
+            sides[index] = Side(
+                [_mean_of(tables, scores) for scores in zip(*(s.scores for s in own), strict=True)],
+                np.mean([side.resampled for side in own], axis=0),
+                all(side.trained for side in own),
             )
-    own = [task for task in first.predictions[0] if first.has(task)]
-    for task in tasks or ():
-        if task not in own:
-            hint = nearest(task, own) or f"; this run has {', '.join(own)}"
-            raise ComityError(f'{first.name}: unknown task "{task}"{hint}')
-    columns = {task: _columns(task, sides) for task in tasks or own}
-    for side in sides[1:]:
-        if not any(side.has(task) for task in columns):
-            raise ComityError(
-                f"{side.name}: has none of the tasks of {first.name} ({', '.join(columns)}); "
-                "compare runs that have a task in common"
-            )
-    compared = []
-    for task, of_task in columns.items():
-        rows = len(first.predictions[0][task].gold)
-        compared.append(_compared(task, rows, of_task))
-    return Comparison(compared, _mean(columns, sides) if tasks is None else None)
+    return ScoreTable(MEAN, MEAN, True, sum(table.rows for table in tables), sides)
 
 
-def _columns(task: str, sides: Sequence[_Side]) -> list[_Column]:
-    """The column of each side that has the task, in the metric of the first."""
-    having = [side for side in sides if side.has(task)]
-    reference = having[0].predictions[0][task]
-    for side in having:
-        for run, of_run in zip(side.runs, side.predictions, strict=True):
-            _check_same_rows(task, (having[0].runs[0], reference), (run, of_run[task]))
-    gold, metric = reference.gold, METRICS[reference.metric]
-    predictions = [_averaged([of_run[task] for of_run in side.predictions]) for side in having]
-    draws = resampled(metric.name, gold, predictions, seed=name_key(task))
-    columns = []
-    for side, predicted, of_side in zip(having, predictions, draws, strict=True):
-        of_runs = [metric(gold, of_run[task].predicted).value for of_run in side.predictions]
-        columns.append(_Column(side, metric(gold, predicted), of_runs, of_side))
-    return columns
+def _mean_of(tables: Sequence[ScoreTable], scores: Sequence[Score]) -> Score:
+    """The mean of one run; it has no value where a task has none: it would be easier to reach."""
+    named = dict(zip((table.task for table in tables), scores, strict=True))
+    found = mean_score(named)
+    return replace(found, value=None) if found.left_out else found
 
 
-def _check_same_rows(
-    task: str, first: tuple[Path, TaskPredictions], other: tuple[Path, TaskPredictions]
-) -> None:
-    (run, one), (other_run, two) = first, other
+def _check_same_rows(task: str, first: _Run, other: _Run) -> None:
+    one, two = first.predictions[task], other.predictions[task]
     same_file = (one.file, one.lines) == (two.file, two.lines)
     same_task = (one.target.kind, one.target.classes) == (two.target.kind, two.target.classes)
     if not (same_file and same_task and np.array_equal(one.gold, two.gold)):
         raise ComityError(
-            f"{other_run}: the dev rows of {task} differ from those of {run} (another file, "
-            "another share of it, or other labels); compare runs evaluated on the same rows"
+            f"{other.path}: the dev rows of {task} differ from those of {first.path} (another "
+            "file, another share of it, or other labels); compare runs evaluated on the same rows"
         )
-
-
-def _averaged(runs: Sequence[TaskPredictions]) -> NDArray:
-    """The combined prediction of several runs, in the same form as gold."""
-    if len(runs) == 1:
-        return runs[0].predicted
-    if runs[0].target.kind not in ("classification", "multi-label"):
-        return np.mean([run.predicted for run in runs], axis=0)
-    known = [run.probabilities for run in runs if run.probabilities is not None]
-    probabilities = np.mean(known, axis=0)
-    if runs[0].target.kind == "multi-label":
-        return (probabilities > 0.5).astype(np.int64)
-    return np.array(runs[0].target.classes)[probabilities.argmax(axis=1)]
-
-
-def _mean(columns: dict[str, list[_Column]], sides: Sequence[_Side]) -> Compared | None:
-    """The mean over the tasks whose metric is better when higher, for sides that have them all."""
-    counted = {t: found for t, found in columns.items() if found[0].score.higher_is_better}
-    if len(counted) < 2:
-        return None
-    means = []
-    for side in sides:
-        own = [column for found in counted.values() for column in found if column.side is side]
-        if len(own) < len(counted):
-            continue
-        score = mean_score(dict(zip(counted, (column.score for column in own), strict=True)))
-        if score.left_out:  # a mean over fewer tasks is not comparable
-            score = replace(score, value=None)
-        runs = zip(*(column.of_runs for column in own), strict=True)
-        of_runs = [None if None in values else float(np.mean(values)) for values in runs]
-        draws = np.mean([column.draws for column in own], axis=0)
-        means.append(_Column(side, score, of_runs, draws))
-    rows = sum(len(sides[0].predictions[0][task].gold) for task in counted)
-    return _compared(MEAN, rows, means)
-
-
-def _compared(task: str, rows: int, columns: Sequence[_Column]) -> Compared:
-    entries = []
-    for column in columns:
-        score = column.score
-        verdict = None if column is columns[0] else _verdict(columns[0], column)
-        interval = percentile(column.draws)
-        entries.append(
-            Entry(column.side.name, score.value, score.reason, interval, column.of_runs, verdict)
-        )
-    score = columns[0].score
-    return Compared(task, score.name, score.higher_is_better, rows, entries)
-
-
-def _verdict(first: _Column, other: _Column) -> Verdict:
-    interval = percentile(other.draws - first.draws)
-    before, after = first.score.value, other.score.value
-    if before is None or after is None or interval is None:
-        return Verdict(None, None, None, False, "undecided")
-    difference = after - before
-    agree = all(
-        one is not None and two is not None and (two - one) * difference > 0
-        for one, two in zip(first.of_runs, other.of_runs, strict=True)
-    )
-    word = "higher" if difference > 0 else "lower"
-    decided = agree and interval.sign * difference > 0
-    low, high = interval.low, interval.high
-    return Verdict(difference, low, high, agree, word if decided else "undecided")
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _read_run(run: Path) -> dict[str, TaskPredictions]:
-    directory = RunDirectory.open(run)
-    return {task: kept_predictions(directory, task) for task in directory.facts().tasks}

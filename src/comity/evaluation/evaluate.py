@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from comity.data.packing import Template
 from comity.data.splits import Split
 from comity.evaluation.bootstrap import Interval, interval
-from comity.evaluation.metrics import Score, calibration_error, confusion_matrix, metrics_of
+from comity.evaluation.metrics import (
+    Score,
+    calibration_error,
+    confusion_matrix,
+    metrics_of,
+    not_finite,
+)
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
 from comity.targets import HeadSpec, Target
@@ -112,13 +118,11 @@ def evaluate_outputs(
         assert probabilities is not None
         error = calibration_error(split.targets, probabilities)
         scores[error.name] = error
-    wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
-    if wrong:
-        reason = f"the model's output is not finite for {wrong} of {len(split)} rows"
+    if reason := not_finite(outputs):
         scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
     found = None
     if intervals and scores[metric].value is not None:
-        found = interval(metric, split.targets, predictions)
+        found = interval(metric, split.targets, predictions, task)
     return Evaluation(
         task,
         scores[metric],

@@ -66,6 +66,18 @@ class Metric:
         return Score(self.name, value, None, self.higher_is_better)
 
 
+def not_finite(outputs: ArrayLike) -> str | None:
+    """Why predictions have no score in any metric: the output for some row is not finite.
+
+    None if all are finite. `outputs: [n, ...]` are the numbers behind the predictions: outputs of
+    the head, probabilities, or predicted numbers. Even where they are NaN, some class is predicted.
+    """
+    outputs = np.asarray(outputs, dtype=np.float64)
+    lost = ~np.isfinite(outputs)
+    wrong = int(lost.any(axis=tuple(range(1, lost.ndim))).sum())
+    return f"the model's output is not finite for {wrong} of {len(outputs)} rows" if wrong else None
+
+
 # --- accuracy -------------------------------------------------------------------------------------
 
 

@@ -70,8 +70,11 @@ def write_predictions(
 ) -> None:
     """Write the predictions that a head's `outputs: [n, outputs]` mean for the rows of a split.
 
+    Where an output is not finite, the probabilities or the predicted number are written as NaN: an
+    infinite output can have a finite probability, but the metrics refuse it.
     `separator` joins the labels of a multi-label task ("|" unless given).
     """
+    outputs = np.where(np.isfinite(outputs).all(axis=1, keepdims=True), outputs, np.nan)
     predictions = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,15 @@
 """A sweep: a grid over any keys of a recipe, one run per point.
 
 OUT/train.lr=1e-05/   one run directory per point of the grid
-    sweep.csv         the scores of each point
-    sweep.json        the same, with versions and machine
+    sweep.csv         the scores of each run
+    sweep.json        the same, with means over seeds, versions and machine
     sweep.png         the scores against the swept key
+
+Points that differ only in `train.seed` count as one, with means over seeds. It is the winner if it
+scores better than every other one, each with p < 0.05 by the rule of `comity.evaluation.seeds`. No
+correction is needed, although the best of several is tested: if two or more are equally good, one
+of them beats all others in at most 5% of sweeps, since it has to beat its equals too (an
+intersection-union test, Berger 1982). That takes at least two seeds of each.
 """
 
 import csv
@@ -11,20 +17,25 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
+from comity.evaluation.compare import LEVEL, MEAN, score_tables
 from comity.evaluation.metrics import higher_is_better
 from comity.evaluation.plots import line_plot
+from comity.evaluation.seeds import Estimate
 from comity.experiments.runner import Series
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
 from comity.runs import Machine, Reached, RunDirectory, is_finished, reached
 from comity.terminal.views import tell
 from comity.training.plan import SeriesPlan
+
+SEED = "train.seed"
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,12 @@ class Sweep:
         runs = [RunDirectory.open(self.out / point.name) for point in points]
         facts = runs[0].facts()
         ranked_by, lower_is_better = _ranking([point.recipe for point in points])
+        results = [
+            PointResult(str(run.path), point.values, reached(run))
+            for point, run in zip(points, runs, strict=True)
+        ]
+        means = _means(results)
+        winner, note = _winner(means, ranked_by, lower_is_better)
         return SweepResults(
             recipe=str(self.recipe),
             swept=list(points[0].values),
@@ -186,21 +203,23 @@ class Sweep:
             lower_is_better=lower_is_better,
             machine=facts.machine,
             versions=facts.versions,
-            points=[
-                PointResult(str(run.path), point.values, reached(run))
-                for point, run in zip(points, runs, strict=True)
-            ],
+            points=results,
+            means=means,
+            winner=winner,
+            note=note,
         )
 
 
 def _ranking(recipes: Sequence[Recipe]) -> tuple[str, bool]:
-    """The score that ranks the points (the task that all recipes select by, else the mean).
+    """The score that ranks the points, and whether lower is better.
 
-    The flag tells whether lower is better.
+    It is the task that all recipes select by, or the only task, or else the mean.
     """
     names = {recipe.train.select_by for recipe in recipes}
-    if len(names) > 1 or names == {"mean"}:
-        return "mean", False
+    tasks = {task for recipe in recipes for task in recipe.tasks}
+    names = tasks if len(tasks) == 1 else names
+    if len(names) > 1 or names == {MEAN}:
+        return MEAN, False
     (task,) = names
     return task, not higher_is_better(recipes[0].tasks[task].metric_name)
 
@@ -219,8 +238,26 @@ class PointResult:
     @property
     def scores(self) -> dict[str, float | None]:
         """The score of each task and, if there are several, their mean."""
-        mean = {"mean": self.reached.mean} if len(self.reached.tasks) > 1 else {}
+        mean = {MEAN: self.reached.mean} if len(self.reached.tasks) > 1 else {}
         return {**self.reached.tasks, **mean}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A score over the seeds of a point: both are None if a seed has no score."""
+
+    mean: float | None
+    deviation: float | None  # sample standard deviation; None for one seed
+
+
+@dataclass(frozen=True)
+class PointMean:
+    """The mean of the points that differ only in the seed."""
+
+    values: dict[str, Any]  # of the swept keys, without the seed
+    runs: list[str]
+    steps: list[int]  # of the kept models
+    scores: dict[str, Spread]
 
 
 @dataclass(frozen=True)
@@ -234,16 +271,15 @@ class SweepResults:
     machine: Machine
     versions: dict[str, str]
     points: list[PointResult]
+    means: list[PointMean]
+    winner: int | None  # index in `means`
+    note: str  # why there is a winner, or none
 
     @property
-    def tasks(self) -> list[str]:
-        """The names of the tasks."""
-        return list(self.points[0].reached.tasks)
-
-    def rank_score(self, point: PointResult) -> float | None:
-        """The score that ranks a point."""
-        reached = point.reached
-        return reached.mean if self.ranked_by == "mean" else reached.tasks[self.ranked_by]
+    def columns_of_scores(self) -> list[str]:
+        """The tasks of any point, and the mean if a point has one."""
+        names = dict.fromkeys(name for mean in self.means for name in mean.scores)
+        return [*(name for name in names if name != MEAN), *([MEAN] if MEAN in names else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -255,21 +291,105 @@ class SweepResults:
 
     def columns(self) -> list[str]:
         """The header of the table on the terminal."""
-        return [*self.swept, *self.points[0].scores, "at step"]
+        seeds = ["seeds"] if self.repeated else []
+        return [*self.means[0].values, *seeds, *self.columns_of_scores, "at step"]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a point has several seeds."""
+        return any(len(mean.runs) > 1 for mean in self.means)
 
     def rows(self) -> list[list[str]]:
-        """The table on the terminal; a star marks the best ranking score."""
-        known = [score for point in self.points if (score := self.rank_score(point)) is not None]
-        best = (min if self.lower_is_better else max)(known, default=None)
-        rows = []
-        for point in self.points:
-            shown = {name: or_dash(score) for name, score in point.scores.items()}
-            if best is not None and self.rank_score(point) == best:
-                marked = self.ranked_by if self.ranked_by in shown else self.tasks[0]
-                shown[marked] += " *"
-            values = [str(_cell(value)) for value in point.values.values()]
-            rows.append([*values, *shown.values(), f"{point.reached.step:,}"])
-        return rows
+        """The table on the terminal, one row per point; a star marks the winner."""
+        return [self._row(index, mean) for index, mean in enumerate(self.means)]
+
+    def _row(self, index: int, mean: PointMean) -> list[str]:
+        shown = dict.fromkeys(self.columns_of_scores, "-")
+        for name, score in mean.scores.items():
+            spread = "" if score.deviation is None else f" ± {score.deviation:.4f}"
+            shown[name] = or_dash(score.mean) + spread
+        if index == self.winner:
+            shown[self.ranked_by] += " *"
+        values = [str(_cell(value)) for value in mean.values.values()]
+        seeds = [str(len(mean.runs))] if self.repeated else []
+        first, last = min(mean.steps), max(mean.steps)
+        steps = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+        return [*values, *seeds, *shown.values(), steps]
+
+
+def _means(points: Sequence[PointResult]) -> list[PointMean]:
+    """The points without their seeds, in the order of the grid."""
+    groups: dict[str, list[PointResult]] = {}
+    for point in points:
+        groups.setdefault(json.dumps(_without_seed(point.values)), []).append(point)
+    return [
+        PointMean(
+            _without_seed(group[0].values),
+            [point.run for point in group],
+            [point.reached.step for point in group],
+            {
+                name: _spread([point.scores.get(name) for point in group])
+                for name in dict.fromkeys(name for point in group for name in point.scores)
+            },
+        )
+        for group in groups.values()
+    ]
+
+
+def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != SEED}
+
+
+def _spread(scores: Sequence[float | None]) -> Spread:
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        return Spread(None, None)
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+
+def _winner(
+    means: Sequence[PointMean], ranked_by: str, lower_is_better: bool
+) -> tuple[int | None, str]:
+    """The index of the point that beats all others, if there is one, and a sentence about it."""
+    if len(means) < 2:
+        return None, "Mean over seeds ± sample standard deviation."
+    if any(len(mean.runs) < 2 for mean in means):
+        return None, (
+            "One seed says little, so no point is marked as the best. To compare the points, add "
+            f"{SEED}=0,1,2 to --set."
+        )
+    scores = {
+        index: score.mean
+        for index, mean in enumerate(means)
+        if (score := mean.scores.get(ranked_by)) and score.mean is not None
+    }
+    if len(scores) < 2:
+        return None, f"Fewer than two points have a score to compare ({ranked_by})."
+    best = (min if lower_is_better else max)(scores, key=lambda index: scores[index])
+    try:
+        gains = _gains(means, [best, *(index for index in scores if index != best)], ranked_by)
+    except ComityError as error:  # the dev rows may be swept too
+        return None, f"The points cannot be compared: {error}"
+    sign = -1 if lower_is_better else 1
+    if all(e and e.p is not None and e.p < LEVEL and sign * e.value > 0 for e in gains):
+        return best, "* better than every other point (p < 0.05, over seeds and dev rows)"
+    return None, "No point is better than all others beyond chance (p < 0.05)."
+
+
+def _gains(
+    means: Sequence[PointMean], indices: Sequence[int], ranked_by: str
+) -> list[Estimate | None]:
+    """How much higher the first of these points scores than each of the others.
+
+    Raises:
+        ComityError: the points have different dev rows.
+    """
+    tables = score_tables([[Path(run) for run in means[index].runs] for index in indices])
+    counted = [table for table in tables if table.higher_is_better]
+    # A mean in which one task counts is the score of that task.
+    name = counted[0].task if ranked_by == MEAN and len(counted) == 1 else ranked_by
+    (table,) = (table for table in tables if table.task == name)
+    return [table.difference(other, 0) for other in range(1, len(indices))]
 
 
 def write_sweep(results: SweepResults, out: Path) -> None:
@@ -278,13 +398,13 @@ def write_sweep(results: SweepResults, out: Path) -> None:
     (out / "sweep.json").write_text(text, encoding="utf-8")
     with (out / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*results.swept, *results.tasks, "mean", "step", "run"])
+        tasks = [name for name in results.columns_of_scores if name != MEAN]
+        writer.writerow([*results.swept, *tasks, MEAN, "step", "run"])
         for point in results.points:
             values = [_cell(value) for value in point.values.values()]
             reached = point.reached
-            writer.writerow(
-                [*values, *reached.tasks.values(), reached.mean, reached.step, point.run]
-            )
+            scores = [reached.tasks.get(task) for task in tasks]
+            writer.writerow([*values, *scores, reached.mean, reached.step, point.run])
     try:
         _plot(results, out / "sweep.png")
     except ComityError as error:
@@ -298,25 +418,27 @@ def _cell(value: Any) -> Any:
 
 
 def _plot(results: SweepResults, path: Path) -> None:
-    """Plot the scores against the first swept key.
+    """Plot the scores of the points against the first swept key; nothing if only seeds differ.
 
     With one swept key there is a line for each task and for the mean; with several, one line of the
     ranking score for each combination of the other keys.
     """
-    key, *others = results.swept
-    values = list(dict.fromkeys(_cell(point.values[key]) for point in results.points))
+    key, *others = results.means[0].values or [""]
+    if not key:
+        return
+    values = list(dict.fromkeys(_cell(mean.values[key]) for mean in results.means))
     numeric = all(isinstance(value, int | float) for value in values)
     lines: dict[str, list[float | None]] = {}
-    for point in results.points:
-        scores = point.scores
+    for mean in results.means:
+        scores = {name: score.mean for name, score in mean.scores.items()}
         if others:
-            choice = ", ".join(f"{other} {_cell(point.values[other])}" for other in others)
-            scores = {choice: results.rank_score(point)}
-        index = values.index(_cell(point.values[key]))
+            choice = ", ".join(f"{other} {_cell(mean.values[other])}" for other in others)
+            scores = {choice: scores.get(results.ranked_by)}
+        index = values.index(_cell(mean.values[key]))
         for name, value in scores.items():  # an unfinished point stays a gap
             lines.setdefault(name, [None] * len(values))[index] = value
     ranked_by = results.ranked_by
-    rank = "mean of the tasks' scores" if ranked_by == "mean" else f"score of {ranked_by}"
+    rank = "mean of the tasks' scores" if ranked_by == MEAN else f"score of {ranked_by}"
     line_plot(
         path,
         values if numeric else range(1, len(values) + 1),

@@ -12,7 +12,7 @@ from comity.errors import ComityError
 from comity.evaluation.analysis import draw_analysis
 from comity.evaluation.compare import MEAN
 from comity.experiments.slim import weight_digests
-from comity.format import markdown_table, or_dash
+from comity.format import markdown_table, or_dash, plural
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
@@ -276,25 +276,30 @@ def _ours(found: Mapping[str, Any]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    header = ["claim", "metric", "paper's difference", "ours", "95%", "seeds", ""]
-    return [
-        '"holds" or "reversed": the 95% interval of a paired bootstrap over dev rows, with '
-        "predictions averaged over seeds, excludes zero, and all seeds agree in sign. Otherwise "
-        '"undecided".',
-        "",
-        *markdown_table(header, [_claim_cells(claim) for claim in claims], "llrrrrl"),
-    ]
+    header = ["claim", "metric", "paper's difference", "ours", "95%", "p", "seeds", ""]
+    tested = sum(claim["p"] is not None for claim in claims)
+    about = (
+        "Ours: the difference of the means over seeds, with an interval that covers other seeds "
+        f"and other dev rows; p is two-sided and adjusted for {plural(tested, 'claim')} (Holm). "
+        '"holds": p is below 0.05; "reversed": the same in the other direction; otherwise '
+        '"undecided".'
+    )
+    if any(claim["word"] == "one seed" for claim in claims):
+        about += ' With "one seed", the interval covers dev rows alone, and there is no verdict.'
+    return [about, "", *markdown_table(header, map(_claim_cells, claims), "llrrrrrl")]
 
 
 def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
     interval = "-" if claim["low"] is None else f"{claim['low']:+.3f} to {claim['high']:+.3f}"
+    counts = dict.fromkeys(len(seeds) for seeds in claim["seeds"].values())
     return [
         claim["claim"],
         f"{claim['task']} {METRIC_OF[claim['task']]}".strip(),
         or_dash(claim["paper"], "+.3f"),
         or_dash(claim["ours"], "+.3f"),
         interval,
-        str(len(claim["seeds"])),
+        or_dash(claim["p"], ".3f"),
+        " and ".join(map(str, counts)),
         claim["word"],
     ]
 

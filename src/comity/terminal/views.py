@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from comity.evaluation.bootstrap import RESAMPLES
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural, precision_name
 from comity.runs import RunSummary, StageConflictEntry
@@ -216,18 +215,34 @@ def _cosine(value: float | None, low: float | None, high: float | None) -> str:
     return shown if low is None else f"{shown} ({low:.3f} to {high:.3f})"
 
 
+def show_comparison(comparison: Comparison) -> None:
+    """Print runs side by side, compared with the first one, and how to read the table."""
+    out = console()
+    out.print(comparison_table(comparison))
+    tested = [verdict for verdict in comparison.verdicts if verdict.p is not None]
+    if tested:
+        out.print(
+            "Intervals of several runs cover other seeds and other dev rows; p is two-sided, "
+            f"adjusted for {plural(len(tested), 'difference')} (Holm)."
+        )
+    if len(tested) < sum(verdict.difference is not None for verdict in comparison.verdicts):
+        out.print(
+            "A single run says nothing about other seeds: its intervals cover dev rows alone. For "
+            "verdicts, train at least two seeds of each recipe and use --group-seeds."
+        )
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Runs side by side, compared with the first one."""
     baseline = comparison.tasks[0].entries[0].name
-    title = (
-        f"Compared with {baseline}; in parentheses: 95% intervals over dev rows "
-        f"({RESAMPLES:,} resamples)"
-    )
+    title = f"Compared with {baseline}; in parentheses: 95% intervals"
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("run", overflow="fold")
-    table.add_column("score", justify="right")
-    table.add_column("difference", justify="right")
+    # Words of this width are numbers: a narrow terminal wraps between them, never within.
+    table.add_column("score", justify="right", min_width=9)
+    table.add_column("difference", justify="right", min_width=9)
+    table.add_column("p", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for compared in (*comparison.tasks, *([comparison.mean] if comparison.mean else [])):
         mean = compared.task == MEAN
@@ -239,17 +254,20 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _comparison_cells(entry: Entry) -> tuple[str, str, str | Text]:
+def _comparison_cells(entry: Entry) -> tuple[str, str, str, str | Text]:
     interval, verdict = entry.interval, entry.verdict
     score = or_dash(entry.value)
+    if entry.spread is not None:
+        score += f" ± {entry.spread:.4f}"
     if interval is not None:
         score += f" ({interval.low:.4f} to {interval.high:.4f})"
     if verdict is None:
-        return score, "", ""
+        return score, "", "", ""
     if verdict.difference is None:
-        return score, "-", verdict.word
+        return score, "-", "-", "-"
     between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
-    return score, f"{verdict.difference:+.4f} {between}", _coloured(verdict.word)
+    difference = f"{verdict.difference:+.4f} {between}"
+    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.word or "-")
 
 
 def _coloured(word: str) -> Text:
