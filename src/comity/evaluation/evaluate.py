@@ -1,7 +1,7 @@
 """Evaluation of a model on labelled rows: its outputs, the metrics and the loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from comity.data.packing import Template
 from comity.data.splits import Split
 from comity.evaluation.bootstrap import Interval, interval
 from comity.evaluation.metrics import Score, calibration_error, confusion_matrix, metrics_of
+from comity.evaluation.predictions import read_outputs
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
 from comity.targets import HeadSpec, Target
@@ -105,17 +106,12 @@ def evaluate_outputs(
     evaluations during training leave it out.
     """
     target = spec.target
-    predictions = target.predictions(outputs)
-    scores = {m.name: m(split.targets, predictions) for m in metrics_of(target.kind)}
+    predictions, probabilities = read_outputs(target, outputs)
+    scores = {m.name: m(split.targets, predictions, probabilities) for m in metrics_of(target.kind)}
     if target.kind == "classification":
-        probabilities = target.probabilities(outputs)
         assert probabilities is not None
         error = calibration_error(split.targets, probabilities)
         scores[error.name] = error
-    wrong = int((~np.isfinite(outputs)).any(axis=1).sum())
-    if wrong:
-        reason = f"the model's output is not finite for {wrong} of {len(split)} rows"
-        scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
     found = None
     if intervals and scores[metric].value is not None:
         found = interval(metric, split.targets, predictions)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
+from comity.evaluation.metrics import METRICS, Score
 from comity.runs import RunDirectory
 from comity.targets import Target
 
@@ -40,6 +41,11 @@ class TaskPredictions(Predictions):
     target: Target
     file: str | None  # SHA-256 of the labelled file
 
+    @property
+    def score(self) -> Score:
+        """The score of these predictions, exactly as an evaluation gives it."""
+        return METRICS[self.metric](self.gold, self.predicted, self.probabilities)
+
 
 def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     """The predictions of the run's best model for the dev rows of a task.
@@ -63,6 +69,21 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     )
 
 
+def read_outputs(target: Target, outputs: NDArray) -> tuple[NDArray, NDArray | None]:
+    """The predictions that a head's `outputs: [n, outputs]` mean, and their probabilities, if any.
+
+    Where an output of a row is not finite, the row's number and probabilities are NaN: an infinite
+    output can give a finite one. Its class means nothing.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf in a softmax
+        predictions, probabilities = target.predictions(outputs), target.probabilities(outputs)
+    broken = ~np.isfinite(outputs).all(axis=1)
+    for values in (predictions, probabilities):
+        if values is not None and values.dtype.kind == "f":
+            values[broken] = np.nan
+    return predictions, probabilities
+
+
 def write_predictions(
     path: Path, target: Target, split: Split, outputs: NDArray, separator: str | None = None
 ) -> None:
@@ -70,8 +91,7 @@ def write_predictions(
 
     `separator` joins the labels of a multi-label task ("|" unless given).
     """
-    predictions = target.predictions(outputs)
-    probabilities = target.probabilities(outputs)
+    predictions, probabilities = read_outputs(target, outputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
