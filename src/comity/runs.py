@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -58,6 +58,7 @@ class RunInputs:
     encoder: EncoderFacts
     tokenizer: str  # fingerprint
     files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
+    in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
 
     @property
     def digests(self) -> dict[str, str]:
@@ -153,6 +154,7 @@ class RecordedEvaluation:
     others: dict[str, float | None]  # the other metrics
     reason: str | None = None  # why `value` is None
     confusion_matrix: list[list[int]] | None = None
+    warning: str | None = None  # where the model predicts nothing but one class
 
 
 @dataclass(frozen=True)
@@ -455,6 +457,12 @@ class RunSummary:
     def kept(self) -> EvaluationEntry | None:
         """The evaluation of the kept model."""
         return next((e for e in self.evaluations if e.step == self.best.step), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each task of which the kept model predicts nothing but one class."""
+        tasks = self.kept.tasks if self.kept else {}
+        return [f"{name}: {task.warning}" for name, task in tasks.items() if task.warning]
 
 
 def run_summary(directory: RunDirectory) -> RunSummary:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from comity.errors import ComityError
 from comity.tables.csv_reader import DelimitedTable
+from comity.tables.frames import FramePath, FrameTable
 from comity.tables.jsonl_reader import JsonTable
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
 from comity.tables.text_files import check_file
 
 
 def open_table(path: Path, format: TableFormat, columns: Sequence[str | int] = ()) -> Table:
-    """Open a table to read the chosen columns.
+    """Open a table to read the chosen columns: a file, or a table in memory (`FramePath`).
 
     The file name's extension sets the format. The encoding, the delimiter and the meaning of quotes
     are found here, once, unless `format` sets them; `columns` helps to tell the delimiter.
@@ -28,6 +29,8 @@ def open_table(path: Path, format: TableFormat, columns: Sequence[str | int] = (
         ComityError: where the file cannot be read, or lacks a column. Columns that no line of JSON
             Lines has are reported while the rows are read, together with bad lines.
     """
+    if isinstance(path, FramePath):
+        return FrameTable(path, path.frame, columns)
     check_file(path)
     extension = path.suffix.lower()
     if extension in DELIMITED:

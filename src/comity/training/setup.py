@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
 from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
+from comity.tables.frames import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
@@ -107,6 +110,7 @@ class Prepared:
             encoder=EncoderFacts(**self.loaded.source),
             tokenizer=self.loaded.tokenizer.fingerprint,
             files={role: split.table.digest for role, split in splits.items()},
+            in_memory=[r for r, s in splits.items() if isinstance(s.table.path, FramePath)],
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -149,12 +153,18 @@ def describe_machine(device: torch.device) -> Machine:
     )
 
 
-def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    drop_leaks: bool = False,
+    frames: Mapping[str, Any] = MappingProxyType({}),
+) -> Prepared:
     """Load the encoder; read and check every file.
 
     Args:
         folder: where the recipe's relative paths start.
         drop_leaks: leave out training rows whose texts also appear in a dev set.
+        frames: tables in memory, by what the recipe has in place of a file.
 
     Raises:
         ComityError: with every error in the checkpoint or, if that is sound, in the files.
@@ -171,7 +181,8 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
             "words needs; choose another encoder or remove that stage"
         )
     encoder = text_encoder(loaded.tokenizer)
-    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, recipe.train.seed)
+    limit = loaded.encoder.max_length
+    tasks = load_tasks(recipe, folder, encoder, limit, recipe.train.seed, frames)
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)

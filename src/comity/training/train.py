@@ -5,8 +5,8 @@ from pathlib import Path
 from comity import hardware
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
-from comity.recipe.recipe import Recipe
 from comity.runs import RunDirectory
+from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
 from comity.training.setup import prepare
@@ -15,9 +15,9 @@ from comity.training.trainer import Trainer
 
 @hardware.flushed_denormals()  # has to come before torch starts its threads
 def train(
-    recipe: Recipe,
-    data: str | Path,
-    out: str | Path,
+    recipe: RecipeLike,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
     *,
     resume: bool = False,
     drop_leaks: bool = False,
@@ -28,8 +28,11 @@ def train(
     """Train a recipe and keep the run in a directory.
 
     Args:
-        recipe: what to train; a resumed run needs the recipe it was started with.
-        data: the folder where the recipe's relative paths start.
+        recipe: what to train: the path of a TOML file, a dict as in TOML, or a `Recipe`. In a dict,
+            a DataFrame may be in place of a file. A resumed run needs the recipe and the tables it
+            was started with.
+        data: the folder where the recipe's relative paths start (default: the folder of the
+            recipe's file, or the working directory; a resumed run has its own).
         out: the run directory: new or empty, or with `resume` an existing run.
         resume: continue from the last checkpoint of `out`.
         drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
@@ -42,20 +45,23 @@ def train(
         ComityError: with every error in the recipe's files or the checkpoint.
 
     Example:
-        run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
+        run = train("recipe.toml", data="data", out="runs/first")
     """
-    out = Path(out)
-    precision = None
+    if not isinstance(out, (str, Path)):
+        raise ComityError("out is missing; name a directory for the run: train(recipe, out=...)")
+    run, precision = RunDirectory(Path(out)), None
     if resume:
-        run = RunDirectory.open(out)
-        if run.recipe() != recipe:
-            raise ComityError(f"{out}: was started with another recipe; resume with its own")
-        facts = run.facts()
+        facts = RunDirectory.open(run.path).facts()
         drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
+        data = facts.inputs.data if data is None else data
     else:
-        RunDirectory.check_new(out)
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
-    run = RunDirectory(out) if resume else RunDirectory.create(out)
+        RunDirectory.check_new(run.path)
+    job = resolve(recipe, data)
+    if resume and run.recipe() != job.recipe:
+        raise ComityError(f"{out}: was started with another recipe; resume with its own")
+    trainer = _trainer(job, drop_leaks, on_event, precision)
+    if not resume:
+        RunDirectory.create(run.path)
     trainer.plan(estimate_time)
     trainer.run(run, resume, command)
     return run
@@ -63,8 +69,8 @@ def train(
 
 @hardware.flushed_denormals()
 def plan_run(
-    recipe: Recipe,
-    data: str | Path,
+    recipe: RecipeLike,
+    data: str | Path | None = None,
     *,
     drop_leaks: bool = False,
     precision: str | None = None,
@@ -73,26 +79,25 @@ def plan_run(
     """Plan a run, with an estimate of its time, and train nothing.
 
     Args:
+        recipe, data, drop_leaks: as in `train`.
         precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
 
     Raises:
         ComityError: as `train`.
     """
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision)
     return trainer.plan(estimate_time=True)
 
 
 @hardware.flushed_denormals()
-def evaluate_untrained(recipe: Recipe, data: str | Path) -> dict[str, Evaluation]:
+def evaluate_untrained(recipe: RecipeLike, data: str | Path | None = None) -> dict[str, Evaluation]:
     """Evaluate the dev sets with the pretrained encoder and new heads, before any training."""
-    trainer = _trainer(recipe, Path(data), False, ignore, None)
+    trainer = _trainer(resolve(recipe, data), False, ignore, None)
     dev = {name: task.dev for name, task in trainer.prepared.tasks.items()}
     return trainer.evaluate(dev)[0]
 
 
-def _trainer(
-    recipe: Recipe, data: Path, drop_leaks: bool, on_event: Listener, precision: str | None
-) -> Trainer:
-    prepared = prepare(recipe, data, drop_leaks)
+def _trainer(job: Job, drop_leaks: bool, on_event: Listener, precision: str | None) -> Trainer:
+    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames)
     on_event(DataRead((*prepared.notes, *prepared.leaks)))
     return Trainer(prepared, on_event, precision)
