@@ -27,6 +27,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from comity.errors import ComityError
 from comity.files import is_complete, write_atomically, write_folder
+from comity.format import or_dash
 from comity.recipe.recipe import Recipe
 from comity.targets import HeadSpec
 
@@ -245,6 +246,15 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
 
+    def __repr__(self) -> str:
+        """The path and, once a model is kept, its step and dev scores."""
+        try:
+            best = self.best()
+        except ComityError:
+            return f"<Run {self.path}: no model kept yet>"
+        scores = [f"{task} {s.metric} {or_dash(s.value)}" for task, s in best.tasks.items()]
+        return f"<Run {self.path}: {', '.join(scores)} on dev at step {best.step}>"
+
     @staticmethod
     def check_new(path: Path) -> None:
         """Raise a ComityError if `path` is a file or a directory with content: nothing is lost."""
@@ -279,7 +289,12 @@ class RunDirectory:
         """
         if not (path / "run.json").is_file():
             what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
-            raise ComityError(f"{path}: {what}; name a directory written by comity train")
+            advice = "name a directory written by comity train"
+            for parent in list(path.absolute().parents)[:2] if path.exists() else ():
+                if (parent / "run.json").is_file():
+                    what, advice = "a part of a run", f"name the run itself: {parent}"
+                    break
+            raise ComityError(f"{path}: {what}; {advice}")
         found = cls(path)
         found.facts()
         return found
@@ -355,6 +370,13 @@ class RunDirectory:
                 f"--resume {self.path}"
             )
         return validated(_BEST, read_json(path), path)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each task of which the kept model predicts nothing but one class."""
+        step = self.best().step
+        kept = [entry for entry in self.entries(EvaluationEntry) if entry.step == step]
+        return _warnings(kept[-1] if kept else None)
 
     def write_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         """Let `save` fill the checkpoint's folder, then delete the previous checkpoint."""
@@ -461,8 +483,12 @@ class RunSummary:
     @property
     def warnings(self) -> list[str]:
         """A sentence for each task of which the kept model predicts nothing but one class."""
-        tasks = self.kept.tasks if self.kept else {}
-        return [f"{name}: {task.warning}" for name, task in tasks.items() if task.warning]
+        return _warnings(self.kept)
+
+
+def _warnings(evaluation: EvaluationEntry | None) -> list[str]:
+    tasks = evaluation.tasks if evaluation else {}
+    return [f"{name}: {task.warning}" for name, task in tasks.items() if task.warning]
 
 
 def run_summary(directory: RunDirectory) -> RunSummary:

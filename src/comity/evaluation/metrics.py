@@ -437,11 +437,10 @@ def class_scores(gold: ArrayLike, predicted: ArrayLike, count: int) -> list[Clas
     Raises:
         ValueError: unequal shapes.
     """
-    gold = np.asarray(gold)
-    gold, predicted = _same_shape(gold, predicted, gold.ndim)
-    if gold.ndim == 1:
-        gold, predicted = (a[:, None] == np.arange(count) for a in (gold, predicted))
-    in_gold, in_predicted = gold.astype(bool), predicted.astype(bool)  # [n, C]
+    columns = _same_shape(gold, predicted, np.ndim(gold))
+    in_gold, in_predicted = (  # [n, count]
+        a.astype(bool) if a.ndim == 2 else a[:, None] == np.arange(count) for a in columns
+    )
     right = (in_gold & in_predicted).sum(axis=0).tolist()
     rows, found = in_gold.sum(axis=0).tolist(), in_predicted.sum(axis=0).tolist()
     return [

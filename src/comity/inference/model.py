@@ -18,7 +18,7 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
 from comity.evaluation.predictions import probability_names
-from comity.inference.texts import Texts
+from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
 from comity.recipe.recipe import Recipe
@@ -55,7 +55,7 @@ class Prediction:
     def __repr__(self) -> str:
         """The label and the highest probabilities, rounded."""
         if not self.probabilities:
-            return f"Prediction({self.label!r})"
+            return f"Prediction({self.label:.6g})"
         highest = sorted(self.probabilities.items(), key=lambda item: -item[1])
         shown = [f"{name} {p:.3f}" for name, p in highest[:MOST_SHOWN]]
         more = ["..."] if len(highest) > MOST_SHOWN else []
@@ -129,7 +129,8 @@ class Model:
         Example:
             load("runs/first").predict("paraphrase", [("Is it far?", "How far is it?")])
         """
-        rows = Texts(texts, task if task in self._recipe.tasks else "predict")
+        self.section(task)
+        rows = Texts(texts, task)
         found = predictions(self.target(task), self._outputs([task], rows)[task])
         return found[0] if rows.one else found
 
@@ -169,6 +170,7 @@ class Model:
 
     def outputs(self, task: str, texts: Rows) -> NDArray[np.float64]:
         """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
+        self.section(task)
         return self._outputs([task], Texts(texts, task))[task]
 
     def _outputs(self, tasks: Sequence[str], texts: Texts) -> dict[str, NDArray[np.float64]]:
@@ -301,8 +303,8 @@ class Model:
             return Path(data)
         if frame_columns(data) is None:
             raise ComityError(
-                f"evaluate: expected a file or a DataFrame, got a {type(data).__name__}; name a "
-                "labelled file"
+                f"evaluate: expected a file or a DataFrame, got {shortened(data)}; name a labelled "
+                "file"
             )
         return FramePath.of("<table in memory>", data)
 
@@ -341,6 +343,8 @@ class Model:
 
     def section(self, task: str) -> TaskSection:
         """The task as the recipe declares it."""
+        if not isinstance(task, str):
+            raise ComityError(f"expected the name of a task, got {shortened(task)}")
         if task not in self._recipe.tasks:
             known = self._recipe.tasks
             hint = nearest(task, known) or f"; this run has {', '.join(known)}"
@@ -438,7 +442,7 @@ def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
     """
     hardware.keep_freed_memory()
     if not isinstance(run, (str, Path, RunDirectory)):
-        raise ComityError(f"load: expected a run directory, got a {type(run).__name__}; name one")
+        raise ComityError(f"load: expected a run directory, got {shortened(run)}; name one")
     directory = RunDirectory.open(run.path if isinstance(run, RunDirectory) else Path(run))
     facts, recipe, best = directory.facts(), directory.recipe(), directory.best()
     folder = directory.path / best.folder

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from comity.errors import ComityError
 from comity.tables.frames import frame_column, frame_columns, is_missing, row_labels
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, no_column, quoted_list
@@ -44,7 +42,7 @@ class Texts:
             raise self._wrong_type(texts)
         else:
             try:
-                self._rows = list(texts)
+                self._rows = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
             except TypeError:  # an array of no dimensions
                 raise self._wrong_type(texts) from None
             self._labels = row_labels(texts, len(self._rows))
@@ -129,7 +127,7 @@ class Texts:
         ):
             raise ComityError(
                 f'{self._what}: expected a list of texts under "{name}", got '
-                f"{_shown(self._table[name])}; write one row as [{{...}}]"
+                f"{shortened(self._table[name])}; write one row as [{{...}}]"
             )
         return frame_column(self._table, name)
 
@@ -162,12 +160,12 @@ class Texts:
             hint = '; decode it: text.decode("utf-8")'
         elif count == 2 and len(self._rows) in (1, 2) and len(parts) == 1:
             hint = "; write one pair as [(first, second)]"
-        return f"{where} must be {wanted}, got {_shown(given)}{more}{hint}"
+        return f"{where} must be {wanted}, got {shortened(given)}{more}{hint}"
 
     def _wrong_type(self, texts: Any) -> ComityError:
         hint = '; decode it: text.decode("utf-8")' if isinstance(texts, (bytes, bytearray)) else ""
         return ComityError(
-            f"{self._what}: expected a text or a list of rows, got {_shown(texts)}{hint}"
+            f"{self._what}: expected a text or a list of rows, got {shortened(texts)}{hint}"
         )
 
     def _check_no_path(self, text: str) -> None:
@@ -191,10 +189,8 @@ def _parts(row: Any) -> Any:
         return (row,)
     if isinstance(row, (list, tuple)):
         return tuple(row)
-    if isinstance(row, np.ndarray) and row.ndim:
-        return tuple(row)
-    if hasattr(row, "tolist") and hasattr(row, "index"):  # a row of a DataFrame
-        return tuple(row.tolist())
+    if hasattr(row, "tolist") and isinstance(values := row.tolist(), list):  # a row of a DataFrame
+        return tuple(values)
     return (row,)
 
 
@@ -223,8 +219,8 @@ def _get(row: Mapping[Any, Any], name: str | int, default: Any = None) -> Any:
     return default
 
 
-def _shown(value: Any) -> str:
-    """A value in a message, shortened."""
+def shortened(value: Any) -> str:
+    """A value as it is shown in a message."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a user's own type

@@ -148,7 +148,8 @@ def frame_value(value: Any, name: str) -> Value:
     if isinstance(value, numbers.Integral):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
-        return np.format_float_positional(value, trim="0") if np.isfinite(value) else str(value)
+        plain = 1e-9 < abs(value) < 1e18  # as the reader of Parquet
+        return np.format_float_positional(value, trim="0") if plain else str(value)
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -175,6 +175,7 @@ def show_evaluation(evaluation: "Evaluation") -> None:
         _show_classes(out, evaluation)
     if evaluation.confusion is not None:
         if len(evaluation.names) <= MOST_CLASSES:
+            out.print(f"{evaluation.task}, rows by true class (down) and predicted class (across):")
             out.print(_confusion_table(evaluation.names, evaluation.confusion))
         else:
             _show_confusions(out, evaluation.names, evaluation.confusion)
@@ -213,7 +214,7 @@ def _confusion_table(names: Sequence[str], counts: Sequence[Sequence[int]]) -> T
     short = sum(map(len, names)) <= MOST_CLASSES * SHORT_NAME and max(map(len, names)) <= 12
     heads = list(names) if short else [str(number) for number in range(1, len(names) + 1)]
     rows = names if short else [f"{n} {name}" for n, name in enumerate(names, start=1)]
-    table = Table(title="Rows by true class (down) and predicted class", title_justify="left")
+    table = Table()
     table.add_column("", overflow="fold", max_width=LONGEST_NAME)
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)

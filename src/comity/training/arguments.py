@@ -34,7 +34,7 @@ def resolve(recipe: RecipeLike, data: str | Path | None) -> Job:
     """
     if data is not None and not isinstance(data, (str, Path)):
         raise ComityError(
-            f"data: expected the folder of the recipe's files, got {_type_name(data)}; put a "
+            f"data: expected the folder of the recipe's files, got {_kind(data)}; put a "
             "DataFrame into the recipe, in place of the file of a task"
         )
     folder = Path(data or ".")
@@ -52,12 +52,12 @@ def resolve(recipe: RecipeLike, data: str | Path | None) -> Job:
         path = Path(recipe)
         return Job(Recipe.load(path), path.parent if data is None else folder, {})
     raise ComityError(
-        f"recipe: expected a path, a dict or a Recipe, got {_type_name(recipe)}; name a TOML file"
+        f"recipe: expected a path, a dict or a Recipe, got {_kind(recipe)}; name a TOML file"
     )
 
 
-def _type_name(value: Any) -> str:
-    return f"a {type(value).__name__}"
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of the type {type(value).__name__}"
 
 
 def _without_frames(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
