@@ -153,14 +153,12 @@ def test_a_run_without_a_directory_is_an_error():
 
 
 def test_a_head_that_predicts_one_class_is_told(data, tmp_path, tiny_checkpoint, capsys):
-    """A learning rate of almost 0 and class weights: the head never leaves one class."""
+    """All training rows but one have one class, so that is what the head learns."""
     table = pandas.DataFrame(mood_rows(0, 36), columns=["text", "mood"])
     ups = table[table["mood"] == "up"]
-    values = in_memory(tiny_checkpoint, data, train__lr=1e-9, train__head_lr=1e-1, train__steps=30)
-    values["train"].pop("epochs")
-    values["train"]["freeze"] = "encoder"
+    values = in_memory(tiny_checkpoint, data, train__lr=1e-2)
     values["tasks"].pop("alike")
-    values["tasks"]["mood"]["train"] = pandas.concat([ups] * 4 + [table[-6:-5]])
+    values["tasks"]["mood"]["train"] = pandas.concat([ups] * 4 + [table[-3:-2]])
     run = train(values, out=tmp_path / "run", quiet=True)
     sentence = (
         'mood: all 12 rows are predicted as "up", but 6 have another class; train longer, raise '

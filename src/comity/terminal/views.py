@@ -31,7 +31,7 @@ MOST_CLASS_ROWS = 20
 MOST_CONFUSIONS = 10
 """Pairs of classes that are shown where the matrix is too wide."""
 
-LONGEST_NAME = 28
+LONGEST_NAME = 24
 """Columns for the name of a class; a longer name is folded."""
 
 SHORT_NAME = 6
