@@ -92,9 +92,7 @@ def test_metrics_are_typed_and_a_cut_line_is_left_out(run):
 def test_a_resumed_run_forgets_the_steps_it_repeats(run):
     for step in (1, 2, 3):
         run.log(train_entry(step))
-    end = EndEntry(
-        step=3, examples=24, skipped=0, observed_steps=0, conflicting_steps=0, stopped_early=False
-    )
+    end = EndEntry(step=3, examples=24, skipped=0, stopped_early=False)
     run.log(end)
     assert is_finished(run.path)
     run.forget_after(2)

@@ -224,8 +224,6 @@ class EndEntry:
     step: int
     examples: int
     skipped: int
-    observed_steps: int  # steps and probes whose task gradients were compared
-    conflicting_steps: int
     stopped_early: bool
 
 

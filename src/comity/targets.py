@@ -192,7 +192,8 @@ class HeadSpec:
 
     target: Target
     views: tuple[str, ...]  # read by the head: "first", "second" or "pair"
-    pooling: str = "mean"  # of texts that are encoded separately: "mean", "cls" or "pooler"
+    pooling: str = "pooler"  # of what the head reads: "pooler", "cls" or "mean"
+    embedding_pooling: str = "mean"  # of the texts that objectives read, as `pooling`
     dropout: float = 0.1  # in the head
     interaction: bool = False
     layers: int = 0  # dense layers before the head's output
@@ -205,9 +206,9 @@ class HeadSpec:
         return self.interaction or self.target.head == "cosine"
 
     @property
-    def head_pooling(self) -> str:
-        """How the head's sequences become vectors; a single sequence is read by the pooler."""
-        return self.pooling if self.apart else "pooler"
+    def text_pooling(self) -> str:
+        """How a text that is encoded alone becomes one vector."""
+        return self.pooling if self.apart else self.embedding_pooling
 
     def to_dict(self) -> dict[str, Any]:
         """For the run's JSON."""

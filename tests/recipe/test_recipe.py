@@ -90,7 +90,7 @@ def test_errors_name_the_key(change, words):
         ({"tasks__mood__separator": "|"}, "tasks.mood.separator"),
         ({"tasks__mood__scale": [0, 1]}, "tasks.mood.scale"),
         ({"tasks__mood__decimal_mark": ","}, "tasks.mood.decimal_mark"),
-        ({"tasks__mood__pooling": "cls"}, "tasks.mood.pooling"),
+        ({"tasks__mood__embedding_pooling": "cls"}, "tasks.mood.embedding_pooling"),
         ({"tasks__alike__classes": ["a", "b"]}, "tasks.alike.classes"),
         ({"tasks__alike__class_weights": "balanced"}, "tasks.alike.class_weights"),
         ({"tasks__alike__head": "cosine", "tasks__alike__head_lr": 1e-3}, "tasks.alike.head_lr"),

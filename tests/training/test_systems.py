@@ -74,11 +74,12 @@ def test_the_contrastive_objective_adds_to_the_heads_loss(
 ):
     """The added loss is the published formula on the embeddings of transformers' BERT."""
     changes = {"encoder__dropout": 0.0, "tasks__alike__interaction": interaction}
+    key = "tasks__alike__pooling" if interaction else "tasks__alike__embedding_pooling"
     plain, both = (
         Trainer(prepare(two_tasks(tiny_checkpoint, **changes, **more), folder))
         for more in (
             {},
-            {"tasks__alike__objectives": CONTRASTIVE, "tasks__alike__pooling": pooling},
+            {"tasks__alike__objectives": CONTRASTIVE, key: pooling},
         )
     )
     if interaction and pooling == "cls":
@@ -494,7 +495,7 @@ def test_a_skipped_step_leaves_the_balancers_state(folder, tiny_checkpoint):
 ERRORS = {
     "tasks__mood__interaction": (True, "tasks.mood.interaction: needs two text columns"),
     "tasks__mood__objectives": (CONTRASTIVE, "tasks.mood.objectives: needs two text columns"),
-    "tasks__mood__pooling": ("cls", "tasks.mood.pooling: has no effect here"),
+    "tasks__mood__embedding_pooling": ("cls", "tasks.mood.embedding_pooling: has no effect here"),
     "tasks__mood__add_norm": (True, "tasks.mood.add_norm: has no effect here"),
     "tasks__alike__rounding": ("down", "tasks.alike.rounding: has no effect here"),
     "tasks__alike__head_layers": (5, "tasks.alike.head_layers: expected"),

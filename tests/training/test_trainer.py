@@ -209,14 +209,6 @@ def test_a_task_may_be_named_shared(folder, tmp_path, tiny_checkpoint):
     assert same(weights(whole), weights(resumed))
 
 
-def test_every_run_says_how_often_tasks_conflicted(folder, tmp_path, tiny_checkpoint):
-    for balancer in ("sum", "pcgrad"):
-        recipe = two_tasks(tiny_checkpoint, train__balancer=balancer)
-        run = train(recipe, folder, tmp_path / balancer)
-        last, (end,) = run.entries(ConflictEntry)[-1], run.entries(EndEntry)
-        assert last.share_of_steps == end.conflicting_steps / end.observed_steps
-
-
 def test_outputs_that_are_not_finite_have_no_score(folder, tmp_path, tiny_checkpoint):
     trainer = Trainer(prepare(two_tasks(tiny_checkpoint), folder))
     with torch.no_grad():

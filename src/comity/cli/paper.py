@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         "--table",
         nargs="+",
         default=[],
-        help="what to run: 1, 2, 3, figure or other-reading (default: all but other-reading)",
+        help="what to run: 1, 2, 3, figure, surgery or other-reading (default: all but the last)",
     )
     command.add_argument(
         "--data", type=Path, required=True, help="folder with the course's data files"
@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> None:
         "--epochs", type=float, help="epochs of each run (default: 2 for minilm, otherwise 3)"
     )
     command.add_argument(
-        "--seeds", type=int, default=2, help="seeds of each table row (default: 2)"
+        "--seeds", type=int, default=3, help="seeds of each row, one for Table 2 (default: 3)"
     )
     add_drop_leaks(command)
     add_set(command)

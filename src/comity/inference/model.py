@@ -356,11 +356,11 @@ class Model:
         if task is not None:
             self.section(task)
         if raw:
-            return "mean" if task is None else self._model.tasks[task].pooling
+            return "mean" if task is None else self._model.tasks[task].text_pooling
         if task is None and len(embedding) == 1:
             task = embedding[0]
         if task in embedding:
-            return self._model.tasks[task].pooling
+            return self._model.tasks[task].text_pooling
         if task is None and embedding:
             raise ComityError(
                 f"embeddings: several tasks train them ({', '.join(embedding)}); name one"

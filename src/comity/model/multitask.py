@@ -135,9 +135,11 @@ class MultiTaskModel(nn.Module):
     def _groups(self, batch: ModelInput) -> list[PooledGroup]:
         """The sequences of the head's views and, if objectives need them, of the two texts."""
         spec, dropout = self.tasks[batch.task], batch.dropout
-        groups = [PooledGroup(batch.packed, spec.head_pooling, dropout and dropout.packed)]
+        groups = [PooledGroup(batch.packed, spec.pooling, dropout and dropout.packed)]
         if batch.texts is not None:
-            groups.append(PooledGroup(batch.texts, spec.pooling, dropout and dropout.texts))
+            groups.append(
+                PooledGroup(batch.texts, spec.embedding_pooling, dropout and dropout.texts)
+            )
         return groups
 
     def _encoded(self, batch: ModelInput, vectors: Iterator[Tensor]) -> Encoded:
@@ -194,7 +196,7 @@ class MultiTaskModel(nn.Module):
     def reads(self, task: str) -> tuple[Any, ...]:
         """The views and the pooling of a task's head; tasks with the same can share an encoding."""
         spec = self.tasks[task]
-        return spec.views, spec.head_pooling
+        return spec.views, spec.pooling
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
         """Embeddings `[B, H]` float32 of packed texts, pooled as `HeadSpec.pooling` says."""

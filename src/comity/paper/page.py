@@ -32,6 +32,7 @@ TITLES = {
     "2": "Table 2: learning rates, one epoch of the last row of Table 3",
     "3": "Table 3: each row adds to the one before",
     "figure": "Not in the tables",
+    "surgery": "Is surgery worth it? From the same start, with no other difference",
     OTHER_READING: 'The other reading of "one dataset at a time"',
 }
 METRIC_OF = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "Pearson", MEAN: ""}

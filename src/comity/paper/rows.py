@@ -10,7 +10,7 @@ from comity.errors import ComityError, nearest
 from comity.recipe.recipe import Recipe
 
 HERE = Path(__file__).parent
-TABLES = ("1", "2", "3", "figure")
+TABLES = ("1", "2", "3", "figure", "surgery")
 OTHER_READING = "other-reading"
 """The other reading of "one dataset at a time"; trained only on request."""
 
@@ -87,8 +87,9 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Pap
     sequential = _stages(base, counts, epochs, "")
     surgery = _stages(base, counts, epochs, with_surgery)
     one_epoch = _stages(base, counts, 1.0, with_surgery)
-    on_pair = _contrastive("mean" if minilm else "pooler")
-    apart = (*on_pair, *(f"tasks.{task}.interaction=true" for task in PAIRS))
+    pooling = "mean" if minilm else "pooler"
+    on_pair = _contrastive(f"embedding_pooling={pooling}")
+    apart = _contrastive(f"pooling={pooling}", "interaction=true")
     lost = "Multiple Negative Loss"
     return [
         *(
@@ -118,6 +119,19 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Pap
             "STS only, scores truncated",
             (*_only("similarity", epochs), "tasks.similarity.rounding=down"),
         ),
+        *(
+            PaperRow(
+                "surgery",
+                f"surgery-{balancer}",
+                f"Round-robin, {balancer}",
+                (
+                    "train.task_sampling=round-robin",
+                    f"train.balancer={balancer}",
+                    f"train.epochs={epochs}",
+                ),
+            )
+            for balancer in ("sum", "pcgrad")
+        ),
         PaperRow(
             OTHER_READING,
             OTHER_READING,
@@ -137,10 +151,10 @@ def _only(task: str, epochs: float) -> tuple[str, ...]:
     return (*others, f"train.select_by={task}", f"train.epochs={epochs}")
 
 
-def _contrastive(pooling: str) -> tuple[str, ...]:
-    """The paper's contrastive objective on both tasks of text pairs."""
-    losses = [f"tasks.{task}.objectives=[{{loss = 'contrastive'}}]" for task in PAIRS]
-    return (*losses, *(f"tasks.{task}.pooling={pooling}" for task in PAIRS))
+def _contrastive(*keys: str) -> tuple[str, ...]:
+    """The paper's contrastive objective and more keys on both tasks of text pairs."""
+    keys = ("objectives=[{loss = 'contrastive'}]", *keys)
+    return tuple(f"tasks.{task}.{key}" for task in PAIRS for key in keys)
 
 
 def _stages(base: Recipe, counts: Mapping[str, int], epochs: float, then: str) -> str:

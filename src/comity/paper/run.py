@@ -57,7 +57,7 @@ def check_options(
     encoder: str = "minilm",
     tables: Sequence[str] = (),
     epochs: float | None = None,
-    seeds: int = 2,
+    seeds: int = 3,
     overrides: Sequence[str] = (),
     drop_leaks: bool = False,
 ) -> Options:

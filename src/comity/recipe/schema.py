@@ -260,10 +260,17 @@ class TaskSection(Section):
         description="Whether each of the `head_layers` has a residual connection and LayerNorm, as "
         "in the encoder.",
     )
-    pooling: Pooling = Field(
-        default="mean",
-        description="How a text that is encoded separately (cosine head, interaction, objectives) "
-        "becomes one vector: the mean of its tokens, [CLS], or the pooler's output.",
+    pooling: Pooling | None = Field(
+        default=None,
+        description="How what the head reads becomes one vector: the `mean` of all tokens, `cls` "
+        "([CLS] alone), or the output of the `pooler`.",
+        json_schema_extra=default_is("`mean` for texts encoded separately, else `pooler`"),
+    )
+    embedding_pooling: Pooling | None = Field(
+        default=None,
+        description="How the two texts that the objectives read become vectors, where the head "
+        "reads the pair.",
+        json_schema_extra=default_is("`pooling`, else `mean`"),
     )
     head_dropout: Share | None = Field(
         default=None,

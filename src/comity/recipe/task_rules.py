@@ -103,7 +103,6 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
     multi_label = task.kind == "multi-label"
     labelled = task.kind in ("classification", "multi-label")
     numeric = task.kind in ("similarity", "regression")
-    separate = task.apart or bool(task.objectives)
     table = [
         ("labels", not multi_label, "only multi-label has several label columns"),
         ("separator", not multi_label, "only multi-label has several labels in a cell"),
@@ -118,7 +117,8 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
             "only classification has class weights",
         ),
         ("rounding", task.head_name != "bins", "only the bins head rounds scores"),
-        ("pooling", not separate, "no text is encoded separately"),
+        ("embedding_pooling", not task.objectives, "the task has no objectives"),
+        ("embedding_pooling", task.apart, "objectives read the vectors of the head; set pooling"),
         ("view", task.apart, "the head encodes both texts separately"),
         ("add_norm", task.head_layers == 0, "the head has no extra layers; set head_layers"),
         ("batch_size", task.batch_tokens is not None, "batch_tokens sets the size"),

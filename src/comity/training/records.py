@@ -84,8 +84,6 @@ def end_entry(progress: Progress) -> EndEntry:
         step=progress.step,
         examples=progress.examples,
         skipped=progress.skipped,
-        observed_steps=progress.conflict.observed,
-        conflicting_steps=progress.conflict.conflicting,
         stopped_early=progress.selection.stopped_early,
     )
 

@@ -72,7 +72,8 @@ class Prepared:
             name: HeadSpec(
                 data.target,
                 data.task.views,
-                data.task.pooling,
+                data.task.pooling or ("mean" if data.task.apart else "pooler"),
+                data.task.embedding_pooling or data.task.pooling or "mean",
                 default if data.task.head_dropout is None else data.task.head_dropout,
                 data.task.interaction,
                 data.task.head_layers,
