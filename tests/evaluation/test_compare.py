@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,7 @@ from rich.console import Console
 from tests.helpers import run_facts, two_tasks, write_two_tasks
 
 from comity import ComityError, train
-from comity.data.splits import Split
-from comity.data.token_cache import TokenTable
 from comity.evaluation.compare import Comparison, compare, compare_groups, holds, same_recipes
-from comity.evaluation.evaluate import evaluate_outputs
-from comity.evaluation.predictions import write_predictions
-from comity.recipe.schema import METRICS_OF
 from comity.runs import BestModel, RecordedScore, RunDirectory
 from comity.targets import HeadSpec, Target
 from comity.terminal.views import comparison_table
@@ -341,47 +336,3 @@ def test_the_table_shows_scores_intervals_and_words(tmp_path):
     ]
     assert "0.9000" in lines[0]
     assert "+0.3000" in lines[0]
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    "target",
-    [
-        MOOD,
-        ALIKE,
-        Target("similarity", "bins", scale=(0.0, 5.0)),
-        Target("classification", "linear", classes=("a", "b", "c")),
-        Target("multi-label", "linear", classes=("a", "b")),
-        Target("regression", "linear", mean=1.0, deviation=2.0),
-    ],
-    ids=lambda target: f"{target.kind}-{target.head}-{target.outputs}",
-)
-def test_compare_and_evaluate_refuse_the_same_predictions(tmp_path, target, wrong):
-    """One output that is not finite: both give no score, for the same reason."""
-    target = replace(target, head="regression") if target.kind == "regression" else target
-    draws = np.random.default_rng(0)
-    gold = {
-        "classification": draws.integers(len(target.classes) or 1, size=9),
-        "multi-label": draws.integers(2, size=(9, 2)),
-    }.get(target.kind, draws.uniform(0, 5, size=9))
-    outputs = draws.normal(size=(9, target.outputs))
-    outputs[4, 0] = wrong
-    metric = METRICS_OF[target.kind][0]
-    table = TokenTable(Path("a.csv"), (), (), np.arange(9), np.zeros((9, 0), np.uint64), {}, "")
-    split = Split(table, np.arange(9), gold)
-    spec = HeadSpec(target, ("pair",))
-    evaluation = evaluate_outputs("mood", spec, metric, split, outputs, intervals=True)
-    runs = [write_run(tmp_path / name, mood(9, 9)) for name in ("one", "two")]
-    for run in runs:
-        RunDirectory(run).write_facts(run_facts({"mood": spec}, {"mood": metric}))
-        write_predictions(run / "predictions" / "000007" / "mood.csv", target, split, outputs)
-    entries = compare(runs).tasks[0].entries
-    assert evaluation.score.reason == "1 of 9 predictions are not finite"
-    assert {entry.reason for entry in entries} == {evaluation.score.reason}
-    found = [*entries, evaluation]
-    assert [x.interval for x in found] == [None] * 3
-    assert (
-        [entry.value for entry in entries]
-        == [None, None]
-        == [entry.of_runs[0] for entry in entries]
-    )

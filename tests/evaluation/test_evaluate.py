@@ -113,8 +113,8 @@ def test_a_model_that_predicts_no_label_is_warned_of():
 def test_outputs_that_are_not_finite_are_no_prediction_of_one_class():
     target = Target("classification", "linear", classes=("a", "b"))
     found = evaluated(target, "accuracy", [0, 1, 1], [[math.nan], [math.nan], [1.0]])
-    assert (found.warning, found.confusion) == (None, None)
-    assert found.score.reason == "2 of 3 predictions are not finite"
+    assert (found.warning, found.confusion, found.classes) == (None, None, [])
+    assert found.score.reason == "the model's output is not finite for 2 of 3 rows"
     assert {score.value for score in found.others.values()} == {None}
 
 

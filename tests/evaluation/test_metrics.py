@@ -386,7 +386,7 @@ def test_calibration_error_is_the_published_sum_over_bins(seed, rows, classes):
 def test_calibration_error_without_a_value_says_why():
     assert calibration_error([], np.zeros((0, 2))).reason == "no rows"
     error = calibration_error([0, 1], [[math.nan, 0.5], [0.5, 0.5]])
-    assert error.reason == "1 of 2 predictions are not finite"
+    assert error.reason == "the probabilities of 1 of 2 rows are not finite"
     with pytest.raises(ValueError, match="one class number for each row"):
         calibration_error([0], np.eye(2))
 
@@ -427,7 +427,7 @@ def test_outputs_that_are_not_finite_have_no_confusion_matrix_and_no_interval():
     outputs = [[math.nan, 0], [0, 0], [0, 1]]
     evaluation = evaluated(target, "pearson", [0.0, 1.0, 0.5], outputs, intervals=True)
     assert (evaluation.confusion, evaluation.interval) == (None, None)
-    assert evaluation.score.reason == "1 of 3 predictions are not finite"
+    assert evaluation.score.reason == "the model's output is not finite for 1 of 3 rows"
 
 
 def test_confusion_matrix_has_a_row_for_each_class_of_the_run():

@@ -214,11 +214,8 @@ def _columns(task: str, sides: Sequence[_Side]) -> list[_Column]:
     draws = resampled(metric.name, gold, predictions, seed=name_key(task))
     columns = []
     for side, predicted, of_side in zip(having, predictions, draws, strict=True):
-        scores = [of_run[task].score for of_run in side.predictions]
-        score = next((score for score in scores if score.value is None), metric(gold, predicted))
-        if score.value is None:
-            of_side = np.full_like(of_side, np.nan)
-        columns.append(_Column(side, score, [score.value for score in scores], of_side))
+        of_runs = [metric(gold, of_run[task].predicted).value for of_run in side.predictions]
+        columns.append(_Column(side, metric(gold, predicted), of_runs, of_side))
     return columns
 
 

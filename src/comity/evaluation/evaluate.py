@@ -1,7 +1,7 @@
 """Evaluation of a model on labelled rows: its outputs, the metrics and the loss."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from comity.evaluation.metrics import (
     class_scores,
     confusion_matrix,
     metrics_of,
+    not_finite,
 )
-from comity.evaluation.predictions import probability_names, read_outputs
+from comity.evaluation.predictions import probability_names
 from comity.format import plural
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
@@ -134,27 +135,36 @@ def evaluate_outputs(
     evaluations during training leave it out.
     """
     target = spec.target
-    predictions, probabilities = read_outputs(target, outputs)
-    scores = {m.name: m(split.targets, predictions, probabilities) for m in metrics_of(target.kind)}
+    predictions = target.predictions(outputs)
+    scores = {m.name: m(split.targets, predictions) for m in metrics_of(target.kind)}
     if target.kind == "classification":
+        probabilities = target.probabilities(outputs)
         assert probabilities is not None
         error = calibration_error(split.targets, probabilities)
         scores[error.name] = error
+    if reason := not_finite(outputs):
+        scores = {n: replace(score, value=None, reason=reason) for n, score in scores.items()}
     found = None
     if intervals and scores[metric].value is not None:
         found = interval(metric, split.targets, predictions)
-    finite = bool(np.isfinite(outputs).all())
-    return Evaluation(
+    evaluation = Evaluation(
         task,
         scores[metric],
         {name: score for name, score in scores.items() if name != metric},
         mean_loss(target, outputs, split.targets),
         len(split),
-        _confusion(target, split.targets, predictions) if finite else None,
-        tuple(probability_names(target)),
-        class_scores(split.targets, predictions, len(target.classes)) if target.classes else [],
-        _collapsed(target, split.targets, predictions) if finite else None,
+        _confusion(target, split.targets, predictions),
         interval=found,
+    )
+    if reason:
+        return replace(evaluation, confusion=None)
+    return replace(
+        evaluation,
+        names=tuple(probability_names(target)),
+        classes=class_scores(split.targets, predictions, len(target.classes))
+        if target.classes
+        else [],
+        warning=_collapsed(target, split.targets, predictions),
     )
 
 
@@ -189,7 +199,7 @@ def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[i
     """
     if target.kind == "classification":
         return confusion_matrix(gold, predicted, len(target.classes)).tolist()
-    if target.head != "bins":
+    if target.head != "bins" or not np.isfinite(predicted).all():
         return None
     true, found = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
     return confusion_matrix(true, found, len(target.levels)).tolist()

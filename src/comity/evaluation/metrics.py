@@ -50,14 +50,8 @@ class Metric:
     higher_is_better: bool = True
     dimensions: int = 1
 
-    def __call__(
-        self, gold: ArrayLike, predicted: ArrayLike, probabilities: ArrayLike | None = None
-    ) -> Score:
+    def __call__(self, gold: ArrayLike, predicted: ArrayLike) -> Score:
         """The score of predictions against gold labels.
-
-        `probabilities: [n, ...]` are those that the predictions were read from. A class can be read
-        from a NaN, so the score has no value where one of them is not finite. Without them only the
-        predictions themselves are checked.
 
         Raises:
             ValueError: the shapes differ, or have the wrong number of dimensions.
@@ -66,12 +60,22 @@ class Metric:
         try:
             if not len(gold):
                 raise _NoValueError("no rows")
-            read_from = predicted if probabilities is None else np.asarray(probabilities)
-            _check_finite("predictions", read_from)
             value = self.point(gold, predicted)
         except _NoValueError as reason:
             return Score(self.name, None, str(reason), self.higher_is_better)
         return Score(self.name, value, None, self.higher_is_better)
+
+
+def not_finite(outputs: ArrayLike) -> str | None:
+    """Why predictions have no score in any metric: the output for some row is not finite.
+
+    None if all are finite. `outputs: [n, ...]` are the numbers behind the predictions: outputs of
+    the head, probabilities, or predicted numbers. Even where they are NaN, some class is predicted.
+    """
+    outputs = np.asarray(outputs, dtype=np.float64)
+    lost = ~np.isfinite(outputs)
+    wrong = int(lost.any(axis=tuple(range(1, lost.ndim))).sum())
+    return f"the model's output is not finite for {wrong} of {len(outputs)} rows" if wrong else None
 
 
 # --- accuracy -------------------------------------------------------------------------------------
@@ -399,7 +403,7 @@ def calibration_error(gold: ArrayLike, probabilities: ArrayLike) -> Score:
     if not len(gold):
         reason = "no rows"
     elif bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
-        reason = f"{bad} of {len(gold)} predictions are not finite"
+        reason = f"the probabilities of {bad} of {len(gold)} rows are not finite"
     value = None if reason else _calibration_gap(gold, probabilities)
     return Score("calibration_error", value, reason, higher_is_better=False)
 
@@ -535,17 +539,7 @@ def _same_shape(gold: ArrayLike, predicted: ArrayLike, dimensions: int) -> tuple
 def _finite(gold: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
     """Both as float64, once it is clear that all numbers are finite."""
     gold, predicted = gold.astype(np.float64), predicted.astype(np.float64)
-    _check_finite("gold scores", gold)
-    _check_finite("predictions", predicted)
+    for name, numbers in (("gold scores", gold), ("predictions", predicted)):
+        if bad := int((~np.isfinite(numbers)).sum()):
+            raise _NoValueError(f"{bad} of {len(numbers)} {name} are not finite")
     return gold, predicted
-
-
-def _check_finite(name: str, numbers: NDArray) -> None:
-    """Raise `_NoValueError` if a row of `numbers: [n, ...]` has a NaN or an infinity.
-
-    Names of classes have none.
-    """
-    if numbers.dtype.kind != "f":
-        return
-    if bad := int((~np.isfinite(numbers)).reshape(len(numbers), -1).any(axis=1).sum()):
-        raise _NoValueError(f"{bad} of {len(numbers)} {name} are not finite")

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
-from comity.evaluation.metrics import METRICS, Score
 from comity.runs import RunDirectory
 from comity.targets import Target
 
@@ -41,11 +40,6 @@ class TaskPredictions(Predictions):
     target: Target
     file: str | None  # SHA-256 of the labelled file
 
-    @property
-    def score(self) -> Score:
-        """The score of these predictions, exactly as an evaluation gives it."""
-        return METRICS[self.metric](self.gold, self.predicted, self.probabilities)
-
 
 def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     """The predictions of the run's best model for the dev rows of a task.
@@ -69,29 +63,22 @@ def kept_predictions(directory: RunDirectory, task: str) -> TaskPredictions:
     )
 
 
-def read_outputs(target: Target, outputs: NDArray) -> tuple[NDArray, NDArray | None]:
-    """The predictions that a head's `outputs: [n, outputs]` mean, and their probabilities, if any.
-
-    Where an output of a row is not finite, the row's number and probabilities are NaN: an infinite
-    output can give a finite one. Its class means nothing.
-    """
-    with np.errstate(invalid="ignore"):  # inf - inf in a softmax
-        predictions, probabilities = target.predictions(outputs), target.probabilities(outputs)
-    broken = ~np.isfinite(outputs).all(axis=1)
-    for values in (predictions, probabilities):
-        if values is not None and values.dtype.kind == "f":
-            values[broken] = np.nan
-    return predictions, probabilities
-
-
 def write_predictions(
     path: Path, target: Target, split: Split, outputs: NDArray, separator: str | None = None
 ) -> None:
     """Write the predictions that a head's `outputs: [n, outputs]` mean for the rows of a split.
 
+    Where an output is not finite, the probabilities or the predicted number are written as NaN: an
+    infinite output can have a finite probability, but the metrics refuse it.
     `separator` joins the labels of a multi-label task ("|" unless given).
     """
-    predictions, probabilities = read_outputs(target, outputs)
+    predictions = target.predictions(outputs)
+    probabilities = target.probabilities(outputs)
+    lost = ~np.isfinite(outputs).all(axis=1)
+    if probabilities is not None:
+        probabilities[lost] = np.nan
+    if target.kind not in ("classification", "multi-label"):
+        predictions[lost] = np.nan
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
