@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError
-from comity.tables.frames import frame_column, frame_columns, is_missing, row_labels
+from comity.tables.frames import (
+    column_names,
+    find_column,
+    frame_column,
+    frame_columns,
+    is_missing,
+    row_labels,
+)
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, no_column, quoted_list
 
 Names = Sequence[str | int]
@@ -71,9 +78,10 @@ class Texts:
             own = self._table_names()
             lacking = [name for name in names if str(name) not in own]
             return f"the table has no column {quoted_list(map(str, lacking))}" if lacking else None
-        if not self._rows or isinstance(self._rows[0], Mapping):
-            first = self._rows[0] if self._rows else {}
-            lacking = [n for n in names if self._rows and not _has(first, n)]
+        if not self._rows:
+            return None
+        if isinstance(self._rows[0], Mapping):
+            lacking = [name for name in names if not _has(self._rows[0], name)]
             return f"the rows have no {quoted_list(map(str, lacking))}" if lacking else None
         count = 1 if isinstance(self._rows[0], str) else len(_parts(self._rows[0]))
         if count == len(names):
@@ -92,25 +100,15 @@ class Texts:
 
     @property
     def named(self) -> bool:
-        """Whether the rows are read by column names."""
-        return self._table is not None or bool(self._rows and isinstance(self._rows[0], Mapping))
+        """Whether rows are read by column names."""
+        return self._table is not None or any(isinstance(row, Mapping) for row in self._rows)
 
     def _table_names(self) -> list[str]:
-        frame = frame_columns(self._table)
-        return [str(name) for name in (self._table if frame is None else frame)]
+        return [str(name) for name in column_names(self._table)]
 
     def _table_rows(self, names: Names) -> list[Any]:
-        own = self._table_names()
-        keys = list(self._table) if isinstance(self._table, Mapping) else frame_columns(self._table)
-        assert keys is not None
-        columns = []
-        for name in names:
-            found = [key for key in keys if str(key) == str(name)]
-            if not found:
-                raise ComityError(f"{self._what}: {no_column(name, own)}")
-            if len(found) > 1:
-                raise ComityError(f'{self._what}: the column "{name}" occurs twice; rename one')
-            columns.append(self._table_column(found[0]))
+        own = [find_column(self._table, name, self._what) for name in names]
+        columns = [self._table_column(name) for name in own]
         if len(columns) == 2 and len(columns[0]) != len(columns[1]):
             one, two = names
             raise ComityError(
@@ -121,13 +119,11 @@ class Texts:
         return list(zip(*columns, strict=True))
 
     def _table_column(self, name: Any) -> list[Any]:
-        if isinstance(self._table, Mapping) and (
-            isinstance(self._table[name], (str, bytes))
-            or not hasattr(self._table[name], "__iter__")
-        ):
+        column = self._table[name]
+        if isinstance(column, (str, bytes)) or not hasattr(column, "__iter__"):
             raise ComityError(
-                f'{self._what}: expected a list of texts under "{name}", got '
-                f"{shortened(self._table[name])}; write one row as [{{...}}]"
+                f'{self._what}: expected a list of texts under "{name}", got {shortened(column)}; '
+                "write one row as [{...}]"
             )
         return frame_column(self._table, name)
 

@@ -33,6 +33,11 @@ def frame_columns(value: Any) -> list[Any] | None:
     return None
 
 
+def column_names(table: Any) -> list[Any]:
+    """The column names of a table in memory, or of a dict from column to values."""
+    return list(table) if isinstance(table, Mapping) else frame_columns(table) or []
+
+
 def frame_column(frame: Any, name: Any) -> list[Any]:
     """A column of a table in memory as Python objects."""
     column = frame[name]
@@ -42,13 +47,13 @@ def frame_column(frame: Any, name: Any) -> list[Any]:
     return list(column)
 
 
-def find_column(frame: Any, name: str | int, what: str) -> Any:
+def find_column(table: Any, name: str | int, what: str) -> Any:
     """The column's own name, which may be a number where a recipe has text.
 
     Raises:
-        ComityError: the frame lacks the column, or has it twice; `what` starts the message.
+        ComityError: the table lacks the column, or has it twice; `what` starts the message.
     """
-    names = frame_columns(frame) or []
+    names = column_names(table)
     same = [own for own in names if str(own) == str(name)]
     if not same:
         raise ComityError(f"{what}: {no_column(name, map(str, names))}")
