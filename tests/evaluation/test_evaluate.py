@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_json_has_the_names_and_the_scores_of_the_classes():
     values = json.loads(json.dumps(classified("abc", gold, predicted).to_dict(), allow_nan=False))
     assert values["classes"] == ["a", "b", "c"]
     assert values["confusion_matrix"] == sklearn.metrics.confusion_matrix(gold, predicted).tolist()
-    report = sklearn.metrics.classification_report(
+    report: Any = sklearn.metrics.classification_report(
         gold, predicted, target_names=["a", "b", "c"], output_dict=True
     )
     for name, scores in values["per_class"].items():

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_no_rows_give_no_rows(trained):
 
 
 def test_what_is_no_run_is_not_loaded(trained, tmp_path):
-    for wrong, sentence in (
+    wrongs: tuple[tuple[Any, str], ...] = (
         (tmp_path / "none", "no such directory"),
         (tmp_path, "not a run"),
         (trained.path / trained.best().folder, f"name the run itself: {trained.path}"),
@@ -124,7 +125,8 @@ def test_what_is_no_run_is_not_loaded(trained, tmp_path):
         (trained.path / "recipe.toml", f"name the run itself: {trained.path}"),
         (None, "expected a run directory, got None"),
         (5, "expected a run directory, got 5"),
-    ):
+    )
+    for wrong, sentence in wrongs:
         with pytest.raises(ComityError, match=re.escape(sentence)):
             load(wrong)
 
