@@ -1,9 +1,9 @@
 """Fine-tune one BERT encoder on several text tasks at once.
 
-    from comity import Recipe, load, train
+    from comity import load, train
 
-    train(Recipe.load("recipe.toml"), data="data", out="runs/first")
-    model = load("runs/first")
+    run = train("recipe.toml", data="data", out="runs/first")
+    model = load(run)
     model.predict("sentiment", ["A quiet, generous film."])
 
 Public names:
@@ -13,16 +13,18 @@ Public names:
     load          loads the best model of a run
     Model         predicts, embeds and evaluates
     ComityError   an error that the user can fix
+
+docs/python.md has an example of each.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from comity.api import train
     from comity.errors import ComityError
     from comity.inference.model import Model, load
     from comity.recipe.recipe import Recipe
-    from comity.training.train import train
 
     __version__: str
 
@@ -33,7 +35,7 @@ _MODULES = {
     "Model": "comity.inference.model",
     "Recipe": "comity.recipe.recipe",
     "load": "comity.inference.model",
-    "train": "comity.training.train",
+    "train": "comity.api",
 }
 
 

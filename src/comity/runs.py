@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -40,6 +40,7 @@ from comity.files import (
     write_folder,
     write_record,
 )
+from comity.format import or_dash
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
 from comity.targets import HeadSpec
@@ -73,6 +74,7 @@ class RunInputs:
     tokenizer: str  # fingerprint
     files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
     split_seed: int | None = None  # None in runs of older versions, which used the training seed
+    in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
 
     @property
     def digests(self) -> dict[str, str]:
@@ -176,6 +178,7 @@ class RecordedEvaluation:
     others: dict[str, float | None]  # the other metrics
     reason: str | None = None  # why `value` is None
     confusion_matrix: list[list[int]] | None = None
+    warning: str | None = None  # where the model predicts nothing but one class
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,15 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
 
+    def __repr__(self) -> str:
+        """The path and, once a model is kept, its step and dev scores."""
+        try:
+            best = self.best()
+        except ComityError:
+            return f"<Run {self.path}: no model kept yet>"
+        scores = [f"{task} {s.metric} {or_dash(s.value)}" for task, s in best.tasks.items()]
+        return f"<Run {self.path}: {', '.join(scores)} on dev at step {best.step}>"
+
     # --- a new run ---
 
     @staticmethod
@@ -373,7 +385,12 @@ class RunDirectory:
         """
         if not (path / "run.json").is_file():
             what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
-            raise ComityError(f"{path}: {what}; name a directory written by comity train")
+            advice = "name a directory written by comity train"
+            for parent in list(path.absolute().parents)[:2] if path.exists() else ():
+                if (parent / "run.json").is_file():
+                    what, advice = "a part of a run", f"name the run itself: {parent}"
+                    break
+            raise ComityError(f"{path}: {what}; {advice}")
         found = cls(path)
         found.facts()
         return found
@@ -503,6 +520,13 @@ class RunDirectory:
                 f"{self.path}: the run has no saved model yet ({self.status().sentence})"
             )
         return validated(_BEST, read_record(path), path)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each task of which the kept model predicts nothing but one class."""
+        step = self.best().step
+        kept = [entry for entry in self.entries(EvaluationEntry) if entry.step == step]
+        return _warnings(kept[-1] if kept else None)
 
     def kept_model(self) -> Path:
         """The folder of the best model, all of whose files have been checked.
@@ -728,6 +752,16 @@ class RunSummary:
         """The evaluation of the kept model."""
         step = self.best and self.best.step
         return next((e for e in self.evaluations if e.step == step), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each task of which the kept model predicts nothing but one class."""
+        return _warnings(self.kept)
+
+
+def _warnings(evaluation: EvaluationEntry | None) -> list[str]:
+    tasks = evaluation.tasks if evaluation else {}
+    return [f"{name}: {task.warning}" for name, task in tasks.items() if task.warning]
 
 
 def run_summary(directory: RunDirectory) -> RunSummary:

@@ -288,7 +288,7 @@ def test_info(base, capsys):
 
 def test_evaluate_on_a_new_file(base, capsys, tmp_path):
     path = write_csv(tmp_path / "new.csv", ["mood", "text"], [r[::-1] for r in mood_rows(5000, 9)])
-    code, out, _ = run(capsys, "evaluate", base / "run", "--task", "mood", "--file", path, "--json")
+    code, out, _ = run(capsys, "evaluate", base / "run", path, "--task", "mood", "--json")
     assert code == 0
     found = json.loads(out)
     assert (found["task"], found["metric"], found["n"]) == ("mood", "accuracy", 9)
@@ -297,6 +297,18 @@ def test_evaluate_on_a_new_file(base, capsys, tmp_path):
     right = np.mean([a == b for a, (_, b) in zip(labels, mood_rows(5000, 9), strict=True)])
     assert found["value"] == pytest.approx(right)
     assert np.sum(found["confusion_matrix"]) == 9
+    assert found["classes"] == ["down", "up"] == list(found["per_class"])
+    assert found["per_class"]["up"]["rows"] == sum(b == "up" for _, b in mood_rows(5000, 9))
+    code, out, err = run(capsys, "evaluate", base / "run", path)
+    assert code == 0
+    assert f'alike: not evaluated, {path} has no column "a", "b", "score"' in err
+    assert [line.split("│")[1].strip() for line in out.splitlines() if "accuracy │" in line] == [
+        "mood"
+    ]
+    assert any(line.split()[:3] == ["┃", "class", "┃"] for line in out.splitlines())
+    code, out, _ = run(capsys, "evaluate", base / "run", path, "--json")
+    assert json.loads(out)["tasks"] == {"mood": found}
+    assert list(json.loads(out)["skipped"]) == ["alike"]
     code, out, _ = run(capsys, "evaluate", base / "run", "--json")
     assert set(json.loads(out)["tasks"]) == {"mood", "alike"}
     code, out, _ = run(capsys, "evaluate", base / "run", "--task", "alike")
@@ -431,9 +443,9 @@ def test_predict_in_the_classs_format(base, capsys, tmp_path):
         (["info", "{base}/nowhere"], ["no such directory"]),
         (["info", "{data}"], ["not a run"]),
         (["evaluate", "{run}", "--task", "moood"], ['did you mean "mood"']),
-        (["evaluate", "{run}", "--file", "x.csv"], ["--task"]),
-        (["evaluate", "{run}", "--task", "mood", "--file", "none.csv"], ["none.csv"]),
-        (["evaluate", "{run}", "--task", "mood", "--file", "{data}/alike.csv"], ['"text"']),
+        (["evaluate", "{run}", "none.csv"], ["none.csv"]),
+        (["evaluate", "{run}", "none.csv", "--task", "mood"], ["none.csv"]),
+        (["evaluate", "{run}", "{data}/alike.csv", "--task", "mood"], ['"text"']),
         (
             ["predict", "{run}", "--task", "mood", "--input", "no.csv", "--output", "o.csv"],
             ["no.csv"],

@@ -77,6 +77,7 @@ def test_scores_equal_scipy_and_the_files_agree(run, tmp_path):
             "pearson": scipy.stats.pearsonr(gold, predicted)[0],
             "spearman": scipy.stats.spearmanr(gold, predicted)[0],
             "rmse": np.sqrt(np.mean((gold - predicted) ** 2)),
+            "mae": np.mean(np.abs(gold - predicted)),
         }
     )
     assert len(analysis.worst) == 20

@@ -20,14 +20,17 @@ LIBRARY = {
     "micro_f1": partial(sklearn.metrics.f1_score, average="micro"),
     "pearson": lambda gold, predicted: scipy.stats.pearsonr(gold, predicted)[0],
     "spearman": lambda gold, predicted: scipy.stats.spearmanr(gold, predicted)[0],
+    "balanced_accuracy": sklearn.metrics.balanced_accuracy_score,
+    "mcc": sklearn.metrics.matthews_corrcoef,
     "rmse": sklearn.metrics.root_mean_squared_error,
+    "mae": sklearn.metrics.mean_absolute_error,
 }
 
 
 def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Gold and predictions that agree in part."""
     draws = np.random.default_rng(seed)
-    if metric in ("pearson", "spearman", "rmse"):
+    if metric in ("pearson", "spearman", "rmse", "mae"):
         gold = draws.integers(0, 11, count) / 2  # with ties, like graded scores
         return gold, gold + draws.normal(0, 2, count)
     shape = (count, 3) if metric == "micro_f1" else (count,)
@@ -36,6 +39,8 @@ def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @given(st.integers(0, 10_000), st.integers(2, 12))
 @settings(deadline=None, max_examples=40)
 def test_every_resample_has_the_value_of_the_library(metric, seed, count):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,14 +21,19 @@ from comity.data.token_cache import TokenTable
 from comity.evaluation.evaluate import evaluate_outputs
 from comity.evaluation.metrics import (
     METRICS,
+    ClassScore,
     Score,
     accuracy,
+    balanced_accuracy,
     better,
     calibration_error,
+    class_scores,
     confusion_matrix,
     f1_per_class,
     higher_is_better,
     macro_f1,
+    mae,
+    mcc,
     mean_score,
     metrics_of,
     micro_f1,
@@ -175,8 +181,8 @@ def test_every_metric_without_rows_has_no_value(metric):
     assert (score.name, score.value, score.reason) == (metric, None, "no rows")
 
 
-def test_a_lower_value_is_better_for_rmse_alone():
-    assert [name for name in METRICS if not higher_is_better(name)] == ["rmse"]
+def test_a_lower_value_is_better_for_errors_alone():
+    assert [name for name in METRICS if not higher_is_better(name)] == ["rmse", "mae"]
     assert rmse([1.0], [2.0]).higher_is_better is False
     assert accuracy([1], [2]).higher_is_better is True
 
@@ -200,7 +206,12 @@ def test_the_recipe_accepts_the_metrics_of_the_table():
         (accuracy, np.arange(30), np.arange(30)),
         (micro_f1, [[0, 0], [0, 1]], [[0, 0], [0, 0]]),
         (micro_f1, [[0, 0], [0, 0]], [[1, 0], [0, 0]]),
+        (balanced_accuracy, ["a", "b"], ["a", "a"]),
+        (balanced_accuracy, ["a", "a"], ["a", "b"]),
+        (mcc, ["a", "b"], ["a", "a"]),
+        (mcc, ["a", "a"], ["a", "a"]),
         (rmse, [1e300, 0.0], [-1e300, 0.0]),
+        (mae, [1e308, 0.0], [-1e308, 0.0]),
         (spearman, [1.0, 2.0, 2.0], [1e-300, 2e-300, 1e300]),
         (pearson, [1.0, 2.0], [1e12, 1e12 + 1]),
     ],
@@ -226,6 +237,92 @@ def test_micro_f1_without_any_positive_has_no_value():
     assert score.value is None
     assert score.reason == "no label in gold or prediction in any of 4 rows"
     assert micro_f1(nothing, ~nothing).value == 0.0
+
+
+def test_balanced_accuracy_and_mcc_by_hand():
+    # Six a of which five are right, two b of which one is: recalls 5/6 and 1/2.
+    gold, predicted = list("aaaaaabb"), list("aaaaabba")
+    assert value(balanced_accuracy(gold, predicted)) == pytest.approx((5 / 6 + 1 / 2) / 2)
+    # tp = 1, tn = 5, fp = 1, fn = 1: (1 * 5 - 1 * 1) / sqrt(2 * 2 * 6 * 6).
+    assert value(mcc(gold, predicted)) == pytest.approx(4 / 12)
+    # A majority classifier: the accuracy is 0.75, and these two show that it knows nothing.
+    assert value(balanced_accuracy(gold, ["a"] * 8)) == 0.5
+    assert value(mcc(gold, ["a"] * 8)) == 0.0
+    assert mcc(["a", "a"], ["a", "b"]).reason == "all 2 gold labels are one class"
+    # A class that is only predicted has no recall and does not count.
+    assert value(balanced_accuracy(["a", "b"], ["a", "c"])) == 0.5
+
+
+@given(labels)
+@quick
+def test_balanced_accuracy_is_the_mean_of_the_recalls(pairs):
+    gold, predicted = np.array(pairs).T
+    recalls = [np.mean(predicted[gold == name] == name) for name in np.unique(gold)]
+    assert value(balanced_accuracy(gold, predicted)) == pytest.approx(np.mean(recalls))
+
+
+@given(labels)
+@quick
+def test_mcc_is_the_correlation_of_the_indicators(pairs):
+    """Gorodkin 2004, equation 8: the covariances are summed over the classes."""
+    gold, predicted = np.array(pairs).T
+    assume((gold != gold[0]).any() and (predicted != predicted[0]).any())
+    classes = np.unique(np.concatenate([gold, predicted]))
+    x, y = ((a[:, None] == classes).astype(float) for a in (gold, predicted))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    expected = (x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum())
+    assert value(mcc(gold, predicted)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_each_class_by_hand():
+    # a: two of three found, one b taken for it. b: one of two. c: never in gold, predicted once.
+    # d: neither.
+    scores = class_scores([0, 0, 0, 1, 1], [0, 0, 2, 1, 0], 4)
+    assert scores[0] == ClassScore(2 / 3, 2 / 3, 2 / 3, rows=3, predicted=3)
+    assert scores[1] == ClassScore(1.0, 0.5, 2 / 3, rows=2, predicted=1)
+    assert scores[2] == ClassScore(0.0, None, 0.0, rows=0, predicted=1)
+    assert scores[3] == ClassScore(None, None, None, rows=0, predicted=0)
+    assert class_scores([], [], 2) == [ClassScore(None, None, None, 0, 0)] * 2
+
+
+def test_scores_of_each_label_by_hand():
+    gold = np.array([[1, 0], [1, 0], [0, 0]])
+    predicted = np.array([[1, 0], [0, 1], [1, 0]])
+    up, down = class_scores(gold, predicted, 2)
+    assert up == ClassScore(0.5, 0.5, 0.5, rows=2, predicted=2)
+    assert down == ClassScore(0.0, None, 0.0, rows=0, predicted=1)
+    (alone,) = class_scores(gold[:, :1], predicted[:, :1], 1)
+    assert alone == up
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 3)])
+@given(st.integers(0, 10_000))
+@quick
+def test_scores_of_each_class_agree_with_scikit_learn(shape, seed):
+    gold, predicted = np.random.default_rng(seed).integers(0, 2 if shape[1:] else 4, (2, *shape))
+    count = 3 if shape[1:] else 5
+    found = class_scores(gold, predicted, count)
+    expected = sklearn.metrics.precision_recall_fscore_support(
+        gold,
+        predicted,
+        labels=range(count),
+        zero_division=np.nan,  # pyright: ignore[reportArgumentType]
+    )
+    columns = ([getattr(s, n) for s in found] for n in ("precision", "recall", "f1", "rows"))
+    for column, theirs in zip(columns, expected, strict=True):
+        numbers = [math.nan if number is None else number for number in column]
+        assert numbers == pytest.approx(np.asarray(theirs).tolist(), nan_ok=True)
+    assert [s.predicted for s in found] == (
+        predicted.sum(axis=0).tolist()
+        if shape[1:]
+        else np.bincount(predicted, minlength=5).tolist()
+    )
+
+
+def test_mae_by_hand_and_where_it_has_no_value():
+    assert mae([1.0, 2.0], [4.0, 6.0]) == Score("mae", 3.5, None, False)
+    assert mae([1.0, 2.0], [math.inf, 2.0]).reason == "1 of 2 predictions are not finite"
+    assert mae([1e308], [-1e308]).reason == "the errors are too large to add"
 
 
 def test_rmse_by_hand_and_where_it_has_no_value():

@@ -1,7 +1,9 @@
 """`load` and `Model`: predictions, embeddings, evaluation, and their errors."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two
 
 from comity import ComityError, load, train
 from comity.evaluation.predictions import kept_predictions
+from comity.inference.model import Prediction
 from comity.model.bert import Bert
 from comity.runs import RunDirectory
 from comity.training.setup import prepare
@@ -82,10 +85,138 @@ def test_a_changed_dev_file_is_not_evaluated(data, tmp_path, tiny_checkpoint):
         load(run.path).evaluate("mood")
 
 
+def test_one_text_gives_one_prediction(trained):
+    model = load(trained)
+    (expected,) = model.predict("mood", ["a good film"])
+    assert model.predict("mood", "a good film") == expected
+    assert model.predict_all("a good film", ["mood"]) == {"mood": expected}
+    assert model.predict("mood", "").label in ("up", "down")
+    vectors = model.encode(["a good film"], raw=True)
+    assert np.array_equal(model.encode("a good film", raw=True), vectors[0])
+
+
+def test_tables_and_dicts_are_read_by_the_recipes_names(trained):
+    pandas = pytest.importorskip("pandas")
+    model = load(trained)
+    rows = [("a tea", "the old tea", "good"), ("a bus", "the car", "bad"), ("x", "", "the worst")]
+    table = pandas.DataFrame(rows, columns=["a", "b", "text"], index=[30, 10, 20])
+    moods = model.predict("mood", [text for _, _, text in rows])
+    alikes = model.predict("alike", [(a, b) for a, b, _ in rows])
+    for form in (table, table.to_dict("records"), table.to_dict("list")):
+        assert model.predict("mood", form) == moods
+        assert model.predict("alike", form) == alikes
+        assert model.predict_all(form) == {"mood": moods, "alike": alikes}
+    vectors = model.encode(list(table["b"]), raw=True)
+    assert np.array_equal(model.encode(table[["b"]], raw=True), vectors)
+    with pytest.raises(ComityError, match='must have one of the columns "text", "a", "b"'):
+        model.encode(table, raw=True)
+
+
+def test_predict_all_leaves_out_tasks_that_read_other_rows(trained):
+    model = load(trained)
+    with pytest.warns(UserWarning, match="alike is left out: it reads 2 texts per row") as found:
+        assert list(model.predict_all(iter(["x", "y"]))) == ["mood"]
+    assert found[0].filename == __file__
+    with pytest.warns(UserWarning, match="mood is left out: it reads one text per row"):
+        assert list(model.predict_all([("x", "y")])) == ["alike"]
+    with pytest.warns(UserWarning, match='alike is left out: the table has no column "a", "b"'):
+        assert [len(p) for p in model.predict_all({"text": ["x", "y"]}).values()] == [2]
+    assert model.predict_all([]) == {"mood": [], "alike": []}
+    with pytest.raises(ComityError, match="no task can read these rows"):
+        model.predict_all([("x", "y", "z")])
+    with pytest.raises(ComityError, match="row 0 must be a pair of texts"):
+        model.predict_all(["x"], ["alike"])
+    with pytest.raises(ComityError, match=r'write \["mood"\]'):
+        model.predict_all(["x"], "mood")
+
+
+def test_no_rows_give_no_rows(trained):
+    model = load(trained)
+    for none in ([], iter([]), np.array([]), {"text": []}):
+        assert model.predict("mood", none) == []
+    assert model.outputs("alike", []).shape == (0, 1)
+    assert model.encode([], raw=True).shape == (0, 32)
+
+
+def test_what_is_no_run_is_not_loaded(trained, tmp_path):
+    wrongs: tuple[tuple[Any, str], ...] = (
+        (tmp_path / "none", "no such directory"),
+        (tmp_path, "not a run"),
+        (trained.path / trained.best().folder, f"name the run itself: {trained.path}"),
+        (trained.newest_checkpoint(), f"name the run itself: {trained.path}"),
+        (trained.path / "recipe.toml", f"name the run itself: {trained.path}"),
+        (None, "expected a run directory, got None"),
+        (5, "expected a run directory, got 5"),
+    )
+    for wrong, sentence in wrongs:
+        with pytest.raises(ComityError, match=re.escape(sentence)):
+            load(wrong)
+
+
+def test_reprs_are_short_and_say_what_matters(trained):
+    model = load(trained)
+    name = re.escape(str(trained.path))
+    assert re.fullmatch(
+        rf"<Model of {name}: mood \(classification: down, up\), alike \(similarity from 0 to 5\); "
+        r"float32 on cpu>",
+        repr(model),
+    )
+    assert re.fullmatch(
+        rf"<Run {name}: mood accuracy [\d.]+, alike pearson -?[\d.]+ on dev at step 4>",
+        repr(trained),
+    )
+    recipe = trained.recipe()
+    assert repr(recipe) == str(recipe)
+    assert "mood (classification), alike (similarity); 1 stage" in repr(recipe)
+    assert repr(Prediction("b", {"a": 0.1, "b": 0.5, "c": 0.15, "d": 0.25})) == (
+        "Prediction('b': b 0.500, d 0.250, c 0.150, ...)"
+    )
+    assert repr(Prediction(1 / 3, {})) == "Prediction(0.333333)"
+    assert re.fullmatch(
+        r"<Evaluation of mood: accuracy 0\.\d+ \([\d.]+ to [\d.]+\), 12 rows>",
+        repr(model.evaluate("mood")),
+    )
+
+
+def test_one_file_is_evaluated_for_every_task_whose_columns_it_has(trained, data, tmp_path):
+    model = load(trained)
+    one = model.evaluate_all(data / "mood-dev.csv")
+    assert list(one.tasks) == ["mood"]
+    assert one.tasks["mood"].n == 12
+    assert "alike: not evaluated" in one.skipped["alike"]
+    assert 'no column "a", "b", "score"' in one.skipped["alike"]
+    rows = [(*m, *a) for m, a in zip(mood_rows(1000, 10), alike_rows(1000, 10), strict=True)]
+    both = write_csv(tmp_path / "both.csv", ["text", "mood", "a", "b", "score"], rows)
+    found = model.evaluate_all(both)
+    assert found.skipped == {}
+    assert found.tasks["alike"].score == model.evaluate("alike").score
+    assert model.evaluate_all().tasks["mood"].score == model.evaluate("mood").score
+    neither = write_csv(tmp_path / "neither.csv", ["x"], [("y",)])
+    with pytest.raises(ComityError) as error:
+        model.evaluate_all(neither)
+    assert len(error.value.messages) == 2
+    wrong = write_csv(tmp_path / "wrong.csv", ["text", "mood", "a", "b", "score"], [(*"xyabc",)])
+    with pytest.raises(ComityError, match="has the columns of mood, alike; if it is for one, name"):
+        model.evaluate_all(wrong)
+
+
+def test_a_table_in_memory_is_evaluated_like_its_file(trained, data):
+    pandas = pytest.importorskip("pandas")
+    model = load(trained)
+    table = pandas.read_csv(data / "alike-dev.csv")
+    assert model.evaluate("alike", table).to_dict() == model.evaluate("alike").to_dict()
+    assert model.evaluate_all(table).tasks.keys() == {"alike"}
+    with pytest.raises(ComityError, match="expected a file or a DataFrame, got"):
+        model.evaluate("mood", ["a text"])
+
+
 def test_wrong_arguments_are_errors(trained):
     model = load(trained.path)
     with pytest.raises(ComityError, match='did you mean "mood"'):
         model.predict("mod", ["x"])
+    for wrong in (None, ["mood"], 3):
+        with pytest.raises(ComityError, match="expected the name of a task"):
+            model.predict(wrong, ["x"])  # pyright: ignore[reportCallIssue, reportArgumentType]
     with pytest.raises(ComityError, match="row 1 must be one text"):
         model.predict("mood", ["x", ("a", "b")])
     with pytest.raises(ComityError, match="pair of texts"):

@@ -127,7 +127,8 @@ def test_an_old_value_gets_its_new_name(old, new):
         ),
         (
             {"tasks__mood__metric": "pearson"},
-            "tasks.mood.metric: classification needs the metric accuracy or macro_f1, got pearson",
+            "tasks.mood.metric: classification needs the metric accuracy, macro_f1, "
+            "balanced_accuracy or mcc, got pearson",
         ),
         (
             {"tasks__mood__kind": "clasification"},

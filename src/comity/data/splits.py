@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ from comity.format import plural
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
+from comity.tables.frames import FramePath
 from comity.tables.reader import open_table
 from comity.tables.rows import shown
 from comity.targets import Target
@@ -121,19 +124,24 @@ class TaskData:
 
 
 def load_tasks(
-    recipe: Recipe, folder: Path, encoder: TextEncoder, max_length: int
+    recipe: Recipe,
+    folder: Path,
+    encoder: TextEncoder,
+    max_length: int,
+    frames: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, TaskData]:
     """Read every file of a recipe.
 
     Args:
         folder: the folder that relative paths start from.
         max_length: the encoder's limit in tokens.
+        frames: tables in memory, by what the recipe has in place of a file.
 
     Raises:
         ComityError: every error of every file.
     """
     errors = ErrorList()
-    loader = _Loader(recipe, folder, encoder, max_length, errors)
+    loader = _Loader(recipe, folder, encoder, max_length, errors, frames)
     loaded: dict[str, TaskData] = {}
     for name, task in recipe.tasks.items():
         data = loader.load(name, task)
@@ -153,8 +161,10 @@ class _Loader:
         encoder: TextEncoder,
         max_length: int,
         errors: ErrorList,
+        frames: Mapping[str, Any],
     ):
         self.recipe = recipe
+        self.frames = frames
         self.folder = folder
         self.max_length = max_length
         self.errors = errors
@@ -210,7 +220,9 @@ class _Loader:
         return min(max_length, self.max_length)
 
     def _read(self, file: str, task: TaskSection) -> TokenTable | None:
-        return self.tables.read(_source(self.folder / file, task))
+        frame = self.frames.get(file)
+        path = self.folder / file if frame is None else FramePath.of(file, frame)
+        return self.tables.read(_source(path, task))
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
         """The tables of stages that train the task on a file of their own, by the file's path."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
+from comity.tables.frames import FramePath, FrameTable
 from comity.tables.reader import open_table
 from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
 from comity.tables.text_files import cannot_read, open_bytes
@@ -148,7 +149,9 @@ class TokenTables:
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a file. Raises `ComityError` where it cannot be read."""
+    """The SHA-256 of a file or table. Raises `ComityError` where it cannot be read."""
+    if isinstance(path, FramePath):
+        return FrameTable(path, path.frame).digest
     with open_bytes(path) as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Evaluation of a model on labelled rows: its outputs, the metrics and the loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,16 @@ from comity.data.packing import Template
 from comity.data.splits import Split
 from comity.evaluation.bootstrap import Interval, interval
 from comity.evaluation.metrics import (
+    ClassScore,
     Score,
     calibration_error,
+    class_scores,
     confusion_matrix,
     metrics_of,
     not_finite,
 )
+from comity.evaluation.predictions import probability_names
+from comity.format import plural
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
 from comity.targets import HeadSpec, Target
@@ -35,7 +39,10 @@ class Evaluation:
     others: dict[str, Score]  # in the other metrics of its kind
     loss: float
     n: int
-    confusion: list[list[int]] | None
+    confusion: list[list[int]] | None  # gold down, predicted across
+    names: tuple[str, ...] = ()  # of the classes or levels in `confusion`, or of the labels
+    classes: list[ClassScore] = field(default_factory=list)  # of each class or label
+    warning: str | None = None  # a sentence where the model predicts nothing but one class
     rows: dict[str, int] = field(default_factory=dict)  # dropped, empty, truncated: where counted
     interval: Interval | None = None  # of the score, where requested
 
@@ -54,9 +61,26 @@ class Evaluation:
             values["reason"] = self.score.reason
         if self.interval is not None:
             values["interval"] = [self.interval.low, self.interval.high]
+        if self.names:
+            values["classes"] = list(self.names)
         if self.confusion is not None:
             values["confusion_matrix"] = self.confusion
+        if self.classes:
+            scores = zip(self.names, self.classes, strict=True)
+            values["per_class"] = {name: asdict(score) for name, score in scores}
+        if self.warning:
+            values["warning"] = self.warning
         return values
+
+    def __repr__(self) -> str:
+        """Task, score and rows on one line."""
+        score = self.score
+        shown = f"no {score.name} ({score.reason})"
+        if score.value is not None:
+            shown = f"{score.name} {score.value:.4f}"
+        if self.interval is not None:
+            shown += f" ({self.interval.low:.4f} to {self.interval.high:.4f})"
+        return f"<Evaluation of {self.task}: {shown}, {plural(self.n, 'row')}>"
 
 
 @torch.inference_mode()
@@ -123,7 +147,7 @@ def evaluate_outputs(
     found = None
     if intervals and scores[metric].value is not None:
         found = interval(metric, split.targets, predictions, task)
-    return Evaluation(
+    evaluation = Evaluation(
         task,
         scores[metric],
         {name: score for name, score in scores.items() if name != metric},
@@ -132,6 +156,40 @@ def evaluate_outputs(
         _confusion(target, split.targets, predictions),
         interval=found,
     )
+    if reason:
+        return replace(evaluation, confusion=None)
+    return replace(
+        evaluation,
+        names=tuple(probability_names(target)),
+        classes=class_scores(split.targets, predictions, len(target.classes))
+        if target.classes
+        else [],
+        warning=_collapsed(target, split.targets, predictions),
+    )
+
+
+def _collapsed(target: Target, gold: NDArray, predicted: NDArray) -> str | None:
+    """A sentence where all rows are predicted alike: as one class, or without any label."""
+    if len(gold) < 2:
+        return None
+    advice = "train longer, raise the learning rate, or train more of the encoder"
+    if target.kind == "classification" and (predicted == predicted[0]).all():
+        others = int((gold != predicted[0]).sum())
+        name = target.classes[int(predicted[0])]
+        verb = "has" if others == 1 else "have"
+        if others:
+            return (
+                f'all {len(gold):,} rows are predicted as "{name}", but {others:,} {verb} another '
+                f"class; {advice}"
+            )
+    if target.kind == "multi-label" and not predicted.any() and gold.any():
+        labelled = int(gold.any(axis=1).sum())
+        verb = "has" if labelled == 1 else "have"
+        return (
+            f"no label is predicted for any of {len(gold):,} rows, but {labelled:,} {verb} one; "
+            f"{advice}"
+        )
+    return None
 
 
 def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[int]] | None:

@@ -92,6 +92,50 @@ def _accuracy_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> ND
     return counts @ (gold == predicted) / counts.sum(axis=1)
 
 
+def _balanced_accuracy(gold: NDArray, predicted: NDArray) -> float:
+    """Mean recall over the classes that occur in gold, from class numbers or names `[n]`."""
+    from sklearn.metrics import recall_score
+
+    classes = np.unique(gold)
+    return float(recall_score(gold, predicted, labels=classes, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
+def _balanced_accuracy_on_counts(
+    counts: Counts, gold: NDArray, predicted: NDArray
+) -> NDArray[np.float64]:
+    classes, numbers = np.unique(gold, return_inverse=True)
+    in_gold = np.eye(len(classes))[numbers]  # [n, C]
+    rows = counts @ in_gold  # [R, C]
+    right = counts @ (in_gold * (gold == predicted)[:, None])
+    present = rows > 0
+    return (right / np.where(present, rows, 1)).sum(axis=1) / present.sum(axis=1)
+
+
+def _mcc(gold: NDArray, predicted: NDArray) -> float:
+    """Matthews' correlation coefficient for any number of classes (Gorodkin 2004), `[n]` classes.
+
+    0 where all predictions are one class, as in scikit-learn; no value where all of gold is.
+    """
+    from sklearn.metrics import matthews_corrcoef
+
+    if (gold == gold[0]).all():
+        raise _NoValueError(f"all {len(gold)} gold labels are one class")
+    return float(matthews_corrcoef(gold, predicted))
+
+
+def _mcc_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    classes, numbers = np.unique(np.concatenate([gold, predicted]), return_inverse=True)
+    indicators = np.eye(len(classes))[numbers]  # [2n, C]
+    in_gold, in_predicted = counts @ indicators[: len(gold)], counts @ indicators[len(gold) :]
+    rows, right = counts.sum(axis=1), counts @ (gold == predicted)
+    covariance = right * rows - (in_gold * in_predicted).sum(axis=1)
+    of_gold = rows**2 - (in_gold**2).sum(axis=1)
+    of_predicted = rows**2 - (in_predicted**2).sum(axis=1)
+    product = of_gold * of_predicted
+    values = covariance / np.sqrt(np.where(product > 0, product, 1.0))
+    return np.where(of_gold > 0, np.where(of_predicted > 0, values, 0.0), np.nan)
+
+
 # --- F1 -------------------------------------------------------------------------------------------
 
 
@@ -258,7 +302,7 @@ def _constant_on_counts(counts: Counts, x: NDArray) -> NDArray[np.bool_]:
     return high - low <= 4 * np.finfo(np.float64).eps
 
 
-# --- RMSE -----------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def _rmse(gold: NDArray, predicted: NDArray) -> float:
@@ -278,20 +322,45 @@ def _rmse_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArra
     return np.sqrt(counts @ np.square(errors) / counts.sum(axis=1))
 
 
+def _mae(gold: NDArray, predicted: NDArray) -> float:
+    """Mean absolute error of two columns of numbers `[n]`, in the unit of the target."""
+    from sklearn.metrics import mean_absolute_error
+
+    gold, predicted = _finite(gold, predicted)
+    with np.errstate(over="ignore"):
+        value = float(mean_absolute_error(gold, predicted))
+    if not math.isfinite(value):
+        raise _NoValueError("the errors are too large to add")
+    return value
+
+
+def _mae_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    errors = predicted.astype(np.float64) - gold
+    return counts @ np.abs(errors) / counts.sum(axis=1)
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 _NUMBERS = ("regression", "similarity")
 
 accuracy = Metric("accuracy", _accuracy, _accuracy_on_counts, ("classification",))
+balanced_accuracy = Metric(
+    "balanced_accuracy", _balanced_accuracy, _balanced_accuracy_on_counts, ("classification",)
+)
+mcc = Metric("mcc", _mcc, _mcc_on_counts, ("classification",))
 macro_f1 = Metric("macro_f1", _macro_f1, _macro_f1_on_counts, ("classification",))
 micro_f1 = Metric("micro_f1", _micro_f1, _micro_f1_on_counts, ("multi-label",), dimensions=2)
 pearson = Metric("pearson", _pearson, _pearson_on_counts, _NUMBERS)
 spearman = Metric("spearman", _spearman, _spearman_on_counts, _NUMBERS)
 rmse = Metric("rmse", _rmse, _rmse_on_counts, _NUMBERS, higher_is_better=False)
+mae = Metric("mae", _mae, _mae_on_counts, _NUMBERS, higher_is_better=False)
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (accuracy, macro_f1, micro_f1, pearson, spearman, rmse)
-}
+    metric.name: metric
+    for metric in (
+        accuracy, macro_f1, balanced_accuracy, mcc, micro_f1, pearson, spearman, rmse, mae,
+    )
+}  # fmt: skip
 
 
 def metrics_of(kind: str) -> list[Metric]:
@@ -347,6 +416,47 @@ def _calibration_gap(gold: NDArray, probabilities: NDArray) -> float:
     # |B| / n times |accuracy - confidence| is |the sum of the differences| / n.
     gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(gold))
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class, or one label of a multi-label task, is predicted.
+
+    `precision` has no value for a class that is never predicted, `recall` none for a class without
+    rows, and `f1` none where both are so.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    rows: int  # with this class in gold
+    predicted: int  # rows
+
+
+def class_scores(gold: ArrayLike, predicted: ArrayLike, count: int) -> list[ClassScore]:
+    """The scores of each of `count` classes or labels, by number.
+
+    `gold, predicted` are class numbers `[n]`, or indicators `[n, count]` of a multi-label task.
+
+    Raises:
+        ValueError: unequal shapes.
+    """
+    columns = _same_shape(gold, predicted, np.ndim(gold))
+    in_gold, in_predicted = (  # [n, count]
+        a.astype(bool) if a.ndim == 2 else a[:, None] == np.arange(count) for a in columns
+    )
+    right = (in_gold & in_predicted).sum(axis=0).tolist()
+    rows, found = in_gold.sum(axis=0).tolist(), in_predicted.sum(axis=0).tolist()
+    return [
+        ClassScore(
+            precision=r / f if f else None,
+            recall=r / n if n else None,
+            f1=2 * r / (n + f) if n + f else None,
+            rows=n,
+            predicted=f,
+        )
+        for r, n, f in zip(right, rows, found, strict=True)
+    ]
 
 
 def confusion_matrix(gold: ArrayLike, predicted: ArrayLike, count: int) -> NDArray[np.int64]:

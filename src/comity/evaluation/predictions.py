@@ -77,6 +77,11 @@ def write_predictions(
     outputs = np.where(np.isfinite(outputs).all(axis=1, keepdims=True), outputs, np.nan)
     predictions = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
+    lost = ~np.isfinite(outputs).all(axis=1)
+    if probabilities is not None:
+        probabilities[lost] = np.nan
+    if target.kind not in ("classification", "multi-label"):
+        predictions[lost] = np.nan
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

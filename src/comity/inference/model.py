@@ -1,10 +1,11 @@
 """A trained model: labels and probabilities for new texts, embeddings, and evaluation."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -18,16 +19,26 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
 from comity.evaluation.predictions import probability_names
+from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
+from comity.tables.frames import FramePath, frame_columns
+from comity.tables.reader import open_table
+from comity.tables.rows import quoted_list
 from comity.targets import HeadSpec, Target
 
-Text = str | Sequence[str]
+Rows: TypeAlias = Iterable[str | Sequence[str] | Mapping[str, Any]] | Any
+"""Rows for a model: texts, pairs of texts, or dicts by the recipe's column names, in any iterable;
+or a table with these columns: a DataFrame, or a dict from column to texts."""
+
 CHUNK = 1024
 """Rows that are tokenised and sorted by length together."""
+
+MOST_SHOWN = 3
+"""Probabilities in the repr of a prediction."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,23 @@ class Prediction:
     label: Any
     probabilities: dict[str, float]
 
+    def __repr__(self) -> str:
+        """The label and the highest probabilities, rounded."""
+        if not self.probabilities:
+            return f"Prediction({self.label:.6g})"
+        highest = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        shown = [f"{name} {p:.3f}" for name, p in highest[:MOST_SHOWN]]
+        more = ["..."] if len(highest) > MOST_SHOWN else []
+        return f"Prediction({self.label!r}: {', '.join(shown + more)})"
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of several tasks; `skipped` says why each of the others has none."""
+
+    tasks: dict[str, Evaluation]
+    skipped: dict[str, str]
+
 
 class Model:
     """A trained model with all its heads. Create one with `load(run)`."""
@@ -53,13 +81,21 @@ class Model:
         facts: RunFacts,
         recipe: Recipe,
         device: torch.device,
+        path: Path,
     ):
+        self._path = path
         self._model = model
         self._loaded = loaded
         self._facts = facts
         self._recipe = recipe
         self._device = device
         self._template = loaded.template
+
+    def __repr__(self) -> str:
+        """The run, what each task predicts, and where the model is."""
+        tasks = [f"{name} ({_described(self.target(name))})" for name in self.tasks]
+        where = f"{self._facts.precision} on {self._device}"
+        return f"<Model of {self._path}: {', '.join(tasks)}; {where}>"
 
     @property
     def tasks(self) -> list[str]:
@@ -74,72 +110,106 @@ class Model:
         """How many texts each row of the task has: 1 or 2."""
         return len(self.section(task).text_columns)
 
-    def predict(self, task: str, texts: Sequence[Text]) -> list[Prediction]:
-        """Predict one task for each text, or for each pair of texts.
+    @overload
+    def predict(self, task: str, texts: str) -> Prediction: ...  # pyright: ignore[reportOverlappingOverload]
+
+    @overload
+    def predict(self, task: str, texts: Rows) -> list[Prediction]: ...
+
+    def predict(self, task: str, texts: Rows) -> Prediction | list[Prediction]:
+        """Predict one task: one prediction for a string, else a list with one for each row.
+
+        Args:
+            texts: one text as a string, or an iterable of rows, or a table. A row is a text, a pair
+                of texts for a task on pairs, or a dict by the recipe's column names. Of a table (a
+                DataFrame, or a dict from column to texts) the columns of that name are read.
 
         Raises:
-            ComityError: an unknown task, or a row with the wrong number of texts.
+            ComityError: an unknown task, or a row that has not the texts that the task reads.
 
         Example:
             load("runs/first").predict("paraphrase", [("Is it far?", "How far is it?")])
         """
-        outputs = self.outputs(task, texts)
-        return predictions(self.target(task), outputs)
+        self.section(task)
+        rows = Texts(texts, task)
+        found = predictions(self.target(task), self._outputs([task], rows)[task])
+        return found[0] if rows.one else found
 
-    def predict_all(
-        self, texts: Sequence[Text], tasks: Sequence[str] | None = None
-    ) -> dict[str, list[Prediction]]:
-        """Predict several tasks (by default all) for the same rows.
+    def predict_all(self, texts: Rows, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+        """Predict several tasks for the same rows; each task as `predict` does.
 
         Each row is encoded once for all tasks whose heads read the same views.
 
-        Raises:
-            ComityError: an unknown task, or a row with the wrong number of texts for a task.
-        """
-        outputs = self._outputs(tasks or self.tasks, texts)
-        return {task: predictions(self.target(task), found) for task, found in outputs.items()}
+        Args:
+            texts: as for `predict`.
+            tasks: the tasks (default: all). By default a task that reads another number of texts,
+                or other columns, is left out with a `UserWarning`.
 
-    def count_truncated(self, task: str, texts: Sequence[Text]) -> int:
+        Raises:
+            ComityError: an unknown task, or a row that has not the texts that a task reads.
+        """
+        rows = Texts(texts, "predict_all")
+        chosen = self._fitting(rows) if tasks is None else self._listed(tasks)
+        found = self._outputs(chosen, rows)
+        by_task = {task: predictions(self.target(task), out) for task, out in found.items()}
+        return {task: own[0] if rows.one else own for task, own in by_task.items()}
+
+    def count_truncated(self, task: str, texts: Rows) -> int:
         """How many rows have texts that are cut to the task's `max_length`.
 
         Raises:
-            ComityError: an unknown task, or a row with the wrong number of texts.
+            ComityError: an unknown task, or a row that has not the texts that the task reads.
         """
         views, limit = self._spec(task).views, self._max_length(task)
-        columns = self._columns(task, texts)
+        columns = Texts(texts, task).columns(self.section(task).text_columns)
         count = 0
-        for start in range(0, len(texts), CHUNK):
+        for start in range(0, len(columns[0]), CHUNK):
             tokens = [self._tokens(column[start : start + CHUNK]) for column in columns]
             cut = [truncated(_view(tokens, view), limit) for view in views]
             count += int(np.any(cut, axis=0).sum())
         return count
 
-    def outputs(self, task: str, texts: Sequence[Text]) -> NDArray[np.float64]:
-        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
-        return self._outputs([task], texts)[task]
+    def _listed(self, tasks: Sequence[str]) -> list[str]:
+        if isinstance(tasks, str):
+            raise ComityError(f'tasks: expected a list of tasks, got "{tasks}"; write ["{tasks}"]')
+        return list(dict.fromkeys(tasks))
 
-    def _outputs(
-        self, tasks: Sequence[str], texts: Sequence[Text]
-    ) -> dict[str, NDArray[np.float64]]:
+    def _fitting(self, rows: Texts) -> list[str]:
+        """The tasks that can read these rows; warns of the others."""
+        misfits = {task: rows.misfit(self.section(task).text_columns) for task in self.tasks}
+        reasons = [f"{task} is left out: {why}" for task, why in misfits.items() if why]
+        if len(reasons) == len(misfits):
+            raise ComityError(f"predict_all: no task can read these rows ({'; '.join(reasons)})")
+        for reason in reasons:
+            warnings.warn(f"predict_all: {reason}", stacklevel=3)
+        return [task for task, why in misfits.items() if why is None]
+
+    def outputs(self, task: str, texts: Rows) -> NDArray[np.float64]:
+        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
+        self.section(task)
+        return self._outputs([task], Texts(texts, task))[task]
+
+    def _outputs(self, tasks: Sequence[str], texts: Texts) -> dict[str, NDArray[np.float64]]:
+        columns = {task: texts.columns(self.section(task).text_columns) for task in tasks}
         groups: dict[Any, list[str]] = {}
         for task in tasks:
-            self.section(task)
-            key = (*self._model.reads(task), self.text_count(task), self._max_length(task))
+            named = self.section(task).text_columns if texts.named else self.text_count(task)
+            key = (*self._model.reads(task), named, self._max_length(task))
             groups.setdefault(key, []).append(task)
         results: dict[str, NDArray[np.float64]] = {}
         for group in groups.values():
-            results |= self._group_outputs(group, texts)
+            results |= self._group_outputs(group, columns[group[0]])
         return {task: results[task] for task in tasks}
 
     def _group_outputs(
-        self, tasks: Sequence[str], texts: Sequence[Text]
+        self, tasks: Sequence[str], columns: list[list[str]]
     ) -> dict[str, NDArray[np.float64]]:
         """Outputs of tasks that read the same views; each row is encoded once."""
         spec = self._spec(tasks[0])
-        columns = self._columns(tasks[0], texts)
         limit = self._max_length(tasks[0])
-        results = {t: np.zeros((len(texts), self._spec(t).target.outputs)) for t in tasks}
-        for start in range(0, len(texts), CHUNK):
+        rows = len(columns[0])
+        results = {t: np.zeros((rows, self._spec(t).target.outputs)) for t in tasks}
+        for start in range(0, rows, CHUNK):
             tokens = [self._tokens(column[start : start + CHUNK]) for column in columns]
             views = [_view(tokens, view) for view in spec.views]
             for indices, packed in self._batches(views, limit):
@@ -150,40 +220,57 @@ class Model:
         return results
 
     def encode(
-        self, texts: Sequence[str], task: str | None = None, raw: bool = False
+        self, texts: Rows, task: str | None = None, raw: bool = False
     ) -> NDArray[np.float32]:
-        """Embeddings `[n, H]` of texts, with the pooling that a task was trained with.
+        """Embeddings `[n, H]` of texts, or `[H]` of one string, with the pooling of a task.
 
         Args:
+            texts: as for `predict`, but each row is one text. Of a table or of dicts the one text
+                column of the recipe that they have is read.
             task: the task that trained the embeddings; optional if only one task trains any.
             raw: allow embeddings that no task has trained (mean-pooled hidden states).
 
         Raises:
-            ComityError: an unknown task, or one that trains no embeddings (unless `raw`).
+            ComityError: an unknown task, one that trains no embeddings (unless `raw`), or a row
+                that is not one text.
         """
-        if isinstance(texts, str):
-            raise ComityError("encode: expected a list of texts, got one text; write [text]")
         pooling = self._pooling(task, raw)
-        results = np.zeros((len(texts), self._model.encoder.width), dtype=np.float32)
+        rows = Texts(texts, "encode")
+        (column,) = rows.columns([self._text_column(rows, task)])
+        results = np.zeros((len(column), self._model.encoder.width), dtype=np.float32)
         limit = self._model.encoder.max_length if task is None else self._max_length(task)
-        for start in range(0, len(texts), CHUNK):
-            tokens = self._tokens(list(texts[start : start + CHUNK]))
+        for start in range(0, len(column), CHUNK):
+            tokens = self._tokens(column[start : start + CHUNK])
             for indices, packed in self._batches([(tokens,)], limit):
                 with torch.inference_mode():
                     found = self._model.embed(packed, pooling)
                 results[start + indices] = found.float().cpu().numpy()
-        return results
+        return results[0] if rows.one else results
 
-    def evaluate(self, task: str, path: str | Path | None = None) -> Evaluation:
-        """Evaluate a task on a labelled file with the same columns as the task's own files.
+    def _text_column(self, rows: Texts, task: str | None) -> str | int:
+        """The column to encode; its name has no meaning for rows without names."""
+        tasks = self.tasks if task is None else [task]
+        names = [name for own in tasks for name in self.section(own).text_columns]
+        found = rows.only_column(names)
+        if rows.named and found is None:
+            raise ComityError(
+                f"encode: the rows must have one of the columns {quoted_list(map(str, names))}; "
+                "pass the texts alone"
+            )
+        return names[0] if found is None else found
 
-        Without `path`, evaluate the run's own dev rows.
+    def evaluate(self, task: str, data: Any = None) -> Evaluation:
+        """Evaluate a task on labelled rows.
+
+        Args:
+            data: a file with the columns of the task's own files, or a DataFrame with them.
+                Without it, the run's own dev rows are evaluated.
 
         Raises:
             ComityError: an unknown task, an error in the file, or a dev file that has changed.
         """
         section = self.section(task)
-        split = self._split(task, path)
+        split = self._split(task, self._labelled(data))
         limit = self._max_length(task)
         spec = self._spec(task)
         outputs = task_outputs(self._model, task, split, self._template, limit)
@@ -198,11 +285,55 @@ class Model:
         }
         return replace(evaluation, rows=counts)
 
-    def _split(self, task: str, path: str | Path | None) -> Split:
+    def evaluate_all(self, data: Any = None) -> Evaluations:
+        """Evaluate every task whose columns are in a labelled file or DataFrame.
+
+        Without `data`, evaluate the run's own dev rows of every task.
+
+        Raises:
+            ComityError: no task has its columns there, or an error as in `evaluate`.
+        """
+        path = self._labelled(data)
+        if path is None:
+            return Evaluations({task: self.evaluate(task) for task in self.tasks}, {})
+        skipped = {}
+        for task in self.tasks:
+            if lacking := _lacking(path, self.section(task)):
+                skipped[task] = f"{task}: not evaluated, {path} has no column {lacking}"
+        tasks = [task for task in self.tasks if task not in skipped]
+        if not tasks:
+            raise ComityError(*skipped.values())
+        try:
+            return Evaluations({task: self.evaluate(task, path) for task in tasks}, skipped)
+        except ComityError as error:
+            if len(tasks) == 1:
+                raise
+            hint = f"{path}: has the columns of {', '.join(tasks)}; if it is for one, name the task"
+            raise ComityError(*error.messages, hint) from None
+
+    def _labelled(self, data: Any) -> Path | None:
+        """The path of a labelled file, or of a table in memory."""
+        if data is None or isinstance(data, Path):
+            return data
+        if isinstance(data, str):
+            return Path(data)
+        if frame_columns(data) is None:
+            raise ComityError(
+                f"evaluate: expected a file or a DataFrame, got {shortened(data)}; name a labelled "
+                "file"
+            )
+        return FramePath.of("<table in memory>", data)
+
+    def _split(self, task: str, path: Path | None) -> Split:
         section, target = self.section(task), self.target(task)
         encoder = text_encoder(self._loaded.tokenizer)
         if path is not None:
-            return file_split(task, section, target, Path(path), encoder)
+            return file_split(task, section, target, path, encoder)
+        if f"{task} dev" in self._facts.inputs.in_memory:
+            raise ComityError(
+                f"{task}: the run was given its dev rows in memory; pass them to evaluate, or name "
+                "a labelled file"
+            )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
             split = file_split(task, section, target, folder / section.dev, encoder)
@@ -219,7 +350,7 @@ class Model:
         if self._facts.inputs.files.get(f"{task} {which}") != split.table.digest:
             raise ComityError(
                 f"{split.table.path}: has changed since the run, so the run's dev rows are gone; "
-                "restore the file, or evaluate another one with --file"
+                "restore the file, or name another one to evaluate"
             )
 
     def _max_length(self, task: str) -> int:
@@ -231,6 +362,8 @@ class Model:
 
     def section(self, task: str) -> TaskSection:
         """The task as the recipe declares it."""
+        if not isinstance(task, str):
+            raise ComityError(f"expected the name of a task, got {shortened(task)}")
         if task not in self._recipe.tasks:
             known = self._recipe.tasks
             hint = nearest(task, known) or f"; this run has {', '.join(known)}"
@@ -257,17 +390,6 @@ class Model:
             "objective, or pass raw=True"
         )
 
-    def _columns(self, task: str, texts: Sequence[Text]) -> list[list[str]]:
-        count = self.text_count(task)
-        if isinstance(texts, str):
-            raise ComityError(f"{task}: expected a list of rows, got one text; write [text]")
-        rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-        for number, row in enumerate(rows):
-            if len(row) != count or not all(isinstance(text, str) for text in row):
-                wanted = "one text" if count == 1 else "a pair of texts"
-                raise ComityError(f"{task}: row {number} must be {wanted}, got {texts[number]!r}")
-        return [[row[column] for row in rows] for column in range(count)]
-
     def _tokens(self, texts: list[str]) -> TextColumn:
         ids = self._loaded.tokenizer.encode(texts)
         offsets = np.cumsum([0, *map(len, ids)])
@@ -284,8 +406,35 @@ class Model:
             yield indices, to_packed(packed, self._device)
 
 
+def _lacking(path: Path, section: TaskSection) -> str:
+    """The columns of a task that a table lacks, quoted; "" if it has them all."""
+    names = open_table(path, section.table_format).names
+    lacking = [
+        str(column)
+        for column in (*section.text_columns, *section.label_columns)
+        if (column >= len(names) if isinstance(column, int) else not _leads_to(column, names))
+    ]
+    return quoted_list(lacking)
+
+
+def _leads_to(column: str, names: Sequence[str]) -> bool:
+    """Whether the column is one of the names, or leads into one of them with dots."""
+    parts = column.split(".")
+    return any(".".join(parts[:count]) in names for count in range(1, len(parts) + 1))
+
+
 def _view(columns: list[TextColumn], view: str) -> tuple[TextColumn, ...]:
     return tuple(columns) if view == "pair" else (columns[("first", "second").index(view)],)
+
+
+def _described(target: Target) -> str:
+    """What a task predicts, in a few words."""
+    if target.classes:
+        more = ", ..." if len(target.classes) > MOST_SHOWN else ""
+        return f"{target.kind}: {', '.join(target.classes[:MOST_SHOWN])}{more}"
+    if target.kind == "similarity":
+        return f"similarity from {target.scale[0]:g} to {target.scale[1]:g}"
+    return target.kind
 
 
 def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction]:
@@ -300,18 +449,20 @@ def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction
     return found
 
 
-def load(run: str | Path, device: str = "auto") -> Model:
+def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
     """Load the best model of a run, in the dtype that the run was trained in.
 
     Args:
-        run: a run directory.
+        run: a run directory, or what `train` returned.
         device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", ...
 
     Raises:
         ComityError: not a run, no model kept yet, or damaged files.
     """
     hardware.keep_freed_memory()
-    directory = RunDirectory.open(Path(run))
+    if not isinstance(run, (str, Path, RunDirectory)):
+        raise ComityError(f"load: expected a run directory, got {shortened(run)}; name one")
+    directory = RunDirectory.open(run.path if isinstance(run, RunDirectory) else Path(run))
     facts, recipe = directory.facts(), directory.recipe()
     folder = directory.kept_model()
     loaded = load_as_declared(recipe, str(folder / "encoder"))
@@ -327,4 +478,4 @@ def load(run: str | Path, device: str = "auto") -> Model:
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
     model = model.to(device=where, dtype=getattr(torch, facts.precision)).eval()
-    return Model(model, loaded, facts, recipe, where)
+    return Model(model, loaded, facts, recipe, where, directory.path)

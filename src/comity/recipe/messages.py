@@ -19,6 +19,7 @@ from comity.recipe.schema import (
     TaskSection,
     TrainSection,
 )
+from comity.tables.frames import frame_columns
 
 RENAMED: Mapping[type[Section], Mapping[str, str]] = {
     StageKeys: {
@@ -245,7 +246,9 @@ def _choices(detail: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    if frame_columns(value) is not None:
+        return "a table in memory, which only train() takes"
+    text = f'"{value}"' if isinstance(value, str) else " ".join(str(value).split())
     if isinstance(value, bool):
         text = text.lower()
     return text if len(text) <= 60 else text[:57] + "..."

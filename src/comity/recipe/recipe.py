@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
+from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
 from comity.recipe.schema import RecipeSchema
@@ -85,6 +86,14 @@ class Recipe(RecipeSchema):
     def notes(self) -> list[str]:
         """Sentences on keys of [train] that a stage replaces."""
         return frozen_balancers(self)
+
+    def __repr__(self) -> str:
+        """Encoder, tasks with their kinds, and stages; `to_dict` has everything."""
+        tasks = ", ".join(f"{name} ({task.kind})" for name, task in self.tasks.items())
+        stages = plural(len(self.stages), "stage")
+        return f"<Recipe of {self.encoder.name}: {tasks}; {stages}>"
+
+    __str__ = __repr__
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that the user set, as nested dictionaries that `from_dict` reads."""

@@ -14,7 +14,10 @@ Pooling = Literal["mean", "cls", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
-MetricName = Literal["accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "rmse"]
+MetricName = Literal[
+    "accuracy", "macro_f1", "balanced_accuracy", "mcc", "micro_f1",
+    "pearson", "spearman", "rmse", "mae",
+]  # fmt: skip
 
 DRAWN = ("proportional", "temperature", "annealed")
 """The task samplings that use `sampling_weight`."""
@@ -28,14 +31,14 @@ HEADS_OF: dict[str, tuple[HeadName, ...]] = {
 """The heads of each kind; the first is the default (the paper, section 3.3)."""
 
 METRICS_OF: dict[str, tuple[MetricName, ...]] = {
-    "classification": ("accuracy", "macro_f1"),
+    "classification": ("accuracy", "macro_f1", "balanced_accuracy", "mcc"),
     "multi-label": ("micro_f1",),
-    "regression": ("pearson", "spearman", "rmse"),
-    "similarity": ("pearson", "spearman", "rmse"),
+    "regression": ("pearson", "spearman", "rmse", "mae"),
+    "similarity": ("pearson", "spearman", "rmse", "mae"),
 }
 """The metrics of each kind; the first is the default."""
 
-NOT_AVERAGED: tuple[MetricName, ...] = ("rmse",)
+NOT_AVERAGED: tuple[MetricName, ...] = ("rmse", "mae")
 """Metrics in the unit of the labels. They have no common scale, so the mean excludes them."""
 
 Column = str | int
@@ -299,8 +302,9 @@ class TaskSection(Section):
     )
     metric: MetricName | None = Field(
         default=None,
-        description="Metric of the task. Classification: `accuracy`, `macro_f1`. Multi-label: "
-        "`micro_f1`. Regression and similarity: `pearson`, `spearman`, `rmse`.",
+        description="Metric of the task. Classification: `accuracy`, `macro_f1`, "
+        "`balanced_accuracy` (mean recall of the classes), `mcc` (Matthews' correlation). "
+        "Multi-label: `micro_f1`. Regression and similarity: `pearson`, `spearman`, `rmse`, `mae`.",
         json_schema_extra=default_is("the first one listed"),
     )
     # How it is trained.
@@ -572,7 +576,7 @@ class TrainSection(StageKeys):
     select_by: str = Field(
         default="mean",
         description="The task whose dev score selects the kept model, or `mean`. The mean excludes "
-        "`rmse`, which has the unit of the labels.",
+        "`rmse` and `mae`, which have the unit of the labels.",
     )
     keep_checkpoints: Count = Field(
         default=2,

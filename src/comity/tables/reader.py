@@ -8,6 +8,7 @@ from pathlib import Path
 
 from comity.errors import ComityError
 from comity.tables.csv_reader import DelimitedTable
+from comity.tables.frames import FramePath, FrameTable
 from comity.tables.jsonl_reader import JsonTable
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
 from comity.tables.text_files import HEAD_BYTES, check_file, open_bytes, refuse_foreign
@@ -19,7 +20,7 @@ def open_table(
     columns: Sequence[str | int] = (),
     extension: str | None = None,
 ) -> Table:
-    """Open a table to read the chosen columns.
+    """Open a table to read the chosen columns: a file, or a table in memory (`FramePath`).
 
     The file name's extension sets the format, unless `extension` does (".csv"). The encoding, the
     delimiter and the meaning of quotes are found here, once, unless `format` sets them; `columns`
@@ -34,6 +35,8 @@ def open_table(
     Raises:
         ComityError: the file cannot be read.
     """
+    if isinstance(path, FramePath):
+        return FrameTable(path, path.frame, columns)
     check_file(path)
     extension = path.suffix.lower() if extension is None else extension
     if extension in DELIMITED:

@@ -24,7 +24,19 @@ PLAIN_WIDTH = 160
 """Characters in a line that is not printed on a terminal, unless COLUMNS is set."""
 
 MOST_CLASSES = 8
-"""Classes whose counts are shown."""
+"""Classes whose counts, or whose confusion matrix, are shown."""
+
+MOST_CLASS_ROWS = 20
+"""Classes whose precision, recall and F1 are shown."""
+
+MOST_CONFUSIONS = 10
+"""Pairs of classes that are shown where the matrix is too wide."""
+
+LONGEST_NAME = 24
+"""Columns for the name of a class; a longer name is folded."""
+
+SHORT_NAME = 6
+"""Mean length of names that fit as the heads of `MOST_CLASSES` columns."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -153,6 +165,93 @@ def _with_interval(evaluation: "Evaluation") -> str:
     return shown if found is None else f"{shown} ({found.low:.4f} to {found.high:.4f})"
 
 
+def show_evaluation(evaluation: "Evaluation") -> None:
+    """Print one task's other metrics, the scores of its classes, and what was taken for what.
+
+    The tables fit into 80 columns: with many classes the largest ones and the most frequent
+    confusions are shown.
+    """
+    out = console()
+    others = [f"{name} {or_dash(s.value)}" for name, s in evaluation.others.items()]
+    head = f"{evaluation.task}, {plural(evaluation.n, 'row')}"
+    out.print(f"{head}: {', '.join(others)}" if others else head)
+    if evaluation.classes:
+        _show_classes(out, evaluation)
+    if evaluation.confusion is not None:
+        if len(evaluation.names) <= MOST_CLASSES:
+            out.print(f"{evaluation.task}, rows by true class (down) and predicted class (across):")
+            out.print(_confusion_table(evaluation.names, evaluation.confusion))
+        else:
+            _show_confusions(out, evaluation.names, evaluation.confusion)
+    for what, count in evaluation.rows.items():
+        if count:
+            out.print(f"{evaluation.task}: {plural(count, 'row')} {what}")
+    if evaluation.score.reason:
+        out.print(
+            f"{evaluation.task}: {evaluation.score.name} has no value ({evaluation.score.reason})"
+        )
+    if evaluation.warning:
+        out.print(f"Warning: {evaluation.task}: {evaluation.warning}")
+
+
+def _show_classes(out: Console, evaluation: "Evaluation") -> None:
+    table = _table(None, [], [])
+    table.add_column("class", overflow="fold", max_width=LONGEST_NAME)
+    for column in ("precision", "recall", "F1", "rows", "predicted"):
+        table.add_column(column, justify="right", no_wrap=True)
+    found = list(zip(evaluation.names, evaluation.classes, strict=True))
+    if len(found) > MOST_CLASS_ROWS:
+        found = sorted(found, key=lambda pair: -pair[1].rows)[:MOST_CLASS_ROWS]
+    for name, score in found:
+        shares = (or_dash(share) for share in (score.precision, score.recall, score.f1))
+        table.add_row(name, *shares, f"{score.rows:,}", f"{score.predicted:,}")
+    out.print(table)
+    if len(evaluation.names) > len(found):
+        out.print(
+            f"Only the {len(found)} classes with the most rows are shown, of "
+            f"{len(evaluation.names):,}; --json has all."
+        )
+
+
+def _confusion_table(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Table:
+    """Rows are true classes and columns predicted ones, which have numbers if names are long."""
+    short = sum(map(len, names)) <= MOST_CLASSES * SHORT_NAME and max(map(len, names)) <= 12
+    heads = list(names) if short else [str(number) for number in range(1, len(names) + 1)]
+    rows = names if short else [f"{n} {name}" for n, name in enumerate(names, start=1)]
+    table = Table()
+    table.add_column("", overflow="fold", max_width=LONGEST_NAME)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, row in zip(rows, counts, strict=True):
+        table.add_row(name, *(f"{count:,}" for count in row))
+    return table
+
+
+def _show_confusions(out: Console, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """The most frequent confusions, where a matrix would be too wide."""
+    found = [
+        (count, gold, predicted)
+        for gold, row in enumerate(counts)
+        for predicted, count in enumerate(row)
+        if count and gold != predicted
+    ]
+    found.sort(key=lambda confusion: -confusion[0])
+    if not found:
+        return
+    table = Table(title="Most frequent confusions", title_justify="left")
+    for column in ("true class", "predicted class"):
+        table.add_column(column, overflow="fold", max_width=LONGEST_NAME)
+    table.add_column("rows", justify="right", no_wrap=True)
+    for count, gold, predicted in found[:MOST_CONFUSIONS]:
+        table.add_row(names[gold], names[predicted], f"{count:,}")
+    out.print(table)
+    if len(found) > MOST_CONFUSIONS:
+        out.print(
+            f"Only {MOST_CONFUSIONS} of {len(found):,} kinds of confusion are shown; --json has "
+            "the whole matrix."
+        )
+
+
 def show_run(summary: RunSummary) -> None:
     """Print the scores of the kept model, the best score of each task, and the conflicts."""
     best, kept = summary.best, summary.kept
@@ -184,6 +283,8 @@ def show_run(summary: RunSummary) -> None:
         out.print(f"{steps} skipped, because a loss or gradient was not finite.")
     for entry in summary.conflict:
         _show_conflict(entry, out)
+    for sentence in summary.warnings:
+        out.print(f"Warning: {sentence}")
 
 
 def _show_conflict(entry: StageConflictEntry, out: Console) -> None:

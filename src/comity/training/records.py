@@ -113,4 +113,5 @@ def _recorded_evaluation(evaluation: Evaluation) -> RecordedEvaluation:
         others={name: other.value for name, other in evaluation.others.items()},
         reason=score.reason,
         confusion_matrix=evaluation.confusion,
+        warning=evaluation.warning,
     )

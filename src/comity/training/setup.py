@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
 from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
+from comity.tables.frames import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
@@ -111,6 +114,7 @@ class Prepared:
             tokenizer=self.loaded.tokenizer.fingerprint,
             files={role: split.table.digest for role, split in splits.items()},
             split_seed=self.recipe.train.split_seed,
+            in_memory=[r for r, s in splits.items() if isinstance(s.table.path, FramePath)],
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -159,20 +163,26 @@ def describe_machine(device: torch.device) -> Machine:
     )
 
 
-def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    drop_leaks: bool = False,
+    frames: Mapping[str, Any] = MappingProxyType({}),
+) -> Prepared:
     """Load the encoder; read and check every file.
 
     Args:
         folder: where the recipe's relative paths start.
         drop_leaks: leave out training rows whose texts also appear in a dev set.
+        frames: tables in memory, by what the recipe has in place of a file.
 
     Raises:
         ComityError: with every error in the files and the checkpoint.
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
-    check_files(recipe, folder)
-    loaded = _load_encoder(recipe, folder)
+    check_files(recipe, folder, frames)
+    loaded = _load_encoder(recipe, folder, frames)
     hardware.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
     masked = any(stage.train_on != "labels" for stage in recipe.stages)
@@ -182,7 +192,7 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
             "words needs; choose another encoder or remove that stage"
         )
     encoder = text_encoder(loaded.tokenizer)
-    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length)
+    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, frames)
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
@@ -208,17 +218,17 @@ def prepare(recipe: Recipe, folder: Path, drop_leaks: bool = False) -> Prepared:
     )
 
 
-def _load_encoder(recipe: Recipe, folder: Path) -> LoadedEncoder:
+def _load_encoder(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> LoadedEncoder:
     """The recipe's encoder; if it cannot be loaded, the errors of the files are reported too."""
     try:
         return load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     except ComityError as error:
-        raise ComityError(*error.messages, *_file_errors(recipe, folder)) from None
+        raise ComityError(*error.messages, *_file_errors(recipe, folder, frames)) from None
 
 
-def _file_errors(recipe: Recipe, folder: Path) -> list[str]:
+def _file_errors(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> list[str]:
     try:
-        check_rows(recipe, folder)
+        check_rows(recipe, folder, frames)
     except ComityError as error:
         return error.messages
     return []

@@ -1,6 +1,7 @@
 """The entry points of training: train a recipe, plan a run, evaluate before training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from comity import hardware
@@ -8,6 +9,7 @@ from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
 from comity.runs import RunDirectory
+from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
 from comity.training.setup import prepare
@@ -16,9 +18,9 @@ from comity.training.trainer import Trainer
 
 @hardware.flushed_denormals()  # has to come before torch starts its threads
 def train(
-    recipe: Recipe,
-    data: str | Path,
-    out: str | Path,
+    recipe: RecipeLike,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
     *,
     resume: bool = False,
     extend: Mapping[str, float] | None = None,
@@ -31,8 +33,11 @@ def train(
     """Train a recipe and keep the run in a directory.
 
     Args:
-        recipe: what to train; a resumed run needs the recipe it was started with.
-        data: the folder where the recipe's relative paths start.
+        recipe: what to train: the path of a TOML file, a dict as in TOML, or a `Recipe`. In a dict,
+            a DataFrame may be in place of a file. A resumed run needs the recipe and the tables it
+            was started with.
+        data: the folder where the recipe's relative paths start (default: the folder of the
+            recipe's file, or the working directory; a resumed run has its own).
         out: the run directory: new or empty, or with `resume` an existing run.
         resume: continue from the last checkpoint of `out`. A finished run is returned as it is.
         extend: with `resume`, how much longer to train: {"epochs": 1} or {"steps": 500}. This adds
@@ -49,26 +54,31 @@ def train(
         Interrupted: a `KeyboardInterrupt` after Ctrl-C or SIGTERM; a checkpoint has been written.
 
     Example:
-        run = train(Recipe.load("recipe.toml"), data="data", out="runs/first")
+        run = train("recipe.toml", data="data", out="runs/first")
     """
     if resume and overwrite:
         raise ComityError("resume and overwrite exclude each other; leave one of them out")
     if extend and not resume:
         raise ComityError("extend needs resume; to train a new run for longer, set epochs or steps")
+    if not isinstance(out, (str, Path)):
+        raise ComityError("out is missing; name a directory for the run: train(recipe, out=...)")
     out = Path(out)
     precision = None
     if resume:
         run = RunDirectory.open(out)
-        run.check_recipe(recipe, "the given recipe")
-        if run.is_finished() and not extend:
-            return run
         facts = run.facts()
         drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
-        recipe = extended(recipe, extend) if extend else recipe
+        job = resolve(recipe, facts.inputs.data if data is None else data)
+        run.check_recipe(job.recipe, "the given recipe")
+        if run.is_finished() and not extend:
+            return run
+        if extend:
+            job = replace(job, recipe=extended(job.recipe, extend))
         run.usable_checkpoint()  # an error comes before anything is loaded
     else:
         RunDirectory.check_new(out, overwrite)
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+        job = resolve(recipe, data)
+    trainer = _trainer(job, drop_leaks, on_event, precision)
     trainer.plan(estimate_time)
     run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
     trainer.run(run, resume, bool(extend), command)
@@ -96,8 +106,8 @@ def extended(recipe: Recipe, by: Mapping[str, float]) -> Recipe:
 
 @hardware.flushed_denormals()
 def plan_run(
-    recipe: Recipe,
-    data: str | Path,
+    recipe: RecipeLike,
+    data: str | Path | None = None,
     *,
     drop_leaks: bool = False,
     precision: str | None = None,
@@ -106,26 +116,25 @@ def plan_run(
     """Plan a run, with an estimate of its time, and train nothing.
 
     Args:
+        recipe, data, drop_leaks: as in `train`.
         precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
 
     Raises:
         ComityError: as `train`.
     """
-    trainer = _trainer(recipe, Path(data), drop_leaks, on_event, precision)
+    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision)
     return trainer.plan(estimate_time=True)
 
 
 @hardware.flushed_denormals()
-def evaluate_untrained(recipe: Recipe, data: str | Path) -> dict[str, Evaluation]:
+def evaluate_untrained(recipe: RecipeLike, data: str | Path | None = None) -> dict[str, Evaluation]:
     """Evaluate the dev sets with the pretrained encoder and new heads, before any training."""
-    trainer = _trainer(recipe, Path(data), False, ignore, None)
+    trainer = _trainer(resolve(recipe, data), False, ignore, None)
     dev = {name: task.dev for name, task in trainer.prepared.tasks.items()}
     return trainer.evaluate(dev)[0]
 
 
-def _trainer(
-    recipe: Recipe, data: Path, drop_leaks: bool, on_event: Listener, precision: str | None
-) -> Trainer:
-    prepared = prepare(recipe, data, drop_leaks)
+def _trainer(job: Job, drop_leaks: bool, on_event: Listener, precision: str | None) -> Trainer:
+    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames)
     on_event(DataRead((*prepared.notes, *prepared.leaks)))
     return Trainer(prepared, on_event, precision)

@@ -1,0 +1,49 @@
+"""docs/python.md: every block of code runs, in the order of the page, on a part of the demo."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import comity
+from comity import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "python.md"
+DEMO = ROOT / "src" / "comity" / "demo"
+ROWS = 24
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_every_block_runs(tmp_path, tiny_checkpoint, monkeypatch):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for file in (DEMO / "corpus").glob("*.csv"):
+        lines = file.read_text(encoding="utf-8").splitlines()[: ROWS + 1]
+        (tmp_path / "data" / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = (DEMO / "demo.toml").read_text(encoding="utf-8")
+    text = text.replace('"minilm"', f'"{tiny_checkpoint}"').replace("epochs = 3", "epochs = 0.5")
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks()), encoding="utf-8")
+    with pytest.warns(UserWarning, match="sentiment is left out: it reads one text per row"):
+        names = runpy.run_path(str(script))
+    # What the comments on the page say.
+    assert set(names["found"].tasks) == {"paraphrase"}
+    assert Recipe.load("runs/two-tasks/recipe.toml").tasks.keys() == {"sentiment", "paraphrase"}
+    with pytest.raises(comity.ComityError) as error:
+        names["model"].predict("sentiment", ["Never again.", None])
+    assert str(error.value.messages) in blocks()[-1]
+
+
+def test_the_page_shows_every_public_name():
+    code = "\n".join(blocks())
+    methods = ("predict", "predict_all", "encode", "evaluate", "evaluate_all")
+    for name in (*(set(comity.__all__) - {"Model"}), *methods):
+        assert re.search(rf"\b{name}\b", code), name
+    assert len(blocks()) > 5
