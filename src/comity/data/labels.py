@@ -289,7 +289,7 @@ def mapped_labels(
         rows = np.flatnonzero(codes == code)
         errors.add(
             f"{table.path}:{table.lines[rows[0]]}: the label {_quoted(column.values[code])}"
-            f"{_others(table, rows)} is not in the label_map ({some(mapping, len(mapping))}); add "
+            f"{_others(table, rows)} is not in the label_map ({_listed(tuple(mapping))}); add "
             "it there"
         )
     errors.skip(max(len(unknown) - errors.limit, 0))
@@ -391,6 +391,11 @@ def _quoted(value: Value) -> str:
     return f'"{text if len(text) <= 60 else text[:60] + "..."}"'
 
 
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    """The first names, separated by commas."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
 def _others(table: TokenTable, rows: NDArray[np.integer], most: int = 5) -> str:
     """A parenthesis with the lines of all rows but the first, or ""."""
     if len(rows) < 2:
@@ -443,7 +448,7 @@ def _unknown(name: str, label: str, target: Target) -> _Wrong:
     """A label that is not a class."""
 
     def what() -> str:
-        known = some(target.classes, len(target.classes), 12)
+        known = _listed(target.classes)
         return f"the label {_quoted(label.strip())} is not a class of the training rows ({known})"
 
     def advice() -> str:
