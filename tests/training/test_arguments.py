@@ -68,13 +68,16 @@ def test_a_run_on_tables_in_memory_records_them(data, tmp_path, tiny_checkpoint)
 def test_resuming_needs_the_same_tables(data, tmp_path, tiny_checkpoint):
     values = in_memory(tiny_checkpoint, data)
     run = train(values, out=tmp_path / "run", quiet=True)
-    again = train(in_memory(tiny_checkpoint, data), out=run.path, resume=True, quiet=True)
-    assert again.best() == run.best()
+    steps = run.facts().steps
+    longer = {"resume": True, "extend": {"steps": 1}, "quiet": True}
+    again = train(in_memory(tiny_checkpoint, data), out=run.path, **longer)
+    assert again.facts().steps == steps + 1
+    values = in_memory(tiny_checkpoint, data) | {"stages": again.recipe().to_dict()["stages"]}
     with pytest.raises(ComityError, match="mood train>: the run was given this table in memory"):
-        train(run.recipe(), out=run.path, resume=True, quiet=True)
+        train(run.recipe(), out=run.path, **longer)
     values["tasks"]["mood"]["train"] = values["tasks"]["mood"]["train"].iloc[:30]
     with pytest.raises(ComityError, match="mood train>: has changed since the run was started"):
-        train(values, out=run.path, resume=True, quiet=True)
+        train(values, out=run.path, **longer)
 
 
 def test_lines_are_the_index_of_the_table(data, tmp_path, tiny_checkpoint):
