@@ -19,6 +19,7 @@ from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, 
 from comity.evaluation.predictions import probability_names
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
+from comity.model.pooling import width_of
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
@@ -136,11 +137,13 @@ class Model:
     def encode(
         self, texts: Sequence[str], task: str | None = None, raw: bool = False
     ) -> NDArray[np.float32]:
-        """Embeddings `[n, H]` of texts, with the pooling that a task was trained with.
+        """Embeddings `[n, W]` of texts, with the pooling that a task was trained with.
+
+        W is the hidden size, or twice that for the pooling "cls+mean".
 
         Args:
             task: the task that trained the embeddings; optional if only one task trains any.
-            raw: allow embeddings that no task has trained (mean-pooled hidden states).
+            raw: allow embeddings that no task has trained, pooled as the encoder was before.
 
         Raises:
             ComityError: an unknown task, or one that trains no embeddings (unless `raw`).
@@ -148,7 +151,8 @@ class Model:
         if isinstance(texts, str):
             raise ComityError("encode: expected a list of texts, got one text; write [text]")
         pooling = self._pooling(task, raw)
-        results = np.zeros((len(texts), self._model.encoder.width), dtype=np.float32)
+        width = width_of(pooling, self._model.encoder.width)
+        results = np.zeros((len(texts), width), dtype=np.float32)
         limit = self._model.encoder.max_length if task is None else self._max_length(task)
         for start in range(0, len(texts), CHUNK):
             tokens = self._tokens(list(texts[start : start + CHUNK]))
@@ -223,7 +227,7 @@ class Model:
         if task is not None:
             self.section(task)
         if raw:
-            return "mean" if task is None else self._model.tasks[task].text_pooling
+            return self._model.encoder.text_pooling if task is None else self._model.tasks[task].text_pooling
         if task is None and len(embedding) == 1:
             task = embedding[0]
         if task in embedding:

@@ -23,7 +23,7 @@ from comity.data.token_cache import TextEncoder
 from comity.errors import ComityError, ErrorList
 from comity.files import sha256_of
 from comity.format import plural
-from comity.model import masked_lm
+from comity.model import masked_lm, pooling
 from comity.model.bert import Bert
 from comity.model.bert_config import BertConfig
 from comity.model.checkpoint_files import INDEX, WEIGHTS, Stored, TensorFiles
@@ -53,6 +53,8 @@ DOWNLOADED = [
     "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    pooling.MODULES,
+    f"*_Pooling/{pooling.CONFIG}",
 ]
 
 
@@ -115,6 +117,10 @@ def load_encoder(
     if config.type_vocab_size == 1:
         notes.append(f"{name} has one segment type: both texts of a pair get segment 0.")
     encoder.load_state_dict(tensors, assign=True)
+    declared, note = pooling.declared_pooling(folder)
+    if declared is not None:
+        encoder.pooling = declared
+        notes.extend([note] if note else [])
     return LoadedEncoder(encoder, tokenizer, notes, source)
 
 
@@ -178,7 +184,8 @@ def save_encoder(
 ) -> None:
     """Write config.json, model.safetensors (float32) and the tokenizer's files to `folder`.
 
-    Both `load_encoder` and transformers' BertModel.from_pretrained can read the folder.
+    Both `load_encoder` and transformers' BertModel.from_pretrained can read the folder. Where the
+    encoder's pooling is not the pooler, files of sentence-transformers declare it.
 
     Args:
         folder: created if it does not exist.
@@ -194,8 +201,12 @@ def save_encoder(
         for name, part in zip(theirs, values.chunk(len(theirs)), strict=True):
             tensors[name] = part.clone()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = json.dumps(encoder.checkpoint_config(), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    files = {"config.json": encoder.checkpoint_config()}
+    if encoder.pooling != "pooler":
+        files |= pooling.declaration(encoder.pooling, encoder.width)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder, encoder.max_length)
 
 
@@ -322,9 +333,10 @@ def _read(
     notes = []
     if POOLER[0] not in stored_names:
         tensors |= _new_pooler(encoder, seed)
+        encoder.pooling = "mean"
         notes.append(
-            f"{path} has no pooler: {POOLER[0]} and {POOLER[1]} are initialised at random "
-            f"with seed {seed}."
+            f"{path} has no pooler, so heads read the mean of all tokens by default ({POOLER[0]} "
+            f"and {POOLER[1]} are initialised at random with seed {seed})."
         )
     unused = sorted(set(files.stored) - set(stored_names.values()))
     if any(not name.endswith(BUFFERS) for name in unused):

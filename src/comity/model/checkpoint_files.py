@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,9 +18,20 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
+Json = TypeVar("Json", dict[str, Any], list[Any])
+
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that contains one object.
+
+    Raises:
+        ComityError: the file cannot be read, or contains something else.
+    """
+    return read_json(path, dict)
+
+
+def read_json(path: Path, kind: type[Json]) -> Json:
+    """Read a JSON file that contains one object (`dict`) or one list.
 
     Raises:
         ComityError: the file cannot be read, or contains something else.
@@ -33,11 +44,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ComityError(f"{path}{line}: not valid JSON; copy the file again") from None
-    if not isinstance(value, dict):
-        raise ComityError(f"{path}: not a JSON object; copy the file again")
+    if not isinstance(value, kind):
+        what = "object" if kind is dict else "list"
+        raise ComityError(f"{path}: not a JSON {what}; copy the file again")
     return value
 
 
