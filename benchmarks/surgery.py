@@ -111,6 +111,7 @@ def _comity(balancer: str) -> Callable[..., Callable[[int], None]]:
             "dev": "ids-sst-dev.csv",
             "text": "sentence",
             "label": "sentiment",
+            "pooling": "pooler",
         }
         settings = {"balancer": balancer, "batch_size": batch, "steps": 60, "conflict_every": 0}
         recipe = Recipe.from_dict(

@@ -165,6 +165,8 @@ def comity(options: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
 
     recipe = Recipe.load(HERE.parents[1] / "recipes" / "cs224n.toml").to_dict()
     recipe["tasks"] = {name: recipe["tasks"][name] for name in tasks}
+    for task in recipe["tasks"].values():
+        task["pooling"] = "pooler"  # as the classifiers of transformers
     recipe["encoder"] = {"name": "minilm"}
     recipe["train"] |= {"precision": options.precision, "batch_size": options.batch}
     recipe["train"] |= {"steps": options.steps, "device": "cpu"}

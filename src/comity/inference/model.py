@@ -227,7 +227,11 @@ class Model:
         if task is not None:
             self.section(task)
         if raw:
-            return self._model.encoder.text_pooling if task is None else self._model.tasks[task].text_pooling
+            return (
+                self._model.encoder.text_pooling
+                if task is None
+                else self._model.tasks[task].text_pooling
+            )
         if task is None and len(embedding) == 1:
             task = embedding[0]
         if task in embedding:

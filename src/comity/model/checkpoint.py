@@ -81,6 +81,7 @@ def load_encoder(
     embedding_dropout: float | None = None,
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
+    lower_case: bool | None = None,
 ) -> LoadedEncoder:
     """Load a BERT.
 
@@ -91,12 +92,13 @@ def load_encoder(
         embedding_dropout: default: the rate in config.json, as for the other rates.
         hidden_dropout: see `embedding_dropout`.
         attention_dropout: see `embedding_dropout`.
+        lower_case: whether texts are lower-cased; default: the checkpoint's setting.
 
     Raises:
         ComityError: the checkpoint cannot be found or loaded; the error lists all problems.
     """
     folder = find_checkpoint(name, revision)
-    config, tokenizer = _config_and_tokenizer(folder)
+    config, tokenizer = _config_and_tokenizer(folder, lower_case)
     with torch.device("meta"):  # only shapes; the values come from the files
         encoder = Bert(config, embedding_dropout, hidden_dropout, attention_dropout)
     with TensorFiles(folder) as files:
@@ -114,6 +116,7 @@ def load_encoder(
                 f"has {config.vocab_size} rows; use the tokenizer and the weights of the same model"
             )
         tensors, notes = _read(encoder, files, seed, errors)
+    notes.extend(tokenizer.notes)
     if config.type_vocab_size == 1:
         notes.append(f"{name} has one segment type: both texts of a pair get segment 0.")
     encoder.load_state_dict(tensors, assign=True)
@@ -134,6 +137,7 @@ def load_as_declared(recipe: Recipe, name: str, revision: str | None = None) -> 
         embedding_dropout=rates["embedding_dropout"],
         hidden_dropout=rates["hidden_dropout"],
         attention_dropout=rates["attention_dropout"],
+        lower_case=recipe.encoder.lower_case,
     )
 
 
@@ -145,15 +149,16 @@ def masked_lm_tensors(name: str, revision: str | None = None) -> dict[str, Tenso
     Raises:
         ComityError: a tensor contains a value that is not finite.
     """
-    errors = ErrorList()
+    errors, problems = ErrorList(), []
     names = masked_lm.CHECKPOINT_NAMES.values()
     with TensorFiles(find_checkpoint(name, revision)) as files:
         stored_names = {plain: _stored_name(plain, "", files) for plain in names}
         tensors = {
-            plain: _finite(files, stored, errors)
+            plain: _finite(files, stored, problems)
             for plain, stored in stored_names.items()
             if stored
         }
+    _add_problems(problems, errors)
     errors.check()
     return tensors
 
@@ -299,7 +304,7 @@ def _origin(name: str, folder: Path) -> dict[str, Any]:
     return {"hub": MINILM if name == "minilm" else name, "revision": folder.name}
 
 
-def _config_and_tokenizer(folder: Path) -> tuple[BertConfig, Tokenizer]:
+def _config_and_tokenizer(folder: Path, lower_case: bool | None) -> tuple[BertConfig, Tokenizer]:
     """Load both; raise a ComityError with the errors of both."""
     errors = ErrorList()
     config = tokenizer = None
@@ -308,7 +313,7 @@ def _config_and_tokenizer(folder: Path) -> tuple[BertConfig, Tokenizer]:
     except ComityError as error:
         errors.extend(error)
     try:
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder, lower_case)
     except ComityError as error:
         errors.extend(error)
     if config is None or tokenizer is None:
@@ -323,12 +328,13 @@ def _read(
     path = files.paths[0] if len(files.paths) == 1 else files.paths[0].parent / INDEX
     stored_names = _locate(encoder, files, path, errors)
     errors.check()
-    tensors = {}
+    tensors, problems = {}, []
     for ours, theirs in encoder.checkpoint_names().items():
         if not set(theirs) <= set(stored_names):
             continue  # the pooler, which may be missing
         # `cat` copies, so that the tensor does not depend on the file.
-        tensors[ours] = torch.cat([_finite(files, stored_names[name], errors) for name in theirs])
+        tensors[ours] = torch.cat([_finite(files, stored_names[name], problems) for name in theirs])
+    _add_problems(problems, errors)
     errors.check()
     notes = []
     if POOLER[0] not in stored_names:
@@ -346,13 +352,23 @@ def _read(
     return tensors, notes
 
 
-def _finite(files: TensorFiles, stored: str, errors: ErrorList) -> Tensor:
-    """Read a tensor as float32; report an error if it contains a value that is not finite."""
+def _add_problems(problems: Sequence[str], errors: ErrorList) -> None:
+    """Report problems of tensors: each of a few, or the first of many and how many there are."""
+    if len(problems) <= 3:
+        for problem in problems:
+            errors.add(problem)
+        return
+    errors.add(f"{problems[0]} ({len(problems) - 1} more tensors have such an error)")
+
+
+def _finite(files: TensorFiles, stored: str, problems: list[str]) -> Tensor:
+    """Read a tensor as float32; add a problem if it contains a value that is not finite."""
     values = files.read(stored).to(torch.float32, copy=True)
     if not values.isfinite().all():
-        errors.add(
+        problems.append(
             f"{files.stored[stored].file}: the tensor {stored} contains values that are not "
-            "finite; download or copy the file again"
+            "finite (NaN or infinity); use another copy of this checkpoint, or the model of "
+            "another run if a run wrote it"
         )
     return values
 
@@ -362,6 +378,7 @@ def _locate(encoder: Bert, files: TensorFiles, path: Path, errors: ErrorList) ->
     prefix = _prefix(files, path)
     stored_names: dict[str, str] = {}
     missing: list[str] = []
+    wrong: list[str] = []
     shapes = {name: tuple(value.shape) for name, value in encoder.named_parameters()}
     for ours, theirs in encoder.checkpoint_names().items():
         length, *rest = shapes[ours]
@@ -371,14 +388,16 @@ def _locate(encoder: Bert, files: TensorFiles, path: Path, errors: ErrorList) ->
                 missing.append(plain)
             else:
                 stored_names[plain] = name
-                _check(name, files.stored[name], (length // len(theirs), *rest), errors)
+                _check(name, files.stored[name], (length // len(theirs), *rest), wrong)
     if set(POOLER) <= set(missing):
         missing = [name for name in missing if name not in POOLER]
-    for plain in missing:
-        errors.add(
-            f"{path}: the tensor {prefix}{plain} is missing; "
-            "use the complete checkpoint that this config.json belongs to"
-        )
+    absent = [
+        f"{path}: the tensor {prefix}{plain} is missing; "
+        "use the complete checkpoint that this config.json belongs to"
+        for plain in missing
+    ]
+    _add_problems(wrong, errors)
+    _add_problems(absent, errors)
     return stored_names
 
 
@@ -414,14 +433,14 @@ def _stored_name(plain: str, prefix: str, files: TensorFiles, tied: bool = False
     return next((name for name in candidates if name in files.stored), None)
 
 
-def _check(name: str, stored: Stored, shape: tuple[int, ...], errors: ErrorList) -> None:
+def _check(name: str, stored: Stored, shape: tuple[int, ...], problems: list[str]) -> None:
     if stored.dtype not in FLOATS:
-        errors.add(
+        problems.append(
             f"{stored.file}: the tensor {name} has the dtype {stored.dtype}, not a float; "
             "use a checkpoint that is not quantised"
         )
     if stored.shape != shape:
-        errors.add(
+        problems.append(
             f"{stored.file}: the tensor {name} has shape {list(stored.shape)}, but by config.json "
             f"it should be {list(shape)}; use the weights and the config of the same model"
         )

@@ -59,8 +59,7 @@ class Encoder(nn.Module, ABC):
     def text_pooling(self) -> str:
         """The default pooling of texts that are encoded separately.
 
-        BERT's pooler was pre-trained on pairs of texts, so this is the mean where the pooler would be
-        the default
+        BERT's pooler was pre-trained on pairs of texts, so a text alone is read by the mean
         (Reimers & Gurevych 2019, section 6).
         """
         return "mean" if self.pooling == "pooler" else self.pooling

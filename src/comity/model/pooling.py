@@ -77,7 +77,7 @@ def declared_pooling(folder: Path) -> tuple[str | None, str | None]:
 def _modes(config: dict[str, Any]) -> list[str]:
     """The modes that a pooling module concatenates: one flag each, or a list in newer files."""
     named = config.get("pooling_mode", [])
-    modes = [named] if isinstance(named, str) else list(named)
+    modes = list(named) if isinstance(named, list) else [named]
     flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
     return [*map(str, modes), *(_MODES.get(flag, flag) for flag in flags)]
 

@@ -78,6 +78,12 @@ class EncoderSection(Section):
         description="Branch, tag or commit of a hub id.",
         json_schema_extra=default_is("the hub's main branch"),
     )
+    lower_case: bool | None = Field(
+        default=None,
+        description="Whether the tokenizer lower-cases texts; BERT's tokenizer then also removes "
+        "accents, unless the checkpoint sets `strip_accents`.",
+        json_schema_extra=default_is("the checkpoint's, or `true` where it does not say"),
+    )
     dropout: Share | None = Field(
         default=None,
         description="Dropout probability for the embeddings, the hidden states and the attention "
@@ -446,7 +452,7 @@ class StageKeys(Section):
     lr: Positive = Field(
         default=5e-5,
         description="Peak learning rate of the encoder, and of the heads unless `head_lr` is set.",
-        json_schema_extra=default_is("0.00005, or 0.01 with `freeze = \"encoder\"`"),
+        json_schema_extra=default_is('0.00005, or 0.01 with `freeze = "encoder"`'),
     )
     warmup: NotNegative = Field(
         default=0.1,

@@ -64,7 +64,11 @@ def show_data(summary: "DataSummary") -> None:
     table.add_column("truncated", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
         splits = {"train": task.train, "dev": task.dev, **task.stages}
-        firsts = [(name, task.kind), ("", f"{task.head}, {task.pooling}"), *[("", "")] * len(task.stages)]
+        firsts = [
+            (name, task.kind),
+            ("", f"{task.head}, {task.pooling}"),
+            *[("", "")] * len(task.stages),
+        ]
         for first, (which, split) in zip(firsts, splits.items(), strict=True):
             table.add_row(
                 *first,
