@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from tests.helpers import two_tasks, write_two_tasks
+from tests.helpers import two_tasks, write_csv, write_two_tasks
 from tests.training.test_gradients import first_batches, flat_of, make_trainer, plain_gradients
 
 from comity import load, train
@@ -106,7 +106,10 @@ def test_reading_an_untrained_pooler_is_told(folder, tmp_path, tiny_checkpoint):
 
 
 def test_a_head_on_a_frozen_encoder_learns(folder, tmp_path, tiny_checkpoint):
-    """As well as logistic regression on the mean-pooled vectors, with the default rates."""
+    """Rows that logistic regression separates on the mean-pooled vectors, at the default rate."""
+    words = {"up": ["good", "great", "best"], "down": ["bad", "poor", "worst"]}
+    rows = [(f"{a} {b} {c}", m) for m, w in words.items() for a in w for b in w for c in w]
+    write_csv(folder / "mood.csv", ["text", "mood"], rows)
     recipe = two_tasks(
         tiny_checkpoint,
         encoder__dropout=0.0,
@@ -134,8 +137,7 @@ def test_a_head_on_a_frozen_encoder_learns(folder, tmp_path, tiny_checkpoint):
 
     regression = LogisticRegression(max_iter=1000, C=100.0)
     regression.fit(vectors(data.train), data.train.targets)
-    expected = regression.score(vectors(data.dev), data.dev.targets)
-    found = load(run.path).evaluate("mood").score.value
-    assert expected > 0.9
+    assert regression.score(vectors(data.train), data.train.targets) == 1.0  # separable
+    found = load(run.path).evaluate("mood", folder / "mood.csv").score.value
     assert found is not None
-    assert found >= expected - 0.1
+    assert found > 0.9

@@ -452,7 +452,7 @@ class StageKeys(Section):
     lr: Positive = Field(
         default=5e-5,
         description="Peak learning rate of the encoder, and of the heads unless `head_lr` is set.",
-        json_schema_extra=default_is('0.00005, or 0.01 with `freeze = "encoder"`'),
+        json_schema_extra=default_is('`5e-5`, or `0.01` with `freeze = "encoder"`'),
     )
     warmup: NotNegative = Field(
         default=0.1,
