@@ -28,5 +28,5 @@ def test_the_cosine_of_an_untouched_encoder_equals_transformers(tmp_path, tiny_c
         means.append((hidden * mask).sum(1) / mask.sum(1))
     cosines = torch.cosine_similarity(*means).numpy()
     gold = [row[2] for row in rows]
-    assert found["pearson"].value == pytest.approx(pearsonr(gold, cosines).statistic, abs=1e-5)
-    assert found["spearman"].value == pytest.approx(spearmanr(gold, cosines).statistic, abs=1e-5)
+    assert found["pearson"].value == pytest.approx(pearsonr(gold, cosines)[0], abs=1e-5)
+    assert found["spearman"].value == pytest.approx(spearmanr(gold, cosines)[0], abs=1e-5)

@@ -69,10 +69,10 @@ def test_heads_read_the_pooled_vectors(tiny_checkpoint: Path, pooling: str) -> N
         one, both, cosine = model(inputs)
     vectors = expected_vectors(tiny_checkpoint, batch, pooling)
     u, v = vectors.split(2)
-    weights = {
-        name: (head.output.weight.detach(), head.output.bias.detach())
-        for name, head in (("one", model.head("one")), ("both", model.head("both")))
-    }  # pyright: ignore[reportAttributeAccessIssue]
+    weights = {}
+    for name in ("one", "both"):
+        parameters = dict(model.head(name).named_parameters())
+        weights[name] = [parameters[f"output.{key}"].detach() for key in ("weight", "bias")]
     tolerance: dict[str, Any] = {"atol": 2e-5, "rtol": 0}
     assert_close(one, torch.nn.functional.linear(vectors, *weights["one"]), **tolerance)
     wide = torch.cat([u, v, (u - v).abs(), u * v], dim=1)

@@ -401,7 +401,7 @@ def test_texts_without_tokens_do_not_shift_the_others(tiny_checkpoint: Path) -> 
 
 # --- case and repeated tokens ---------------------------------------------------------------------
 
-CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris", "in", "##s"]
+CAPITALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris", "in", "##s"]
 
 
 @pytest.mark.parametrize("form", ["vocab.txt", "tokenizer.json"])
@@ -409,7 +409,7 @@ def test_a_cased_vocabulary_is_read_as_set(
     write_checkpoint: Any, tmp_path: Path, form: str
 ) -> None:
     """Lower-cased as in transformers where nothing is set, with a note."""
-    folder = write_checkpoint(tmp_path / "cased", tokens=CASED)
+    folder = write_checkpoint(tmp_path / "cased", tokens=CAPITALS)
     (folder / "tokenizer_config.json").unlink()
     if form == "tokenizer.json":
         Tokenizer.from_folder(folder).save(folder, 128)
@@ -443,7 +443,7 @@ def test_lower_case_without_effect_is_an_error(tmp_path: Path) -> None:
 
 def test_repeated_tokens_give_a_note(write_checkpoint: Any, tmp_path: Path) -> None:
     """The id is that of transformers."""
-    folder = write_checkpoint(tmp_path, tokens=[*CASED[:5], "a", "b", "a"])
+    folder = write_checkpoint(tmp_path, tokens=[*CAPITALS[:5], "a", "b", "a"])
     tokenizer = Tokenizer.from_folder(folder)
     (note,) = tokenizer.notes
     assert "1 token occurs twice" in note

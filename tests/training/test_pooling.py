@@ -11,7 +11,7 @@ from tests.helpers import two_tasks, write_csv, write_two_tasks
 from tests.training.test_gradients import first_batches, flat_of, make_trainer, plain_gradients
 
 from comity import load, train
-from comity.model.encoder import Packed
+from comity.model.multitask import to_packed
 from comity.training.setup import Prepared, prepare
 
 
@@ -129,9 +129,7 @@ def test_a_head_on_a_frozen_encoder_learns(folder, tmp_path, tiny_checkpoint):
     def vectors(split) -> np.ndarray:
         indices = np.arange(len(split))
         (rows,) = split.pack(indices, ("first",), prepared.template, 128)
-        packed = Packed(
-            *map(torch.from_numpy, (rows.ids, rows.segments, rows.offsets)), rows.longest
-        )
+        packed = to_packed([rows], torch.device("cpu"))
         with torch.no_grad():
             return model.embed(packed, "mean").numpy()
 
