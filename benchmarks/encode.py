@@ -110,6 +110,7 @@ def _model(options: argparse.Namespace, tasks: int) -> Any:
         "dev": "ids-sst-dev.csv",
         "text": "sentence",
         "label": "sentiment",
+        "pooling": "pooler",
     }
     settings = {"steps": 1, "lr": 1e-12, "batch_size": 2, "eval_train_rows": 0}
     recipe = Recipe.from_dict(

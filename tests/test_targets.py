@@ -82,10 +82,37 @@ def test_bins_round_halves_up_and_predict_the_expected_score():
 def test_scores_are_normalised_and_restored():
     target = Target("similarity", "regression", scale=(1.0, 5.0))
     assert target.trained_on(np.array([1.0, 3.0, 5.0])).tolist() == [0.0, 0.5, 1.0]
-    assert target.predictions(np.array([[0.5], [1.25]])).tolist() == [3.0, 6.0]
+    assert target.predictions(np.array([[0.5], [0.75]])).tolist() == [3.0, 4.0]
     number = Target("regression", "regression", mean=10.0, deviation=4.0)
     assert number.trained_on(np.array([14.0])).tolist() == [1.0]
     assert number.predictions(np.array([[1.0], [-2.5]])).tolist() == [14.0, 0.0]
+
+
+@pytest.mark.parametrize("head", ["regression", "cosine"])
+def test_scores_of_a_similarity_are_clipped_to_the_scale(head):
+    """By hand: outputs 0 to 1 are the scale from 1 to 5."""
+    target = Target("similarity", head, scale=(1.0, 5.0))
+    outputs = np.array([[-0.5], [0.0], [0.25], [1.0], [1.0000001], [1.25], [-1e-7]])
+    assert target.predictions(outputs).tolist() == [1.0, 1.0, 2.0, 5.0, 5.0, 5.0, 1.0]
+    assert target.clipped(outputs) == 2  # the others are outside by rounding alone
+
+
+def test_only_scores_of_a_similarity_are_clipped():
+    number = Target("regression", "regression", mean=10.0, deviation=4.0)
+    outputs = np.array([[-9.0], [9.0]])
+    assert number.predictions(outputs).tolist() == [-26.0, 46.0]
+    assert number.clipped(outputs) == 0
+    bins = Target("similarity", "bins", scale=(0.0, 5.0))
+    outputs = np.array([[0.0, 0, 0, 0, 0, 900.0]])
+    assert bins.predictions(outputs).tolist() == [5.0]
+    assert bins.clipped(outputs) == 0
+    classes = Target("classification", "linear", ("a", "b"))
+    assert classes.clipped(np.array([[3.0]])) == 0
+
+
+def test_a_score_that_is_not_finite_stays_so():
+    target = Target("similarity", "regression", scale=(0.0, 5.0))
+    assert np.isnan(target.predictions(np.array([[np.nan]]))).all()
 
 
 def test_multi_label():

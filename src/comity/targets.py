@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+ROUNDING = 1e-5
+"""The share of a scale by which a score may be outside of it and still count as inside."""
+
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 
@@ -198,7 +201,11 @@ class Target:
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
-        """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the label's unit."""
+        """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the label's unit.
+
+        Scores of a similarity task are clipped to its scale (`clipped` counts them); a regression
+        has no scale. Metrics use what is returned here, so they describe what users see.
+        """
         probabilities = self.probabilities(outputs)
         if self.kind == "multi-label":
             return (outputs > 0).astype(np.int64)
@@ -209,7 +216,18 @@ class Target:
         if self.head == "bins":
             assert probabilities is not None
             return probabilities @ self.levels  # the expected score
-        return self.restore(outputs[:, 0])
+        scores = self.restore(outputs[:, 0])
+        return scores.clip(*self.scale) if self.kind == "similarity" else scores
+
+    def clipped(self, outputs: np.ndarray) -> int:
+        """How many rows of `outputs [n, outputs]` have a score that `predictions` clips.
+
+        A score beyond the scale by rounding alone, such as a cosine of 1.0000001, does not count.
+        """
+        if self.kind != "similarity" or self.head == "bins":
+            return 0
+        shares = outputs[:, 0]  # of the scale, see `normalise`
+        return int(((shares < -ROUNDING) | (shares > 1 + ROUNDING)).sum())
 
     def label(self, prediction: Any) -> Any:
         """One prediction as the user reads it: a class name, a list of names, or a number."""
@@ -242,7 +260,7 @@ class HeadSpec:
 
     target: Target
     views: tuple[str, ...]  # read by the head: "first", "second" or "pair"
-    pooling: str = "pooler"  # of what the head reads: "pooler", "cls" or "mean"
+    pooling: str = "pooler"  # of what the head reads: "pooler", "cls", "mean" or "cls+mean"
     embedding_pooling: str = "mean"  # of the texts that objectives read, as `pooling`
     dropout: float = 0.1  # in the head
     interaction: bool = False

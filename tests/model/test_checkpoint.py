@@ -350,6 +350,85 @@ def test_errors_of_config_and_tokenizer_are_reported_together(
     assert "no tokenizer.json and no vocab.txt" in second
 
 
+def test_an_index_that_names_another_shard_is_an_error(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = rewritten(tiny_checkpoint, tmp_path, dict)
+    names = shard(copy)
+    path = copy / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name, right = next(iter(index["weight_map"].items()))
+    wrong = next(file for file in names if file != right)
+    index["weight_map"][name] = wrong
+    path.write_text(json.dumps(index))
+    (error,) = errors_of(copy)
+    assert error.startswith(f"{path}: the tensor {name} should be in {wrong}, but it is in {right}")
+
+    index["weight_map"] |= {name: right, "extra": right, "more": wrong}
+    path.write_text(json.dumps(index))
+    (error,) = errors_of(copy)
+    assert f"the tensor extra should be in {right}, but no shard has it (and 1 other" in error
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "nan", "missing"])
+def test_an_error_of_every_tensor_is_one_sentence(
+    tiny_checkpoint: Path, tmp_path: Path, change: str
+) -> None:
+    def changed(tensors: Tensors) -> Tensors:
+        position = "embeddings.position_embeddings.weight"  # by which a BERT is known
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            "shape": lambda value: torch.zeros(2, *value.shape),
+            "dtype": lambda value: value.to(torch.int8),
+            "nan": lambda value: value * float("nan"),
+        }
+        if change == "missing":
+            return {position: tensors[position]}
+        return {name: changes[change](value) for name, value in tensors.items()}
+
+    (error,) = errors_of(rewritten(tiny_checkpoint, tmp_path, changed))
+    assert "more tensors have such an error)" in error
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "onnx/model.onnx", "tf_model.h5", "model.gguf"])
+def test_weights_of_another_format_are_an_error(
+    tiny_checkpoint: Path, tmp_path: Path, file: str
+) -> None:
+    copy = rewritten(tiny_checkpoint, tmp_path, dict)
+    (copy / file).parent.mkdir(exist_ok=True)
+    (copy / "model.safetensors").rename(copy / file)
+    (error,) = errors_of(copy)
+    assert f"no model.safetensors, and {file} is " in error
+    assert "use a checkpoint with safetensors" in error
+
+
+def test_a_snapshot_of_links_is_loaded_and_a_broken_link_is_an_error(
+    tiny_checkpoint: Path, tmp_path: Path, plain: LoadedEncoder
+) -> None:
+    """As in the hub's cache."""
+    blobs = rewritten(tiny_checkpoint, tmp_path, dict)
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert_same(load_encoder(str(snapshot)).encoder, plain.encoder)
+    (blobs / "model.safetensors").unlink()
+    (error,) = errors_of(snapshot)
+    assert f"is a link to {blobs / 'model.safetensors'}, which does not exist" in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_hidden_layers", 10**9), ("vocab_size", 10**30), ("hidden_size", 10**9)]
+)
+def test_a_huge_size_is_an_error_before_memory_is_taken(
+    tiny_checkpoint: Path, tmp_path: Path, key: str, value: int
+) -> None:
+    copy = rewritten(tiny_checkpoint, tmp_path, dict)
+    config = json.loads((copy / "config.json").read_text()) | {key: value}
+    (copy / "config.json").write_text(json.dumps(config))
+    (error,) = errors_of(copy)
+    assert f'"{key}" must be at most' in error
+
+
 # --- a missing pooler -----------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from tests.encoders import load_bert
 from torch import Tensor
 from torch.testing import assert_close
 
+from comity.model.attention import attention
 from comity.model.dropout import (
     ATTENTION_OUTPUT,
     EMBEDDINGS,
@@ -146,6 +147,22 @@ def test_kept_values_and_their_gradients_are_scaled() -> None:
     found.sum().backward()
     assert_close(values.grad, mask * scale)
     assert_close(residual.grad, torch.ones(5, 40))
+
+
+def test_attention_with_dropout_equals_its_formula() -> None:
+    draws = torch.Generator().manual_seed(1)
+    query, key, value = (
+        torch.randn(2, 5, 8, generator=draws, requires_grad=True) for _ in range(3)
+    )
+    mask = (torch.rand(2, 5, 5, generator=draws) > 0.3).float()
+    found = attention(query, key, value, torch.zeros(2, 1, 5), mask, 0.3)
+    weights = (query @ key.transpose(1, 2) / 8**0.5).softmax(-1) * mask * kept_scale(0.3)
+    expected = weights @ value
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(2, 5, 8, generator=draws)
+    ours = torch.autograd.grad(found, (query, key, value), upstream)
+    theirs = torch.autograd.grad(expected, (query, key, value), upstream)
+    assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 # --- what masks depend on -------------------------------------------------------------------------

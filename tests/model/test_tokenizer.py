@@ -327,9 +327,8 @@ def test_a_missing_special_token_is_an_error(
     (tmp_path / form).write_text(json.dumps(state) if state else content, encoding="utf-8")
     with pytest.raises(ComityError) as caught:
         Tokenizer.from_folder(tmp_path)
-    assert len(caught.value.messages) == len(missing)
-    for name, error in zip(missing, caught.value.messages, strict=True):
-        assert f"{tmp_path / form}: the vocabulary has no {name}" in error
+    (error,) = caught.value.messages
+    assert f"{tmp_path / form}: the vocabulary has no {', '.join(missing)}, which" in error
 
 
 def test_a_folder_without_tokenizer_files_is_an_error(tmp_path: Path) -> None:
@@ -398,3 +397,62 @@ def test_texts_without_tokens_do_not_shift_the_others(tiny_checkpoint: Path) -> 
     assert ids[1::2] == tokenizer.encode(["good soup"]) * len(blank)
     assert len(ids[1]) == 2
     assert tokenizer.encode([]) == []
+
+
+# --- case and repeated tokens ---------------------------------------------------------------------
+
+CAPITALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris", "in", "##s"]
+
+
+@pytest.mark.parametrize("form", ["vocab.txt", "tokenizer.json"])
+def test_a_cased_vocabulary_is_read_as_set(
+    write_checkpoint: Any, tmp_path: Path, form: str
+) -> None:
+    """Lower-cased as in transformers where nothing is set, with a note."""
+    folder = write_checkpoint(tmp_path / "cased", tokens=CAPITALS)
+    (folder / "tokenizer_config.json").unlink()
+    if form == "tokenizer.json":
+        Tokenizer.from_folder(folder).save(folder, 128)
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "vocab.txt").unlink()
+    plain, cased, lower = (Tokenizer.from_folder(folder, value) for value in (None, False, True))
+    assert plain.encode(["Paris in"]) == lower.encode(["Paris in"]) == [[6, 7]]
+    assert cased.encode(["Paris in"]) == [[5, 7]]
+    (note,) = plain.notes
+    assert f"{folder / form}: texts are lower-cased, but 1 token" in note
+    assert cased.notes == lower.notes == []
+    assert plain.fingerprint == lower.fingerprint != cased.fingerprint
+    cased.save(tmp_path / "saved", 128)
+    assert Tokenizer.from_folder(tmp_path / "saved").fingerprint == cased.fingerprint
+
+
+def test_an_uncased_vocabulary_that_is_not_lower_cased_gives_a_note(tiny_checkpoint: Path) -> None:
+    (note,) = Tokenizer.from_folder(tiny_checkpoint, lower_case=False).notes
+    assert "every word that has one is unknown" in note
+    assert Tokenizer.from_folder(tiny_checkpoint).notes == []
+
+
+def test_lower_case_without_effect_is_an_error(tmp_path: Path) -> None:
+    vocabulary = {"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "a": 3}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.from_folder(tmp_path).encode(["a"]) == [[3]]
+    with pytest.raises(ComityError, match=r"encoder\.lower_case has no effect"):
+        Tokenizer.from_folder(tmp_path, lower_case=True)
+
+
+def test_repeated_tokens_give_a_note(write_checkpoint: Any, tmp_path: Path) -> None:
+    """The id is that of transformers."""
+    folder = write_checkpoint(tmp_path, tokens=[*CAPITALS[:5], "a", "b", "a"])
+    tokenizer = Tokenizer.from_folder(folder)
+    (note,) = tokenizer.notes
+    assert "1 token occurs twice" in note
+    assert "first: a, lines 6 and 8" in note
+    assert tokenizer.encode(["a"]) == [[7]]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_vocabulary_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "vocab.txt").write_text(content)
+    with pytest.raises(ComityError, match=r"vocab\.txt: is empty"):
+        Tokenizer.from_folder(tmp_path)

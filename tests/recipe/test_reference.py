@@ -51,7 +51,7 @@ def test_a_key_is_listed_once_per_table():
 @pytest.mark.parametrize(
     ("name", "values", "default"),
     [
-        ("train.lr", "number above 0", "`5e-5`"),
+        ("train.lr", "number above 0", '`5e-5`, or `0.01` with `freeze = "encoder"`'),
         ("train.eps", "number above 0", "`1e-6`"),
         ("train.seed", "whole number at least 0", "`0`"),
         ("train.betas", "list of 2: number at least 0 and below 1", "`[0.9, 0.999]`"),

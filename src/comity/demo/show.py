@@ -4,11 +4,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from comity.format import clock
+from comity.evaluation.floors import untouched_cosine
+from comity.format import clock, or_dash
 from comity.inference.model import Model, load
 from comity.recipe.recipe import Recipe
 from comity.terminal.progress import Display
 from comity.terminal.views import console, show_scores, tell
+from comity.training.setup import prepare
 from comity.training.train import evaluate_untrained, train
 
 HERE = Path(__file__).parent
@@ -36,6 +38,9 @@ def run_demo(
     recipe = Recipe.load(HERE / "demo.toml", overrides)
     data = HERE / "corpus"
     with tempfile.TemporaryDirectory(prefix="comity-demo-") as temporary:
+        prepared = prepare(recipe, data)
+        pairs = prepared.tasks["similarity"]
+        floor = untouched_cosine(prepared.loaded, pairs.dev, pairs.max_length)
         before = evaluate_untrained(recipe, data)
         with Display() as display:
             directory = train(
@@ -50,7 +55,11 @@ def run_demo(
         after = {name: model.evaluate(name) for name in model.tasks}
         show_scores(
             "Dev scores of one encoder with three heads",
-            {"before training": before, "after": after},
+            {"untrained heads": before, "trained": after},
+        )
+        tell(
+            f"Without heads or training, the cosine of {recipe.encoder.name}'s embeddings gives "
+            f"similarity {' and '.join(f'{s.name} {or_dash(s.value)}' for s in floor.values())}."
         )
         _show_predictions(model)
         tell(f"trained in {clock(display.elapsed)}")

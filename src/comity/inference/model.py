@@ -22,6 +22,7 @@ from comity.evaluation.predictions import probability_names
 from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
+from comity.model.pooling import width_of
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
@@ -222,13 +223,15 @@ class Model:
     def encode(
         self, texts: Rows, task: str | None = None, raw: bool = False
     ) -> NDArray[np.float32]:
-        """Embeddings `[n, H]` of texts, or `[H]` of one string, with the pooling of a task.
+        """Embeddings `[n, W]` of texts, or `[W]` of one string, with the pooling of a task.
+
+        W is the hidden size, or twice that for the pooling "cls+mean".
 
         Args:
             texts: as for `predict`, but each row is one text. Of a table or of dicts the one text
                 column of the recipe that they have is read.
             task: the task that trained the embeddings; optional if only one task trains any.
-            raw: allow embeddings that no task has trained (mean-pooled hidden states).
+            raw: allow embeddings that no task has trained, pooled as the encoder was before.
 
         Raises:
             ComityError: an unknown task, one that trains no embeddings (unless `raw`), or a row
@@ -237,7 +240,8 @@ class Model:
         pooling = self._pooling(task, raw)
         rows = Texts(texts, "encode")
         (column,) = rows.columns([self._text_column(rows, task)])
-        results = np.zeros((len(column), self._model.encoder.width), dtype=np.float32)
+        width = width_of(pooling, self._model.encoder.width)
+        results = np.zeros((len(column), width), dtype=np.float32)
         limit = self._model.encoder.max_length if task is None else self._max_length(task)
         for start in range(0, len(column), CHUNK):
             tokens = self._tokens(column[start : start + CHUNK])
@@ -375,7 +379,11 @@ class Model:
         if task is not None:
             self.section(task)
         if raw:
-            return "mean" if task is None else self._model.tasks[task].text_pooling
+            return (
+                self._model.encoder.text_pooling
+                if task is None
+                else self._model.tasks[task].text_pooling
+            )
         if task is None and len(embedding) == 1:
             task = embedding[0]
         if task in embedding:

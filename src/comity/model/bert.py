@@ -63,6 +63,7 @@ class Bert(Encoder):
         self.max_length = config.max_position_embeddings
         self.segment_types = config.type_vocab_size
         self.heads = config.num_attention_heads
+        self.pooling = "pooler"
         if embedding_dropout is None:
             embedding_dropout = config.hidden_dropout_prob
         if hidden_dropout is None:

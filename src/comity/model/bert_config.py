@@ -35,6 +35,9 @@ _SUPPORTED: dict[str, Any] = {
     "pruned_heads": {},
     "quantization_config": {},
 }
+MOST_LAYERS, LARGEST_SIZE = 1_000, 100_000_000
+"""Larger numbers are errors, found before memory for them is taken."""
+
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -109,5 +112,8 @@ def _expected(key: str, value: Any, kind: Any) -> str | None:
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
     if kind is int:
+        most = MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE
+        if whole and value > most:
+            return f"at most {most:,}"
         return None if whole and value > 0 else "a whole number above 0"
     return None if number and value > 0 else "a number above 0"

@@ -23,7 +23,7 @@ from comity.data.token_cache import TextEncoder
 from comity.errors import ComityError, ErrorList
 from comity.files import sha256_of
 from comity.format import plural
-from comity.model import masked_lm
+from comity.model import masked_lm, pooling
 from comity.model.bert import Bert
 from comity.model.bert_config import BertConfig
 from comity.model.checkpoint_files import INDEX, WEIGHTS, Stored, TensorFiles
@@ -53,6 +53,8 @@ DOWNLOADED = [
     "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    pooling.MODULES,
+    f"*_Pooling/{pooling.CONFIG}",
 ]
 
 
@@ -79,6 +81,7 @@ def load_encoder(
     embedding_dropout: float | None = None,
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
+    lower_case: bool | None = None,
 ) -> LoadedEncoder:
     """Load a BERT.
 
@@ -89,12 +92,13 @@ def load_encoder(
         embedding_dropout: default: the rate in config.json, as for the other rates.
         hidden_dropout: see `embedding_dropout`.
         attention_dropout: see `embedding_dropout`.
+        lower_case: whether texts are lower-cased; default: the checkpoint's setting.
 
     Raises:
         ComityError: the checkpoint cannot be found or loaded; the error lists all problems.
     """
     folder = find_checkpoint(name, revision)
-    config, tokenizer = _config_and_tokenizer(folder)
+    config, tokenizer = _config_and_tokenizer(folder, lower_case)
     with torch.device("meta"):  # only shapes; the values come from the files
         encoder = Bert(config, embedding_dropout, hidden_dropout, attention_dropout)
     with TensorFiles(folder) as files:
@@ -112,9 +116,14 @@ def load_encoder(
                 f"has {config.vocab_size} rows; use the tokenizer and the weights of the same model"
             )
         tensors, notes = _read(encoder, files, seed, errors)
+    notes.extend(tokenizer.notes)
     if config.type_vocab_size == 1:
         notes.append(f"{name} has one segment type: both texts of a pair get segment 0.")
     encoder.load_state_dict(tensors, assign=True)
+    declared, note = pooling.declared_pooling(folder)
+    if declared is not None:
+        encoder.pooling = declared
+        notes.extend([note] if note else [])
     return LoadedEncoder(encoder, tokenizer, notes, source)
 
 
@@ -128,6 +137,7 @@ def load_as_declared(recipe: Recipe, name: str, revision: str | None = None) -> 
         embedding_dropout=rates["embedding_dropout"],
         hidden_dropout=rates["hidden_dropout"],
         attention_dropout=rates["attention_dropout"],
+        lower_case=recipe.encoder.lower_case,
     )
 
 
@@ -139,15 +149,16 @@ def masked_lm_tensors(name: str, revision: str | None = None) -> dict[str, Tenso
     Raises:
         ComityError: a tensor contains a value that is not finite.
     """
-    errors = ErrorList()
+    errors, problems = ErrorList(), []
     names = masked_lm.CHECKPOINT_NAMES.values()
     with TensorFiles(find_checkpoint(name, revision)) as files:
         stored_names = {plain: _stored_name(plain, "", files) for plain in names}
         tensors = {
-            plain: _finite(files, stored, errors)
+            plain: _finite(files, stored, problems)
             for plain, stored in stored_names.items()
             if stored
         }
+    _add_problems(problems, errors)
     errors.check()
     return tensors
 
@@ -178,7 +189,8 @@ def save_encoder(
 ) -> None:
     """Write config.json, model.safetensors (float32) and the tokenizer's files to `folder`.
 
-    Both `load_encoder` and transformers' BertModel.from_pretrained can read the folder.
+    Both `load_encoder` and transformers' BertModel.from_pretrained can read the folder. Where the
+    encoder's pooling is not the pooler, files of sentence-transformers declare it.
 
     Args:
         folder: created if it does not exist.
@@ -194,8 +206,12 @@ def save_encoder(
         for name, part in zip(theirs, values.chunk(len(theirs)), strict=True):
             tensors[name] = part.clone()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = json.dumps(encoder.checkpoint_config(), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    files = {"config.json": encoder.checkpoint_config()}
+    if encoder.pooling != "pooler":
+        files |= pooling.declaration(encoder.pooling, encoder.width)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(folder, encoder.max_length)
 
 
@@ -288,7 +304,7 @@ def _origin(name: str, folder: Path) -> dict[str, Any]:
     return {"hub": MINILM if name == "minilm" else name, "revision": folder.name}
 
 
-def _config_and_tokenizer(folder: Path) -> tuple[BertConfig, Tokenizer]:
+def _config_and_tokenizer(folder: Path, lower_case: bool | None) -> tuple[BertConfig, Tokenizer]:
     """Load both; raise a ComityError with the errors of both."""
     errors = ErrorList()
     config = tokenizer = None
@@ -297,7 +313,7 @@ def _config_and_tokenizer(folder: Path) -> tuple[BertConfig, Tokenizer]:
     except ComityError as error:
         errors.extend(error)
     try:
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder, lower_case)
     except ComityError as error:
         errors.extend(error)
     if config is None or tokenizer is None:
@@ -312,19 +328,21 @@ def _read(
     path = files.paths[0] if len(files.paths) == 1 else files.paths[0].parent / INDEX
     stored_names = _locate(encoder, files, path, errors)
     errors.check()
-    tensors = {}
+    tensors, problems = {}, []
     for ours, theirs in encoder.checkpoint_names().items():
         if not set(theirs) <= set(stored_names):
             continue  # the pooler, which may be missing
         # `cat` copies, so that the tensor does not depend on the file.
-        tensors[ours] = torch.cat([_finite(files, stored_names[name], errors) for name in theirs])
+        tensors[ours] = torch.cat([_finite(files, stored_names[name], problems) for name in theirs])
+    _add_problems(problems, errors)
     errors.check()
     notes = []
     if POOLER[0] not in stored_names:
         tensors |= _new_pooler(encoder, seed)
+        encoder.pooling = "mean"
         notes.append(
-            f"{path} has no pooler: {POOLER[0]} and {POOLER[1]} are initialised at random "
-            f"with seed {seed}."
+            f"{path} has no pooler, so heads read the mean of all tokens by default ({POOLER[0]} "
+            f"and {POOLER[1]} are initialised at random with seed {seed})."
         )
     unused = sorted(set(files.stored) - set(stored_names.values()))
     if any(not name.endswith(BUFFERS) for name in unused):
@@ -334,13 +352,23 @@ def _read(
     return tensors, notes
 
 
-def _finite(files: TensorFiles, stored: str, errors: ErrorList) -> Tensor:
-    """Read a tensor as float32; report an error if it contains a value that is not finite."""
+def _add_problems(problems: Sequence[str], errors: ErrorList) -> None:
+    """Report problems of tensors: each of a few, or the first of many and how many there are."""
+    if len(problems) <= 3:
+        for problem in problems:
+            errors.add(problem)
+        return
+    errors.add(f"{problems[0]} ({len(problems) - 1} more tensors have such an error)")
+
+
+def _finite(files: TensorFiles, stored: str, problems: list[str]) -> Tensor:
+    """Read a tensor as float32; add a problem if it contains a value that is not finite."""
     values = files.read(stored).to(torch.float32, copy=True)
     if not values.isfinite().all():
-        errors.add(
+        problems.append(
             f"{files.stored[stored].file}: the tensor {stored} contains values that are not "
-            "finite; download or copy the file again"
+            "finite (NaN or infinity); use another copy of this checkpoint, or the model of "
+            "another run if a run wrote it"
         )
     return values
 
@@ -350,6 +378,7 @@ def _locate(encoder: Bert, files: TensorFiles, path: Path, errors: ErrorList) ->
     prefix = _prefix(files, path)
     stored_names: dict[str, str] = {}
     missing: list[str] = []
+    wrong: list[str] = []
     shapes = {name: tuple(value.shape) for name, value in encoder.named_parameters()}
     for ours, theirs in encoder.checkpoint_names().items():
         length, *rest = shapes[ours]
@@ -359,14 +388,16 @@ def _locate(encoder: Bert, files: TensorFiles, path: Path, errors: ErrorList) ->
                 missing.append(plain)
             else:
                 stored_names[plain] = name
-                _check(name, files.stored[name], (length // len(theirs), *rest), errors)
+                _check(name, files.stored[name], (length // len(theirs), *rest), wrong)
     if set(POOLER) <= set(missing):
         missing = [name for name in missing if name not in POOLER]
-    for plain in missing:
-        errors.add(
-            f"{path}: the tensor {prefix}{plain} is missing; "
-            "use the complete checkpoint that this config.json belongs to"
-        )
+    absent = [
+        f"{path}: the tensor {prefix}{plain} is missing; "
+        "use the complete checkpoint that this config.json belongs to"
+        for plain in missing
+    ]
+    _add_problems(wrong, errors)
+    _add_problems(absent, errors)
     return stored_names
 
 
@@ -402,14 +433,14 @@ def _stored_name(plain: str, prefix: str, files: TensorFiles, tied: bool = False
     return next((name for name in candidates if name in files.stored), None)
 
 
-def _check(name: str, stored: Stored, shape: tuple[int, ...], errors: ErrorList) -> None:
+def _check(name: str, stored: Stored, shape: tuple[int, ...], problems: list[str]) -> None:
     if stored.dtype not in FLOATS:
-        errors.add(
+        problems.append(
             f"{stored.file}: the tensor {name} has the dtype {stored.dtype}, not a float; "
             "use a checkpoint that is not quantised"
         )
     if stored.shape != shape:
-        errors.add(
+        problems.append(
             f"{stored.file}: the tensor {name} has shape {list(stored.shape)}, but by config.json "
             f"it should be {list(shape)}; use the weights and the config of the same model"
         )

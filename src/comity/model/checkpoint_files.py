@@ -1,11 +1,10 @@
 """Reads the JSON and safetensors files of a checkpoint folder, with checks."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,11 +15,28 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLE = "a pickle, which can run code when loaded"
+_NOT_LOADED = dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), _PICKLE) | {
+    ".onnx": "an ONNX graph",
+    ".h5": "TensorFlow's format",
+    ".msgpack": "Flax's format",
+    ".gguf": "a quantised format",
+}
+
+Json = TypeVar("Json", dict[str, Any], list[Any])
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that contains one object.
+
+    Raises:
+        ComityError: the file cannot be read, or contains something else.
+    """
+    return read_json(path, dict)
+
+
+def read_json(path: Path, kind: type[Json]) -> Json:
+    """Read a JSON file that contains one object (`dict`) or one list.
 
     Raises:
         ComityError: the file cannot be read, or contains something else.
@@ -33,11 +49,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ComityError(f"{path}{line}: not valid JSON; copy the file again") from None
-    if not isinstance(value, dict):
-        raise ComityError(f"{path}: not a JSON object; copy the file again")
+    if not isinstance(value, kind):
+        what = "object" if kind is dict else "list"
+        raise ComityError(f"{path}: not a JSON {what}; copy the file again")
     return value
 
 
@@ -60,7 +77,7 @@ class TensorFiles:
     """
 
     def __init__(self, folder: Path):
-        self.paths = list(_weight_files(folder))
+        self.paths, self._index = _weight_files(folder)
         self._stack = ExitStack()
         self._open: dict[Path, Any] = {}
         self.stored: dict[str, Stored] = {}
@@ -71,12 +88,34 @@ class TensorFiles:
                 file = self._stack.enter_context(_open_safetensors(path))
                 self._open[path] = file
                 for name in file.keys():  # noqa: SIM118 - the handle is not a mapping
+                    if self._index.get(name, path) != path and name in self.stored:
+                        continue  # a second copy; the index names the first
                     part = file.get_slice(name)
                     self.stored[name] = Stored(path, part.get_dtype(), tuple(part.get_shape()))
+            self._check_index()
         except BaseException:
             self._stack.close()
             raise
         return self
+
+    def _check_index(self) -> None:
+        """Raise a ComityError if a tensor is not in the shard that the index names."""
+        wrong = {
+            name: path
+            for name, path in self._index.items()
+            if name not in self.stored or self.stored[name].file != path
+        }
+        if not wrong:
+            return
+        name, path = min(wrong.items())
+        where = (
+            f"it is in {self.stored[name].file.name}" if name in self.stored else "no shard has it"
+        )
+        others = f" (and {len(wrong) - 1} other tensors are misplaced)" if len(wrong) > 1 else ""
+        raise ComityError(
+            f"{path.parent / INDEX}: the tensor {name} should be in {path.name}, but {where}"
+            f"{others}; copy the index and all shards of one checkpoint again"
+        )
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -86,38 +125,50 @@ class TensorFiles:
         return self._open[self.stored[name].file].get_tensor(name)
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The files with weights, and for shards the file of each tensor by the index."""
     if (folder / WEIGHTS).is_file():
-        yield folder / WEIGHTS
-    elif (folder / INDEX).is_file():
-        yield from _shards(folder / INDEX)
-    else:
-        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
-        reason = f"{pickled[0]} is a pickle, which can run code when loaded" if pickled else ""
-        raise ComityError(
-            f"{folder}: no {WEIGHTS} ({reason or 'only safetensors can be loaded'}); convert the "
-            "weights on a machine you trust with "
+        return [folder / WEIGHTS], {}
+    if (folder / INDEX).is_file():
+        index = _shards(folder / INDEX)
+        return sorted(set(index.values())), index
+    for path in (folder / WEIGHTS, folder / INDEX):
+        if path.is_symlink():
+            raise ComityError(
+                f"{path}: is a link to {path.readlink()}, which does not exist; download or copy "
+                "the checkpoint again"
+            )
+    others = [path for path in folder.rglob("*") if path.suffix in _NOT_LOADED]
+    if not others:
+        raise ComityError(f"{folder}: no {WEIGHTS}; copy the weights there as safetensors")
+    other = min(others)
+    fix = "use a checkpoint with safetensors"
+    if _NOT_LOADED[other.suffix] == _PICKLE:
+        fix = (
+            "convert the weights on a machine you trust with "
             "transformers.AutoModel.from_pretrained(folder)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
+    raise ComityError(
+        f"{folder}: no {WEIGHTS}, and {other.relative_to(folder)} is {_NOT_LOADED[other.suffix]}; "
+        f"{fix}"
+    )
 
 
-def _shards(index: Path) -> list[Path]:
-    """The shards that an index lists, which must be in the same folder."""
+def _shards(index: Path) -> dict[str, Path]:
+    """The shard of each tensor by an index; shards must be in the same folder."""
     files = read_json_object(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+    valid = isinstance(files, dict) and all(isinstance(name, str) for name in files.values())
+    if not isinstance(files, dict) or not files or not valid:
         raise ComityError(f'{index}: "weight_map" must map tensors to files; copy the index again')
     errors = ErrorList()
-    shards = []
     for name in sorted(set(files.values())):
         if Path(name).name != name:
             errors.add(f'{index}: "{name}" must be a file name only; copy the index again')
         elif not (index.parent / name).is_file():
             errors.add(f"{index}: shard {name} is missing from the folder; copy it there")
-        else:
-            shards.append(index.parent / name)
     errors.check()
-    return shards
+    return {tensor: index.parent / name for tensor, name in files.items()}
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -52,7 +52,17 @@ class Encoder(nn.Module, ABC):
     max_length: int  # tokens in a sequence at most, including [CLS] and [SEP]
     segment_types: int  # 1: both texts of a pair get segment 0
     hidden_dropout: float  # dropout rate of hidden states, and the default rate of heads
+    pooling: str  # how the checkpoint was trained to give one vector; one of `pooling.WIDTHS`
     word_embeddings: nn.Parameter  # [V, H]
+
+    @property
+    def text_pooling(self) -> str:
+        """The default pooling of texts that are encoded separately.
+
+        BERT's pooler was pre-trained on pairs of texts, so a text alone is read by the mean
+        (Reimers & Gurevych 2019, section 6).
+        """
+        return "mean" if self.pooling == "pooler" else self.pooling
 
     @abstractmethod
     def forward(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.model.dropout import HEAD, dropout, site_keys
+from comity.model.pooling import width_of
 from comity.targets import HeadSpec
 
 COSINE_EPS = 1e-8
@@ -32,7 +33,7 @@ class HeadLayer(Dense):
     """A hidden layer of a head: dense, GELU, dropout (the course paper, section 4.3, part 5).
 
     With `add_norm` it computes LayerNorm(Dropout(GELU(dense(x))) + x) (section 3.1). If input and
-    output differ in size (the first layer of an interaction head), x is not added.
+    output differ in size (such as in the first layer of an interaction head), x is not added.
     """
 
     def __init__(self, inputs: int, outputs: int, rate: float, add_norm: bool):
@@ -60,18 +61,18 @@ class LinearHead(nn.Module):
 
     Used for the heads `linear`, `bins` and `regression`, which differ in the number of outputs and
     the loss. An interaction head reads the vectors u and v of the two texts and concatenates u, v,
-    |u - v| and u * v (Conneau et al. 2017).
+    |u - v| and u * v (Conneau et al. 2017). Vectors have 2 H numbers with the pooling "cls+mean".
     """
 
     def __init__(self, width: int, task: HeadSpec):
         super().__init__()
         self.rate = task.dropout
         self.interaction = task.interaction
-        inputs = [4 * width if task.interaction else width, *[width] * 3][: task.layers]
+        inputs = width_of(task.pooling, width) * (4 if task.interaction else 1)
+        *hidden, last = [inputs, *[width] * task.layers]
         self.layers = nn.ModuleList(
-            HeadLayer(size, width, task.dropout, task.add_norm) for size in inputs
+            HeadLayer(size, width, task.dropout, task.add_norm) for size in hidden
         )
-        last = 4 * width if task.interaction and not task.layers else width
         self.output = Dense(last, task.target.outputs)
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -80,7 +81,7 @@ class LinearHead(nn.Module):
             layer.initialise(generator)  # pyright: ignore[reportCallIssue]
 
     def forward(self, vectors: list[Tensor], dropout_keys: Tensor | None) -> Tensor:
-        """Outputs `[B, outputs]` float32 from one vector `[B, H]` for each view.
+        """Outputs `[B, outputs]` float32 from one pooled vector `[B, W]` for each view.
 
         `dropout_keys [B]` has one key for each row; None: no dropout.
         """
@@ -101,24 +102,11 @@ class CosineHead(nn.Module):
     """The cosine of two texts' embeddings (Reimers & Gurevych 2019); it has no parameters."""
 
     def forward(self, embeddings: list[Tensor], dropout_keys: Tensor | None) -> Tensor:
-        """The cosines `[B, 1]` of two embeddings `[B, H]`; trained on scores from 0 to 1."""
+        """The cosines `[B, 1]` of two embeddings `[B, W]`; trained on scores from 0 to 1."""
         first, second = (embedding.float() for embedding in embeddings)
         return F.cosine_similarity(first, second, eps=COSINE_EPS)[:, None]
 
 
-def mean_pool(hidden: Tensor, offsets: Tensor) -> Tensor:
-    """The mean hidden state `[B, H]` float32 of each packed sequence, including [CLS] and [SEP].
-
-    `hidden [N, H]` are the states of all tokens, `offsets [B + 1]` the starts of the sequences. An
-    empty sequence has the mean 0.
-    """
-    lengths = offsets.diff()
-    sequences = torch.arange(len(lengths), device=hidden.device)
-    sequences = sequences.repeat_interleave(lengths, output_size=len(hidden))
-    sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device)
-    return sums.index_add(0, sequences, hidden.float()) / lengths.clamp(min=1)[:, None]
-
-
 def make_head(width: int, task: HeadSpec) -> nn.Module:
-    """A new head for a task, with weights not yet drawn."""
+    """A new head for a task and hidden states of size `width`, with weights not yet drawn."""
     return CosineHead() if task.target.head == "cosine" else LinearHead(width, task)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from comity.data.packing import PackedRows
 from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
-from comity.model.heads import LinearHead, make_head, mean_pool
+from comity.model.heads import LinearHead, make_head
 from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.parameters import SHARED, OwnedParameter
+from comity.model.pooling import pool_tokens
 from comity.model.task_gradient_ops import Sink, Spans
 from comity.rng import INITIALISATION, name_key
 from comity.targets import HeadSpec
@@ -46,8 +47,8 @@ class DropoutKeys:
 class Encoded:
     """The encoded rows of one input."""
 
-    views: list[Tensor]  # one [B, H] for each view that the head reads
-    texts: list[Tensor]  # embeddings [B, H] of the first and second texts, if they were encoded
+    views: list[Tensor]  # one pooled [B, W] for each view that the head reads
+    texts: list[Tensor]  # embeddings [B, W] of the first and second texts, if they were encoded
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,18 @@ class PooledGroup:
     """Sequences to encode, and how each is reduced to one vector (`HeadSpec.pooling`)."""
 
     packed: Packed
-    pooling: str  # "mean", "cls" or "pooler"
+    pooling: str  # one of `pooling.WIDTHS`
     dropout_keys: Tensor | None = None
 
     @property
+    def needs_all(self) -> bool:
+        """Whether all tokens are read, not only [CLS]."""
+        return "mean" in self.pooling
+
+    @property
     def group(self) -> Group:
-        """What the encoder reads: all tokens for a mean, otherwise [CLS]."""
-        return Group(self.packed, "all" if self.pooling == "mean" else "cls", self.dropout_keys)
+        """What the encoder computes: the states of all tokens, or of [CLS]."""
+        return Group(self.packed, "all" if self.needs_all else "cls", self.dropout_keys)
 
 
 class MultiTaskModel(nn.Module):
@@ -156,11 +162,11 @@ class MultiTaskModel(nn.Module):
         rows: Sequence[int] | None = None,
         sink: Sink | None = None,
     ) -> list[Tensor]:
-        """One vector for each sequence of each group, `[B, H]`, encoded in one pass."""
+        """One pooled vector for each sequence of each group, `[B, W]`, encoded in one pass."""
         vectors = self.encoder([group.group for group in groups], words, rows, sink)
         for index, group in enumerate(groups):
-            if group.pooling == "mean":
-                vectors[index] = mean_pool(vectors[index], group.packed.offsets)
+            if group.needs_all:
+                vectors[index] = pool_tokens(vectors[index], group.packed.offsets, group.pooling)
         pooled = [index for index, group in enumerate(groups) if group.pooling == "pooler"]
         if pooled:
             states = [vectors[index] for index in pooled]
@@ -199,7 +205,7 @@ class MultiTaskModel(nn.Module):
         return spec.views, spec.pooling
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
-        """Embeddings `[B, H]` float32 of packed texts, pooled as `HeadSpec.pooling` says."""
+        """Embeddings `[B, W]` float32 of packed texts, with a pooling as in `HeadSpec`."""
         (vectors,) = self._vectors([PooledGroup(packed, pooling)])
         return vectors.float()
 

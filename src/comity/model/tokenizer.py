@@ -6,6 +6,7 @@ are added when rows are packed (`data/packing.py`).
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from comity.errors import ComityError, ErrorList
+from comity.format import plural
 from comity.model.checkpoint_files import read_json_object
 
 FILE = "tokenizer.json"
@@ -45,14 +47,14 @@ class Tokenizer:
         Raises:
             ComityError: [CLS], [SEP] or [UNK] is not in the vocabulary.
         """
-        errors = ErrorList()
-        for role in _NEEDED:
-            if backend.token_to_id(names[role]) is None:
-                errors.add(
-                    f"{source}: the vocabulary has no {names[role]}, which BERT needs; add it, "
-                    f'or set "{role}_token" in {CONFIG} to the token that replaces it'
-                )
-        errors.check()
+        missing = [role for role in _NEEDED if backend.token_to_id(names[role]) is None]
+        if missing:
+            keys = ", ".join(f'"{role}_token"' for role in missing)
+            raise ComityError(
+                f"{source}: the vocabulary has no {', '.join(names[role] for role in missing)}, "
+                f"which BERT needs; use the tokenizer of a BERT, or set {keys} in {CONFIG}"
+            )
+        self.notes: list[str] = []  # sentences that the user should see
         self._backend = backend
         ids = {role: backend.token_to_id(name) for role, name in names.items()}
         self._ids = {role: id for role, id in ids.items() if id is not None}
@@ -76,11 +78,16 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Tokenizer":
+    def from_folder(cls, folder: Path, lower_case: bool | None = None) -> "Tokenizer":
         """Load tokenizer.json, or vocab.txt with the settings in tokenizer_config.json.
 
+        Args:
+            folder: the checkpoint.
+            lower_case: replaces the checkpoint's setting, unless None.
+
         Raises:
-            ComityError: the folder has neither, or a file is damaged.
+            ComityError: the folder has neither file, a file is damaged, or `lower_case` has no
+                effect on this kind of tokenizer.
         """
         config = read_json_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         _check_settings(config, folder / CONFIG)
@@ -88,13 +95,22 @@ class Tokenizer:
         declared = (read_json_object(older) if older.is_file() else {}) | config
         names = {role: _name(declared, role) for role in _NAMES}
         if (folder / FILE).is_file():
-            backend = _from_json(folder / FILE, config)
+            backend = _from_json(folder / FILE, config, lower_case)
             unknown = getattr(backend.model, "unk_token", None)
-            return cls(backend, names | ({"unk": unknown} if unknown else {}), folder / FILE)
+            names |= {"unk": unknown} if unknown else {}
+            tokenizer = cls(backend, names, folder / FILE)
+            tokenizer.notes = _case_notes(folder / FILE, tokenizer, lower_case)
+            return tokenizer
         if (folder / VOCABULARY).is_file():
-            backend = _from_vocabulary(folder / VOCABULARY, config, names["unk"])
+            if lower_case is not None:
+                config |= {"do_lower_case": lower_case}
+            vocabulary, notes = _read_vocabulary(folder / VOCABULARY)
+            backend = _word_piece(vocabulary, config, names["unk"])
             _add_tokens(backend, folder, config, set(names.values()))
-            return cls(backend, names, folder / VOCABULARY)
+            tokenizer = cls(backend, names, folder / VOCABULARY)
+            notes += _case_notes(folder / VOCABULARY, tokenizer, lower_case)
+            tokenizer.notes = notes
+            return tokenizer
         raise ComityError(f"{folder}: no {FILE} and no {VOCABULARY}; copy one of them there")
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -135,6 +151,19 @@ class Tokenizer:
         """The id of [MASK], if the vocabulary has one."""
         return self._ids.get("mask")
 
+    @property
+    def lower_cases(self) -> bool:
+        """Whether texts are lower-cased."""
+        normalizer = self._backend.normalizer
+        return isinstance(normalizer, normalizers.BertNormalizer) and normalizer.lowercase
+
+    @cached_property
+    def capitals(self) -> int:
+        """How many words and pieces of the vocabulary have a capital letter."""
+        names = self._backend.get_vocab(with_added_tokens=False)
+        special = re.compile(r"\[.*\]|<.*>")  # such as [CLS]
+        return sum(name != name.lower() and not special.fullmatch(name) for name in names)
+
     @cached_property
     def size(self) -> int:
         """The number of embeddings needed: the largest id, including added tokens, plus one."""
@@ -170,7 +199,7 @@ class Tokenizer:
             self._backend.model.save(str(folder))
 
 
-def _from_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_json(path: Path, config: dict[str, Any], lower_case: bool | None) -> tokenizers.Tokenizer:
     """Load a tokenizer.json, with its BertNormalizer set as in tokenizer_config.json.
 
     If the two files disagree, tokenizer_config.json wins, as in transformers. Settings that it does
@@ -179,10 +208,18 @@ def _from_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     state = read_json_object(path)
     normalizer = state.get("normalizer") or {}
     is_bert = str(config.get("tokenizer_class", "BertTokenizer")).startswith("BertTokenizer")
-    if is_bert and isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+    has_settings = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
+    if is_bert and has_settings:
         for setting, (key, _) in _SETTINGS.items():
             if setting in config:
                 normalizer[key] = config[setting]
+    if lower_case is not None and not has_settings:
+        raise ComityError(
+            f"{path}: encoder.lower_case has no effect, because this tokenizer has no "
+            "BertNormalizer; remove the key"
+        )
+    if lower_case is not None:
+        normalizer["lowercase"] = lower_case
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(state))
     except Exception as error:  # the library raises no narrower class
@@ -192,22 +229,62 @@ def _from_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _from_vocabulary(path: Path, config: dict[str, Any], unknown: str) -> tokenizers.Tokenizer:
-    """A WordPiece tokenizer from a vocab.txt, where ids are line numbers from 0."""
+def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
+    """The ids of a vocab.txt, which are line numbers from 0, and notes for the user."""
     vocabulary: dict[str, int] = {}
+    repeated = []
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file):
-                if line.rstrip("\n"):  # an empty token never occurs
-                    vocabulary[line.rstrip("\n")] = number
+                token = line.rstrip("\n")
+                if token in vocabulary:
+                    repeated.append((token, vocabulary[token] + 1, number + 1))
+                if token:  # an empty token never occurs
+                    vocabulary[token] = number
     except UnicodeDecodeError:
         raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
+    except OSError as error:
+        raise ComityError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
+    if not vocabulary:
+        raise ComityError(f"{path}: is empty; copy the file again")
+    if not repeated:
+        return vocabulary, []
+    token, first, second = repeated[0]
+    verb = "occurs" if len(repeated) == 1 else "occur"
+    return vocabulary, [
+        f"{path}: {plural(len(repeated), 'token')} {verb} twice, and the last id counts as in "
+        f"transformers (first: {token}, lines {first} and {second})"
+    ]
+
+
+def _word_piece(
+    vocabulary: dict[str, int], config: dict[str, Any], unknown: str
+) -> tokenizers.Tokenizer:
+    """A WordPiece tokenizer with the settings of tokenizer_config.json."""
     settings = {key: config.get(name, default) for name, (key, default) in _SETTINGS.items()}
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
     backend.normalizer = normalizers.BertNormalizer(clean_text=True, **settings)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     return backend
+
+
+def _case_notes(path: Path, tokenizer: Tokenizer, lower_case: bool | None) -> list[str]:
+    """A sentence if the vocabulary and the lower-casing of texts do not fit together."""
+    capitals = tokenizer.capitals
+    if tokenizer.lower_cases and capitals and lower_case is None:
+        verb = "has" if capitals == 1 else "have"
+        return [
+            f"{path}: texts are lower-cased, but {plural(capitals, 'token')} of the vocabulary "
+            f"{verb} capital letters; set encoder.lower_case to false if the model is cased, or to "
+            "true if it is not"
+        ]
+    if lower_case is False and not capitals:
+        return [
+            f"{path}: no token has a capital letter, so with lower_case = false every word that "
+            "has one is unknown"
+        ]
+    return []
 
 
 def _add_tokens(

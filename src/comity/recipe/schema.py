@@ -10,7 +10,7 @@ from comity.tables.rows import TableFormat
 Kind = Literal["classification", "multi-label", "regression", "similarity"]
 HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
-Pooling = Literal["mean", "cls", "pooler"]
+Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
@@ -18,6 +18,10 @@ MetricName = Literal[
     "accuracy", "macro_f1", "balanced_accuracy", "mcc", "micro_f1",
     "pearson", "spearman", "rmse", "mae",
 ]  # fmt: skip
+
+LR_OF_HEADS = 1e-2
+"""The default learning rate where only heads are trained. The encoder's would leave a linear head
+far from its optimum: it starts at 0 and reads values of about 0.2."""
 
 DRAWN = ("proportional", "temperature", "annealed")
 """The task samplings that use `sampling_weight`."""
@@ -76,6 +80,12 @@ class EncoderSection(Section):
         default=None,
         description="Branch, tag or commit of a hub id.",
         json_schema_extra=default_is("the hub's main branch"),
+    )
+    lower_case: bool | None = Field(
+        default=None,
+        description="Whether the tokenizer lower-cases texts; BERT's tokenizer then also removes "
+        "accents, unless the checkpoint sets `strip_accents`.",
+        json_schema_extra=default_is("the checkpoint's, or `true` where it does not say"),
     )
     dropout: Share | None = Field(
         default=None,
@@ -286,14 +296,20 @@ class TaskSection(Section):
     pooling: Pooling | None = Field(
         default=None,
         description="How what the head reads becomes one vector: the `mean` of all tokens, `cls` "
-        "([CLS] alone), or the output of the `pooler`.",
-        json_schema_extra=default_is("`mean` for texts encoded separately, else `pooler`"),
+        "([CLS] alone), both of them concatenated (`cls+mean`), or the output of the `pooler`. An "
+        "encoder from sentence-transformers, such as `minilm`, never trained its pooler. Without "
+        "`mean`, the last layer computes [CLS] alone, which is faster.",
+        json_schema_extra=default_is(
+            "`mean` for `minilm`; what a sentence-transformers folder declares; for any other "
+            "encoder `pooler`, or `mean` for texts encoded separately and for a checkpoint without "
+            "a pooler"
+        ),
     )
     embedding_pooling: Pooling | None = Field(
         default=None,
         description="How the two texts that the objectives read become vectors, where the head "
         "reads the pair.",
-        json_schema_extra=default_is("`pooling`, else `mean`"),
+        json_schema_extra=default_is("`pooling` where it is set, else as for `pooling`"),
     )
     head_dropout: Share | None = Field(
         default=None,
@@ -463,7 +479,8 @@ class StageKeys(Section):
     )
     lr: Positive = Field(
         default=5e-5,
-        description="Peak learning rate of the encoder.",
+        description="Peak learning rate of the encoder, and of the heads unless `head_lr` is set.",
+        json_schema_extra=default_is('`5e-5`, or `0.01` with `freeze = "encoder"`'),
     )
     warmup: NotNegative = Field(
         default=0.1,
@@ -710,6 +727,8 @@ class RecipeSchema(Section):
         # Masked words are one loss, and a frozen encoder has no gradient: nothing is balanced.
         if (masked or values.get("freeze") == "encoder") and not stage.sets("balancer"):
             values["balancer"] = "sum"
+        if values.get("freeze") == "encoder":
+            values.setdefault("lr", LR_OF_HEADS)  # only new weights are trained
         if values.get("epochs") is None and values.get("steps") is None:
             values["epochs"] = 3.0
         return Stage(**values)

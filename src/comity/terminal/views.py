@@ -69,7 +69,7 @@ def show_data(summary: "DataSummary") -> None:
     """Print what `comity check` found."""
     table = Table(title="Tasks", title_justify="left")
     table.add_column("task", overflow="fold")
-    table.add_column("kind, head", no_wrap=True)
+    table.add_column("kind; head, pooling", no_wrap=True)
     table.add_column("split", overflow="fold")
     table.add_column("rows", justify="right", no_wrap=True)
     table.add_column("labels", overflow="fold")
@@ -78,7 +78,11 @@ def show_data(summary: "DataSummary") -> None:
     table.add_column("unknown", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
         splits = {"train": task.train, "dev": task.dev, **task.stages}
-        firsts = [(name, task.kind), ("", task.head), *[("", "")] * len(task.stages)]
+        firsts = [
+            (name, task.kind),
+            ("", f"{task.head}, {task.pooling}"),
+            *[("", "")] * len(task.stages),
+        ]
         for first, (which, split) in zip(firsts, splits.items(), strict=True):
             table.add_row(
                 *first,

@@ -11,7 +11,7 @@ from comity.data.splits import MOST_LINES, Split, TaskData
 from comity.data.token_cache import token_counts
 from comity.format import plural
 from comity.runs import EncoderFacts
-from comity.training.setup import Prepared
+from comity.training.setup import Prepared, head_spec
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class TaskSummary:
 
     kind: str
     head: str
+    pooling: str
     views: list[str]
     metric: str
     classes: list[str]
@@ -73,19 +74,20 @@ class DataSummary:
 
 def data_summary(prepared: Prepared) -> DataSummary:
     """Count the rows, labels and tokens of every split."""
-    unknown = prepared.loaded.tokenizer.unk_id
     return DataSummary(
         encoder=prepared.inputs().encoder,
-        tasks={name: _task_summary(data, unknown) for name, data in prepared.tasks.items()},
+        tasks={name: _task_summary(data, prepared) for name, data in prepared.tasks.items()},
         notes=[*prepared.notes, *_shared_files(prepared.tasks)],
         leaks=prepared.leaks,
     )
 
 
-def _task_summary(data: TaskData, unknown: int) -> TaskSummary:
+def _task_summary(data: TaskData, prepared: Prepared) -> TaskSummary:
+    unknown = prepared.loaded.tokenizer.unk_id
     return TaskSummary(
         kind=data.task.kind,
         head=data.task.head_name,
+        pooling=head_spec(data, prepared.encoder).pooling,
         views=list(data.task.views),
         metric=data.task.metric_name,
         classes=list(data.target.classes),

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from comity.model.parameters import SHARED, FlatParameters
+from comity.model.parameters import SHARED, FlatParameters, Segment
 
 BLOCK = 4096
 """Columns of J whose products are summed in float32; the sums of blocks are added in float64."""
@@ -51,6 +51,7 @@ class Gradients:
         self.touched_words = torch.empty(0, flat.width, device=device)
         self._columns = self._prepare_parameters()  # first column of each parameter, by its id()
         self._written: set[tuple[int, int]] = set()  # (row, id of the parameter), in this step
+        self._reached: set[int] = set()  # flat indices of parameters with a gradient in this step
 
     def _prepare_parameters(self) -> dict[int, int]:
         """Set which parameters autograd tracks; return the first column of each shared one."""
@@ -124,14 +125,27 @@ class Gradients:
 
     def finish(self) -> None:
         """Clear the parameters that got no gradient, such as the pooler for a cosine head."""
+        self._reached.clear()
         for owned in self.flat.parameters:
             key = id(owned.parameter)
             if key not in self._columns:
                 continue
+            column = self._columns[key]
             for row in range(self.used):
-                if (row, key) not in self._written:
-                    column = self._columns[key]
+                if (row, key) in self._written:
+                    self._reached.add(self.start + column)
+                else:
                     self.rows[row, column : column + owned.parameter.numel()].zero_()
+
+    def reaches(self, segment: Segment) -> bool:
+        """Whether the step has a gradient for a segment.
+
+        A segment of shared weights has none if nothing reads it: the pooler, for a step of tasks
+        with another pooling.
+        """
+        if segment.owner != SHARED or segment.is_word_table:
+            return True
+        return any(segment.start <= start < segment.stop for start in self._reached)
 
     def gramian(self) -> Tensor:
         """Inner products of the rows in use, `[K, K]` float64 on the CPU."""

@@ -104,7 +104,9 @@ class FlatAdamW:
         factor: float,
         rate_of: Callable[[Segment], float | None],
     ) -> None:
-        """Update every segment that has a rate; the others keep their weights and moments.
+        """Update every segment that has a rate and a gradient.
+
+        The others keep their weights, moments and step counts; weight decay does not apply either.
 
         Args:
             gradients: the task gradients and head gradients of the step.
@@ -115,7 +117,7 @@ class FlatAdamW:
         update = fused_adamw if hasattr(torch, "_fused_adamw_") else adamw
         for segment in self.flat.segments:
             rate = rate_of(segment)
-            if rate is None:
+            if rate is None or not gradients.reaches(segment):
                 continue
             segment.step += 1
             for start, stop in _blocks(segment, self.flat.width):

@@ -69,21 +69,7 @@ class Prepared:
 
     def model(self) -> MultiTaskModel:
         """The encoder with a new head for each task."""
-        default = self.encoder.hidden_dropout
-        tasks = {
-            name: HeadSpec(
-                data.target,
-                data.task.views,
-                data.task.pooling or ("mean" if data.task.apart else "pooler"),
-                data.task.embedding_pooling or data.task.pooling or "mean",
-                default if data.task.head_dropout is None else data.task.head_dropout,
-                data.task.interaction,
-                data.task.head_layers,
-                data.task.add_norm,
-                embeds=not data.task.eval_only and data.task.embeds,
-            )
-            for name, data in self.tasks.items()
-        }
+        tasks = {name: head_spec(data, self.encoder) for name, data in self.tasks.items()}
         train = self.recipe.train
         learned = train.loss_weighting == "uncertainty"
         return MultiTaskModel(self.encoder, tasks, train.seed, learned, self._masked_head())
@@ -147,6 +133,23 @@ class Prepared:
                 )
 
 
+def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
+    """The head of a task on an encoder, with every default resolved."""
+    task = data.task
+    default = encoder.text_pooling if task.apart else encoder.pooling
+    return HeadSpec(
+        target=data.target,
+        views=task.views,
+        pooling=task.pooling or default,
+        embedding_pooling=task.embedding_pooling or task.pooling or encoder.text_pooling,
+        dropout=encoder.hidden_dropout if task.head_dropout is None else task.head_dropout,
+        interaction=task.interaction,
+        layers=task.head_layers,
+        add_norm=task.add_norm,
+        embeds=not task.eval_only and task.embeds,
+    )
+
+
 def _splits(data: TaskData) -> dict[str, Split]:
     """A task's splits: "train", "dev", and the files of stages by their path in the recipe."""
     return {"train": data.train, "dev": data.dev, **data.stage_train}
@@ -196,7 +199,7 @@ def prepare(
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
-    notes = [*recipe.notes(), *loaded.notes]
+    notes = [*recipe.notes(), *loaded.notes, *_untrained_pooler(tasks, loaded)]
     predictions = None
     if masked:
         predictions = masked_lm_tensors(recipe.encoder.name, recipe.encoder.revision)
@@ -253,6 +256,23 @@ def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
                 f"freeze: cannot freeze {plural(stage.freeze, 'layer')}, {recipe.encoder.name} has "
                 f'only {layers}; freeze fewer, or write "encoder" to freeze all'
             )
+
+
+def _untrained_pooler(tasks: Mapping[str, TaskData], loaded: LoadedEncoder) -> list[str]:
+    """A sentence on the tasks that read the pooler of an encoder that was trained without it."""
+    encoder, reading = loaded.encoder, []
+    for name, data in tasks.items():
+        spec = head_spec(data, encoder)
+        pooler = "pooler" in (spec.pooling, *[spec.embedding_pooling] * len(data.task.objectives))
+        if pooler and encoder.pooling != "pooler":
+            reading.append(name)
+    if not reading:
+        return []
+    verb = "reads" if len(reading) == 1 else "read"
+    return [
+        f"{', '.join(reading)}: {verb} the pooler, which {loaded.source['name']} was not trained "
+        f'with; without pooling = "pooler" a head reads "{encoder.pooling}"'
+    ]
 
 
 def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
