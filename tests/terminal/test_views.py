@@ -130,8 +130,8 @@ def test_a_run_shows_each_pair_of_tasks_in_each_stage(capsys):
     ]
     assert cells[:3] == [
         ["mood / alike", "1,200", "-0.100 (-0.200 to -0.050)",
-         "-0.500 (-0.700 to -0.300)", "conflict"],
-        ["mood / same", "1,200", "-0.100 (-0.200 to 0.100)", "-", "none found"],
+         "-0.500 (-0.700 to -0.300)", "yes"],
+        ["mood / same", "1,200", "-0.100 (-0.200 to 0.100)", "-", "not found"],
         ["alike / same", "1,200", "-0.100", "-", "too few steps"],
     ]  # fmt: skip
     assert cells[5][-1] == "too few probes"

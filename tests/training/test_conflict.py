@@ -95,7 +95,9 @@ def test_the_interval_of_one_pair_is_a_t_interval_over_ten_blocks():
 def test_intervals_exclude_0_where_holm_rejects_it(series, shifted):
     series = series + np.random.default_rng(0).normal(size=series.shape)
     series[shifted] -= 1.0
-    _, p = stats.ttest_1samp(series.reshape(4, 10, 4).mean(axis=2), 0, axis=1)
+    blocks = series.reshape(4, 10, 4).mean(axis=2)
+    t = blocks.mean(axis=1) / stats.sem(blocks, axis=1)
+    p = 2 * stats.t.sf(np.abs(t), 9)
     ranks = np.argsort(p)
     adjusted = np.maximum.accumulate(p[ranks] * (4 - np.arange(4)))
     rejected = np.empty(4, dtype=bool)

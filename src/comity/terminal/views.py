@@ -297,14 +297,14 @@ def _show_conflict(entry: StageConflictEntry, out: Console) -> None:
         title = f"Cosines between task gradients, {entry.name}; in parentheses: 95% intervals"
         unit = "steps" if entry.from_steps else "probes"
         table = _table(title, ["tasks"], [unit, "mean cosine", "without noise"])
-        table.add_column("verdict")
+        table.add_column("conflict")
         for pair in entry.pairs:
             table.add_row(
                 " / ".join(pair.tasks),
                 f"{pair.observed:,}",
                 _cosine(pair.cosine, pair.low, pair.high),
                 _cosine(pair.expected_cosine, pair.expected_low, pair.expected_high),
-                {True: "conflict", False: "none found", None: f"too few {unit}"}[pair.conflicts],
+                {True: "yes", False: "not found", None: f"too few {unit}"}[pair.conflicts],
             )
         out.print(table)
     if entry.unprobed is not None:
