@@ -32,6 +32,12 @@ WORDS = """
 WriteCheckpoint = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def default_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as without a terminal, wherever pytest runs (xdist sets COLUMNS)."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors gain nothing from a second thread, and tests may run side by side."""

@@ -139,4 +139,5 @@ def test_errors_name_standard_input(piped, tmp_path):
 )
 def test_standard_streams_need_a_format(capfd, run, arguments, words):
     code, out, err = predict(capfd, run, *arguments)
-    assert (code, out) == (2, "") and words in err
+    assert code == 2 and words in err
+    assert list(json.loads(out)) == ["errors"] if "--json" in arguments else out == ""

@@ -13,7 +13,7 @@ from comity.data.token_cache import cache_folder
 
 def errors_of(recipe, folder) -> list[str]:
     with pytest.raises(ComityError) as caught:
-        check_files(recipe, folder)
+        check_files(recipe, folder, {})
     return caught.value.messages
 
 
@@ -23,7 +23,7 @@ def test_only_the_beginning_of_sound_files_is_read(tmp_path, tiny_checkpoint, mo
 
     write_two_tasks(tmp_path)
     monkeypatch.setattr(file_check, "check_rows", never)
-    check_files(two_tasks(tiny_checkpoint), tmp_path)
+    check_files(two_tasks(tiny_checkpoint), tmp_path, {})
 
 
 def test_files_whose_first_rows_lack_values_are_read_on(tmp_path, tiny_checkpoint):
@@ -31,7 +31,7 @@ def test_files_whose_first_rows_lack_values_are_read_on(tmp_path, tiny_checkpoin
     rows = [{"text": f"row {n}", "mood": mood} for n, mood in enumerate((None, "up", "down"))]
     write_jsonl(tmp_path / "mood.jsonl", rows)
     changes = {"tasks__mood__train": "mood.jsonl", "tasks__mood__missing_labels": "skip"}
-    check_files(two_tasks(tiny_checkpoint, **changes), tmp_path)
+    check_files(two_tasks(tiny_checkpoint, **changes), tmp_path, {})
 
 
 def test_a_missing_column_of_json_is_found(tmp_path, tiny_checkpoint):
@@ -53,6 +53,6 @@ def test_errors_of_rows_come_with_a_missing_file(tmp_path, tiny_checkpoint):
 def test_nothing_is_cached_without_a_tokenizer(tmp_path, tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("COMITY_CACHE", str(tmp_path / "cache"))
     write_two_tasks(tmp_path)
-    check_rows(two_tasks(tiny_checkpoint), tmp_path)
+    check_rows(two_tasks(tiny_checkpoint), tmp_path, {})
     entries = [path.name for path in (cache_folder() / "tokens").iterdir()]
     assert all(name.startswith(".building-") for name in entries)  # removed when Python ends

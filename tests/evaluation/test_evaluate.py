@@ -144,7 +144,8 @@ def test_the_tables_have_the_numbers(capsys):
 
 @pytest.mark.parametrize("names", ["short", "long"])
 @pytest.mark.parametrize("count", [2, 3, 8, 9, 30])
-def test_the_tables_fit_into_80_columns(capsys, names, count):
+def test_the_tables_fit_into_80_columns(capsys, monkeypatch, names, count):
+    monkeypatch.setenv("COLUMNS", "80")
     draws = np.random.default_rng(0)
     classes = [f"c{n}" if names == "short" else f"the class number {n} " * 3 for n in range(count)]
     gold, predicted = draws.integers(count, size=(2, 30_000))

@@ -392,7 +392,8 @@ def test_every_kind_of_recipe_has_its_scores_under_its_columns(
 
 
 def test_points_that_differ_only_in_the_seed_are_one_row(recipe, tmp_path, capsys):
-    assert main(command(recipe, RATES, "train.seed=0,1,2", "train.steps=2")) == 0
+    more = ("train.steps=2", "train.select_by=mood")
+    assert main(command(recipe, RATES, "train.seed=0,1,2", *more)) == 0
     shown = capsys.readouterr().out
     rows = table_of(shown)
     assert [(row["train.lr"], row["seeds"]) for row in rows] == [("0.001", "3"), ("0.003", "3")]

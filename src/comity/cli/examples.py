@@ -28,7 +28,7 @@ EXAMPLES = {
     ],
     "evaluate": [
         "comity evaluate runs/first",
-        "comity evaluate runs/first --task mood --file unseen.csv --json",
+        "comity evaluate runs/first unseen.csv --task mood --json",
     ],
     "predict": [
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",

@@ -12,15 +12,13 @@ like a run.
 """
 
 import csv
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from comity.errors import ComityError
 from comity.evaluation.predictions import PREDICTION_COLUMNS
-from comity.files import sha256_of, write_folder
-from comity.runs import RunDirectory, RunFacts, TrainEntry, read_json
+from comity.files import read_record, sha256_of, write_folder, write_record
+from comity.runs import RunDirectory, RunFacts, TrainEntry
 
 _WEIGHTS = "weights.json"
 
@@ -32,8 +30,8 @@ def write_slim_run(run: Path, folder: Path) -> None:
         ComityError: not a run, or a file of it is damaged.
     """
     directory = RunDirectory.open(run)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, lambda building: _fill(directory, RunDirectory(building)))
+    run_id = directory.facts().id
+    write_folder(folder, lambda building: _fill(directory, RunDirectory(building)), run_id)
 
 
 def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
@@ -44,17 +42,19 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
         if not isinstance(entry, TrainEntry):
             slim.log(entry)
     shutil.copy(directory.path / "best.json", slim.path)
-    step = f"predictions/{best.step:06d}"
-    (slim.path / step).mkdir(parents=True)
-    for file in sorted((directory.path / step).glob("*.csv")):
-        _copy_columns(file, slim.path / step / file.name)
-    digests = _digests(directory.path / best.folder)
-    (slim.path / _WEIGHTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    slim.write_predictions(best.step, lambda folder: _copy_predictions(directory, folder))
+    write_record(slim.path / _WEIGHTS, _digests(directory.kept_model()))
 
 
 def _without_paths(facts: RunFacts) -> RunFacts:
     encoder = replace(facts.inputs.encoder, folder=None)
     return replace(facts, inputs=replace(facts.inputs, data=".", encoder=encoder), command=None)
+
+
+def _copy_predictions(directory: RunDirectory, folder: Path) -> None:
+    step = directory.best().step
+    for task in directory.facts().tasks:
+        _copy_columns(directory.predictions(step, task), folder / f"{task}.csv")
 
 
 def _copy_columns(source: Path, target: Path) -> None:
@@ -78,7 +78,4 @@ def weight_digests(slim: Path) -> dict[str, str]:
     Raises:
         ComityError: the file is missing or damaged.
     """
-    values = read_json(slim / _WEIGHTS)
-    if not isinstance(values, dict):
-        raise ComityError(f"{slim / _WEIGHTS}: cannot be read; write the slim run again")
-    return values
+    return read_record(slim / _WEIGHTS)

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from comity.errors import ComityError
 from comity.experiments.runner import Series, check_digests, check_folder, first_difference
 from comity.experiments.slim import write_slim_run
-from comity.files import write_atomically
+from comity.files import read_record, write_record
 from comity.paper.rows import (
     PaperRow,
     all_rows,
@@ -32,7 +32,7 @@ from comity.paper.rows import (
     setting,
 )
 from comity.recipe.recipe import Recipe
-from comity.runs import is_finished, read_json, validated
+from comity.runs import is_finished, validated
 from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 
@@ -108,7 +108,7 @@ def read_kept(results: Path) -> Kept:
     if not path.is_file():
         what = "has no options.json" if results.is_dir() else "no such folder"
         raise ComityError(f"{results}: {what}; name the folder results/ that comity paper wrote")
-    return validated(_KEPT, read_json(path), path)
+    return validated(_KEPT, read_record(path), path)
 
 
 def base_recipe(encoder: str, overrides: Sequence[str]) -> Recipe:
@@ -225,9 +225,8 @@ class Paper:
         self.check()
         self._take_earlier()
         self.results.mkdir(parents=True, exist_ok=True)
-        path, text = self.results / _OPTIONS, json.dumps(asdict(self.kept), indent=2) + "\n"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, text)
+        if not (self.results / _OPTIONS).is_file() or read_kept(self.results) != self.kept:
+            write_record(self.results / _OPTIONS, asdict(self.kept))
         try:
             self.series.train(quiet)
         finally:
