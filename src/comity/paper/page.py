@@ -17,7 +17,7 @@ from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
 from comity.paper.run import RESULTS, Kept, read_kept, run_name
-from comity.runs import RunDirectory, is_finished, reached
+from comity.runs import RunDirectory, is_finished, reached, stage_conflicts
 
 PRETRAINED = {
     MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of related texts, including "
@@ -86,6 +86,8 @@ def _results(folder: Path, out: Path) -> dict[str, Any]:
             if runs[row.name] or row.reported
         ],
         "claims": check_claims(rows, runs, reported),
+        "untouched": kept.untouched,
+        "conflict": _conflict(runs),
         "figures": _figures(runs, out),
     }
 
@@ -145,6 +147,17 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": statistics.fmean(known), "spread": spread, "seeds": len(known)}
 
 
+def _conflict(runs: Mapping[str, Mapping[int, Path]]) -> list[dict[str, Any]]:
+    """How the task gradients of each run relate, for stages that measured a pair of tasks."""
+    return [
+        {"row": name, "seed": seed, **asdict(entry)}
+        for name, of_row in runs.items()
+        for seed, path in of_row.items()
+        for entry in stage_conflicts(RunDirectory.open(path))
+        if any(pair.observed for pair in entry.pairs)
+    ]
+
+
 def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str, Any]]:
     """The analysis of similarity for the last rows, first seed; without texts of the data."""
     found = []
@@ -193,8 +206,11 @@ def page(results: Mapping[str, Any]) -> str:
     for table in (*TABLES, OTHER_READING):
         rows = [row for row in results["rows"] if row["table"] == table]
         if rows:
-            lines += [f"## {TITLES[table]}", "", *_table(rows), ""]
+            untouched = results["untouched"].get("pearson")
+            lines += [f"## {TITLES[table]}", "", *_table(rows, untouched), ""]
     lines += ["## Does the order hold?", "", *_claims(results["claims"]), ""]
+    if results["conflict"]:
+        lines += ["## Do the tasks conflict?", "", *_conflict_lines(results), ""]
     if results["figures"]:
         lines += ["## Predicted against true similarity", "", *_figure_lines(results), ""]
     lines += ["## Runs", "", *_runs(results["rows"])]
@@ -236,7 +252,8 @@ def _about(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows: Sequence[Mapping[str, Any]], untouched: float | None) -> list[str]:
+    """One table; `untouched` is the similarity that the encoder scores without training."""
     header = ["", *(f"{task}, {source}" for task in ON_PAGE for source in ("paper", "ours"))]
     lines, notes = [], []
     for row in rows:
@@ -248,6 +265,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 notes.append(_mean_note(row))
             cells += [printed, _ours(row["ours"][task])]
         lines.append(cells)
+    if untouched is not None:
+        cells = {task: f"{untouched:.3f}" if task == "similarity" else "-" for task in ON_PAGE}
+        label = "No training: cosine of the embeddings"
+        lines.append([label, *(cell for task in ON_PAGE for cell in ("-", cells[task]))])
     table = markdown_table(header, lines, "l" + "r" * (len(header) - 1))
     return [*table, *(["", *dict.fromkeys(notes)] if notes else [])]
 
@@ -302,6 +323,41 @@ def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
         " and ".join(map(str, counts)),
         claim["word"],
     ]
+
+
+def _conflict_lines(results: Mapping[str, Any]) -> list[str]:
+    """A table of the pairs of tasks in the first seed of each row."""
+    labels = {row["name"]: row["row"] for row in results["rows"]}
+    first: dict[str, int] = {}
+    for entry in results["conflict"]:
+        first.setdefault(entry["row"], entry["seed"])
+    shown = [entry for entry in results["conflict"] if entry["seed"] == first[entry["row"]]]
+    header = ["row", "stage", "tasks", "measured in", "mean cosine", "without noise", ""]
+    lines = [
+        [
+            labels[entry["row"]],
+            entry["name"],
+            " / ".join(pair["tasks"]),
+            f"{pair['observed']:,} {'steps' if entry['from_steps'] else 'probes'}",
+            _with_interval(pair["cosine"], pair["low"], pair["high"]),
+            _with_interval(pair["expected_cosine"], pair["expected_low"], pair["expected_high"]),
+            {True: "conflict", False: "none found", None: "too few"}[pair["conflicts"]],
+        ]
+        for entry in shown
+        for pair in entry["pairs"]
+    ]
+    return [
+        "The first seed of each row; `results.json` has all seeds. Two tasks conflict where the "
+        "95% interval of their mean cosine, adjusted for the number of pairs, is below 0. The "
+        "column without noise has the cosine of the expected gradients.",
+        "",
+        *markdown_table(header, lines, "lllrrrl"),
+    ]
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    shown = or_dash(value, "+.3f")
+    return shown if low is None else f"{shown} ({low:+.3f} to {high:+.3f})"
 
 
 def _figure_lines(results: Mapping[str, Any]) -> list[str]:

@@ -128,6 +128,7 @@ def all_rows(base: Recipe, counts: Mapping[str, int], epochs: float) -> list[Pap
                     "train.task_sampling=round-robin",
                     f"train.balancer={balancer}",
                     f"train.epochs={epochs}",
+                    "train.conflict_every=25",  # with `sum`, a verdict needs 20 probes
                 ),
             )
             for balancer in ("sum", "pcgrad")

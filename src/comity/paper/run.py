@@ -12,13 +12,14 @@ OUT/runs/ROW-seedN/      one run directory for each row and seed
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from comity.errors import ComityError
+from comity.evaluation.floors import untouched_cosine
 from comity.experiments.runner import Series, check_digests, check_folder, first_difference
 from comity.experiments.slim import write_slim_run
 from comity.files import read_record, write_record
@@ -81,6 +82,8 @@ class Kept:
     overrides: list[str]
     drop_leaks: bool
     data: dict[str, TaskRows]
+    untouched: dict[str, float | None] = field(default_factory=dict)
+    """Scores of similarity without training: the cosine of the encoder's embeddings, by metric."""
 
     @property
     def common(self) -> dict[str, Any]:
@@ -174,13 +177,21 @@ class Paper:
     def __init__(self, options: Options, command: list[str] | None = None):
         self.options = options
         recipe = base_recipe(options.encoder, options.overrides)
-        tasks = prepare(recipe, options.data, options.drop_leaks).tasks
+        prepared = prepare(recipe, options.data, options.drop_leaks)
+        tasks = prepared.tasks
+        similarity = tasks["similarity"]
+        floor = untouched_cosine(prepared.loaded, similarity.dev, similarity.max_length)
         sizes = {
             name: TaskRows(len(task.train), len(task.dev), task.train.leaked)
             for name, task in tasks.items()
         }
         self.kept = Kept(
-            options.encoder, options.epochs, list(options.overrides), options.drop_leaks, sizes
+            options.encoder,
+            options.epochs,
+            list(options.overrides),
+            options.drop_leaks,
+            sizes,
+            {name: score.value for name, score in floor.items()},
         )
         recipes = {
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
