@@ -94,20 +94,21 @@ def test_scores_of_a_similarity_are_clipped_to_the_scale(head):
     target = Target("similarity", head, scale=(1.0, 5.0))
     outputs = np.array([[-0.5], [0.0], [0.25], [1.0], [1.0000001], [1.25], [-1e-7]])
     assert target.predictions(outputs).tolist() == [1.0, 1.0, 2.0, 5.0, 5.0, 5.0, 1.0]
-    assert target.clipped(outputs) == 2  # the others are outside by rounding alone
+    # The others are outside by rounding alone.
+    assert target.clipped(outputs).tolist() == [True, *[False] * 4, True, False]
 
 
 def test_only_scores_of_a_similarity_are_clipped():
     number = Target("regression", "regression", mean=10.0, deviation=4.0)
     outputs = np.array([[-9.0], [9.0]])
     assert number.predictions(outputs).tolist() == [-26.0, 46.0]
-    assert number.clipped(outputs) == 0
+    assert number.clipped(outputs).tolist() == [False, False]
     bins = Target("similarity", "bins", scale=(0.0, 5.0))
     outputs = np.array([[0.0, 0, 0, 0, 0, 900.0]])
     assert bins.predictions(outputs).tolist() == [5.0]
-    assert bins.clipped(outputs) == 0
+    assert not bins.clipped(outputs).any()
     classes = Target("classification", "linear", ("a", "b"))
-    assert classes.clipped(np.array([[3.0]])) == 0
+    assert not classes.clipped(np.array([[3.0]])).any()
 
 
 def test_a_score_that_is_not_finite_stays_so():

@@ -203,7 +203,7 @@ class Target:
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the label's unit.
 
-        Scores of a similarity task are clipped to its scale (`clipped` counts them); a regression
+        Scores of a similarity task are clipped to its scale (`clipped` marks them); a regression
         has no scale. Metrics use what is returned here, so they describe what users see.
         """
         probabilities = self.probabilities(outputs)
@@ -219,15 +219,15 @@ class Target:
         scores = self.restore(outputs[:, 0])
         return scores.clip(*self.scale) if self.kind == "similarity" else scores
 
-    def clipped(self, outputs: np.ndarray) -> int:
-        """How many rows of `outputs [n, outputs]` have a score that `predictions` clips.
+    def clipped(self, outputs: np.ndarray) -> np.ndarray:
+        """Which rows of `outputs [n, outputs]` have a score that `predictions` clips, `[n]` bool.
 
         A score beyond the scale by rounding alone, such as a cosine of 1.0000001, does not count.
         """
         if self.kind != "similarity" or self.head == "bins":
-            return 0
+            return np.zeros(len(outputs), dtype=np.bool_)
         shares = outputs[:, 0]  # of the scale, see `normalise`
-        return int(((shares < -ROUNDING) | (shares > 1 + ROUNDING)).sum())
+        return (shares < -ROUNDING) | (shares > 1 + ROUNDING)
 
     def label(self, prediction: Any) -> Any:
         """One prediction as the user reads it: a class name, a list of names, or a number."""

@@ -252,3 +252,15 @@ def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
     cosines /= np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     found = [p.label for p in model.predict("alike", pairs)]
     np.testing.assert_allclose(found, cosines * 5, rtol=1e-4)
+
+
+def test_clipped_scores_are_marked_and_counted(trained):
+    """The head's weights are set so that it predicts far beyond the scale."""
+    model = load(trained)
+    head = model._model.head("alike")
+    torch.nn.init.zeros_(head.output.weight)
+    torch.nn.init.constant_(head.output.bias, 7.0)
+    (found,) = model.predict("alike", [("a", "b")])
+    assert (found.label, found.clipped) == (5.0, True)
+    evaluation = model.evaluate("alike")
+    assert evaluation.rows["clipped"] == evaluation.n

@@ -62,7 +62,7 @@ class FixedModel:
         assert all(len(row) == self.text_count(task) for task in tasks for row in texts)
         up = [float(all("good" in text for text in row)) for row in texts]
         named = [Prediction("up" if p else "down", {"down": 1 - p, "up": p}) for p in up]
-        scores = [Prediction(5 * p, {}) for p in up]
+        scores = [Prediction(5 * p, {}, clipped=p == 1) for p in up]
         is_named = {task: self.section(task).kind == "classification" for task in tasks}
         return {task: named if is_named[task] else scores for task in tasks}
 
@@ -489,6 +489,13 @@ def test_what_is_counted(tmp_path):
     assert len(report.notes) == len(words)
     for word, note in zip(words, report.notes, strict=True):
         assert word in note
+
+
+def test_clipped_scores_are_counted(tmp_path: Path):
+    source = write_csv(tmp_path / "in.csv", ["a", "b"], [["good", "good"], ["good", "bad"]])
+    report = predict(source, tmp_path / "out.csv", FixedModel(alike=ALIKE))
+    assert report.clipped == {"alike": 1}
+    assert "1 score of alike beyond its scale, clipped to its end" in report.notes
 
 
 # --- what is refused ------------------------------------------------------------------------------

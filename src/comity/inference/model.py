@@ -48,11 +48,12 @@ class Prediction:
 
     `label` is a class name, a list of names (multi-label) or a number in the target's unit.
     `probabilities` has one entry per class (or level of the scale); it is empty if the head
-    predicts a number.
+    predicts a number. `clipped` says that a similarity was beyond its scale and is now its end.
     """
 
     label: Any
     probabilities: dict[str, float]
+    clipped: bool = False
 
     def __repr__(self) -> str:
         """The label and the highest probabilities, rounded."""
@@ -286,6 +287,7 @@ class Model:
             "empty": len(split.empty_lines) + split.dropped,
             "dropped": split.dropped,
             "truncated": split.cut(spec.views, limit),
+            "clipped": int(spec.target.clipped(outputs).sum()),
         }
         return replace(evaluation, rows=counts)
 
@@ -449,11 +451,13 @@ def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction
     """Raw outputs `[n, outputs]` as labels and probabilities by name."""
     labels = target.predictions(outputs)
     probabilities = target.probabilities(outputs)
+    clipped = target.clipped(outputs).tolist()
     names = probability_names(target)
     found = []
     for index, label in enumerate(labels):
         row = [] if probabilities is None else zip(names, probabilities[index], strict=True)
-        found.append(Prediction(target.label(label), {name: float(p) for name, p in row}))
+        by_name = {name: float(p) for name, p in row}
+        found.append(Prediction(target.label(label), by_name, clipped[index]))
     return found
 
 

@@ -65,6 +65,7 @@ class PredictReport:
     rows: int
     columns: dict[str, list[str]]  # the new columns of each task
     truncated: dict[str, int]  # rows of each task whose texts were cut to its max_length
+    clipped: dict[str, int]  # scores of each similarity task that were beyond its scale
     empty: int  # rows with an empty text
     skipped: dict[str, str]  # why each other task was not predicted
     reading: dict[str, Any]  # how the file was read, see `Table.describe`
@@ -135,6 +136,7 @@ def predict_file(
         rows=counts.rows,
         columns={task: found.names for task, found in added.items()},
         truncated=counts.truncated,
+        clipped=counts.clipped,
         empty=counts.empty,
         skipped=skipped,
         reading=table.describe(),
@@ -254,6 +256,7 @@ def _format(source: Path, formats: Sequence[TableFormat], options: PredictOption
 @dataclass
 class _Counts:
     truncated: dict[str, int]
+    clipped: dict[str, int]
     rows: int = 0
     empty: int = 0
     first_empty: int = 0  # its line
@@ -272,7 +275,7 @@ def _predict_rows(
     Raises `ComityError` with every error of the table; nothing is predicted after the first.
     """
     errors = ErrorList()
-    counts = _Counts(dict.fromkeys(columns, 0))
+    counts = _Counts(dict.fromkeys(columns, 0), dict.fromkeys(columns, 0))
     rows = table.whole_rows(errors)
     while chunk := list(islice(rows, CHUNK)):
         texts = [row_texts(table.path, row, errors) for row, _ in chunk]
@@ -286,6 +289,7 @@ def _predict_rows(
             found = model.predict_all(own_texts, group.tasks)
             for task in group.tasks:
                 counts.truncated[task] += model.count_truncated(task, own_texts)
+                counts.clipped[task] += sum(prediction.clipped for prediction in found[task])
                 add = columns[task].values
                 written = [
                     own | add(prediction)
@@ -328,6 +332,11 @@ def _notes(table: Table, counts: _Counts, skipped: Mapping[str, str]) -> list[st
     notes += [
         f"{table.path}: {plural(count, 'row')} cut to the max_length of {task}"
         for task, count in counts.truncated.items()
+        if count
+    ]
+    notes += [
+        f"{plural(count, 'score')} of {task} beyond its scale, clipped to its end"
+        for task, count in counts.clipped.items()
         if count
     ]
     return notes + finding_notes(table.path, table.findings())
