@@ -98,7 +98,7 @@ def try_mutation(mutation: Mutation) -> str:
 
 def main() -> int:
     """Try the mutations and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of names (default: all mutations)")
     parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once (default: 2)")
     options = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> int:
         tests = dict.fromkeys(test for mutation in chosen for test in mutation.tests)
         if run_tests(project, tests) != PASSED:
             raise SystemExit("the tests fail without a mutation; run them first")
-    counts = dict.fromkeys(("caught", "survived", "error"), 0)
+    counts: dict[str, int] = {"caught": 0, "survived": 0, "error": 0}
     with ThreadPoolExecutor(options.jobs) as pool:
         for mutation, result in zip(chosen, pool.map(try_mutation, chosen), strict=True):
             counts[result] += 1

@@ -140,7 +140,7 @@ def test_no_rows_give_no_rows(trained):
 
 
 def test_only_a_run_is_loaded(trained, tmp_path):
-    wrongs: tuple[tuple[Any, str], ...] = (
+    wrongs: list[tuple[Any, str]] = [
         (tmp_path / "none", "no such directory"),
         (tmp_path, "not a run"),
         (trained.path / trained.best().folder, f"name the run itself: {trained.path}"),
@@ -148,7 +148,7 @@ def test_only_a_run_is_loaded(trained, tmp_path):
         (trained.path / "recipe.toml", f"name the run itself: {trained.path}"),
         (None, "expected a run directory, got None"),
         (5, "expected a run directory, got 5"),
-    )
+    ]
     for wrong, sentence in wrongs:
         with pytest.raises(ComityError, match=re.escape(sentence)):
             load(wrong)
@@ -257,7 +257,7 @@ def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
 def test_clipped_scores_are_marked_and_counted(trained):
     """The head's weights are set so that it predicts far beyond the scale."""
     model = load(trained)
-    head = model._model.head("alike")
+    head: Any = model._model.head("alike")
     torch.nn.init.zeros_(head.output.weight)
     torch.nn.init.constant_(head.output.bias, 7.0)
     (found,) = model.predict("alike", [("a", "b")])

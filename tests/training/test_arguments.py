@@ -71,7 +71,7 @@ def test_resuming_needs_the_same_tables(data, tmp_path, tiny_checkpoint):
     steps = run.facts().steps
     longer = {"resume": True, "extend": {"steps": 1}, "quiet": True}
     again = train(in_memory(tiny_checkpoint, data), out=run.path, **longer)
-    assert again.facts().steps == steps + 1
+    assert steps is not None and again.facts().steps == steps + 1
     values = in_memory(tiny_checkpoint, data) | {"stages": again.recipe().to_dict()["stages"]}
     with pytest.raises(ComityError, match="mood train>: the run was given this table in memory"):
         train(run.recipe(), out=run.path, **longer)
