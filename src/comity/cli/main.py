@@ -56,7 +56,7 @@ examples:
   comity demo
   comity check recipe.toml --data data
   comity train recipe.toml --data data --out runs/first
-  comity evaluate runs/first --task mood --file unseen.csv
+  comity evaluate runs/first unseen.csv
   comity predict runs/first --task mood --input new.csv --output labelled.csv
   comity compare runs/mood-only runs/first
   comity help train
@@ -68,7 +68,7 @@ exit codes:
   0    done
   1    the output was closed early, as by `| head`
   2    an error that you can fix, with a message
-  130  stopped by Ctrl-C
+  130  stopped by Ctrl-C (143 and 129: by SIGTERM and SIGHUP)
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
