@@ -15,6 +15,7 @@ from comity.evaluation.predictions import kept_predictions
 from comity.inference.model import Prediction
 from comity.model.bert import Bert
 from comity.runs import RunDirectory
+from comity.terminal.views import show_evaluation
 from comity.training.setup import prepare
 
 
@@ -199,6 +200,39 @@ def test_one_file_is_evaluated_for_every_task_whose_columns_it_has(trained, data
     wrong = write_csv(tmp_path / "wrong.csv", ["text", "mood", "a", "b", "score"], [(*"xyabc",)])
     with pytest.raises(ComityError, match="has the columns of mood, alike; if it is for one, name"):
         model.evaluate_all(wrong)
+
+
+def test_a_file_is_evaluated_for_the_task_whose_encoding_it_has(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, tasks__mood__encoding="cp1252", train__epochs=0.1)
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    new = tmp_path / "new.csv"
+    new.write_bytes(
+        b"text,mood\n" + "".join(f"é{t},{m}\n" for t, m in mood_rows(0, 9)).encode("cp1252")
+    )
+    found = model.evaluate_all(new)
+    assert found.tasks["mood"].n == 9
+    assert 'has no column "a", "b", "score"' in found.skipped["alike"]
+
+
+def test_rows_that_are_left_out_are_counted(tmp_path, tiny_checkpoint, capsys):
+    write_two_tasks(tmp_path)
+    settings = {"ignore_labels": ["?"], "missing_labels": "skip", "empty_texts": "drop"}
+    recipe = two_tasks(tiny_checkpoint, **{f"tasks__mood__{k}": v for k, v in settings.items()})
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    extra = [("a", "?"), ("b", "?"), ("c", ""), ("", mood_rows(0, 1)[0][1])]
+    new = write_csv(tmp_path / "new.csv", ["text", "mood"], [*mood_rows(0, 9), *extra])
+    found = model.evaluate("mood", new)
+    assert found.n == 9
+    assert found.rows == {
+        "unlabelled": 1, "ignored": 2, "empty": 1, "dropped": 1, "truncated": 0
+    }  # fmt: skip
+    capsys.readouterr()
+    show_evaluation(found)
+    out = capsys.readouterr().out
+    assert "mood: 1 row without a label; left out" in out
+    assert "mood: 2 rows with a label that ignore_labels lists; left out" in out
+    assert "mood: 1 row left out because of an empty text" in out
 
 
 def test_a_table_in_memory_is_evaluated_like_its_file(trained, data):

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
+from comity.tables.findings import Finding
 from comity.tables.frames import FramePath, FrameTable
 from comity.tables.reader import open_table
 from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
 from comity.tables.text_files import cannot_read, open_bytes
 
-_VERSION = "2"  # raise it when what a cache holds changes
+_VERSION = "3"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows tokenised at a time
 
 
@@ -61,6 +62,7 @@ class TokenTable:
     digest: str  # SHA-256 of the file
     zero_bytes: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """Rows that have a zero byte in a text."""
+    findings: tuple[Finding, ...] = ()  # what looks wrong in the chosen columns
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -141,7 +143,8 @@ class TokenTables:
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
-        writer.finish({"reading": table.describe(), "digest": digest})
+        findings = [asdict(finding) for finding in table.findings()]
+        writer.finish({"reading": table.describe(), "digest": digest, "findings": findings})
         if no_texts or self._encoder.fingerprint is None:  # not cached
             atexit.register(shutil.rmtree, building, ignore_errors=True)
             return building
@@ -287,6 +290,7 @@ def _open(folder: Path, source: TableSource) -> TokenTable:
         zero_bytes=load("zero-bytes"),
         reading=about["reading"],
         digest=about["digest"],
+        findings=tuple(Finding(**finding) for finding in about["findings"]),
     )
 
 
