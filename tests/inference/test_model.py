@@ -245,6 +245,19 @@ def test_a_table_in_memory_is_evaluated_like_its_file(trained, data):
         model.evaluate("mood", ["a text"])
 
 
+def test_numbers_of_a_table_in_memory_need_no_decimal_mark(tmp_path, tiny_checkpoint):
+    pandas = pytest.importorskip("pandas")
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, tasks__alike__decimal_mark=",", train__epochs=0.1)
+    for name in ("alike.csv", "alike-dev.csv"):
+        table = pandas.read_csv(tmp_path / name)
+        table.to_csv(tmp_path / name, index=False, decimal=",", sep=";")
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    table = pandas.read_csv(tmp_path / "alike-dev.csv", decimal=",", sep=";")
+    assert table["score"].dtype == "float64"
+    assert model.evaluate("alike", table).to_dict() == model.evaluate("alike").to_dict()
+
+
 def test_wrong_arguments_are_errors(trained):
     model = load(trained.path)
     with pytest.raises(ComityError, match='did you mean "mood"'):

@@ -25,7 +25,7 @@ from comity.errors import ComityError, ErrorList
 from comity.tables.findings import Finding
 from comity.tables.frames import FramePath, FrameTable
 from comity.tables.reader import open_table
-from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
+from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, as_text
 from comity.tables.text_files import cannot_read, open_bytes
 
 _VERSION = "3"  # raise it when what a cache holds changes
@@ -250,8 +250,7 @@ class _Writer:
             for known, codes, value in zip(
                 self.values, self.codes, row.values[columns:], strict=True
             ):
-                plain = {"reason": value.reason} if isinstance(value, NoValue) else value
-                codes.append(known.setdefault(json.dumps(plain), len(known)))
+                codes.append(known.setdefault(json.dumps(_plain(value)), len(known)))
 
     def finish(self, about: dict[str, Any]) -> None:
         for number, offsets in enumerate(self.offsets):
@@ -300,9 +299,22 @@ def _ids(path: Path, type: str) -> NDArray:
     return np.memmap(path, dtype=type, mode="r")
 
 
+def _plain(value: Value) -> Any:
+    """A value as JSON, from which `_values` makes the same value again."""
+    if isinstance(value, NoValue):
+        return {"reason": value.reason}
+    if isinstance(value, JsonNumber) and "." in value:  # only there a decimal mark matters
+        return {"number": value}
+    return value
+
+
 def _values(path: Path) -> list[Value]:
-    raw = json.loads(path.read_text())
-    return [NoValue(value["reason"]) if isinstance(value, dict) else value for value in raw]
+    def value(plain: Any) -> Value:
+        if not isinstance(plain, dict):
+            return plain
+        return JsonNumber(plain["number"]) if "number" in plain else NoValue(plain["reason"])
+
+    return [value(plain) for plain in json.loads(path.read_text())]
 
 
 def text_key(text: str) -> int:
