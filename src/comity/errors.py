@@ -93,9 +93,23 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
 
     >>> nearest("trian", ["train", "dev"])
     '; did you mean "train"?'
+    >>> nearest("pgrad", ["pcgrad", "upgrad", "mgda"])  # both are as close
+    '; did you mean "pcgrad" or "upgrad"?'
     >>> nearest("zebra", ["train", "dev"])
     ''
     """
     names = {str(name).casefold(): str(name) for name in known}
-    close = difflib.get_close_matches(str(word).casefold(), names, n=1, cutoff=0.6)
-    return f'; did you mean "{names[close[0]]}"?' if close else ""
+    close = difflib.get_close_matches(str(word).casefold(), names, n=2, cutoff=0.6)
+    if not close:
+        return ""
+    best, *others = close
+    tied = [name for name in others if _likeness(name, word) == _likeness(best, word)]
+    return f"; did you mean {' or '.join(_quoted(names[name]) for name in sorted([best, *tied]))}?"
+
+
+def _likeness(name: str, word: Any) -> float:
+    return difflib.SequenceMatcher(None, name, str(word).casefold()).ratio()
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

@@ -1,10 +1,13 @@
 """Labels and scores that are read without an error but look wrong: what is said about them."""
 
 import csv
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.data.tasks import UNKNOWN, load_task, notes_of, task_of
 from tests.helpers import write_csv, write_jsonl
@@ -300,6 +303,53 @@ def test_a_column_of_names_is_not_a_number(tmp_path):
     assert message.endswith("is it a classification?")
     (message,) = errors_of(tmp_path, ["reds"] * 380 + ["1.5"] * 20, "regression", dev=["1"])
     assert "380 of 400 values" in message
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "float64", "float32", "decimal"])
+def test_what_is_stored_as_a_number_has_a_point_whatever_the_decimal_mark(tmp_path, kind):
+    rows = [("a", "1,5"), ("b", "2"), ("c", "-0,25"), ("d", "-1")]
+    (tmp_path / "t.tsv").write_text("text\tn\n" + "".join(f"{t}\t{n}\n" for t, n in rows))
+    numbers, dev = (
+        [0.5, -1.0, 3.0, 2.25],
+        tmp_path / f"d.{'jsonl' if kind == 'jsonl' else 'parquet'}",
+    )
+    texts = ["w", "x", "y", "z"]
+    if kind == "jsonl":
+        write_jsonl(dev, [{"text": t, "n": n} for t, n in zip(texts, numbers, strict=True)])
+    else:
+        type = pa.decimal128(5, 2) if kind == "decimal" else getattr(pa, kind)()
+        column = pa.array(
+            [Decimal(str(n)) for n in numbers] if kind == "decimal" else numbers, type
+        )
+        pq.write_table(pa.table({"text": texts, "n": column}), dev)
+    task = {"kind": "regression", "train": "t.tsv", "dev": dev.name, "text": "text", "label": "n"}
+    for _ in range(2):  # the second time from the cache
+        data = load_task(tmp_path, **task, decimal_mark=",", ignore_labels=["-1"])
+        assert data.train.targets.tolist() == [1.5, 2.0, -0.25]
+        assert data.dev.targets.tolist() == [0.5, 3.0, 2.25]
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_correlation_on_one_or_two_dev_rows_says_nothing(tmp_path, metric):
+    def notes(dev: list[str]) -> str:
+        return notes_of(tmp_path, ["1", "2", "3"], "regression", dev, metric=metric)
+
+    name = metric.capitalize()
+    assert f"{name} has no value on dev (only one row)" in notes(["1"])
+    assert f"{name} is always 1 or -1 on 2 dev rows; add dev rows" in notes(["1", "2"])
+    assert f"{name} has no value on dev (all 2 gold scores are 1.0)" in notes(["1", "1"])
+    assert name not in notes(["1", "2", "3"])
+
+
+def test_a_class_with_one_row_is_named(tmp_path):
+    notes = notes_of(tmp_path, [*GOOD * 2, "rare"], dev=["yes", "no"])
+    assert '1 class has only one row, too few to learn from: "rare"; add rows, or merge' in notes
+    assert "only one row, too few" not in notes_of(
+        tmp_path, [*GOOD * 2, "rare"], dev=["yes", "rare"]
+    )
+    # Too many classes for the rows are another note.
+    many = [f"label {n}" for n in range(30)]
+    assert "only one row, too few" not in notes_of(tmp_path, many, dev=many[:2])
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,20 @@ def test_zero_bytes_are_counted(tmp_path):
     )
 
 
+def test_texts_decoded_with_the_wrong_encoding_are_named_in_every_file(tmp_path):
+    train = [*rows_of(6, "Gerät {} geht nicht"), ("a", "y")]
+    task = {**SAID, "dev": 0.25, "encoding": "cp1252"}
+    for _ in range(2):  # the second time from the cache
+        found = notes_of_rows(tmp_path, ["text", "label"], train, rows_of(2), **task)
+        said = (
+            f'{tmp_path / "t.csv"}: 6 values look like text decoded with the wrong encoding ("GerÃ'
+        )
+        assert found.count(said) == 1 and "correct `encoding`" in found
+    found = notes_of_rows(tmp_path, ["text", "label"], train, [("x\ufffd", "y")] * 2, **SAID)
+    assert "wrong encoding" not in found
+    assert f"{tmp_path / 'd.csv'}: 2 values contain U+FFFD" in found
+
+
 def test_texts_in_another_language_are_told_by_unknown_tokens(tmp_path):
     train = [("one x1 three x2", "y"), ("x3", "n"), ("", "n")]
     found = notes_of_rows(tmp_path, ["text", "label"], train, rows_of(2), **SAID)

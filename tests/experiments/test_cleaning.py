@@ -89,6 +89,20 @@ def test_a_dry_run_deletes_nothing_and_yes_deletes_what_it_listed(runs, capsys):
     assert (runs.parent / "cache" / "tokens" / "mine.txt").exists()
 
 
+def test_the_cache_is_one_row_of_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COMITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "300")
+    for name in ("0a" * 16, "0b" * 16):
+        entry = tmp_path / "cache" / "tokens" / name
+        entry.mkdir(parents=True)
+        (entry / "about.json").write_bytes(b"x" * 1500)
+    assert main(["clean", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0a0a" not in out and out.count("│ cache") == 1
+    assert str(tmp_path / "cache" / "tokens") in out and "3.0 kB" in out
+    assert "2 entries (3.0 kB) can be deleted" in out
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(ComityError, match="no such directory"):
         find([tmp_path / "none"])

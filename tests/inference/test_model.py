@@ -15,6 +15,7 @@ from comity.evaluation.predictions import kept_predictions
 from comity.inference.model import Prediction
 from comity.model.bert import Bert
 from comity.runs import RunDirectory
+from comity.terminal.views import show_evaluation
 from comity.training.setup import prepare
 
 
@@ -201,6 +202,39 @@ def test_one_file_is_evaluated_for_every_task_whose_columns_it_has(trained, data
         model.evaluate_all(wrong)
 
 
+def test_a_file_is_evaluated_for_the_task_whose_encoding_it_has(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, tasks__mood__encoding="cp1252", train__epochs=0.1)
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    new = tmp_path / "new.csv"
+    new.write_bytes(
+        b"text,mood\n" + "".join(f"é{t},{m}\n" for t, m in mood_rows(0, 9)).encode("cp1252")
+    )
+    found = model.evaluate_all(new)
+    assert found.tasks["mood"].n == 9
+    assert 'has no column "a", "b", "score"' in found.skipped["alike"]
+
+
+def test_rows_that_are_left_out_are_counted(tmp_path, tiny_checkpoint, capsys):
+    write_two_tasks(tmp_path)
+    settings = {"ignore_labels": ["?"], "missing_labels": "skip", "empty_texts": "drop"}
+    recipe = two_tasks(tiny_checkpoint, **{f"tasks__mood__{k}": v for k, v in settings.items()})
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    extra = [("a", "?"), ("b", "?"), ("c", ""), ("", mood_rows(0, 1)[0][1])]
+    new = write_csv(tmp_path / "new.csv", ["text", "mood"], [*mood_rows(0, 9), *extra])
+    found = model.evaluate("mood", new)
+    assert found.n == 9
+    assert found.rows == {
+        "unlabelled": 1, "ignored": 2, "empty": 1, "dropped": 1, "truncated": 0
+    }  # fmt: skip
+    capsys.readouterr()
+    show_evaluation(found)
+    out = capsys.readouterr().out
+    assert "mood: 1 row without a label; left out" in out
+    assert "mood: 2 rows with a label that ignore_labels lists; left out" in out
+    assert "mood: 1 row left out because of an empty text" in out
+
+
 def test_a_table_in_memory_is_evaluated_like_its_file(trained, data):
     pandas = pytest.importorskip("pandas")
     model = load(trained)
@@ -209,6 +243,19 @@ def test_a_table_in_memory_is_evaluated_like_its_file(trained, data):
     assert model.evaluate_all(table).tasks.keys() == {"alike"}
     with pytest.raises(ComityError, match="expected a file or a DataFrame, got"):
         model.evaluate("mood", ["a text"])
+
+
+def test_numbers_of_a_table_in_memory_need_no_decimal_mark(tmp_path, tiny_checkpoint):
+    pandas = pytest.importorskip("pandas")
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, tasks__alike__decimal_mark=",", train__epochs=0.1)
+    for name in ("alike.csv", "alike-dev.csv"):
+        table = pandas.read_csv(tmp_path / name)
+        table.to_csv(tmp_path / name, index=False, decimal=",", sep=";")
+    model = load(train(recipe, tmp_path, tmp_path / "run", quiet=True))
+    table = pandas.read_csv(tmp_path / "alike-dev.csv", decimal=",", sep=";")
+    assert table["score"].dtype == "float64"
+    assert model.evaluate("alike", table).to_dict() == model.evaluate("alike").to_dict()
 
 
 def test_wrong_arguments_are_errors(trained):

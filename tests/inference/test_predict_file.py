@@ -475,6 +475,27 @@ def test_how_the_file_is_read(tmp_path):
     assert report.reading["delimiter"] == ";"
 
 
+def test_a_file_for_one_task_is_read_with_the_format_of_this_task(tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_bytes("a;b\ncrème, good;good\n".encode("cp1252"))
+    tab = {**MOOD, "delimiter": "tab", "encoding": "utf-8"}
+    model: Any = FixedModel(mood=tab, alike={**ALIKE, "encoding": "cp1252"})
+    report = predict(source, tmp_path / "out.json", model)
+    assert list(report.columns) == ["alike"] and 'no column "text"' in report.skipped["mood"]
+    assert read_back(tmp_path / "out.json")[0]["a"] == "crème, good"
+    # Of two tasks that read the file with their own format, no one decides.
+    model = FixedModel(mood={**MOOD, "encoding": "cp1252"}, alike=ALIKE)
+    both = tmp_path / "both.csv"
+    both.write_text("text,a,b\ncrème,x,y\n", encoding="utf-8")
+    report = predict(both, tmp_path / "both.json", model)
+    assert list(report.columns) == ["mood", "alike"]
+    assert read_back(tmp_path / "both.json")[0]["text"] == "crème"
+    # A file that no task can read is an error that says why.
+    model = FixedModel(mood=MOOD, alike={**ALIKE, "encoding": "ascii"})
+    with pytest.raises(ComityError, match="0xE8"):
+        predict(source, tmp_path / "none.json", model)
+
+
 def test_what_is_counted(tmp_path):
     texts = ["word " * 101, "good", "", "a \0 byte", "CrÃ¨me brÃ»lÃ©e"]
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in texts])

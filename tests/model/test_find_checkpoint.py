@@ -131,6 +131,15 @@ def test_each_failure_of_the_hub_is_one_message(
     assert "some/model" in error
 
 
+def test_a_misspelt_minilm_is_told_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise errors.LocalEntryNotFoundError("no net")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    (error,) = errors_of("mini-lm")
+    assert error.endswith('cannot be reached; did you mean "minilm"?')
+
+
 def hub_cache(home: Path, checkpoint: Path) -> str:
     """Write a model to a hub cache under HF_HOME, as `huggingface_hub` does; return its commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"

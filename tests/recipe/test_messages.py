@@ -15,7 +15,6 @@ RENAMED_KEYS = [
     ("stages.0", "schedule", "task_sampling"),
     ("stages.0", "turns", "batches_per_step"),
     ("stages.0", "temperature", "sampling_temperature"),
-    ("stages.0", "epoch", "epoch_ends"),
     ("stages.0", "decay", "lr_schedule"),
     ("stages.0", "layer_decay", "lr_layer_decay"),
     ("stages.0", "objective", "train_on"),
@@ -24,7 +23,6 @@ RENAMED_KEYS = [
     ("train", "schedule", "task_sampling"),
     ("train", "turns", "batches_per_step"),
     ("train", "temperature", "sampling_temperature"),
-    ("train", "epoch", "epoch_ends"),
     ("train", "decay", "lr_schedule"),
     ("train", "layer_decay", "lr_layer_decay"),
     ("train", "group_lengths", "group_by_length"),
@@ -67,7 +65,7 @@ def test_an_old_key_gets_its_new_name(table, old, new):
 
 def test_every_old_key_is_tested():
     inherited = len(RENAMED_KEYS) - sum(len(table) for table in RENAMED.values())
-    assert inherited == 6  # those of a stage, which [train] has too
+    assert inherited == 5  # those of a stage, which [train] has too
 
 
 def test_every_new_name_is_a_key_and_no_old_name_is():
@@ -137,9 +135,17 @@ def test_an_old_value_gets_its_new_name(old, new):
         ),
         (
             {"train__lr_layer_decay": 1.5},
-            "train.lr_layer_decay: expected at most 1, got 1.5",
+            "train.lr_layer_decay: expected a number at most 1, got 1.5",
         ),
-        ({"train__lr": 0.0}, "train.lr: expected above 0, got 0.0"),
+        ({"train__lr": 0.0}, "train.lr: expected a number above 0, got 0.0"),
+        (
+            {"tasks__mood__dev": 10},
+            "tasks.mood.dev: expected text in quotes or a number below 1, got 10",
+        ),
+        (
+            {"train__epoch": 2},
+            'train.epoch: unknown key "epoch" in [train]; did you mean "epochs"?',
+        ),
         ({"train__eps": "x"}, 'train.eps: expected a number, got "x"'),
         (
             {"tasks__mood__classes": ["a"]},

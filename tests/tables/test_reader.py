@@ -217,6 +217,8 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     (tmp_path / "rain.csv").write_text("text,label\nIt rains.,yes\n")
     one_error(tmp_path / "rian.csv", ["text"], "no such file", 'did you mean "rain.csv"')
     one_error(tmp_path / "zzz.parquet", ["text"], "no such file")
+    message = one_error(tmp_path / "none.csv", ["text"], "no such file")
+    assert "rain" not in message  # no suggestion because of the extension alone
     one_error(tmp_path / "nowhere" / "rain.csv", ["text"], "no folder")
     (tmp_path / "folder.csv").mkdir()
     one_error(tmp_path / "folder.csv", ["text"], "is a folder")

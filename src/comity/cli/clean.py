@@ -1,6 +1,7 @@
 """`comity clean`: list and delete checkpoints, leftovers and cached token ids."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def _show(found: "list[Found]", deleted: bool) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     done = "deleted" if deleted else "can be deleted"
-    for one in found:
+    for one in _cache_as_one(found):
         note = done if one.kept is None else f"kept: {one.kept}"
         table.add_row(one.kind, str(one.path), _size(one.bytes), _age(one.seconds), note)
     if found:
@@ -74,6 +75,20 @@ def _show(found: "list[Found]", deleted: bool) -> None:
     hint = "; add --yes to delete them" if deletable and not deleted else ""
     total = _size(sum(one.bytes for one in deletable))
     print(f"{plural(len(deletable), 'entry', 'entries')} ({total}) {done}{hint}")
+
+
+def _cache_as_one(found: "list[Found]") -> "list[Found]":
+    """What was found, with all entries of the cache that can be deleted as one, their folder."""
+    cached = [one for one in found if one.kind == "cache" and one.kept is None]
+    if len(cached) < 2:
+        return found
+    folder = replace(
+        cached[0],
+        path=cached[0].path.parent,
+        bytes=sum(one.bytes for one in cached),
+        seconds=max(one.seconds for one in cached),
+    )
+    return [*(one for one in found if one not in cached), folder]
 
 
 def _size(count: int) -> str:

@@ -29,7 +29,7 @@ def label_notes(data: TaskData) -> list[str]:
     """Sentences on the labels of a task, without the task's name."""
     if not data.target.classes:
         return [*_score_notes(data), *_metric_notes(data)]
-    notes = _class_row_notes(data)
+    notes = [*_class_row_notes(data), *_single_row_notes(data)]
     if data.task.labels is None:
         notes += _spelling_notes(data)
         if data.task.classes is None:
@@ -142,6 +142,21 @@ def _class_row_notes(data: TaskData) -> list[str]:
     if isinstance(data.task.dev, str):
         return [f"{sentence}; add training rows, or remove such classes from `classes`"]
     return [f"{sentence}; set another train.split_seed, name a dev file, or add rows"]
+
+
+def _single_row_notes(data: TaskData) -> list[str]:
+    """A sentence on classes with a single row in training and dev together."""
+    splits = [data.train, data.dev, *data.stage_train.values()]
+    rows = np.sum([class_counts(data.target, split.targets) for split in splits], axis=0)
+    single = np.flatnonzero(rows == 1)
+    if not len(single) or len(data.train) < len(rows) * ROWS_PER_CLASS:  # as in `_kind_notes`
+        return []
+    names = quoted_list([data.target.classes[index] for index in single], 8)
+    verb = "class has" if len(single) == 1 else "classes have"
+    return [
+        f"{len(single):,} {verb} only one row, too few to learn from: {names}; add rows, or merge "
+        "such classes with others"
+    ]
 
 
 def _one_dev_class(data: TaskData) -> list[str]:
@@ -266,17 +281,20 @@ def _two_value_notes(data: TaskData, distinct: NDArray) -> list[str]:
 
 
 def _metric_notes(data: TaskData) -> list[str]:
-    """A sentence if Pearson's correlation has no value on dev."""
+    """A sentence if a correlation has no value on dev, or says nothing."""
     value = data.dev.targets
-    if data.task.metric_name != "pearson":
+    if data.task.metric_name not in ("pearson", "spearman"):
         return []
+    metric = data.task.metric_name.capitalize()
     if len(value) == 1:
-        return ["Pearson has no value on dev (only one row); add dev rows"]
+        return [f"{metric} has no value on dev (only one row); add dev rows"]
     if len(value) and value.min() == value.max():
         return [
-            f"Pearson has no value on dev (all {len(value)} gold scores are {value[0]}); add dev "
+            f"{metric} has no value on dev (all {len(value)} gold scores are {value[0]}); add dev "
             "rows with other scores"
         ]
+    if len(value) == 2:
+        return [f"{metric} is always 1 or -1 on 2 dev rows; add dev rows"]
     return []
 
 

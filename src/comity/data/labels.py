@@ -16,7 +16,7 @@ from comity.data.token_cache import LabelColumn, TokenTable
 from comity.errors import ErrorList, nearest
 from comity.format import plural, some
 from comity.recipe.schema import TaskSection
-from comity.tables.rows import NoValue, Value, shown
+from comity.tables.rows import JsonNumber, NoValue, Value, shown
 from comity.targets import Classes, Target, is_number, loose_key
 
 GLUE_HINT = "the GLUE files have -1 where test labels are withheld; use a labelled file"
@@ -337,7 +337,7 @@ def _result(
         return _No.VALUE
     if ignored:
         parts = _parts(value, task) if task.kind == "multi-label" else [value]
-        decimal = task.decimal_mark
+        decimal = _decimal_mark(value, task)
         texts = [part.replace(decimal, ".") for part in parts if isinstance(part, str)]
         if any(text.strip() and loose_key(text) in ignored for text in texts):
             return _No.IGNORED
@@ -523,6 +523,11 @@ def _indicator_reader(name: str) -> Callable[[Value], Any]:
     return read
 
 
+def _decimal_mark(value: Value, task: TaskSection) -> str:
+    """The decimal mark of a value: that of the task, but a point in what is stored as a number."""
+    return "." if isinstance(value, JsonNumber) else task.decimal_mark
+
+
 def _score_reader(name: str, task: TaskSection) -> Callable[[Value], Any]:
     low, high = task.scale
 
@@ -532,7 +537,7 @@ def _score_reader(name: str, task: TaskSection) -> Callable[[Value], Any]:
         text = value.strip()
         if not text:
             return _No.VALUE
-        number = _number(text, task.decimal_mark)
+        number = _number(text, _decimal_mark(value, task))
         if number is None:
             advice = _number_advice(name, text, task.decimal_mark)
             return _Wrong(

@@ -9,6 +9,7 @@ from comity.data.label_notes import label_notes
 from comity.data.splits import Split, TaskData
 from comity.data.token_cache import among, text_key, token_counts, unknown_counts
 from comity.format import plural, some
+from comity.tables.findings import finding_notes
 
 UNKNOWN_SHARE = 0.1
 """Share of unknown tokens from which the vocabulary probably does not fit the texts."""
@@ -28,6 +29,7 @@ def task_notes(data: TaskData, unknown: int) -> list[str]:
         notes.extend(split_notes(data, split, name))
     for split in data.stage_train.values():
         notes.extend(split_notes(data, split, "training"))
+    notes.extend(_encoding_notes(data))
     own = [data.split_note, *_text_notes(data), *_unknown_notes(data, unknown), *label_notes(data)]
     return notes + [f"{data.name}: {note}" for note in own if note]
 
@@ -105,6 +107,15 @@ def _unknown_notes(data: TaskData, unknown: int) -> list[str]:
                 f"{share:.0%} of the tokens in {split.table.path} are unknown to the encoder's "
                 "vocabulary; use an encoder for this language"
             )
+    return list(dict.fromkeys(notes))
+
+
+def _encoding_notes(data: TaskData) -> list[str]:
+    """A sentence on what looks wrongly decoded in each file; zero bytes are counted by split."""
+    notes = []
+    for split in (data.train, data.dev, *data.stage_train.values()):
+        found = [f for f in split.table.findings if f.kind in ("wrong encoding", "lost characters")]
+        notes += [f"{data.name}: {note}" for note in finding_notes(split.table.path, found)]
     return list(dict.fromkeys(notes))
 
 

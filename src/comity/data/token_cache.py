@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
+from comity.tables.findings import Finding
 from comity.tables.frames import FramePath, FrameTable
 from comity.tables.reader import open_table
-from comity.tables.rows import NoValue, Row, TableFormat, Value, as_text
+from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, as_text
 from comity.tables.text_files import cannot_read, open_bytes
 
-_VERSION = "2"  # raise it when what a cache holds changes
+_VERSION = "3"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows tokenised at a time
 
 
@@ -61,6 +62,7 @@ class TokenTable:
     digest: str  # SHA-256 of the file
     zero_bytes: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """Rows that have a zero byte in a text."""
+    findings: tuple[Finding, ...] = ()  # what looks wrong in the chosen columns
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -141,7 +143,8 @@ class TokenTables:
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
-        writer.finish({"reading": table.describe(), "digest": digest})
+        findings = [asdict(finding) for finding in table.findings()]
+        writer.finish({"reading": table.describe(), "digest": digest, "findings": findings})
         if no_texts or self._encoder.fingerprint is None:  # not cached
             atexit.register(shutil.rmtree, building, ignore_errors=True)
             return building
@@ -247,8 +250,7 @@ class _Writer:
             for known, codes, value in zip(
                 self.values, self.codes, row.values[columns:], strict=True
             ):
-                plain = {"reason": value.reason} if isinstance(value, NoValue) else value
-                codes.append(known.setdefault(json.dumps(plain), len(known)))
+                codes.append(known.setdefault(json.dumps(_plain(value)), len(known)))
 
     def finish(self, about: dict[str, Any]) -> None:
         for number, offsets in enumerate(self.offsets):
@@ -287,6 +289,7 @@ def _open(folder: Path, source: TableSource) -> TokenTable:
         zero_bytes=load("zero-bytes"),
         reading=about["reading"],
         digest=about["digest"],
+        findings=tuple(Finding(**finding) for finding in about["findings"]),
     )
 
 
@@ -296,9 +299,22 @@ def _ids(path: Path, type: str) -> NDArray:
     return np.memmap(path, dtype=type, mode="r")
 
 
+def _plain(value: Value) -> Any:
+    """A value as JSON, from which `_values` makes the same value again."""
+    if isinstance(value, NoValue):
+        return {"reason": value.reason}
+    if isinstance(value, JsonNumber) and "." in value:  # only there a decimal mark matters
+        return {"number": value}
+    return value
+
+
 def _values(path: Path) -> list[Value]:
-    raw = json.loads(path.read_text())
-    return [NoValue(value["reason"]) if isinstance(value, dict) else value for value in raw]
+    def value(plain: Any) -> Value:
+        if not isinstance(plain, dict):
+            return plain
+        return JsonNumber(plain["number"]) if "number" in plain else NoValue(plain["reason"])
+
+    return [value(plain) for plain in json.loads(path.read_text())]
 
 
 def text_key(text: str) -> int:

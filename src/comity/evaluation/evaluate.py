@@ -43,7 +43,7 @@ class Evaluation:
     names: tuple[str, ...] = ()  # of the classes or levels in `confusion`, or of the labels
     classes: list[ClassScore] = field(default_factory=list)  # of each class or label
     warning: str | None = None  # a sentence where the model predicts nothing but one class
-    rows: dict[str, int] = field(default_factory=dict)  # dropped, empty, truncated, clipped
+    rows: dict[str, int] = field(default_factory=dict)  # unlabelled, dropped, clipped and more
     interval: Interval | None = None  # of the score, where requested
 
     def to_dict(self) -> dict[str, Any]:

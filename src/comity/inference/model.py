@@ -28,7 +28,7 @@ from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
 from comity.tables.frames import FramePath, frame_columns
 from comity.tables.reader import open_table
-from comity.tables.rows import quoted_list
+from comity.tables.rows import TableFormat, quoted_list
 from comity.targets import HeadSpec, Target
 
 Rows: TypeAlias = Iterable[str | Sequence[str] | Mapping[str, Any]] | Any
@@ -284,6 +284,7 @@ class Model:
         )
         counts = {
             "unlabelled": split.unlabelled,
+            "ignored": split.ignored,
             "empty": len(split.empty_lines) + split.dropped,
             "dropped": split.dropped,
             "truncated": split.cut(spec.views, limit),
@@ -303,8 +304,8 @@ class Model:
         if path is None:
             return Evaluations({task: self.evaluate(task) for task in self.tasks}, {})
         skipped = {}
-        for task in self.tasks:
-            if lacking := _lacking(path, self.section(task)):
+        for task, lacking in _lacking(path, self._recipe.tasks).items():
+            if lacking:
                 skipped[task] = f"{task}: not evaluated, {path} has no column {lacking}"
         tasks = [task for task in self.tasks if task not in skipped]
         if not tasks:
@@ -416,15 +417,35 @@ class Model:
             yield indices, to_packed(packed, self._device)
 
 
-def _lacking(path: Path, section: TaskSection) -> str:
-    """The columns of a task that a table lacks, quoted; "" if it has them all."""
-    names = open_table(path, section.table_format).names
-    lacking = [
+def _lacking(path: Path, tasks: Mapping[str, TaskSection]) -> dict[str, str]:
+    """The columns of each task that a table lacks, quoted; "" if it has them all.
+
+    A task whose format (such as `encoding`) does not fit the file gets its column names from a
+    task whose format fits. Raises `ComityError` if none does.
+    """
+    names: dict[TableFormat, list[str]] = {}
+    errors: list[ComityError] = []
+    for format in dict.fromkeys(section.table_format for section in tasks.values()):
+        try:
+            names[format] = open_table(path, format).names
+        except ComityError as error:
+            errors.append(error)
+    if not names:
+        raise errors[0]
+    other = next(iter(names.values()))
+    return {
+        task: quoted_list(_missing(section, names.get(section.table_format, other)))
+        for task, section in tasks.items()
+    }
+
+
+def _missing(section: TaskSection, names: Sequence[str]) -> list[str]:
+    """The columns of a task that are not among a table's names."""
+    return [
         str(column)
         for column in (*section.text_columns, *section.label_columns)
         if (column >= len(names) if isinstance(column, int) else not _leads_to(column, names))
     ]
-    return quoted_list(lacking)
 
 
 def _leads_to(column: str, names: Sequence[str]) -> bool:

@@ -41,7 +41,7 @@ class PredictOptions:
     """What `predict_file` predicts, and how it reads and writes.
 
     Where `delimiter`, `header`, `quoting` and `encoding` are None, the recipe's settings apply if
-    all predicted tasks agree on them; else the reader finds out.
+    all tasks whose columns the file has agree on them; else the reader finds out.
     """
 
     task: str | None = None  # None: all tasks whose columns the file has
@@ -203,14 +203,14 @@ def _open(
 
     Tasks whose columns the file lacks are added to `skipped`. It is an error if all lack some.
     """
-    format = _format(source, [model.section(task).table_format for task in columns], options)
+    by_columns: dict[tuple[Column, ...], list[str]] = {}
+    for task, chosen in columns.items():
+        by_columns.setdefault(chosen, []).append(task)
+    format = _format(source, _formats_that_fit(model, source, by_columns, options), options)
 
     def opened(chosen: Sequence[Column]) -> Table:
         return open_table(source, format, chosen, options.input_extension)
 
-    by_columns: dict[tuple[Column, ...], list[str]] = {}
-    for task, chosen in columns.items():
-        by_columns.setdefault(chosen, []).append(task)
     missing: list[str] = []
     if len(by_columns) > 1:
         for chosen, tasks in list(by_columns.items()):
@@ -232,6 +232,34 @@ def _open(
         groups.append(_Group(tasks, slice(start, start + len(chosen))))
         start += len(chosen)
     return table, groups
+
+
+def _formats_that_fit(
+    model: Model,
+    source: Path,
+    by_columns: Mapping[tuple[Column, ...], Sequence[str]],
+    options: PredictOptions,
+) -> list[TableFormat]:
+    """The formats of the tasks whose columns are found with their own format; all if there is none.
+
+    A file for one task is read with the format of this task, whatever the others have.
+    """
+    formats = {
+        chosen: [model.section(task).table_format for task in tasks]
+        for chosen, tasks in by_columns.items()
+    }
+    every = [format for group in formats.values() for format in group]
+    if len(set(every)) == 1:
+        return every
+    fit = []
+    for chosen, own in formats.items():
+        format = _format(source, own, options)
+        try:
+            found = not open_table(source, format, chosen, options.input_extension).missing
+        except ComityError:  # not readable with this format
+            continue
+        fit += own if found else []
+    return fit or every
 
 
 def _format(source: Path, formats: Sequence[TableFormat], options: PredictOptions) -> TableFormat:

@@ -20,7 +20,7 @@ from torch import Tensor
 from comity import rng
 from comity.data.packing import Template
 from comity.data.token_cache import TextEncoder
-from comity.errors import ComityError, ErrorList
+from comity.errors import ComityError, ErrorList, nearest
 from comity.files import sha256_of
 from comity.format import plural
 from comity.model import masked_lm, pooling
@@ -261,6 +261,7 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
 
     at = f' at revision "{revision}"' if revision else ""
     model = f'the model "{hub_id}"{at}'
+    close = nearest(hub_id, ["minilm"])
     try:
         return Path(
             huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(files))
@@ -273,7 +274,7 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
     except errors.RepositoryNotFoundError:
         reason = (
             f'"{hub_id}" is neither a local folder nor a model on the Hugging Face hub (or the '
-            "model is private); correct the name, or log in with `hf auth login`"
+            f"model is private){close or '; correct the name, or log in with `hf auth login`'}"
         )
     except errors.RevisionNotFoundError:
         reason = f'the model "{hub_id}" has no revision "{revision}"; correct the revision'
@@ -285,7 +286,8 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
     except errors.LocalEntryNotFoundError:
         reason = (
             f'"{hub_id}" is not a local folder, {model} is not in the cache, and the Hugging Face '
-            "hub cannot be reached; go online, unset HF_HUB_OFFLINE, or name a local folder"
+            "hub cannot be reached"
+            f"{close or '; go online, unset HF_HUB_OFFLINE, or name a local folder'}"
         )
     except Exception as error:  # HTTP libraries differ between versions of huggingface_hub
         reason = (

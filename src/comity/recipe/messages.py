@@ -26,7 +26,6 @@ RENAMED: Mapping[type[Section], Mapping[str, str]] = {
         "schedule": "task_sampling",
         "turns": "batches_per_step",
         "temperature": "sampling_temperature",
-        "epoch": "epoch_ends",
         "decay": "lr_schedule",
         "layer_decay": "lr_layer_decay",
     },
@@ -58,6 +57,7 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "learning_rate": "lr",
     "per_device_train_batch_size": "batch_size",
     "train_batch_size": "batch_size",
+    "epoch": "epochs",
     "num_train_epochs": "epochs",
     "num_epochs": "epochs",
     "max_epochs": "epochs",
@@ -122,6 +122,7 @@ _EXPECTED = {
     "list_type": "a list",
 }
 _BRANCH = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
+_BOUND_TYPES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 _BOUNDS = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -230,9 +231,11 @@ def _expectation(detail: Any) -> str:
     if kind == "too_long":
         return f"at most {_entries(context['max_length'])}"
     text = detail["msg"].removeprefix("Input should be ")
+    if kind not in _BOUND_TYPES:
+        return text
     for theirs, ours in _BOUNDS.items():
         text = text.replace(theirs, ours)
-    return text
+    return f"a number {text}"
 
 
 def _entries(count: int) -> str:

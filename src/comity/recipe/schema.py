@@ -214,7 +214,8 @@ class TaskSection(Section):
     )
     decimal_mark: Literal[".", ","] = Field(
         default=".",
-        description="Decimal mark of the scores of a similarity or regression task.",
+        description="Decimal mark of the scores of a similarity or regression task that are texts. "
+        "Numbers of JSON Lines, Parquet and DataFrames are read as they are.",
     )
     separator: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,

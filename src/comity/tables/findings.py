@@ -82,13 +82,14 @@ def _sentence(finding: Finding) -> str:
             verb = "looks" if one else "look"
             return (
                 f'{count} {values} {verb} like text decoded with the wrong encoding ("{example}", '
-                f"{first}); if so, save the file again from its source as UTF-8"
+                f"{first}); if so, correct `encoding`, or save the file again from its source as "
+                "UTF-8"
             )
         case "lost characters":
             verb = "contains" if one else "contain"
             return (
                 f'{count} {values} {verb} U+FFFD, which stands for a lost character ("{example}", '
-                f"{first}); if so, save the file again from its source as UTF-8"
+                f"{first}); if it was another one, save the file again from its source as UTF-8"
             )
         case "spreadsheet mark":
             verb = "begins" if one else "begin"

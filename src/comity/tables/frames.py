@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.rows import NoValue, Row, Table, Value, WholeRow, no_column, shown
+from comity.tables.rows import JsonNumber, NoValue, Row, Table, Value, WholeRow, no_column, shown
 
 
 def frame_columns(value: Any) -> list[Any] | None:
@@ -154,9 +154,9 @@ def frame_value(value: Any, name: str) -> Value:
         return str(int(value))
     if isinstance(value, (float, np.floating)):
         plain = 1e-9 < abs(value) < 1e18  # as the reader of Parquet
-        return np.format_float_positional(value, trim="0") if plain else str(value)
+        return JsonNumber(np.format_float_positional(value, trim="0") if plain else value)
     if isinstance(value, Decimal):
-        return str(value)
+        return JsonNumber(value)
     if isinstance(value, (list, tuple, np.ndarray)):
         items = [frame_value(item, name) for item in value]
         texts = [item for item in items if isinstance(item, str)]

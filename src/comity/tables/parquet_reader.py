@@ -17,6 +17,7 @@ from comity.errors import ComityError, ErrorList
 from comity.tables.rows import (
     ArrowColumn,
     ArrowValue,
+    JsonNumber,
     NoValue,
     Row,
     Table,
@@ -190,7 +191,10 @@ def _values(array: Any) -> list[Value]:
     if types.is_nested(kind):
         return _refused(array, kind)
     try:
-        return array.cast(pa.string()).to_pylist()
+        texts = array.cast(pa.string()).to_pylist()
+        if types.is_decimal(kind):
+            return [None if text is None else JsonNumber(text) for text in texts]
+        return texts
     except pa.ArrowException:
         return _refused(array, kind)
 
@@ -203,8 +207,8 @@ def _number(value: float | None, spell: Any) -> Value:
     if value is None or math.isnan(value):
         return None
     if 1e-9 < abs(value) < 1e18:
-        return np.format_float_positional(spell(value), trim="0")
-    return str(spell(value))
+        return JsonNumber(np.format_float_positional(spell(value), trim="0"))
+    return JsonNumber(spell(value))
 
 
 def _refused(array: Any, kind: Any) -> list[Value]:

@@ -49,7 +49,11 @@ class NoValue:
 
 
 class JsonNumber(str):
-    """A number of JSON as it is spelled, so that a copy has the same digits."""
+    """A number of JSON as it is spelled, so that a copy has the same digits.
+
+    Fractions of Parquet and DataFrames are spelled as in JSON: their decimal mark is a point,
+    whatever the recipe's `decimal_mark` says of texts.
+    """
 
 
 # None is a null of JSON or Parquet; an empty text is "".

@@ -70,7 +70,9 @@ def _not_found(path: Path) -> str:
         beside = [entry.name for entry in itertools.islice(path.parent.iterdir(), 1000)]
     except OSError:
         beside = []
-    close = nearest(path.name, beside)
+    # The extension alone makes no name close.
+    alike = [name for name in beside if nearest(path.stem, [Path(name).stem])]
+    close = nearest(path.name, alike)
     return f"{path}: there is no such file{close or '; check the path'}"
 
 

@@ -169,6 +169,16 @@ def _with_interval(evaluation: "Evaluation") -> str:
     return shown if found is None else f"{shown} ({found.low:.4f} to {found.high:.4f})"
 
 
+ROW_COUNTS = {
+    "unlabelled": "without a label; left out",
+    "ignored": "with a label that ignore_labels lists; left out",
+    "empty": "with an empty text",
+    "dropped": "left out because of an empty text",
+    "truncated": "truncated",
+}
+"""What `show_evaluation` prints for each count in `Evaluation.rows`."""
+
+
 def show_evaluation(evaluation: "Evaluation") -> None:
     """Print one task's other metrics, the scores of its classes, and what was taken for what.
 
@@ -189,7 +199,7 @@ def show_evaluation(evaluation: "Evaluation") -> None:
             _show_confusions(out, evaluation.names, evaluation.confusion)
     for what, count in evaluation.rows.items():
         if count:
-            out.print(f"{evaluation.task}: {plural(count, 'row')} {what}")
+            out.print(f"{evaluation.task}: {plural(count, 'row')} {ROW_COUNTS[what]}")
     if evaluation.score.reason:
         out.print(
             f"{evaluation.task}: {evaluation.score.name} has no value ({evaluation.score.reason})"
