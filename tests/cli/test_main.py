@@ -14,7 +14,7 @@ from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
 
 import comity
 from comity.cli.examples import EXAMPLES
-from comity.cli.main import COMMANDS, main, make_parser
+from comity.cli.main import COMMANDS, EPILOG, main, make_parser
 from comity.cli.options import Parser
 from comity.data.token_cache import cache_folder
 
@@ -60,6 +60,13 @@ def test_help_lists_the_commands_and_exit_codes(capsys):
         assert f"\n    {name} " in out
     for code in ("0    ", "1    ", "2    ", "130  "):
         assert f"\n  {code}" in out
+
+
+def test_the_examples_of_the_help_are_valid():
+    examples = [line.split()[1:] for line in EPILOG.splitlines() if line.startswith("  comity ")]
+    assert len(examples) > 5
+    for words in examples:
+        assert make_parser().parse_args(words).run
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,7 +56,7 @@ examples:
   comity demo
   comity check recipe.toml --data data
   comity train recipe.toml --data data --out runs/first
-  comity evaluate runs/first --task mood --file unseen.csv
+  comity evaluate runs/first unseen.csv --task mood
   comity predict runs/first --task mood --input new.csv --output labelled.csv
   comity compare runs/mood-only runs/first
   comity help train
