@@ -378,6 +378,13 @@ def test_an_option_of_training_is_an_error_if_nothing_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_slim_run_cannot_predict_and_says_why(finished, data, capsys):
+    run = next(path for path in sorted(finished[0].results.iterdir()) if path.is_dir())
+    assert main(["predict", str(run), "--task", "sentiment", "--input",
+                 str(data / "ids-sst-dev.csv"), "--output", str(data / "out.csv")]) == 2  # fmt: skip
+    assert f"{run}: is a slim copy without weights" in capsys.readouterr().err
+
+
 def test_the_page_is_not_written_among_the_slim_runs(finished, tmp_path, capsys):
     results = shutil.copytree(finished[0].results, tmp_path / "results")
     before = sorted(results.iterdir())
