@@ -306,6 +306,9 @@ _NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
 _OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
+SLIM_WEIGHTS = "weights.json"
+"""The file with the digests of the weights that a slim run does not have."""
+
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """The name of a checkpoint's folder, with its step."""
 
@@ -532,9 +535,14 @@ class RunDirectory:
         """The folder of the best model, all of whose files have been checked.
 
         Raises:
-            ComityError: no model has been kept, or a file is damaged or of another run.
+            ComityError: no model has been kept, or a file is damaged or of another run; or this is
+                a slim run.
         """
         folder = self.path / self.best().folder
+        if not folder.is_dir() and (self.path / SLIM_WEIGHTS).is_file():
+            raise ComityError(
+                f"{self.path}: is a slim copy without weights; name the run that it is a copy of"
+            )
         wrong = damage(folder, self.facts().id) if folder.is_dir() else "it is missing"
         if wrong:
             raise ComityError(

@@ -240,6 +240,16 @@ def test_lines_have_gaps_and_ticks_where_the_values_are(tmp_path, monkeypatch):
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [*series]
 
 
+def test_error_bars_are_where_a_deviation_is_known(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    bars = {"a": [None, 0.25]}
+    line_plot(tmp_path / "a.png", [2, 1], {"a": [0.5, 0.75]}, "x", "y", "t", deviations=bars)
+    (axes,) = figures[0].axes
+    (drawn_bars,) = axes.collections
+    ends = [segment.tolist() for segment in drawn_bars.get_segments() if len(segment)]
+    assert ends == [[[1.0, 0.5], [1.0, 1.0]]]
+
+
 def test_equal_plots_are_equal_files(tmp_path):
     for name in ("a.svg", "b.svg"):
         line_plot(tmp_path / name, [1, 2], {"a $x$ b": [1.0, 2.0]}, "x", "y", "$ in a title $")

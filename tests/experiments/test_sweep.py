@@ -296,6 +296,15 @@ def test_notes_about_the_data_are_given_once(recipe):
     assert len([note for note in series.notes if "empty text" in note]) == 1
 
 
+def test_a_note_that_not_all_runs_have_names_its_run(recipe):
+    series = sweep(recipe, "train.max_length=64,6,5", "train.lr=1e-3,1e-2").series
+    cut = [note for note in series.notes if "truncated" in note]
+    first = [note.partition(": ")[0] for note in cut]
+    assert set(first) == {"train.max_length=6,train.lr=0.001", "train.max_length=5,train.lr=0.001"}
+    sentences = [note.partition(": ")[2] for note in cut]
+    assert len(set(sentences)) == len(sentences)
+
+
 # --- what is written ------------------------------------------------------------------------------
 
 
@@ -389,6 +398,10 @@ def test_every_kind_of_recipe_has_its_scores_under_its_columns(
         assert row["at step"] == line["step"] == str(point["step"])
     assert "One seed says little, so no point is marked as the best." in shown
     assert "*" not in shown
+    # The folder has points without a seed in their names, so the advice names another.
+    assert "add train.seed=0,1,2 to --set and name another --out." in shown
+    assert main(command(recipe, RATES, "train.seed=0,1,2", "train.steps=2")) == 2
+    assert "keep its keys and values in --set, or choose another --out" in capsys.readouterr().err
 
 
 def test_points_that_differ_only_in_the_seed_are_one_row(recipe, tmp_path, capsys):
@@ -491,6 +504,23 @@ def drawn(monkeypatch):
         lambda path, x, lines, label, *rest, **options: calls.append((list(x), lines, label)),
     )
     return calls
+
+
+def test_the_picture_of_several_seeds_shows_their_deviation(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "comity.experiments.sweep.line_plot",
+        lambda path, x, lines, *labels, **options: found.append((labels[-1], options)),
+    )
+    keys = ["train.lr", "train.seed"]
+    points = [([1e-3, 0], 0.1), ([1e-3, 1], 0.3), ([3e-3, 0], 0.2)]
+    write_sweep(made(keys, *points), tmp_path)
+    write_sweep(made(["train.lr"], ([1e-3], 0.1), ([3e-3], 0.2)), tmp_path)
+    (title, several), (one_title, one) = found
+    assert title == "Sweep of train.lr, mean over seeds ± sample standard deviation"
+    (bars,) = several["deviations"].values()
+    assert bars == [pytest.approx(0.02**0.5), None]  # of 0.1 and 0.3: the root of 2 · 0.1²
+    assert (one_title, one["deviations"]) == ("Sweep of train.lr", None)
 
 
 def test_true_and_false_are_words(tmp_path, drawn):

@@ -97,6 +97,12 @@ def test_the_page_shows_p_and_the_seeds_of_both_rows(monkeypatch, runs):
     assert 'With "one seed"' not in _claims(checked(monkeypatch, runs, ("wide", "low")))[0]
 
 
+def test_a_page_without_a_test_does_not_speak_of_p(monkeypatch, runs):
+    about = _claims(checked(monkeypatch, runs, ("single", "low")))[0]
+    assert about.startswith('Ours: the difference of the means over seeds. With "one seed"')
+    assert "Holm" not in about
+
+
 def test_every_sentence_names_what_is_compared():
     for claim in CLAIMS:
         assert " beats " in claim.sentence or " beat " in claim.sentence

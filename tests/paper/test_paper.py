@@ -344,7 +344,7 @@ def test_the_printed_command_is_what_a_shell_takes():
     kept = Kept("my model", 1.5, ['train.device="cpu"'], True, {})
     assert shlex.split(_command(kept, {"row": {0: Path(), 2: Path()}})) == [
         *["comity", "paper", "--data", "DIR", "--encoder", "my model", "--epochs", "1.5"],
-        *["--seeds", "2", "--out", "DIR", "--drop-leaks", "--set", 'train.device="cpu"'],
+        *["--seeds", "2", "--out", "OUT", "--drop-leaks", "--set", 'train.device="cpu"'],
     ]
 
 
@@ -387,6 +387,33 @@ def test_the_page_is_made_again_from_the_slim_runs_alone(finished, tmp_path, cap
     assert capsys.readouterr().out == text
     for name in ("results.md", "results.json"):
         assert (tmp_path / name).read_bytes() == (paper.options.out / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "option", ["--seeds 3", "--epochs 3", "--encoder minilm", "--table 1", "--drop-leaks"]
+)
+def test_an_option_of_training_is_an_error_if_nothing_is_trained(
+    finished, tmp_path, capsys, option
+):
+    results, out = str(finished[0].results), str(tmp_path / "out")
+    assert main(["paper", "--from", results, "--out", out, *option.split()]) == 2
+    assert f"{option.split()[0]}: has no effect without --data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slim_run_cannot_predict_and_says_why(finished, data, capsys):
+    run = next(path for path in sorted(finished[0].results.iterdir()) if path.is_dir())
+    assert main(["predict", str(run), "--task", "sentiment", "--input",
+                 str(data / "ids-sst-dev.csv"), "--output", str(data / "out.csv")]) == 2  # fmt: skip
+    assert f"{run}: is a slim copy without weights" in capsys.readouterr().err
+
+
+def test_the_page_is_not_written_among_the_slim_runs(finished, tmp_path, capsys):
+    results = shutil.copytree(finished[0].results, tmp_path / "results")
+    before = sorted(results.iterdir())
+    assert main(["paper", "--from", str(results), "--out", str(results)]) == 2
+    assert "--out is the folder of the slim runs" in capsys.readouterr().err
+    assert sorted(results.iterdir()) == before
 
 
 def test_slim_runs_count_as_finished(finished, data, tmp_path, monkeypatch):
@@ -544,6 +571,18 @@ def test_a_key_that_defines_a_row_cannot_be_overridden(override):
     with pytest.raises(ComityError, match=re.escape(override)):
         row_recipe("minilm", base, 0, [override])
     assert row_recipe("minilm", base, 0, ["tasks.sentiment.head_dropout=0.1"])
+
+
+def test_the_error_of_a_fixed_key_says_what_sets_it():
+    (row,) = (r for r in all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
+              if r.name == "table2-lr-1e-5")  # fmt: skip
+    for override, why in (
+        ("train.balancer=sum", "train.balancer defines the rows of the paper; leave it out"),
+        ("train.seed=1", "train.seed is set by comity paper; leave it out"),
+        ("train.lr=1", f'train.lr is set by the row "{row.label}"; leave it out, or name other'),
+    ):
+        with pytest.raises(ComityError, match=re.escape(f'--set "{override}": {why}')):
+            row_recipe("minilm", row, 0, [override])
 
 
 def test_the_pre_training_data_of_a_known_encoder_is_named():

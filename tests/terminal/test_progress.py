@@ -32,8 +32,8 @@ def clock(monkeypatch) -> list[float]:
     return now
 
 
-def step(number: int, loss: float = 1.0, task: str = "mood") -> StepDone:
-    return StepDone(number, ((task, loss),), examples=8, tokens=100, seconds=2.0)
+def step(number: int, loss: float = 1.0, task: str = "mood", stage: int = 0) -> StepDone:
+    return StepDone(number, ((task, loss),), examples=8, tokens=100, seconds=2.0, stage=stage)
 
 
 def test_plain_lines_show_steps_speed_time_left_and_mean_losses(clock, capsys):
@@ -48,6 +48,20 @@ def test_plain_lines_show_steps_speed_time_left_and_mean_losses(clock, capsys):
     assert capsys.readouterr().err == (
         "step 4 of 10, 4 examples/s, 50 tokens/s, 1 min 00 s left; loss mood 2.0000\n"
     )
+
+
+def test_each_stage_shows_its_own_losses(clock, capsys):
+    display = Display()
+    display(RunStarted(("mood", "alike"), 0, 10))
+    for number, loss, task, stage in (
+        (1, 9.0, "mood", 0),
+        (2, 9.0, "alike", 0),
+        (3, 1.5, "mood", 1),
+    ):
+        clock[0] += 20.0
+        display(step(number, loss, task, stage))
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.endswith("; loss mood 1.5000")  # of masked words before, 9
 
 
 def test_skipped_steps_and_checkpoints_are_told_even_if_quiet(capsys):

@@ -33,14 +33,12 @@ def add_parser(commands: Commands) -> None:
         help="folder results/ of an earlier call: with --data, train only the runs it lacks; "
         "without, write the page again",
     )
-    command.add_argument(
-        "--encoder", default="minilm", help="minilm, a folder or a hub id (default: minilm)"
-    )
+    command.add_argument("--encoder", help="minilm, a folder or a hub id (default: minilm)")
     command.add_argument(
         "--epochs", type=float, help="epochs of each run (default: 2 for minilm, otherwise 3)"
     )
     command.add_argument(
-        "--seeds", type=int, default=3, help="seeds of each row, one for Table 2 (default: 3)"
+        "--seeds", type=int, help="seeds of each row, one for Table 2 (default: 3)"
     )
     add_drop_leaks(command)
     add_set(command)
@@ -59,16 +57,17 @@ def run(options: argparse.Namespace) -> int:
                 "--data is missing; name the folder of the course's data files, or the results of "
                 "an earlier call with --from"
             )
+        _check_page_alone(options)
         return show(write_results(options.out, options.earlier), show_paper, options.json)
     from comity.terminal.views import show_series, tell
 
     checked = check_options(
         options.data,
         options.out,
-        options.encoder,
+        "minilm" if options.encoder is None else options.encoder,
         options.table,
         options.epochs,
-        options.seeds,
+        3 if options.seeds is None else options.seeds,
         options.set,
         options.drop_leaks,
         options.earlier,
@@ -83,3 +82,18 @@ def run(options: argparse.Namespace) -> int:
             return show(paper.plan(), show_series, options.json)
         train_series(paper, options, lambda: write_results(options.out))
     return show(write_results(options.out), show_paper, options.json)
+
+
+def _check_page_alone(options: argparse.Namespace) -> None:
+    """Check that --from without --data has no option that only training reads."""
+    for name in ("table", "encoder", "epochs", "seeds", "drop_leaks", "set", "dry_run"):
+        if getattr(options, name) not in (None, False, []):
+            raise ComityError(
+                f"--{name.replace('_', '-')}: has no effect without --data: the page shows every "
+                "run in --from; leave it out, or give --data to train"
+            )
+    if options.out.resolve() == options.earlier.resolve():
+        raise ComityError(
+            f"{options.out}: --out is the folder of the slim runs; name another, such as "
+            f"{options.earlier.resolve().parent}"
+        )

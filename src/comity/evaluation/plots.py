@@ -76,20 +76,23 @@ def line_plot(
     y_label: str,
     title: str,
     log_x: bool = False,
+    deviations: Mapping[str, Sequence[float | None]] | None = None,
 ) -> None:
-    """Draw one line per entry of `series` over `x` (in any order); a value of None is a gap."""
+    """Draw one line per entry of `series` over `x` (in any order); a value of None is a gap.
+
+    `deviations` has the half length of the error bar of each value; None is no bar.
+    """
     order = np.argsort(x, kind="stable")
     with picture(path, 7.2, 4.2) as figure:
         axes = figure.add_subplot()
         for number, (name, values) in enumerate(series.items()):
-            y = np.array([np.nan if value is None else value for value in values])
-            axes.plot(
-                np.asarray(x)[order],
-                y[order],
-                label=name,
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-            )
+            colour = COLOURS[number % len(COLOURS)]
+            marker = MARKERS[number % len(MARKERS)]
+            at, y = np.asarray(x)[order], _floats(values)[order]
+            axes.plot(at, y, label=name, color=colour, marker=marker)
+            if deviations is not None:
+                bars = _floats(deviations[name])[order]
+                axes.errorbar(at, y, bars, fmt="none", ecolor=colour, capsize=3, alpha=0.6)
         if log_x:
             axes.set_xscale("log")
         if len(set(x)) <= 8:  # few enough to label each
@@ -99,6 +102,10 @@ def line_plot(
         axes.set(xlabel=x_label, ylabel=y_label, title=title)
         if len(series) > 1:
             figure.legend(loc="outside right upper")
+
+
+def _floats(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def scatter(

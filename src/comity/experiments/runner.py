@@ -58,7 +58,7 @@ class Series:
         self.drop_leaks = drop_leaks
         self.command = command
         self.slim = slim
-        self.notes: list[str] = []  # on the data; each sentence once
+        self._notes: dict[str, str] = {}  # by sentence
         self.runs: list[SeriesRun] = []
         planned: dict[str, SeriesRun] = {}
         errors = ErrorList()
@@ -73,10 +73,15 @@ class Series:
             self.runs.append(replace(planned[key], name=name, recipe=recipe))
         errors.check()
 
+    @property
+    def notes(self) -> list[str]:
+        """The notes on the data, each sentence once; not of the first run: with the run's name."""
+        return list(self._notes.values())
+
     def _plan(self, name: str, recipe: Recipe) -> SeriesRun:
         prepared = prepare(recipe, self.data, self.drop_leaks)
-        new = (s for s in (*prepared.notes, *prepared.leaks) if s not in self.notes)
-        self.notes.extend(dict.fromkeys(new))
+        for sentence in (*prepared.notes, *prepared.leaks):
+            self._notes.setdefault(sentence, f"{name}: {sentence}" if self.runs else sentence)
         plans = plan_stages(recipe.stages, prepared.tasks, recipe.train)
         counts = [count for plan in plans for count in plan.counts]
         return SeriesRun(

@@ -18,9 +18,7 @@ from pathlib import Path
 
 from comity.evaluation.predictions import PREDICTION_COLUMNS
 from comity.files import read_record, sha256_of, write_folder, write_record
-from comity.runs import RunDirectory, RunFacts, TrainEntry
-
-_WEIGHTS = "weights.json"
+from comity.runs import SLIM_WEIGHTS, RunDirectory, RunFacts, TrainEntry
 
 
 def write_slim_run(run: Path, folder: Path) -> None:
@@ -43,7 +41,7 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
             slim.log(entry)
     shutil.copy(directory.path / "best.json", slim.path)
     slim.write_predictions(best.step, lambda folder: _copy_predictions(directory, folder))
-    write_record(slim.path / _WEIGHTS, _digests(directory.kept_model()))
+    write_record(slim.path / SLIM_WEIGHTS, _digests(directory.kept_model()))
 
 
 def _without_paths(facts: RunFacts) -> RunFacts:
@@ -78,4 +76,4 @@ def weight_digests(slim: Path) -> dict[str, str]:
     Raises:
         ComityError: the file is missing or damaged.
     """
-    return read_record(slim / _WEIGHTS)
+    return read_record(slim / SLIM_WEIGHTS)

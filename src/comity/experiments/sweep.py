@@ -178,8 +178,8 @@ class Sweep:
         for found in sorted(self.out.glob("*/recipe.toml")):
             if found.parent.name not in known and is_finished(found.parent):
                 raise ComityError(
-                    f"{found.parent}: contains a run that is not a point of this sweep; add its "
-                    "value to --set, choose another --out, or move that folder away"
+                    f"{found.parent}: contains a run that is not a point of this sweep; keep "
+                    "its keys and values in --set, or choose another --out"
                 )
         self.series.check()
 
@@ -356,7 +356,7 @@ def _winner(
     if any(len(mean.runs) < 2 for mean in means):
         return None, (
             "One seed says little, so no point is marked as the best. To compare the points, add "
-            f"{SEED}=0,1,2 to --set."
+            f"{SEED}=0,1,2 to --set and name another --out."
         )
     scores = {
         index: score.mean
@@ -429,14 +429,17 @@ def _plot(results: SweepResults, path: Path) -> None:
     values = list(dict.fromkeys(_cell(mean.values[key]) for mean in results.means))
     numeric = all(isinstance(value, int | float) for value in values)
     lines: dict[str, list[float | None]] = {}
+    deviations: dict[str, list[float | None]] = {}
     for mean in results.means:
-        scores = {name: score.mean for name, score in mean.scores.items()}
+        scores = mean.scores
         if others:
             choice = ", ".join(f"{other} {_cell(mean.values[other])}" for other in others)
-            scores = {choice: scores.get(results.ranked_by)}
+            scores = {choice: scores.get(results.ranked_by, Spread(None, None))}
         index = values.index(_cell(mean.values[key]))
-        for name, value in scores.items():  # an unfinished point stays a gap
-            lines.setdefault(name, [None] * len(values))[index] = value
+        for name, score in scores.items():  # an unfinished point stays a gap
+            lines.setdefault(name, [None] * len(values))[index] = score.mean
+            deviations.setdefault(name, [None] * len(values))[index] = score.deviation
+    seeds = SEED in results.swept
     ranked_by = results.ranked_by
     rank = "mean of the tasks' scores" if ranked_by == MEAN else f"score of {ranked_by}"
     line_plot(
@@ -445,6 +448,7 @@ def _plot(results: SweepResults, path: Path) -> None:
         lines,
         key if numeric else f"{key}: {', '.join(f'{n} {v}' for n, v in enumerate(values, 1))}",
         f"{rank} on dev" if others else "score on dev",
-        f"Sweep of {key}",
+        f"Sweep of {key}" + (", mean over seeds ± sample standard deviation" if seeds else ""),
         log_x=key.rpartition(".")[2] in ("lr", "head_lr"),
+        deviations=deviations if seeds else None,
     )

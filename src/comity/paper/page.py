@@ -177,7 +177,7 @@ def _command(kept: Kept, runs: Mapping[str, Mapping[int, Path]]) -> str:
     """The command for a shell, without the names of the data and output folders."""
     seeds = max(len(found) for found in runs.values())
     words = ["comity", "paper", "--data", "DIR", "--encoder", kept.encoder]
-    words += ["--epochs", f"{kept.epochs:g}", "--seeds", str(seeds), "--out", "DIR"]
+    words += ["--epochs", f"{kept.epochs:g}", "--seeds", str(seeds), "--out", "OUT"]
     if kept.drop_leaks:
         words.append("--drop-leaks")
     if kept.overrides:
@@ -236,6 +236,7 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         f"comity {v['comity']}, torch {v['torch']}, Python {v['python']}"
         for v in results["versions"]
     )
+    commits = ", ".join(commit[:7] for commit in results["commits"])
     return [
         f"    {results['command']}",
         "",
@@ -243,8 +244,8 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         "",
         f"Data, in rows: {sizes}.{leaks if left_out else ''}",
         "",
-        f"Machine: {machines}; {', '.join(results['precision'])}. {versions}. Trained at commit "
-        f"{', '.join(commit[:7] for commit in results['commits']) or 'unknown'}.",
+        f"Machine: {machines}; {', '.join(results['precision'])}. {versions}."
+        f"{f' Trained at commit {commits}.' if commits else ''}",
         "",
         "Scores are those of each run's best model on dev (from the evaluation with the best mean; "
         "for a single-task row, with the best score on its task): accuracy, accuracy, Pearson and "
@@ -299,12 +300,15 @@ def _ours(found: Mapping[str, Any]) -> str:
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     header = ["claim", "metric", "paper's difference", "ours", "95%", "p", "seeds", ""]
     tested = sum(claim["p"] is not None for claim in claims)
-    about = (
-        "Ours: the difference of the means over seeds, with an interval that covers other seeds "
-        f"and other dev rows; p is two-sided and adjusted for {plural(tested, 'claim')} (Holm). "
-        '"holds": p is below 0.05; "reversed": the same in the other direction; otherwise '
-        '"undecided".'
-    )
+    about = "Ours: the difference of the means over seeds"
+    if tested:
+        about += (
+            ", with an interval that covers other seeds and other dev rows; p is two-sided and "
+            f"adjusted for {plural(tested, 'claim')} (Holm). "
+            '"holds": p is below 0.05; "reversed": the same in the other direction; otherwise '
+            '"undecided"'
+        )
+    about += "."
     if any(claim["word"] == "one seed" for claim in claims):
         about += ' With "one seed", the interval covers dev rows alone, and there is no verdict.'
     return [about, "", *markdown_table(header, map(_claim_cells, claims), "llrrrrrl")]

@@ -206,12 +206,13 @@ def row_recipe(encoder: str, row: PaperRow, seed: int, overrides: Sequence[str])
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
-        for own in (*row.keys, *_OPTIONS, *_OF_ALL_ROWS):
-            if _covers(key, own.partition("=")[0]):
-                raise ComityError(
-                    f'--set "{override}": {key} is set by the row "{row.label}" or by an option of '
-                    "comity paper; leave it out, or name other tables"
-                )
+        for keys, why in (
+            (_OF_ALL_ROWS, "defines the rows of the paper; leave it out"),
+            (_OPTIONS, "is set by comity paper; leave it out"),
+            (row.keys, f'is set by the row "{row.label}"; leave it out, or name other tables'),
+        ):
+            if any(_covers(key, own.partition("=")[0]) for own in keys):
+                raise ComityError(f'--set "{override}": {key} {why}')
     name = f"encoder.name={json.dumps(encoder)}"
     return Recipe.load(setting(encoder), [*overrides, name, f"train.seed={seed}", *row.keys])
 

@@ -161,6 +161,8 @@ class Display:
 
     def step_done(self, event: StepDone) -> None:
         """Update losses and speed."""
+        if self.recent and self.recent[-1].stage != event.stage:
+            self.losses.clear()  # the loss of another stage may be another one, as of masked words
         self.recent.append(event)
         for task, loss in event.losses:
             self.losses.setdefault(task, deque(maxlen=RECENT)).append(loss)

@@ -69,6 +69,7 @@ class StepDone:
     examples: int  # of this step, as are the next two
     tokens: int
     seconds: float
+    stage: int = 0  # index of its stage
 
 
 @dataclass(frozen=True)

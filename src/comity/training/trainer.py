@@ -237,6 +237,7 @@ class Trainer:
             examples=sum(batch.rows for batch in batches),
             tokens=sum(batch.tokens for batch in batches),
             seconds=time.perf_counter() - started,
+            stage=plan.number,
         )
         self.progress.examples += done.examples
         self.averages.add(done)
