@@ -301,7 +301,7 @@ def test_evaluate_on_a_new_file(base, capsys, tmp_path):
     assert found["per_class"]["up"]["rows"] == sum(b == "up" for _, b in mood_rows(5000, 9))
     code, out, err = run(capsys, "evaluate", base / "run", path)
     assert code == 0
-    assert f'alike: not evaluated, {path} has no column "a", "b", "score"' in err
+    assert f'alike: not evaluated, {path} has no columns "a", "b", "score"' in err
     assert [line.split("│")[1].strip() for line in out.splitlines() if "accuracy │" in line] == [
         "mood"
     ]

@@ -85,6 +85,29 @@ def test_the_help_of_a_command_has_examples_that_are_valid(capsys, name):
         assert make_parser().parse_args(words[start:stop]).run
 
 
+def test_the_examples_of_the_general_help_are_valid():
+    lines = EPILOG.partition("\n\n")[0].splitlines()[1:]
+    examples = [shlex.split(line)[1:] for line in lines]
+    assert len(examples) > 5
+    for words in examples:
+        if words[0] == "help":
+            assert words[1] in NAMES
+        else:
+            _, unknown = make_parser().parse_known_args(words)
+            assert not unknown, words
+
+
+def test_a_system_error_about_a_file_is_reported_as_json(capsys, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr("comity.cli.main._run", fail)
+    assert main(["info", "runs/x", "--json"]) == 2
+    out, err = capsys.readouterr()
+    message = json.loads(out)["errors"][0]
+    assert message.startswith("runs/x: No space left on device") and err == f"error: {message}\n"
+
+
 def test_help_of_an_unknown_command(capsys):
     assert main(["help", "trian"]) == 2
     assert capsys.readouterr().err == 'error: unknown command "trian"; did you mean "train"?\n'
@@ -356,7 +379,7 @@ def test_a_working_directory_that_was_deleted(recipe, tmp_path, capsys, monkeypa
     (tmp_path / "gone").rmdir()
     assert main(["check", str(recipe)]) == 2
     monkeypatch.chdir(tmp_path)
-    assert "the working directory does not exist any more" in capsys.readouterr().err
+    assert "the working directory no longer exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("closed", [["stdout"], ["stdin", "stdout", "stderr"]])

@@ -129,6 +129,34 @@ def test_errors_name_standard_input(piped, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "given", "needed"),
+    [
+        (b"text\ngood\n", "jsonl", "csv"),
+        (b'{"text": "good"}\n', "csv", "jsonl"),
+        (b"PAR1\0\0PAR1", "csv", "parquet"),
+    ],
+)
+def test_standard_input_in_another_format_is_not_to_be_renamed(piped, content, given, needed):
+    options = ["--input-format", given, "--output", "-", "--format", "csv", "--task", "mood"]
+    code, out, err = piped(content, "--input", "-", *options)
+    assert (code, out) == (2, b"")
+    assert f"use --input-format {needed}" in err and "rename" not in err
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder nobody can write to")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_folder_that_cannot_be_written_to(capfd, run, tmp_path, as_json):
+    source = write_csv(tmp_path / "in.csv", ["text"], [("good",)])
+    options = ["--input", source, "--output", "/proc/out.csv", *["--json"] * as_json]
+    code, out, err = predict(capfd, run, *options)
+    message = "/proc/out.csv: cannot be written (No such file or directory)"
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"error: {message}") and ".part" not in err
+    if as_json:
+        assert json.loads(out)["errors"][0].startswith(message)
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--input", "-", "--output", "o.csv"], "--input-format"),

@@ -232,7 +232,7 @@ def test_the_same_text_with_two_classes(tmp_path):
     write_csv(tmp_path / "t.csv", ["text", "label"], rows)
     files = {"train": "t.csv", "dev": "t.csv", "text": "text", "label": "label"}
     notes = "\n".join(task_notes(load_task(tmp_path, kind="classification", **files), UNKNOWN))
-    assert "2 training rows have the same texts as another one with another class" in notes
+    assert "2 training rows have the same texts as another row with a different class" in notes
     assert "lines 2 and 4" in notes
 
 
@@ -274,7 +274,7 @@ def test_a_ranking_without_positive_pairs(tmp_path):
 )
 def test_numbers_that_stand_for_a_missing_one(tmp_path, scores, found):
     notes = notes_of(tmp_path, scores, "regression", dev=[1, 2])
-    assert ("looks like a missing one" in notes) == (found is not None)
+    assert ("looks like a missing value" in notes) == (found is not None)
     if found is not None:
         assert f'ignore_labels = ["{found}"]' in notes
         data = task_of(tmp_path, scores, "regression", dev=[1, 2], ignore_labels=[found])

@@ -87,3 +87,17 @@ def test_the_papers_heads_are_exact():
         "similarity": ("bins", ("pair",), 0.3),
     }
     assert recipe.stages[0].task_sampling == "sequential"
+
+
+def test_the_wheel_has_every_file_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    source = ROOT / "src" / "comity"
+    packaged = {source / "py.typed"}  # without it type checkers ignore the annotations
+    for package, patterns in project["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / "src" / package.replace(".", "/")
+        for pattern in patterns:
+            packaged |= set(folder.glob(pattern))
+    files = {file for file in source.rglob("*") if file.is_file() and file.suffix != ".py"}
+    assert packaged == {file for file in files if "__pycache__" not in file.parts}
+    for file in source.rglob("*.py"):
+        assert (file.parent / "__init__.py").is_file(), file

@@ -68,7 +68,11 @@ exit codes:
   0    done
   1    the output was closed early, as by `| head`
   2    an error that you can fix, with a message
-  130  stopped by Ctrl-C (143 and 129: by SIGTERM and SIGHUP)
+  130  stopped by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
+
+environment variables:
+  COMITY_CACHE  folder of the cached token ids
+  HF_HOME       folder of the encoders downloaded from the Hugging Face hub
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -93,8 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or error
-        _discard_output()
-        _print_errors([f"{where}{reason}; free some space or choose another location"], False)
+        named = error.filename is not None  # otherwise it may be standard output that failed
+        if not named:
+            _discard_output()
+        message = f"{where}{reason}; free some space or choose another location"
+        _print_errors([message], as_json and named)
         return ERROR
 
 
@@ -152,7 +159,7 @@ def _check_working_directory() -> None:
         os.getcwd()
     except OSError:
         raise ComityError(
-            "the working directory does not exist any more; change to another directory"
+            "the working directory no longer exists; change to another directory"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """`comity predict`: label a file with a run's model."""
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -62,8 +63,8 @@ def add_parser(commands: Commands) -> None:
         "--raw-csv",
         action="store_true",
         help="write CSV and TSV byte for byte; by default a cell that a spreadsheet would run "
-        "(it begins with =, +, -, @, tab or carriage return, and is no number) gets an apostrophe "
-        "in front",
+        "(it begins with =, +, -, @, tab or carriage return, and is not a number) gets "
+        "an apostrophe in front",
     )
     add_json(command)
 
@@ -129,7 +130,10 @@ def run(options: argparse.Namespace) -> int:
 def _named(message: str, source: Path, options: argparse.Namespace) -> str:
     """A message that names standard input, not the file that holds a copy of it."""
     is_standard = options.input == STANDARD
-    return message.replace(str(source), "standard input") if is_standard else message
+    if not is_standard:
+        return message
+    message = message.replace(str(source), "standard input")
+    return re.sub(r"rename it to end in \.(\w+)", r"use --input-format \1", message)
 
 
 def _show(report: "PredictReport", to_stdout: bool) -> None:

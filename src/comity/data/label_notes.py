@@ -187,7 +187,7 @@ def _contradictions(data: TaskData) -> list[str]:
     groups = np.concatenate([[0], np.cumsum(~same)])
     rows = np.sort(order[np.isin(groups, groups[1:][differ])])
     return [
-        f"{plural(len(rows), 'training row')} have the same texts as another one with another "
+        f"{plural(len(rows), 'training row')} have the same texts as another row with a different "
         f"class ({some_lines(split.table, split.rows[rows])}); correct the labels"
     ]
 
@@ -247,7 +247,7 @@ def _positive_notes(data: TaskData) -> list[str]:
 
 
 def _sentinel_notes(data: TaskData, distinct: NDArray) -> list[str]:
-    """Sentences on numbers that probably stand for a missing one, such as -1 or -999."""
+    """Sentences on numbers that probably mean a missing value, such as -1 or -999."""
     notes = []
     for value in (distinct[0], distinct[-1]):
         others = distinct[distinct != value]
@@ -257,7 +257,7 @@ def _sentinel_notes(data: TaskData, distinct: NDArray) -> list[str]:
         rows = data.train.rows[data.train.targets == value]
         notes.append(
             f"{plural(count, 'training row')} {'has' if count == 1 else 'have'} the number "
-            f"{value:g}, which looks like a missing one ({some_lines(data.train.table, rows)}); "
+            f"{value:g}, which looks like a missing value ({some_lines(data.train.table, rows)}); "
             f'set ignore_labels = ["{value:g}"] in [tasks.{data.name}] to leave such rows out'
         )
     return notes

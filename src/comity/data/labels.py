@@ -29,7 +29,7 @@ PLACEHOLDERS = frozenset(
         *("nolabel", "notavailable", "(blank)", "#value!", "#ref!", "#div/0!", "#name?"),
     ]
 )
-"""Labels that often stand for a missing label, as `loose_key` writes them."""
+"""Labels that often mark a missing label, as `loose_key` writes them."""
 
 MANY = 4
 """Wrong values of one kind from which on one sentence reports all, if they are half of a column."""
@@ -129,7 +129,7 @@ def label_counts(task: TaskSection, table: TokenTable) -> list[tuple[str, int]]:
 
 
 def _ignored(task: TaskSection) -> frozenset[str]:
-    """The labels that stand for a missing one, in the form in which they are compared."""
+    """The labels that mark a missing label, in the form in which they are compared."""
     return frozenset(loose_key(label) for label in task.ignore_labels)
 
 

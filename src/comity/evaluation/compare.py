@@ -31,7 +31,7 @@ class Verdict:
 
     `low` to `high` is the 95% interval of the difference: over seeds and rows (see
     `comity.evaluation.seeds`), or over rows alone if a side has one run. Then there is neither a
-    p-value nor a word. Where a side has no score there is no difference.
+    p-value nor a verdict. Where a side has no score there is no difference.
     """
 
     difference: float | None

@@ -306,7 +306,8 @@ class Model:
         skipped = {}
         for task, lacking in _lacking(path, self._recipe.tasks).items():
             if lacking:
-                skipped[task] = f"{task}: not evaluated, {path} has no column {lacking}"
+                columns = "columns" if '", "' in lacking else "column"
+                skipped[task] = f"{task}: not evaluated, {path} has no {columns} {lacking}"
         tasks = [task for task in self.tasks if task not in skipped]
         if not tasks:
             raise ComityError(*skipped.values())

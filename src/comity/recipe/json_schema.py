@@ -48,7 +48,7 @@ def _inlined(node: Any, definitions: Node) -> Any:
 
 
 def _without_null(node: Node) -> Node:
-    """A choice of types without null; one that remains alone is no choice."""
+    """A choice of types without null; a single type is written without a choice."""
     choices = [choice for choice in node["anyOf"] if choice != {"type": "null"}]
     if len(choices) > 1:
         return {**node, "anyOf": choices}

@@ -230,7 +230,7 @@ class TaskSection(Section):
     ignore_labels: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description='Labels that stand for a missing label, such as `["-1", "n/a"]`: rows with one '
+        description='Labels that mark a missing label, such as `["-1", "n/a"]`: rows with one '
         "of them are left out, and `check` reports how many there are. Numbers match by value, "
         "other labels in any case.",
         json_schema_extra=default_is("none"),

@@ -96,7 +96,7 @@ class DelimitedTable(Table):
         """The records after the header and their fields, None where a record is an error.
 
         Reading ends at a quoted field that is never closed. After one that is closed in the wrong
-        place, a wrong number of fields is no error of its own: the line may be part of that field.
+        place, a wrong number of fields is not a separate error: the line may be part of that field.
         """
         dialect = self._dialect
         broken = False

@@ -88,7 +88,7 @@ def _sentence(finding: Finding) -> str:
         case "lost characters":
             verb = "contains" if one else "contain"
             return (
-                f'{count} {values} {verb} U+FFFD, which stands for a lost character ("{example}", '
+                f'{count} {values} {verb} U+FFFD, which replaces a lost character ("{example}", '
                 f"{first}); if it was another one, save the file again from its source as UTF-8"
             )
         case "spreadsheet mark":

@@ -27,7 +27,7 @@ from comity.tables.spreadsheets import protected
 def check_output(source: Path, output: Path, any_extension: bool = False) -> None:
     """Raise `ComityError` unless `output` can be written, in the format of its extension.
 
-    Folders that are missing are no error: `new_file` makes them.
+    Missing folders are not an error: `new_file` makes them.
     """
     if output.is_dir() or not output.name:
         raise ComityError(f"{output}: is a directory; name a file to write")
@@ -50,12 +50,21 @@ def new_file(output: Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `output` unless an error is raised.
 
     Missing folders are made at the end, so an error leaves none behind.
+
+    Raises:
+        ComityError: the temporary file cannot be created or renamed.
     """
     partial = _existing_parent(output) / f".{output.name[:100]}.part"
     try:
         yield partial
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(output)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != partial:
+            raise
+        raise ComityError(
+            f"{output}: cannot be written ({error.strerror}); choose another location"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 
