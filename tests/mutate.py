@@ -3,25 +3,32 @@
     python tests/mutate.py [NAME ...] [--jobs 2]
 
 A mutation is caught if a named test fails, and survives if all of them pass. The tests must pass
-without it. Exits with 1 if a mutation survives, or no longer applies.
+without it, and every package needs a mutation. Exits with 1 if a mutation survives, or no longer
+applies.
 """
 
 import argparse
+import ast
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "comity"
+MUTATIONS = ROOT / "tests" / "mutations.toml"
 PASSED, FAILED = 0, 1  # exit codes of pytest
 LIMIT = 600
 """Seconds for the tests of one mutation; a mutation may make a loop endless."""
+
+CAUGHT, SURVIVED, ERROR = "caught", "survived", "error"
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,49 @@ class Mutation:
 
 def mutations() -> list[Mutation]:
     """All mutations of mutations.toml."""
-    text = (ROOT / "tests" / "mutations.toml").read_text(encoding="utf-8")
-    return [Mutation(**values) for values in tomllib.loads(text)["mutation"]]
+    values = tomllib.loads(MUTATIONS.read_text(encoding="utf-8"))
+    return [Mutation(**mutation) for mutation in values["mutation"]]
+
+
+def mutated(mutation: Mutation) -> str:
+    """The text of the file with the line changed.
+
+    Raises:
+        ValueError: the line does not occur once, or the change is none or is not Python.
+    """
+    text = (ROOT / mutation.file).read_text(encoding="utf-8")
+    times = text.count(mutation.line)
+    if times != 1:
+        raise ValueError(f"{mutation.file} contains the line {times} times, not once")
+    changed = text.replace(mutation.line, mutation.becomes)
+    try:
+        same = ast.dump(ast.parse(text)) == ast.dump(ast.parse(changed))
+    except SyntaxError as error:
+        raise ValueError(f"the changed line is not Python ({error.msg})") from None
+    if same:
+        raise ValueError("nothing changes")
+    return changed
+
+
+def mistakes(found: Sequence[Mutation]) -> list[str]:
+    """What is wrong with mutations.toml, and which package has no mutation."""
+    sentences = []
+    for mutation in found:
+        try:
+            mutated(mutation)
+        except ValueError as error:
+            sentences.append(f"{mutation.name}: {error}")
+    names = Counter(mutation.name for mutation in found)
+    sentences += [f"{name}: occurs {times} times" for name, times in names.items() if times > 1]
+    missing = packages() - {mutation.package for mutation in found}
+    return sentences + [f"{name}: has no mutation" for name in sorted(missing)]
+
+
+def packages() -> set[str]:
+    """The packages of comity, and its modules that are in no package."""
+    modules = {path.stem for path in SOURCE.glob("*.py")}
+    folders = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    return folders | {name for name in modules if not name.startswith("__")}
 
 
 def copy_of_project(folder: Path) -> Path:
@@ -62,63 +110,62 @@ def copy_of_project(folder: Path) -> Path:
     return folder
 
 
-def run_tests(project: Path, tests: Iterable[str]) -> int:
-    """Run tests in a copy of the project; returns the exit code of pytest."""
+def run_tests(project: Path, tests: Iterable[str], limit: int | None = LIMIT) -> str:
+    """Run tests in a copy of the project: "survived" if all pass, "caught" if one fails."""
     environment = {**os.environ, "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    # A fixed seed, so that what is caught does not depend on what hypothesis draws.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
         done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=LIMIT
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return FAILED
-    if done.returncode not in (PASSED, FAILED):
-        print(done.stdout[-3000:], done.stderr[-1000:], file=sys.stderr)
-    return done.returncode
-
-
-def apply(mutation: Mutation, project: Path) -> None:
-    """Change the line in a copy of the project."""
-    path = project / mutation.file
-    text = path.read_text(encoding="utf-8")
-    if text.count(mutation.line) != 1:
-        times = text.count(mutation.line)
-        raise SystemExit(f"{mutation.name}: {mutation.file} contains the line {times} times, not 1")
-    path.write_text(text.replace(mutation.line, mutation.becomes), encoding="utf-8")
+        return CAUGHT
+    if done.returncode == FAILED:
+        return CAUGHT
+    if done.returncode == PASSED and " passed" in done.stdout:  # not if all tests are skipped
+        return SURVIVED
+    print(done.stdout[-3000:], done.stderr[-1000:], file=sys.stderr)
+    return ERROR
 
 
 def try_mutation(mutation: Mutation) -> str:
-    """Returns "caught", "survived", or "error" if pytest could not run the tests."""
+    """Returns "caught", "survived", or "error" if no test ran."""
     with tempfile.TemporaryDirectory() as folder:
         project = copy_of_project(Path(folder) / "project")
-        apply(mutation, project)
-        code = run_tests(project, mutation.tests)
-    return {PASSED: "survived", FAILED: "caught"}.get(code, "error")
+        (project / mutation.file).write_text(mutated(mutation), encoding="utf-8")
+        return run_tests(project, mutation.tests)
 
 
 def main() -> int:
     """Try the mutations and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="parts of names (default: all mutations)")
+    parser.add_argument("names", nargs="*", help="parts of names (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once (default: 2)")
     options = parser.parse_args()
+    known = mutations()
+    if wrong := mistakes(known):
+        raise SystemExit("\n".join(["mutations.toml must be corrected:", *wrong]))
     chosen = [
         mutation
-        for mutation in mutations()
+        for mutation in known
         if not options.names or any(part in mutation.name for part in options.names)
     ]
+    if not chosen:
+        raise SystemExit("no mutation has such a name")
     with tempfile.TemporaryDirectory() as folder:
         project = copy_of_project(Path(folder) / "project")
         tests = dict.fromkeys(test for mutation in chosen for test in mutation.tests)
-        if run_tests(project, tests) != PASSED:
+        if run_tests(project, [f"-n{options.jobs}", *tests], limit=None) != SURVIVED:
             raise SystemExit("the tests fail without a mutation; run them first")
-    counts = dict.fromkeys(("caught", "survived", "error"), 0)
+    counts = dict.fromkeys((CAUGHT, SURVIVED, ERROR), 0)
     with ThreadPoolExecutor(options.jobs) as pool:
         for mutation, result in zip(chosen, pool.map(try_mutation, chosen), strict=True):
             counts[result] += 1
-            print(f"{result:8}  {mutation.package:10}  {mutation.name}", flush=True)
+            print(f"{result:8}  {mutation.package:11}  {mutation.name}", flush=True)
     print(", ".join(f"{count} {result}" for result, count in counts.items()))
-    return 0 if counts["caught"] == len(chosen) else 1
+    return 0 if counts[CAUGHT] == len(chosen) else 1
 
 
 if __name__ == "__main__":
