@@ -9,22 +9,26 @@ applies.
 
 import argparse
 import ast
+import importlib
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "comity"
 MUTATIONS = ROOT / "tests" / "mutations.toml"
-PASSED, FAILED = 0, 1  # exit codes of pytest
 LIMIT = 600
 """Seconds for the tests of one mutation; a mutation may make a loop endless."""
 
@@ -110,32 +114,66 @@ def copy_of_project(folder: Path) -> Path:
     return folder
 
 
-def run_tests(project: Path, tests: Iterable[str], limit: int | None = LIMIT) -> str:
-    """Run tests in a copy of the project: "survived" if all pass, "caught" if one fails."""
-    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
+class Passed:
+    """A plugin of pytest that counts the tests that passed."""
+
+    count = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test, not its fixtures."""
+        self.count += report.when == "call" and report.passed
+
+
+def run_tests(project: Path, tests: Iterable[str]) -> str:
+    """Run tests in a copy of the project: "survived" if all pass, "caught" if one fails.
+
+    Call it once in a process, since imported modules stay. "error" means that no test ran.
+    """
+    os.chdir(project)
+    os.environ |= {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
+    sys.path[0] = str(project / "src")  # in place of the folder of this file
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT)
+    passed = Passed()
     # A fixed seed, so that what is caught does not depend on what hypothesis draws.
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return CAUGHT
-    if done.returncode == FAILED:
-        return CAUGHT
-    if done.returncode == PASSED and " passed" in done.stdout:  # not if all tests are skipped
-        return SURVIVED
-    print(done.stdout[-3000:], done.stderr[-1000:], file=sys.stderr)
-    return ERROR
+    options = ["-x", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    with tempfile.TemporaryFile("w+") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+        code = pytest.main([*options, *tests], plugins=[passed])
+        signal.alarm(0)
+        if code == pytest.ExitCode.TESTS_FAILED:
+            return CAUGHT
+        if code == pytest.ExitCode.OK and passed.count:
+            return SURVIVED
+        output.seek(0)
+        return f"{ERROR}: {output.read()[-3000:]}"
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"the tests took more than {LIMIT} seconds")
 
 
 def try_mutation(mutation: Mutation) -> str:
-    """Returns "caught", "survived", or "error" if no test ran."""
+    """What `run_tests` returns for a copy with the mutation."""
     with tempfile.TemporaryDirectory() as folder:
         project = copy_of_project(Path(folder) / "project")
         (project / mutation.file).write_text(mutated(mutation), encoding="utf-8")
         return run_tests(project, mutation.tests)
+
+
+def try_tests(tests: Sequence[str]) -> str:
+    """What `run_tests` returns for an unchanged copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_tests(copy_of_project(Path(folder) / "project"), tests)
+
+
+def pool(jobs: int) -> Any:
+    """Processes for one task each; they inherit the libraries, which take seconds to import."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for library in ("hypothesis", "scipy.stats", "sklearn.metrics", "torch", "transformers"):
+        importlib.import_module(library)
+    return multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1)
 
 
 def main() -> int:
@@ -154,16 +192,22 @@ def main() -> int:
     ]
     if not chosen:
         raise SystemExit("no mutation has such a name")
-    with tempfile.TemporaryDirectory() as folder:
-        project = copy_of_project(Path(folder) / "project")
-        tests = dict.fromkeys(test for mutation in chosen for test in mutation.tests)
-        if run_tests(project, [f"-n{options.jobs}", *tests], limit=None) != SURVIVED:
-            raise SystemExit("the tests fail without a mutation; run them first")
+    by_file: dict[str, dict[str, None]] = defaultdict(dict)
+    for test in (test for mutation in chosen for test in mutation.tests):
+        by_file[test.partition("::")[0]][test] = None
     counts = dict.fromkeys((CAUGHT, SURVIVED, ERROR), 0)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for mutation, result in zip(chosen, pool.map(try_mutation, chosen), strict=True):
+    with pool(options.jobs) as processes:
+        unchanged = processes.imap(try_tests, map(list, by_file.values()), chunksize=1)
+        for file, result in zip(by_file, unchanged, strict=True):
+            if result != SURVIVED:
+                raise SystemExit(f"{file}: the tests fail without a mutation; run them first")
+        results = processes.imap(try_mutation, chosen, chunksize=1)
+        for mutation, found in zip(chosen, results, strict=True):
+            result, _, output = found.partition(": ")
             counts[result] += 1
             print(f"{result:8}  {mutation.package:11}  {mutation.name}", flush=True)
+            if output:
+                print(output, file=sys.stderr)
     print(", ".join(f"{count} {result}" for result, count in counts.items()))
     return 0 if counts[CAUGHT] == len(chosen) else 1
 

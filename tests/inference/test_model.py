@@ -242,6 +242,38 @@ def test_tasks_that_read_alike_share_an_encoding(data, tmp_path, tiny_checkpoint
         assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
 
 
+def test_rows_beyond_one_chunk_keep_their_order(trained, monkeypatch):
+    """Chunks of 4 rows give every row what it gets alone."""
+    model = load(trained)
+    texts = [
+        "x",
+        "a good film",
+        "the old book is good and the tea is cold",
+        "bad",
+        "a",
+        "a red car",
+    ]
+    pairs = [(text, f"the {text} of a house") for text in reversed(texts)]
+    monkeypatch.setattr("comity.inference.model.CHUNK", 4)
+    for task, rows in (("mood", texts), ("alike", pairs)):
+        alone = np.concatenate([model.outputs(task, [row]) for row in rows])
+        assert len(np.unique(alone.round(6))) == len(rows)
+        np.testing.assert_allclose(model.outputs(task, rows), alone, rtol=0, atol=1e-5)
+    alone = np.stack([model.encode(text, raw=True) for text in texts])
+    np.testing.assert_allclose(model.encode(texts, raw=True), alone, rtol=0, atol=1e-5)
+
+
+def test_tasks_with_other_limits_do_not_share_an_encoding(data, tmp_path, tiny_checkpoint):
+    second = {"kind": "regression", "train": "alike.csv", "dev": 0.2, "texts": ["a", "b"]}
+    grade = {**second, "label": "score", "max_length": 7}
+    model = load(train(two_tasks(tiny_checkpoint, tasks__grade=grade), data, tmp_path / "run"))
+    pairs = [("a house", "the old train is late today"), ("good tea and cold water", "the tea")]
+    found = model.predict_all(pairs, ["alike", "grade"])
+    for task, predictions in found.items():
+        assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
+    assert model.count_truncated("grade", pairs) == 2
+
+
 def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, tasks__alike__head="cosine")
     model = load(train(recipe, data, tmp_path / "run").path)

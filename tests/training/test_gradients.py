@@ -142,6 +142,20 @@ def test_one_row_for_all_tasks_is_the_sum(trainer):
     torch.testing.assert_close(found, plain[start:stop], rtol=1e-4, atol=1e-6)
 
 
+def test_a_task_with_two_batches_has_one_row(trainer):
+    """Rows of J are in the order of the tasks, with the sum of each task's batches."""
+    planned = [PlannedBatch(1, 0), PlannedBatch(0, 0), PlannedBatch(1, 1)]
+    batches = trainer._batches(trainer.plans[0], planned)
+    losses, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
+    assert tasks == ["alike", "mood"]
+    assert len(losses) == 3
+    plain = [flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches]
+    start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
+    for weights, expected in (([1.0, 0.0], plain[0] + plain[2]), ([0.0, 1.0], plain[1])):
+        found = trainer.gradients.combined(start, stop, weights, 1.0)
+        torch.testing.assert_close(found, expected[start:stop], rtol=1e-4, atol=1e-6)
+
+
 def test_a_huge_head_gradient_does_not_change_the_weights(trainer):
     batches = first_batches(trainer)
     trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
