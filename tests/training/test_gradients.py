@@ -95,6 +95,15 @@ def test_layout_keeps_layers_together_and_heads_last(trainer):
         assert owned.decays == (owned.parameter.dim() > 1)  # no decay on biases and LayerNorm
 
 
+def test_biases_and_layer_norms_do_not_decay(trainer):
+    """As in BERT's own training and in the Trainer of transformers."""
+    exempt = {
+        p.name for p in trainer.flat.parameters if p.name.endswith("bias") or "norm" in p.name
+    }
+    assert len(exempt) == 2 + 2 * 8 + 1 + 2  # embeddings, two layers, pooler, two heads
+    assert {p.name for p in trainer.flat.parameters if not p.decays} == exempt
+
+
 def test_rows_and_gramian_equal_autograd(trainer):
     batches = first_batches(trainer)
     _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
