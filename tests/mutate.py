@@ -178,7 +178,7 @@ def pool(jobs: int) -> Any:
 
 def main() -> int:
     """Try the mutations and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of names (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once (default: 2)")
     options = parser.parse_args()
