@@ -1,10 +1,13 @@
-"""Settings of the process: memory of an earlier run is returned to the system."""
+"""The choice of device and precision, and settings of the process."""
 
 import ctypes
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from comity import ComityError, hardware
 
 # All blocks of 100 kB but the last are freed; the last keeps the heap from shrinking by itself.
 PROGRAM = """
@@ -32,3 +35,23 @@ def test_a_new_run_returns_memory_that_an_earlier_one_kept():
     full, kept, after = map(int, done.stdout.split())
     assert full - kept < 50_000_000  # freed, and kept for the next step
     assert full - after > 150_000_000
+
+
+@pytest.mark.parametrize(
+    ("processor", "name", "dtype"),
+    [
+        ("AMX", "auto", torch.bfloat16),
+        ("other", "auto", torch.float32),
+        ("other", "bf16", torch.bfloat16),
+        ("AMX", "float32", torch.float32),
+    ],
+)
+def test_the_precision_is_as_asked_or_the_faster_one(monkeypatch, processor, name, dtype):
+    monkeypatch.setattr(hardware, "processor_class", lambda: processor)
+    assert hardware.choose_precision(name, torch.device("cpu")) == dtype
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    assert hardware.choose_device("cpu").type == "cpu"
+    with pytest.raises(ComityError, match='this machine has no "nonsense"; use "auto" or "cpu"'):
+        hardware.choose_device("nonsense")

@@ -116,6 +116,15 @@ def test_only_the_newest_best_model_is_kept(run):
     assert [path.name for path in run.path.glob("best-*")] == ["best-000005"]
 
 
+def test_a_flipped_byte_in_the_kept_model_is_found(run):
+    best = BestModel("best-000003", 3, "mean", RecordedScore("mean", 0.5), {})
+    run.write_best(best, lambda folder: (folder / "weights").write_bytes(b"123") and None)
+    assert run.kept_model() == run.path / "best-000003"
+    (run.path / "best-000003" / "weights").write_bytes(b"133")
+    with pytest.raises(ComityError, match="is damaged: weights has changed since it was written"):
+        run.kept_model()
+
+
 def save(folder: Path) -> None:
     (folder / "state").write_text("1")
 

@@ -82,6 +82,8 @@ def test_a_dry_run_deletes_nothing_and_yes_deletes_what_it_listed(runs, capsys):
     assert {Path(row["path"]).name for row in rows if row["deleted"]} == {"checkpoint-000003"}
     assert deletable(runs) == {".checkpoint-000004-old", "0a" * 16}
     assert main(["clean", str(runs), "--yes"]) == 0
+    assert deletable(runs) == {"0a" * 16}  # the cache serves other runs too
+    assert main(["clean", str(runs), "--only", "cache", "--yes"]) == 0
     assert deletable(runs) == set()
     assert (runs / "done" / "best-000003" / "weights").exists()
     assert (runs / "deeper" / "stopped" / "checkpoint-000003" / "weights").exists()
@@ -96,7 +98,8 @@ def test_the_cache_is_one_row_of_the_table(tmp_path, monkeypatch, capsys):
         entry = tmp_path / "cache" / "tokens" / name
         entry.mkdir(parents=True)
         (entry / "about.json").write_bytes(b"x" * 1500)
-    assert main(["clean", str(tmp_path)]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["clean"]) == 0
     out = capsys.readouterr().out
     assert "0a0a" not in out and out.count("│ cache") == 1
     assert str(tmp_path / "cache" / "tokens") in out and "3.0 kB" in out

@@ -186,7 +186,7 @@ def test_one_file_is_evaluated_for_every_task_whose_columns_it_has(trained, data
     assert list(one.tasks) == ["mood"]
     assert one.tasks["mood"].n == 12
     assert "alike: not evaluated" in one.skipped["alike"]
-    assert 'no column "a", "b", "score"' in one.skipped["alike"]
+    assert 'no columns "a", "b", "score"' in one.skipped["alike"]
     rows = [(*m, *a) for m, a in zip(mood_rows(1000, 10), alike_rows(1000, 10), strict=True)]
     both = write_csv(tmp_path / "both.csv", ["text", "mood", "a", "b", "score"], rows)
     found = model.evaluate_all(both)
@@ -212,7 +212,7 @@ def test_a_file_is_evaluated_for_the_task_whose_encoding_it_has(tmp_path, tiny_c
     )
     found = model.evaluate_all(new)
     assert found.tasks["mood"].n == 9
-    assert 'has no column "a", "b", "score"' in found.skipped["alike"]
+    assert 'has no columns "a", "b", "score"' in found.skipped["alike"]
 
 
 def test_rows_that_are_left_out_are_counted(tmp_path, tiny_checkpoint, capsys):
@@ -225,7 +225,7 @@ def test_rows_that_are_left_out_are_counted(tmp_path, tiny_checkpoint, capsys):
     found = model.evaluate("mood", new)
     assert found.n == 9
     assert found.rows == {
-        "unlabelled": 1, "ignored": 2, "empty": 1, "dropped": 1, "truncated": 0
+        "unlabelled": 1, "ignored": 2, "empty": 1, "dropped": 1, "truncated": 0, "clipped": 0
     }  # fmt: skip
     capsys.readouterr()
     show_evaluation(found)
@@ -289,6 +289,38 @@ def test_tasks_that_read_alike_share_an_encoding(data, tmp_path, tiny_checkpoint
         assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
 
 
+def test_rows_beyond_one_chunk_keep_their_order(trained, monkeypatch):
+    """Chunks of 4 rows give every row what it gets alone."""
+    model = load(trained)
+    texts = [
+        "x",
+        "a good film",
+        "the old book is good and the tea is cold",
+        "bad",
+        "a",
+        "a red car",
+    ]
+    pairs = [(text, f"the {text} of a house") for text in reversed(texts)]
+    monkeypatch.setattr("comity.inference.model.CHUNK", 4)
+    for task, rows in (("mood", texts), ("alike", pairs)):
+        alone = np.concatenate([model.outputs(task, [row]) for row in rows])
+        assert len(np.unique(alone.round(6))) == len(rows)
+        np.testing.assert_allclose(model.outputs(task, rows), alone, rtol=0, atol=1e-5)
+    alone = np.stack([model.encode(text, raw=True) for text in texts])
+    np.testing.assert_allclose(model.encode(texts, raw=True), alone, rtol=0, atol=1e-5)
+
+
+def test_tasks_with_other_limits_do_not_share_an_encoding(data, tmp_path, tiny_checkpoint):
+    second = {"kind": "regression", "train": "alike.csv", "dev": 0.2, "texts": ["a", "b"]}
+    grade = {**second, "label": "score", "max_length": 7}
+    model = load(train(two_tasks(tiny_checkpoint, tasks__grade=grade), data, tmp_path / "run"))
+    pairs = [("a house", "the old train is late today"), ("good tea and cold water", "the tea")]
+    found = model.predict_all(pairs, ["alike", "grade"])
+    for task, predictions in found.items():
+        assert [p.label for p in predictions] == [p.label for p in model.predict(task, pairs)]
+    assert model.count_truncated("grade", pairs) == 2
+
+
 def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, tasks__alike__head="cosine")
     model = load(train(recipe, data, tmp_path / "run").path)
@@ -301,7 +333,7 @@ def test_embeddings_of_a_cosine_task(data, tmp_path, tiny_checkpoint):
     np.testing.assert_allclose(found, cosines * 5, rtol=1e-4)
 
 
-def test_clipped_scores_are_marked_and_counted(trained):
+def test_clipped_scores_are_marked_and_counted(trained, capsys):
     """The head's weights are set so that it predicts far beyond the scale."""
     model = load(trained)
     head: Any = model._model.head("alike")
@@ -311,3 +343,5 @@ def test_clipped_scores_are_marked_and_counted(trained):
     assert (found.label, found.clipped) == (5.0, True)
     evaluation = model.evaluate("alike")
     assert evaluation.rows["clipped"] == evaluation.n
+    show_evaluation(evaluation)
+    assert "rows with a score beyond the scale; clipped to its end" in capsys.readouterr().out

@@ -403,8 +403,8 @@ def test_an_option_of_training_is_an_error_if_nothing_is_trained(
 
 def test_a_slim_run_cannot_predict_and_says_why(finished, data, capsys):
     run = next(path for path in sorted(finished[0].results.iterdir()) if path.is_dir())
-    assert main(["predict", str(run), "--task", "sentiment", "--input",
-                 str(data / "ids-sst-dev.csv"), "--output", str(data / "out.csv")]) == 2  # fmt: skip
+    arguments = ["--input", data / "ids-sst-dev.csv", "--output", data / "out.csv"]
+    assert main(["predict", str(run), "--task", "sentiment", *map(str, arguments)]) == 2
     assert f"{run}: is a slim copy without weights" in capsys.readouterr().err
 
 

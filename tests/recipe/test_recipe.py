@@ -43,6 +43,7 @@ def test_defaults_are_the_papers_heads():
         ({"tasks__mood__header": False}, ["tasks.mood.header", "counted from 0"]),
         ({"tasks__mood__view": "pair"}, ["tasks.mood.view", "two text columns"]),
         ({"tasks__alike__scale": [5, 0]}, ["tasks.alike.scale", "lower than the second"]),
+        ({"tasks__alike__scale": [5, 5]}, ["tasks.alike.scale", "lower than the second"]),
         ({"tasks__alike__scale": [0, 0.5]}, ["tasks.alike.scale", "whole numbers"]),
         ({"tasks__mood__head": "bins"}, ["tasks.mood.head", "linear"]),
         ({"tasks__mood__metric": "pearson"}, ["tasks.mood.metric", "accuracy"]),

@@ -2,7 +2,7 @@
 
 import io
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
@@ -27,6 +27,7 @@ def rendered(rows, width: int) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(24, 120))
 def test_no_number_is_cut_and_no_line_too_long(rows, width):
     lines = rendered(rows, width)
@@ -35,6 +36,15 @@ def test_no_number_is_cut_and_no_line_too_long(rows, width):
     for _, number, interval in rows:
         assert number in words
         assert all(word in words for word in interval.split())
+
+
+def test_long_words_are_folded_and_long_numbers_are_not():
+    number, word, folded = f"{10**23:,}", 20 * "ab", 0
+    for width in range(36, 120):
+        words = "\n".join(rendered([(word, number, "0.5")], width)).split()
+        assert number in words
+        folded += word not in words
+    assert folded
 
 
 def test_a_table_that_fits_is_a_table():

@@ -74,6 +74,15 @@ def test_one_task_three_times_never_conflicts():
         assert found == [[False] * 3] * 200
 
 
+def test_a_pair_conflicts_where_its_whole_interval_is_below_0():
+    gradients = noisy(directions(-0.3, 0, 0.3), 1, 400, 0)
+    below, around, above = stepwise(gradients).summary(400, 0, "stage", None).pairs
+    assert [below.conflicts, around.conflicts, above.conflicts] == [True, False, False]
+    for pair, signs in ((below, (-1, -1)), (around, (-1, 1)), (above, (1, 1))):
+        assert pair.low is not None and pair.high is not None
+        assert (np.sign(pair.low), np.sign(pair.high)) == signs
+
+
 def test_fewer_than_20_steps_have_no_verdict():
     gradients = noisy(directions(-0.3, 0, 0.3), 0.1, 20, 0)
     assert verdicts(gradients)[0] is True

@@ -95,6 +95,15 @@ def test_layout_keeps_layers_together_and_heads_last(trainer):
         assert owned.decays == (owned.parameter.dim() > 1)  # no decay on biases and LayerNorm
 
 
+def test_biases_and_layer_norms_do_not_decay(trainer):
+    """As in BERT's own training and in the Trainer of transformers."""
+    exempt = {
+        p.name for p in trainer.flat.parameters if p.name.endswith("bias") or "norm" in p.name
+    }
+    assert len(exempt) == 2 + 2 * 8 + 1 + 2  # embeddings, two layers, pooler, two heads
+    assert {p.name for p in trainer.flat.parameters if not p.decays} == exempt
+
+
 def test_rows_and_gramian_equal_autograd(trainer):
     batches = first_batches(trainer)
     _, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
@@ -140,6 +149,20 @@ def test_one_row_for_all_tasks_is_the_sum(trainer):
     start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
     found = trainer.gradients.combined(start, stop, [1.0], 1.0)
     torch.testing.assert_close(found, plain[start:stop], rtol=1e-4, atol=1e-6)
+
+
+def test_a_task_with_two_batches_has_one_row(trainer):
+    """Rows of J are in the order of the tasks, with the sum of each task's batches."""
+    planned = [PlannedBatch(1, 0), PlannedBatch(0, 0), PlannedBatch(1, 1)]
+    batches = trainer._batches(trainer.plans[0], planned)
+    losses, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, 0)
+    assert tasks == ["alike", "mood"]
+    assert len(losses) == 3
+    plain = [flat_of(trainer, plain_gradients(trainer, batch)) for batch in batches]
+    start, stop = trainer.flat.table_stop, trainer.flat.shared_stop
+    for weights, expected in (([1.0, 0.0], plain[0] + plain[2]), ([0.0, 1.0], plain[1])):
+        found = trainer.gradients.combined(start, stop, weights, 1.0)
+        torch.testing.assert_close(found, expected[start:stop], rtol=1e-4, atol=1e-6)
 
 
 def test_a_huge_head_gradient_does_not_change_the_weights(trainer):

@@ -100,6 +100,27 @@ def test_the_contrastive_objective_adds_to_the_heads_loss(
     assert losses[1] - losses[0] == pytest.approx(2.0 * loss, rel=1e-4)
 
 
+def test_objectives_read_the_texts_in_their_order(folder, tiny_checkpoint):
+    """Ranking selects the second text of each first one, by the embeddings of transformers."""
+    changes = {"encoder__dropout": 0.0, "tasks__alike__interaction": True}
+    losses = []
+    for objectives in ([], [{"loss": "ranking", "cosine_scale": 5.0}]):
+        recipe = two_tasks(tiny_checkpoint, **changes, tasks__alike__objectives=objectives)
+        trainer = Trainer(prepare(recipe, folder))
+        batch = batch_of(trainer, "alike")
+        losses.append(trainer.task_gradients[0].fill(trainer.gradients, [batch], True, 0)[0][0])
+    rows = texts_of(batch)
+    embeddings = []
+    for column in ([row[0] for row in rows], [row[1] for row in rows]):
+        hidden, mask = hidden_states(trainer, [column])
+        embeddings.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+    first, second = (e / e.norm(dim=1, keepdim=True) for e in embeddings)
+    anchors = torch.tensor([row[2] / 5 >= 0.8 for row in rows])
+    chosen = (5 * first @ second.T).log_softmax(dim=1).diagonal()
+    assert 0 < anchors.sum() < len(rows)
+    assert losses[1] - losses[0] == pytest.approx(-float(chosen[anchors].mean()), rel=1e-4)
+
+
 def test_the_plan_notes_that_micro_batches_add_no_negatives(folder, tiny_checkpoint, capsys):
     changes = {"tasks__alike__objectives": CONTRASTIVE}
     for parts in (1, 2):

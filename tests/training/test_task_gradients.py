@@ -112,6 +112,25 @@ def test_the_dropout_of_a_head_is_in_float32(interaction):
         assert not torch.equal(head(vectors, None), wide)
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_the_last_values_of_a_head_are_dropped_once(layers):
+    """With a hidden layer or without, the output reads values scaled by 256 / (256 - 77) or 0."""
+    spec = HeadSpec(Target("regression", "regression"), ("first",), dropout=0.3, layers=layers)
+    head = LinearHead(32, spec)
+    head.initialise(torch.Generator().manual_seed(0))
+    vector = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    keys = torch.from_numpy(row_keys(DROPOUT, 0, rows=np.arange(64)))
+    read = []
+    head.output.register_forward_pre_hook(lambda _, values: read.append(values[0]))
+    with torch.no_grad():
+        head([vector], None)
+        head([vector], keys)
+    plain, dropped = read
+    kept = dropped != 0
+    assert 0.6 < kept.double().mean() < 0.8
+    assert_close(dropped[kept], plain[kept] * 256 / (256 - 77))
+
+
 def test_masks_of_different_parts_are_unrelated(tmp_path, tiny_checkpoint):
     """The outputs of one row as part of another micro-batch or batch differ."""
     trainer = make_trainer(tmp_path, tiny_checkpoint, tasks__mood__micro_batches=2)

@@ -291,6 +291,29 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_stops_after_ten(
     poisoned |= set(range(99))
     with pytest.raises(ComityError, match=r"mood\.csv: lines .* 10 steps in a row"):
         train(recipe, folder, tmp_path / "all")
+    assert len(RunDirectory.open(tmp_path / "all").entries(SkippedEntry)) == 10
+
+
+@pytest.mark.parametrize("part", ["rows", "heads", "losses"])
+def test_a_loss_or_gradient_that_is_infinite_skips_the_step(
+    folder, tmp_path, tiny_checkpoint, monkeypatch, part
+):
+    """Each of them alone: of the encoder, of a head, or a loss whose gradient is finite."""
+    fill = TaskGradients.fill
+
+    def fill_with_infinity(task_gradients, gradients, batches, together, step, *keys):
+        losses, tasks = fill(task_gradients, gradients, batches, together, step, *keys)
+        if step == 1:
+            {"rows": gradients.rows[0], "heads": gradients.heads, "losses": losses}[part][0] = (
+                math.inf
+            )
+        return losses, tasks
+
+    monkeypatch.setattr(TaskGradients, "fill", fill_with_infinity)
+    recipe = two_tasks(tiny_checkpoint, train__epochs=..., train__steps=3)
+    run = train(recipe, folder, tmp_path / "run")
+    assert [entry.step for entry in run.entries(SkippedEntry)] == [2]
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
 
 
 def test_a_full_disk_is_one_error_and_the_run_can_be_resumed(

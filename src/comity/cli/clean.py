@@ -29,11 +29,13 @@ def add_parser(commands: Commands) -> None:
         type=Path,
         nargs="*",
         metavar="DIR",
-        default=[Path()],
-        help="folders to search for runs (default: the working directory)",
+        help="folders to search for runs (default: the working directory, and the cache)",
     )
     command.add_argument(
-        "--only", choices=_KINDS, nargs="+", default=_KINDS, help="what to list and delete"
+        "--only",
+        choices=_KINDS,
+        nargs="+",
+        help="what to list and delete (default: all; with DIR, all but the cache)",
     )
     command.add_argument("--yes", action="store_true", help="delete what is listed as deletable")
     add_json(command)
@@ -43,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.experiments.cleaning import delete, find
 
-    found = find(options.folders, options.only)
+    # The cache serves all runs, so whoever names folders does not expect it to be deleted.
+    kinds = options.only or (_KINDS[:2] if options.folders else _KINDS)
+    found = find(options.folders or [Path()], kinds)
     if options.yes:
         delete(found)
     if options.json:

@@ -175,6 +175,7 @@ ROW_COUNTS = {
     "empty": "with an empty text",
     "dropped": "left out because of an empty text",
     "truncated": "truncated",
+    "clipped": "with a score beyond the scale; clipped to its end",
 }
 """What `show_evaluation` prints for each count in `Evaluation.rows`."""
 
