@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from comity.training.plan import PlannedRun
 def clock(monkeypatch) -> list[float]:
     """The time in seconds, as the displays see it; a test sets its one element."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -22,6 +22,7 @@ from tests.helpers import (
 
 from comity import ComityError, Recipe, load, train
 from comity.cli.main import main
+from comity.evaluation.evaluate import task_outputs
 from comity.runs import EndEntry, EvaluationEntry, RunDirectory, run_summary
 from comity.training.events import Event, Resumed, StopRequested
 from comity.training.interrupts import Interrupted, Interrupts
@@ -121,7 +122,6 @@ def test_a_signal_during_an_evaluation_waits_for_one_task_only(
 
     from comity.training import trainer
 
-    task_outputs = trainer.task_outputs
     monkeypatch.setattr(trainer, "task_outputs", outputs_then_signal)
     with pytest.raises(Interrupted) as caught:
         train(recipe, data, tmp_path / "run")

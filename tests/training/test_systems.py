@@ -23,6 +23,7 @@ from torch import Tensor
 from comity import ComityError, Recipe, load, train
 from comity.losses.task_losses import uncertainty_weighted
 from comity.model.heads import HeadLayer
+from comity.model.masked_lm import mask_words
 from comity.model.multitask import MASKED
 from comity.runs import ConflictEntry, EndEntry, EvaluationEntry, RunDirectory, TrainEntry
 from comity.targets import Target
@@ -353,10 +354,8 @@ def test_a_masked_step_equals_transformers(folder, tmp_path, tiny_checkpoint, mo
     seen = []
     from comity.training import task_gradients
 
-    masking = task_gradients.mask_words
-
     def recorded(ids, *rest):
-        seen.append((ids, *(found := masking(ids, *rest))))
+        seen.append((ids, *(found := mask_words(ids, *rest))))
         return found
 
     monkeypatch.setattr(task_gradients, "mask_words", recorded)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from comity.errors import ComityError
 from comity.evaluation.floors import untouched_cosine
-from comity.experiments.runner import Series, check_digests, check_folder, first_difference
+from comity.experiments.runner import Series, check_digests, check_folder
 from comity.experiments.slim import write_slim_run
 from comity.files import read_record, write_record
 from comity.paper.rows import (
@@ -32,6 +32,7 @@ from comity.paper.rows import (
     runs_of,
     setting,
 )
+from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
 from comity.runs import is_finished, validated
 from comity.training.plan import SeriesPlan
