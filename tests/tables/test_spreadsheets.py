@@ -32,3 +32,9 @@ def test_any_text_is_read_back(text: str):
     assert unprotected(cell) == text
     if cell[:1] in tuple("=+-@\t\r"):
         float(cell.replace(",", "."))  # a number
+
+
+def test_a_text_that_looks_protected_is_read_back():
+    for text in ("'=1+2", "''=1+2", "'@sum", "'quoted", "'-5"):
+        assert unprotected(protected(text)) == text
+    assert protected("'=1+2") == "''=1+2"
