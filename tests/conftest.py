@@ -40,8 +40,13 @@ def default_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small tensors gain nothing from a second thread, and tests may run side by side."""
+    """Small tensors gain nothing from a second thread, and tests may run side by side.
+
+    Commands that a test starts use one thread too: another number of threads sums in another
+    order, and a test that compares weights bit for bit would fail.
+    """
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
