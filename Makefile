@@ -1,20 +1,24 @@
-# make demo    install, train three small tasks, show scores and predictions
-# make test    install, run the tests
-# make check   check style, formatting, types and the order of imports
-# make format  fix style and formatting
-# make mutants break the code line by line, see that the tests notice
+# make demo       install, train three small tasks, show scores and predictions
+# make test       install, run the tests
+# make test-slow  run the slow tests: browser, docs, wheel
+# make check      check style, formatting, types and the order of imports
+# make format     fix style and formatting
+# make mutants    break the code line by line, see that the tests notice
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check mutants bench-train bench-surgery bench-encode bench-scale format clean
+.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
