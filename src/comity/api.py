@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.progress import Display
 from comity.terminal.views import tell
 from comity.training.arguments import RecipeLike

@@ -10,7 +10,9 @@ from tests.helpers import stop_after_step, stop_at_evaluation, two_tasks, write_
 from tests.training.test_trainer import same, weights
 
 from comity import train
-from comity.runs import ConflictEntry, RunDirectory, StageConflictEntry, run_summary
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, StageConflictEntry
+from comity.runs.summary import run_summary
 from comity.training.plan import memory
 from comity.training.setup import prepare
 from comity.training.task_gradients import TaskGradients

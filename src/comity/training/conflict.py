@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from comity.runs import ConflictEntry, PairConflict, StageConflictEntry
+from comity.runs.entries import ConflictEntry, PairConflict, StageConflictEntry
 
 BLOCKS = 10
 """Contiguous blocks of observations; their means are nearly independent, unlike single steps."""

@@ -8,7 +8,7 @@ from comity import hardware
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
