@@ -24,6 +24,7 @@ from comity.cli import (
     paper,
     predict,
     recipe,
+    serve,
     sweep,
     train,
 )
@@ -40,6 +41,7 @@ COMMANDS = (
     info,
     evaluate,
     predict,
+    serve,
     compare,
     sweep,
     analyse,
