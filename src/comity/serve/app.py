@@ -409,7 +409,7 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         sentences = {404: "there is no such path; /openapi.json lists the paths"}
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("allow", "another method")
+            allowed = (error.headers or {}).get("Allow", "another method")
             sentences[405] = f"this path does not take {request.method}; use {allowed}"
         sentence = sentences.get(error.status_code, str(error.detail))
         return _json(error_body(error.status_code, sentence), error.status_code, error.headers)

@@ -105,7 +105,7 @@ def check_lengths(key: str, rows: list[tuple[str, ...]] | list[tuple[str]], limi
         if longest > limits.characters:
             raise RequestError(
                 422,
-                f"{key}[{number}] has {longest:,} characters, and a text can have "
+                f'"{key}"[{number}] has {longest:,} characters, and a text can have '
                 f"{limits.characters:,}; shorten it",
             )
 
@@ -127,14 +127,16 @@ def parse(content: bytes, body_class: type[BodyClass]) -> BodyClass:
 
 
 _SENTENCES = {
-    "string_type": "must be a text",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list of two texts",
-    "too_long": "must be a list of two texts",
+    "string_type": "must be a string",
+    "list_type": "must be a list of strings",
+    "tuple_type": "must be a list of two strings",
+    "too_long": "must be a list of two strings",
     "missing": "is missing",
     "literal_error": 'must be "float" or "base64"',
 }
 """What is wrong with a value, by pydantic's type of error."""
+
+_LISTS = ("list_type", "tuple_type", "too_long")
 
 
 def _request_error(error: ErrorDetails, body_class: type[_Body]) -> RequestError:
@@ -150,20 +152,20 @@ def _request_error(error: ErrorDetails, body_class: type[_Body]) -> RequestError
         return RequestError(422, f'unknown key "{_shortened(str(place[0]))}"{hint}')
     if place[0] == "input" and kind != "missing":
         return RequestError(
-            422, '"input" must be a text or a list of texts; token ids are not accepted'
+            422, '"input" must be a string or a list of strings; token ids are not accepted'
         )
     if kind == "missing" and len(place) > 1:  # the second text of a pair
         place, kind = place[:-1], "tuple_type"
-    name = str(place[0]) + "".join(f"[{index}]" for index in place[1:])
+    name = f'"{place[0]}"' + "".join(f"[{index}]" for index in place[1:])
     what = _SENTENCES.get(kind) or f"is not accepted ({error['msg']})"
-    got = "" if kind == "missing" else f", got {_kind(error['input'])}"
+    got = f", got {_kind(error['input'])}" if kind in ("string_type", *_LISTS) else ""
     return RequestError(422, f"{name} {what}{got}")
 
 
 def _kind(value: Any) -> str:
     """What a JSON value is, without its content: a request may be private."""
     kinds = {
-        str: "a text",
+        str: "a string",
         bool: "a boolean",
         int: "a number",
         float: "a number",
