@@ -80,6 +80,7 @@ class Batcher:
         self._condition = threading.Condition()
         self._line: deque[_Job] = deque()  # of the thread alone
         self._stopping = False
+        self._jobs: set[_Job] = set()  # that are not answered yet; of the event loop alone
         self._thread = threading.Thread(target=self._run, name="comity-model", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.waiting = 0
@@ -123,6 +124,7 @@ class Batcher:
         assert self._loop is not None
         job = _Job(queries, self._loop.create_future())
         self.waiting += len(queries)
+        self._jobs.add(job)
         try:
             with self._condition:
                 self._arrived.append(job)
@@ -138,6 +140,7 @@ class Batcher:
             ) from None
         finally:
             job.abandoned = True
+            self._jobs.discard(job)
             self.waiting -= len(queries)
         if job.failed:
             raise Failed
@@ -146,11 +149,15 @@ class Batcher:
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._take_arrived():
-            batch = self._next_batch()
-            if batch:
-                self._compute(batch)
-            self._deliver({part.job for part in batch})
+        try:
+            while self._take_arrived():
+                batch = self._next_batch()
+                if batch:
+                    self._compute(batch)
+                self._deliver({part.job for part in batch})
+        except BaseException:
+            LOG.exception("the thread of the model has stopped; restart the server")
+            self._call_loop(self._fail_all)
 
     def _take_arrived(self) -> bool:
         """Wait until there is work, and put new jobs into the line; False: stop."""
@@ -226,9 +233,22 @@ class Batcher:
     def _deliver(self, jobs: set[_Job]) -> None:
         """Wake the requests whose jobs are done."""
         done = [job for job in jobs if job.failed or len(job.answers) == len(job.queries)]
-        if done and self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
-                self._loop.call_soon_threadsafe(_wake, done)
+        if done:
+            self._call_loop(_wake, done)
+
+    def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function on the event loop."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    # --- on the event loop ------------------------------------------------------------------------
+
+    def _fail_all(self) -> None:
+        """Fail every request that waits."""
+        for job in self._jobs:
+            job.failed = True
+        _wake(list(self._jobs))
 
 
 def _next_queries(job: _Job, turn: int, left: int, started: bool) -> list[TokenizedQuery]:

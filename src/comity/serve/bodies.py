@@ -7,7 +7,7 @@ faster; their classes describe them in the OpenAPI document, and a test compares
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from comity.errors import nearest
 from comity.serve.limits import Limits, RequestError
@@ -18,7 +18,7 @@ Pairs = Annotated[list[Annotated[Pair, Field(fail_fast=True)]], Field(fail_fast=
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class TextsBody(_Body):
@@ -120,10 +120,21 @@ def parse(content: bytes, body_class: type[BodyClass]) -> BodyClass:
         RequestError: it is not JSON (status 400), or not what the class declares (422).
     """
     try:
-        return body_class.model_validate_json(content)
+        value = from_json(content)
+    except ValueError as error:
+        raise RequestError(400, f"the body is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise RequestError(422, 'the body must be a JSON object, such as {"text": "..."}')
+    known = body_class.model_fields
+    for key in value:  # pydantic would make an error of every unknown key, which may be many
+        if key not in known:
+            hint = nearest(_shortened(key), known) or f"; the keys are {', '.join(known)}"
+            raise RequestError(422, f'unknown key "{_shortened(key)}"{hint}')
+    try:
+        return body_class.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise _request_error(first, body_class) from None
+        raise RequestError(422, _sentence(first)) from None
 
 
 _SENTENCES = {
@@ -139,27 +150,17 @@ _SENTENCES = {
 _LISTS = ("list_type", "tuple_type", "too_long")
 
 
-def _request_error(error: ErrorDetails, body_class: type[_Body]) -> RequestError:
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong with one value."""
     kind, place = error["type"], error["loc"]
-    if kind == "json_invalid":
-        reason = error["msg"].removeprefix("Invalid JSON: ")
-        return RequestError(400, f"the body is not valid JSON ({reason})")
-    if not place:
-        return RequestError(422, 'the body must be a JSON object, such as {"text": "..."}')
-    known = body_class.model_fields
-    if kind == "extra_forbidden":
-        hint = nearest(place[0], known) or f"; the keys are {', '.join(known)}"
-        return RequestError(422, f'unknown key "{_shortened(str(place[0]))}"{hint}')
     if place[0] == "input" and kind != "missing":
-        return RequestError(
-            422, '"input" must be a string or a list of strings; token ids are not accepted'
-        )
+        return '"input" must be a string or a list of strings; token ids are not accepted'
     if kind == "missing" and len(place) > 1:  # the second text of a pair
         place, kind = place[:-1], "tuple_type"
     name = f'"{place[0]}"' + "".join(f"[{index}]" for index in place[1:])
     what = _SENTENCES.get(kind) or f"is not accepted ({error['msg']})"
     got = f", got {_kind(error['input'])}" if kind in ("string_type", *_LISTS) else ""
-    return RequestError(422, f"{name} {what}{got}")
+    return f"{name} {what}{got}"
 
 
 def _kind(value: Any) -> str:
