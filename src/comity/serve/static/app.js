@@ -93,7 +93,7 @@ function showReport() {
   if (byId("report").firstChild) return;
   const frame = element("iframe");
   frame.title = "Report of the run";
-  frame.setAttribute("sandbox", "allow-scripts");
+  frame.setAttribute("sandbox", "");
   frame.src = "report";
   byId("report").append(frame);
 }
@@ -175,7 +175,7 @@ function answer(task, prediction) {
   if (Object.keys(prediction.probabilities).length) parts.push(...bars(prediction));
   else if (task.scale) parts.push(scale(task, prediction.label));
   const notes = [];
-  if (prediction.truncated) notes.push(`Only the first ${task.max_length} tokens were read.`);
+  if (prediction.truncated) notes.push(`Cut to ${task.max_length} tokens, the most that this task reads.`);
   if (prediction.clipped) notes.push("The score was beyond the scale and is now its end.");
   if (notes.length) parts.push(element("p", "note", notes.join(" ")));
   return parts;
