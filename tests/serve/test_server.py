@@ -253,7 +253,11 @@ DAMAGED = st.tuples(BODIES, st.integers(0, 60), st.binary(max_size=4)).map(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(path=st.sampled_from(PATHS), body=st.one_of(BODIES, DAMAGED, st.binary(max_size=60)))
 def test_no_body_is_an_error_of_the_server(client, path, body):
     reply = client.post(path, body)

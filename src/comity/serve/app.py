@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-import comity
 from comity.errors import ComityError
 from comity.inference.answers import Answer, Embedding, Query
 from comity.inference.model import Model
@@ -67,7 +67,7 @@ def create_app(
     app = FastAPI(
         title="Comity",
         summary=DESCRIPTION,
-        version=comity.__version__,
+        version=version("comity"),
         docs_url=None,  # FastAPI's pages load their scripts from another site
         redoc_url=None,
         lifespan=lifespan,

@@ -152,7 +152,7 @@ _LISTS = ("list_type", "tuple_type", "too_long")
 
 def _sentence(error: ErrorDetails) -> str:
     """What is wrong with one value."""
-    kind, place = error["type"], error["loc"]
+    kind, place = error["type"], list(error["loc"])
     if place[0] == "input" and kind != "missing":
         return '"input" must be a string or a list of strings; token ids are not accepted'
     if kind == "missing" and len(place) > 1:  # the second text of a pair

@@ -26,28 +26,37 @@ class Metrics:
     """The server's metrics, in a registry of their own. `waiting` gives the texts that wait."""
 
     def __init__(self, waiting: Callable[[], int]):
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        own = {"registry": self._registry}
+        self._registry = own = CollectorRegistry()
+        ProcessCollector(registry=own)
         self._requests = Counter(
-            "comity_requests", "Requests, by path and HTTP status", ["path", "status"], **own
+            "comity_requests", "Requests, by path and HTTP status", ["path", "status"], registry=own
         )
         self._seconds = Histogram(
-            "comity_request_seconds", "Seconds of a request", ["path"], buckets=SECONDS, **own
+            "comity_request_seconds",
+            "Seconds of a request",
+            ["path"],
+            buckets=SECONDS,
+            registry=own,
         )
         self._rows = Counter(
-            "comity_rows", "Texts and pairs answered, by task; embeddings apart", ["task"], **own
+            "comity_rows",
+            "Texts and pairs answered, by task; embeddings apart",
+            ["task"],
+            registry=own,
         )
         self._pass_rows = Histogram(
-            "comity_pass_rows", "Texts and pairs in a pass of the encoder", buckets=TEXTS, **own
+            "comity_pass_rows",
+            "Texts and pairs in a pass of the encoder",
+            buckets=TEXTS,
+            registry=own,
         )
         self._pass_tokens = Histogram(
-            "comity_pass_tokens", "Tokens in a pass of the encoder", buckets=TOKENS, **own
+            "comity_pass_tokens", "Tokens in a pass of the encoder", buckets=TOKENS, registry=own
         )
         self._pass_seconds = Histogram(
-            "comity_pass_seconds", "Seconds of a pass of the encoder", buckets=SECONDS, **own
+            "comity_pass_seconds", "Seconds of a pass of the encoder", buckets=SECONDS, registry=own
         )
-        Gauge("comity_waiting_rows", "Texts and pairs not answered yet", **own).set_function(
+        Gauge("comity_waiting_rows", "Texts and pairs not answered yet", registry=own).set_function(
             waiting
         )
 
