@@ -57,7 +57,7 @@ def test_a_port_in_use_is_one_sentence(capsys, run):
         (("--timeout", "soon"), "must be a number of seconds, got soon"),
         (("--timeout", "nan"), "must be a number of seconds, got nan"),
         (("--api-key", "x"), 'did you mean "--api-key-file"?'),
-        (("--device", "no"), 'this machine has no "no"'),
+        (("--device", "no"), '--device: this machine has no "no"'),
     ],
 )
 def test_wrong_options(capsys, run, arguments, part):

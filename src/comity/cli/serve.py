@@ -5,10 +5,14 @@ import contextlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from comity.cli.options import Commands, add_command, add_json, check_exist
+from comity.cli.options import Commands, add_command, check_exist
 from comity.errors import ComityError
 from comity.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from comity.inference.model import Model
 
 DEFAULT = Limits()
 
@@ -53,7 +57,9 @@ def add_parser(commands: Commands) -> None:
         limits.add_argument(
             option, type=kind, default=default, metavar=metavar, help=f"{help} (default: {default})"
         )
-    add_json(command)
+    command.add_argument(
+        "--json", action="store_true", help="print the address as JSON when the server is ready"
+    )
 
 
 def _positive(text: str) -> int:
@@ -79,7 +85,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     check_exist([options.run_directory])
     _check_installed()
-    from comity.inference.model import load
     from comity.serve.app import create_app
     from comity.serve.server import open_socket, read_api_key, run_server
     from comity.terminal.views import tell
@@ -96,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     )
     with open_socket(options.host, options.port) as bound:  # before the model is loaded
         with Waiting("loading the model"):
-            model = load(options.run_directory, options.device)
+            model = _load(options)
             app = create_app(model, options.run_directory, limits, api_key)
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -113,6 +118,17 @@ def run(options: argparse.Namespace) -> int:
 
         run_server(app, bound, limits.seconds, on_start)
     return 0
+
+
+def _load(options: argparse.Namespace) -> "Model":
+    from comity.inference.model import load
+
+    try:
+        return load(options.run_directory, options.device)
+    except ComityError as error:
+        raise ComityError(
+            *(m.replace("train.device:", "--device:") for m in error.messages)
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

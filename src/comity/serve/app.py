@@ -59,8 +59,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.warm_up)
         service.batcher.start()
-        await service.warm_up()
         yield
         await asyncio.to_thread(service.batcher.stop)
 
@@ -70,6 +70,7 @@ def create_app(
         version=version("comity"),
         docs_url=None,  # FastAPI's pages load their scripts from another site
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     _add_routes(app, service)
@@ -84,25 +85,24 @@ class Service:
         self._model = model
         self._run = run
         self._limits = limits
-        self._texts = {task: model.text_count(task) for task in model.tasks}
+        self._text_counts = {task: model.text_count(task) for task in model.tasks}
         self._started = int(time.time())
-        answerer = model.answerer()
-        self._max_length = answerer.limits
-        self._trained = answerer.embeddings()
-        default = next(iter(self._trained.values()), answerer.encoder_embedding())
+        self._answerer = model.answerer()
+        self._trained = self._answerer.embeddings()
+        default = next(iter(self._trained.values()), self._answerer.encoder_embedding())
         self._embeddings: dict[str, Embedding] = {DEFAULT_MODEL: default} | self._trained
         self.metrics = Metrics(lambda: self.batcher.waiting)
-        self.batcher = Batcher(answerer, limits, self.metrics.count_pass)
+        self.batcher = Batcher(self._answerer, limits, self.metrics.count_pass)
 
-    async def warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Answer each task once, so that the first request does not pay for what is loaded late."""
-        for count in set(self._texts.values()):
-            await self._answer([Query(("text",) * count, self._tasks_for(count, None))])
+        queries = [Query(("text",) * count, (task,)) for task, count in self._text_counts.items()]
+        self._answerer.answer(self._answerer.tokenize(queries))
 
     async def predict_task(self, request: Request) -> Response:
         """Predict one task for one or many rows."""
         task = request.path_params["task"]
-        count = self._texts.get(task)
+        count = self._text_counts.get(task)
         if count is None:
             raise RequestError(404, self._unknown_task(task))
         rows = (await self._body(request, bodies.TextsBody)).rows(self._limits)
@@ -125,17 +125,17 @@ class Service:
     def _tasks_for(self, count: int, wanted: Sequence[str] | None) -> tuple[str, ...]:
         """The tasks for rows of `count` texts: those wanted, or all."""
         if wanted is None:
-            tasks = tuple(task for task, texts in self._texts.items() if texts == count)
+            tasks = tuple(task for task, texts in self._text_counts.items() if texts == count)
             if not tasks:
                 raise RequestError(422, f"no task of this run reads {_texts(count)}")
             return tasks
         if not wanted:
             raise RequestError(422, '"tasks" is empty; leave it out to predict all tasks')
         for task in wanted:
-            if task not in self._texts:
+            if task not in self._text_counts:
                 raise RequestError(422, self._unknown_task(task))
-            if self._texts[task] != count:
-                own = self._texts[task]
+            if self._text_counts[task] != count:
+                own = self._text_counts[task]
                 raise RequestError(422, f"{task} reads {_texts(own)}; {_ADVICE[own]}")
         return tuple(dict.fromkeys(wanted))
 
@@ -177,11 +177,11 @@ class Service:
         return {
             "name": task,
             "kind": target.kind,
-            "texts": self._texts[task],
+            "texts": self._text_counts[task],
             "columns": [str(column) for column in self._model.section(task).text_columns],
             "classes": list(target.classes),
             "scale": list(target.scale) if target.kind == "similarity" else None,
-            "max_length": self._max_length[task],
+            "max_length": self._answerer.limits[task],
         }
 
     async def models(self) -> Response:
@@ -241,7 +241,7 @@ class Service:
         too_large = RequestError(
             413, f"the body has more than {limits.body_bytes:,} bytes; send fewer texts at a time"
         )
-        if declared.isdigit() and int(declared) > limits.body_bytes:
+        if declared.isdecimal() and int(declared) > limits.body_bytes:
             raise too_large
         content = bytearray()
         try:

@@ -31,7 +31,7 @@ class Failed(Exception):
 
 @dataclass(eq=False)
 class _Job:
-    """A request's queries, and the answers so far. Only the thread changes it, but `abandoned`."""
+    """A request's queries and the answers so far. The thread changes all but `abandoned`."""
 
     queries: Sequence[Query]
     future: "asyncio.Future[_Job]"
