@@ -34,6 +34,10 @@ EXAMPLES = {
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
         "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
     ],
+    "serve": [
+        "comity serve runs/first",
+        "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
+    ],
     "compare": [
         "comity compare runs/mood-only runs/first",
         "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",
