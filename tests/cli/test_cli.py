@@ -307,7 +307,7 @@ def test_evaluate_on_a_new_file(base, capsys, tmp_path):
     ]
     assert any(line.split()[:3] == ["┃", "class", "┃"] for line in out.splitlines())
     code, out, _ = run(capsys, "evaluate", base / "run", path, "--json")
-    assert json.loads(out)["tasks"] == {"mood": found}
+    assert found == {**json.loads(out)["tasks"]["mood"], "notes": []}
     assert list(json.loads(out)["skipped"]) == ["alike"]
     code, out, _ = run(capsys, "evaluate", base / "run", "--json")
     assert set(json.loads(out)["tasks"]) == {"mood", "alike"}
@@ -658,6 +658,15 @@ def test_augment_reads_a_file_with_the_given_options(capsys, tmp_path, monkeypat
         {"0": "a", "1": 'new new "café', "2": "1"},
         {"0": "b", "1": 'new new tea"', "2": "0"},
     ]
+
+
+def test_augment_names_options_in_errors_about_its_file(capsys, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_bytes(b'n,text\n1,"a\n2,b\n')
+    command = ["augment", source, "--column", "text", "--to", "a/b", "--back", "b/a"]
+    code, _, err = run(capsys, *command, "--output", tmp_path / "out.csv")
+    assert code == 2
+    assert "or use --no-quoting to read quotes as text" in err
 
 
 def test_augment_refuses_a_checkpoint_that_does_not_translate(capsys, tmp_path, tiny_checkpoint):

@@ -412,8 +412,11 @@ def test_tasks_whose_columns_are_missing_are_named(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
     report = predict(source, tmp_path / "out.csv", three_tasks())
     assert list(report.columns) == ["mood", "topic"]
-    assert list(report.skipped) == ["alike"] and 'no column "a"' in report.skipped["alike"]
-    assert any(note.startswith("alike is not predicted: ") for note in report.notes)
+    assert report.notes == [
+        f'alike is skipped: {source} has no columns "a" and "b"; to predict it, use --task alike '
+        "--text COLUMN COLUMN"
+    ]
+    assert list(report.skipped) == ["alike"]
     for extension in (".csv", ".jsonl", ".parquet"):
         other = tmp_path / f"other{extension}"
         if extension == ".csv":
@@ -428,6 +431,13 @@ def test_tasks_whose_columns_are_missing_are_named(tmp_path):
         assert len(caught.value.messages) == 3
         for word, message in zip(words, caught.value.messages, strict=True):
             assert f'no column "{word}"' in message
+
+
+def test_a_task_whose_column_is_there_twice_is_skipped(tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["a", "b", "text", "text"], [["x", "y", "p", "q"]])
+    report = predict(source, tmp_path / "out.csv", three_tasks())
+    assert list(report.columns) == ["alike"]
+    assert report.skipped["mood"].startswith(f'{source}:1: "text" occurs 2 times in the header')
 
 
 def test_the_only_task_needs_no_name_and_no_prefix(tmp_path):

@@ -319,6 +319,19 @@ class Model:
             hint = f"{path}: has the columns of {', '.join(tasks)}; if it is for one, name the task"
             raise ComityError(*error.messages, hint) from None
 
+    def reading(
+        self,
+        delimiter: str | None = None,
+        quoting: bool | None = None,
+        encoding: str | None = None,
+    ) -> "Model":
+        """The same model, which reads labelled files with these settings; None: the recipe's."""
+        given = {"delimiter": delimiter, "quoting": quoting, "encoding": encoding}
+        changes = {key: value for key, value in given.items() if value is not None}
+        tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
+        recipe = self._recipe.model_copy(update={"tasks": tasks})
+        return Model(self._model, self._loaded, self._facts, recipe, self._device, self._path)
+
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
         if data is None or isinstance(data, Path):
