@@ -23,12 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, ErrorList
+from comity.errors import ComityError
 from comity.evaluation.compare import LEVEL, MEAN, score_tables
 from comity.evaluation.metrics import higher_is_better
 from comity.evaluation.plots import line_plot
 from comity.evaluation.seeds import Estimate
-from comity.experiments.runner import Series
+from comity.experiments.runner import Series, errors_by_name
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
 from comity.runs import Machine, Reached, RunDirectory, is_finished, reached
@@ -73,17 +73,22 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
             "--set: no key has several values; write train.lr=1e-5,2e-5, or use comity train"
         )
     points: dict[str, Point] = {}
-    errors = ErrorList()
-    for chosen in itertools.product(*values.values()):
-        overrides = [f"{key}={text}" for key, text in zip(values, chosen, strict=True)]
+    twice: list[str] = []
+    failed: dict[str, ComityError] = {}
+    combinations = list(itertools.product(*values.values()))
+    for chosen in combinations:
+        overrides = {key: f"{key}={text}" for key, text in zip(values, chosen, strict=True)}
         try:
-            point = _point(Recipe.load(recipe, overrides), swept)
+            point = _point(Recipe.load(recipe, list(overrides.values())), swept)
         except ComityError as error:
-            errors.extend(error)
+            failed[",".join(overrides[key] for key in swept)] = error
             continue
         if point.name in points:
-            errors.add(f"--set: {point.name.replace(',', ' ')} is given twice; remove one of them")
+            twice.append(point.name.replace(",", " "))
         points[point.name] = point
+    errors = errors_by_name(failed, len(combinations))
+    for name in twice:
+        errors.add(f"--set: {name} is given twice; remove one of them")
     errors.check()
     return list(points.values())
 
