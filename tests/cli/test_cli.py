@@ -27,6 +27,7 @@ from tests.helpers import (
 import comity
 from comity import load, train
 from comity.cli.main import COMMANDS, main
+from comity.experiments.slim import write_slim_run
 from comity.terminal.progress import Display
 
 
@@ -245,6 +246,49 @@ def test_a_finished_run_is_extended(base, capsys, tmp_path):
     code, _, err = run(capsys, "train", base / "recipe.toml", "--out", "x", "--extend", "steps=1")
     assert code == 2
     assert "--extend needs --resume" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice", "message"),
+    [
+        ("slim", "it is a slim copy without weights", "is a slim copy without weights"),
+        ("cleaned", "it has no checkpoint any more", "has no undamaged checkpoint"),
+    ],
+)
+def test_a_run_that_cannot_be_extended_is_not_told_to_be(
+    base, capsys, tmp_path, kind, advice, message
+):
+    copy = tmp_path / "run"
+    if kind == "slim":
+        write_slim_run(base / "run", copy)
+    else:
+        shutil.copytree(base / "run", copy)
+        assert run(capsys, "clean", copy, "--yes")[0] == 0
+    options = ["--data", base / "data"]
+    code, _, err = run(capsys, "train", "--resume", copy, *options)
+    assert code == 0
+    end = f"nothing is trained; {advice}, so it cannot be extended\n"
+    assert err == f"{copy}: the run has already finished, so {end}"
+    for dry_run in ([], ["--dry-run"]):
+        command = ["train", "--resume", copy, *options, "--extend", "steps=1", *dry_run]
+        code, _, err = run(capsys, *command)
+        assert code == 2
+        assert f"{copy}: {message}, so it cannot be extended" in err
+
+
+def test_an_unfinished_run_is_not_extended(base, capsys, tmp_path, monkeypatch):
+    recipe, path = base / "recipe.toml", tmp_path / "run"
+    monkeypatch.setattr(Display, "__call__", lambda _, event: signal_after_step(2)(event))
+    run(capsys, "train", recipe, "--data", base / "data", "--out", path, "--quiet")
+    monkeypatch.undo()
+    for options in ([], ["--dry-run"]):
+        command = ["train", "--resume", path, "--extend", "steps=1", *options]
+        assert run(capsys, *command) == (
+            2,
+            "",
+            f"error: {path}: the run is unfinished, so it cannot be extended yet; first finish it "
+            f"with comity train --resume {path}\n",
+        )
 
 
 def test_a_run_is_overwritten_only_after_everything_was_checked(base, capsys, tmp_path):

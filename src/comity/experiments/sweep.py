@@ -54,7 +54,7 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
     its value. Keys with several values are swept, the last one fastest.
 
     Raises:
-        ComityError: with the errors of all points, each once.
+        ComityError: with the errors of all points, each once; see `errors_by_name`.
 
     Example:
         grid(Path("recipe.toml"), ["train.lr=1e-5,2e-5", "train.batch_size=8,32"])
