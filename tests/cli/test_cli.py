@@ -627,7 +627,7 @@ def test_compare_prints_json(base, capsys):
         first, second = task["entries"]
         assert first["value"] == pytest.approx(best["tasks"][task["task"]]["value"])
         assert second["verdict"] == {
-            "difference": 0.0, "low": 0.0, "high": 0.0, "p": None, "word": None
+            "difference": 0.0, "low": 0.0, "high": 0.0, "p": None, "verdict": None
         }  # fmt: skip
     assert found["mean"]["entries"][0]["value"] == pytest.approx(best["score"]["value"])
     _, out, _ = run(capsys, "compare", base / "run", base / "run")
