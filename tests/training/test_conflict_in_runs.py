@@ -51,6 +51,58 @@ def test_probes_change_nothing(folder, tmp_path, tiny_checkpoint, changes):
     assert [entry.step for entry in with_probes] == [1, 2, 4, 6]
 
 
+@pytest.mark.parametrize("every", [0, 1, 3, 7])
+def test_the_number_of_probes_of_a_plan(folder, tmp_path, tiny_checkpoint, every):
+    stages = [{"steps": 4}, {"steps": 3, "tasks": ["mood"]}, {"steps": 3}, {"steps": 1}]
+    recipe = two_tasks(
+        tiny_checkpoint, train__conflict_every=every, train__epochs=..., stages=stages
+    )
+    plans = Trainer(prepare(recipe, folder)).plans
+    counts = [plan.probes(before, every) for plan, before in zip(plans, (0, 4, 7, 10), strict=True)]
+    steps = [entry.step for entry in probes(train(recipe, folder, tmp_path / "run"))]
+    ends = ((1, 4), (5, 7), (8, 10), (11, 11))
+    assert counts == [sum(first <= s <= last for s in steps) for first, last in ends]
+    assert counts[1] == 0  # one task
+
+
+def test_the_estimated_time_has_steps_probes_and_evaluations(folder, tiny_checkpoint, monkeypatch):
+    """On a clock by which a token of a step takes 1 s, a probe 100 s, a token of dev 0.1 s."""
+    recipe = two_tasks(
+        tiny_checkpoint, train__epochs=..., train__steps=90, train__conflict_every=10,
+        train__evaluate_every=30, train__eval_train_rows=7,
+    )  # fmt: skip
+    monkeypatch.setattr("comity.training.trainer.TIMED_ROWS", 3)
+    trainer = Trainer(prepare(recipe, folder))
+    now = [0.0]
+    monkeypatch.setattr("comity.training.trainer.time.perf_counter", lambda: now[0])
+    fill, measure, evaluate = trainer._fill, trainer._measure, trainer.evaluate
+
+    def tokens(name, split):
+        return split.lengths(trainer.model.tasks[name].views, 128).sum()
+
+    def timed_fill(plan, batches, *keys):
+        now[0] += sum(batch.tokens for batch in batches)
+        return fill(plan, batches, *keys)
+
+    def timed_measure(plan):
+        now[0] += 100
+        return measure(plan)
+
+    def timed_evaluation(splits):
+        now[0] += sum(tokens(*item) for item in splits.items()) / 10
+        return evaluate(splits)
+
+    monkeypatch.setattr(trainer, "_fill", timed_fill)
+    monkeypatch.setattr(trainer, "_measure", timed_measure)
+    monkeypatch.setattr(trainer, "evaluate", timed_evaluation)
+    trained = sum(count.tokens for count in trainer.plans[0].counts)
+    dev = sum(tokens(name, data.dev) for name, data in trainer.prepared.tasks.items())
+    sample = sum(tokens(*item) for item in trainer.train_samples.items())
+    # Probes come after steps 1, 10, 20, ..., 90.
+    expected = trained + 10 * 100 + 3 * (dev + sample) / 10
+    assert trainer.time_left() == pytest.approx(expected)
+
+
 def probes(run: RunDirectory) -> list[ConflictEntry]:
     return [entry for entry in run.entries(ConflictEntry) if entry.steps is None]
 
