@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -103,6 +104,16 @@ def test_a_delimited_file_is_opened_at_most_three_times(tmp_path, monkeypatch):
         (str(number), text, note) for number, text, note in rows
     ]
     assert [row["prediction"] for row in found] == ["up", "down", "up"]
+
+
+def test_parquet_in_a_folder_whose_name_is_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with (folder / "in.parquet").open("wb") as file:
+        pq.write_table(pa.table({"text": ["good", "bad"]}), file)
+    assert predict(folder / "in.parquet", folder / "out.parquet").rows == 2
+    with (folder / "out.parquet").open("rb") as file:
+        assert pq.read_table(file)["prediction"].to_pylist() == ["up", "down"]
 
 
 # --- columns that are only copied -----------------------------------------------------------------

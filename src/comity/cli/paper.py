@@ -13,6 +13,7 @@ from comity.cli.options import (
 )
 from comity.cli.series import train_series
 from comity.errors import ComityError
+from comity.files import path_text
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,11 +65,11 @@ def run(options: argparse.Namespace) -> int:
     checked = check_options(
         options.data,
         options.out,
-        "minilm" if options.encoder is None else options.encoder,
+        "minilm" if options.encoder is None else path_text(options.encoder),
         options.table,
         options.epochs,
         3 if options.seeds is None else options.seeds,
-        options.set,
+        [path_text(setting) for setting in options.set],
         options.drop_leaks,
         options.earlier,
     )

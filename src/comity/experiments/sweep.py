@@ -29,6 +29,7 @@ from comity.evaluation.metrics import higher_is_better
 from comity.evaluation.plots import line_plot
 from comity.evaluation.seeds import Estimate
 from comity.experiments.runner import Series, errors_by_name
+from comity.files import path_of, path_text
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
 from comity.runs import Machine, Reached, RunDirectory, is_finished, reached
@@ -196,7 +197,7 @@ class Sweep:
         facts = runs[0].facts()
         ranked_by, lower_is_better = _ranking([point.recipe for point in points])
         results = [
-            PointResult(str(run.path), point.values, reached(run))
+            PointResult(path_text(run.path), point.values, reached(run))
             for point, run in zip(points, runs, strict=True)
         ]
         means = _means(results)
@@ -389,7 +390,7 @@ def _gains(
     Raises:
         ComityError: the points have different dev rows.
     """
-    tables = score_tables([[Path(run) for run in means[index].runs] for index in indices])
+    tables = score_tables([[path_of(run) for run in means[index].runs] for index in indices])
     counted = [table for table in tables if table.higher_is_better]
     # A mean in which one task counts is the score of that task.
     name = counted[0].task if ranked_by == MEAN and len(counted) == 1 else ranked_by

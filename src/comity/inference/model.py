@@ -19,6 +19,7 @@ from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
 from comity.evaluation.predictions import probability_names
+from comity.files import path_of
 from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
@@ -357,10 +358,10 @@ class Model:
             )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
-            split = file_split(task, section, target, folder / section.dev, encoder)
+            split = file_split(task, section, target, folder / path_of(section.dev), encoder)
             self._check_unchanged(task, "dev", split)
             return split
-        whole = file_split(task, section, target, folder / section.train, encoder)
+        whole = file_split(task, section, target, folder / path_of(section.train), encoder)
         self._check_unchanged(task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed
