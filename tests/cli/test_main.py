@@ -410,9 +410,8 @@ def two_tasks_encoder(recipe: Path) -> str:
 @pytest.mark.parametrize("key", ["tasks.mood.train", "encoder.name", "tasks.mood.label"])
 def test_a_recipe_cannot_hold_what_is_not_utf_8(recipe, tmp_path, capsys, key):
     value = os.fsdecode(b"caf\xe9")
-    assert (
-        main(["train", str(recipe), "--out", str(tmp_path / "x"), "--set", f"{key}={value}"]) == 2
-    )
+    command = ["train", str(recipe), "--out", str(tmp_path / "x"), "--set", f"{key}={value}"]
+    assert main(command) == 2
     message = f'{recipe}: {key}: "caf\\udce9" is not UTF-8, which a recipe has to be'
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -154,7 +154,7 @@ JSON_VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 OUTPUTS = st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 
 

@@ -95,7 +95,7 @@ def minilm_pair(minilm: Path) -> tuple[Tokenizer, Any]:
     return Tokenizer.from_folder(minilm), their_ids(minilm)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text())
 def test_any_text_equals_transformers(minilm_pair: tuple[Tokenizer, Any], text: str) -> None:
     ours, theirs = minilm_pair

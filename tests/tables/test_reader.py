@@ -488,7 +488,7 @@ SEEDS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     ending=st.sampled_from(sorted(SEEDS)),
     cut=st.one_of(st.none(), st.integers(0, 60)),
