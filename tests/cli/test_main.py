@@ -47,6 +47,12 @@ def python(
     )
 
 
+def bash(command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+
+
 # --- help, version, completion --------------------------------------------------------------------
 
 
@@ -454,24 +460,11 @@ def test_closed_streams(recipe, monkeypatch, closed):
 
 def test_a_reader_that_stops_is_no_error():
     command = f"{sys.executable} -m comity recipe --markdown; echo $? >&2"
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        ["bash", "-c", f"({command}) | (exec 0<&-)"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.stderr == "1\n"
+    assert bash(f"({command}) | (exec 0<&-)").stderr == "1\n"
 
 
 def test_a_full_disk_is_one_sentence():
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m comity recipe lr > /dev/full"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    done = bash(f"{sys.executable} -m comity recipe lr > /dev/full")
     assert done.returncode == 2
     assert done.stderr.startswith("error: No space left on device; ")
     assert done.stderr.count("\n") == 1
