@@ -34,7 +34,7 @@ def recipe(tmp_path, tiny_checkpoint) -> Path:
 
 
 def python(
-    code: str, *arguments: str, cwd: Path | None = None, **environment: str
+    code: str, *arguments: str, cwd: str | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run some code in a new process without other environment variables."""
     path = os.pathsep.join(filter(None, sys.path))
@@ -399,7 +399,7 @@ def test_names_outside_ascii_in_an_ascii_locale(recipe, tmp_path):
     code += "    words = [os.fsdecode(word.encode()) for word in words]\n"
     code += "    assert main(words) == 0, words\n"
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = python(code, json.dumps(commands), cwd=base, **locale)
+    done = python(code, json.dumps(commands), cwd=str(base), **locale)
     assert done.returncode == 0, done.stderr
     # The files have the names and the content that any other program expects.
     assert Recipe.load(base / "rün" / "recipe.toml").tasks["mood"].train == "möod.parquet"

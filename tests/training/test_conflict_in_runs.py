@@ -10,6 +10,7 @@ from tests.helpers import stop_after_step, stop_at_evaluation, two_tasks, write_
 from tests.training.test_trainer import same, weights
 
 from comity import train
+from comity.evaluation.evaluate import task_outputs
 from comity.runs import ConflictEntry, RunDirectory, StageConflictEntry, run_summary
 from comity.training.plan import memory
 from comity.training.setup import prepare
@@ -75,7 +76,7 @@ def test_the_estimated_time_has_steps_probes_and_evaluations(folder, tiny_checkp
     trainer = Trainer(prepare(recipe, folder))
     now = [0.0]
     monkeypatch.setattr("comity.training.trainer.time.perf_counter", lambda: now[0])
-    fill, measure, evaluate = trainer._fill, trainer._measure, trainer.evaluate
+    fill, measure = trainer._fill, trainer._measure
 
     def tokens(name, split):
         return split.lengths(trainer.model.tasks[name].views, 128).sum()
@@ -88,13 +89,13 @@ def test_the_estimated_time_has_steps_probes_and_evaluations(folder, tiny_checkp
         now[0] += 100
         return measure(plan)
 
-    def timed_evaluation(splits):
-        now[0] += sum(tokens(*item) for item in splits.items()) / 10
-        return evaluate(splits)
+    def timed_outputs(model, name, split, *rest):
+        now[0] += tokens(name, split) / 10
+        return task_outputs(model, name, split, *rest)
 
     monkeypatch.setattr(trainer, "_fill", timed_fill)
     monkeypatch.setattr(trainer, "_measure", timed_measure)
-    monkeypatch.setattr(trainer, "evaluate", timed_evaluation)
+    monkeypatch.setattr("comity.training.trainer.task_outputs", timed_outputs)
     trained = sum(count.tokens for count in trainer.plans[0].counts)
     dev = sum(tokens(name, data.dev) for name, data in trainer.prepared.tasks.items())
     sample = sum(tokens(*item) for item in trainer.train_samples.items())

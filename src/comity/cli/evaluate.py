@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comity.cli.options import (
     Commands,
@@ -67,8 +67,11 @@ def _evaluations(options: argparse.Namespace) -> "Evaluations":
     from comity.tables.reader import check_format
     from comity.tables.rows import TableFormat
 
-    settings = {"delimiter": options.delimiter, "quoting": options.quoting}
-    settings |= {"encoding": options.encoding}
+    settings: dict[str, Any] = {
+        "delimiter": options.delimiter,
+        "quoting": options.quoting,
+        "encoding": options.encoding,
+    }
     if options.file is not None:
         check_format(options.file, TableFormat(**settings))
     elif any(value is not None for value in settings.values()):

@@ -13,7 +13,6 @@ from comity.cli.options import (
 )
 from comity.cli.series import train_series
 from comity.errors import ComityError
-from comity.files import path_text
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,6 +47,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    from comity.files import path_text
     from comity.hardware import flushed_denormals
     from comity.paper.page import show_paper, write_results
     from comity.paper.run import Paper, check_options
