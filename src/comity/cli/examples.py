@@ -29,6 +29,7 @@ EXAMPLES = {
     "evaluate": [
         "comity evaluate runs/first",
         "comity evaluate runs/first unseen.csv --task mood --json",
+        "comity evaluate runs/first old.csv --encoding cp1252 --delimiter tab",
     ],
     "predict": [
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",

@@ -18,6 +18,7 @@ from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, tr
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
+from comity.files import path_of
 from comity.inference.answers import Answerer
 from comity.inference.prediction import MOST_SHOWN, Prediction, predictions
 from comity.inference.texts import Texts, shortened
@@ -300,6 +301,19 @@ class Model:
             hint = f"{path}: has the columns of {', '.join(tasks)}; if it is for one, name the task"
             raise ComityError(*error.messages, hint) from None
 
+    def reading(
+        self,
+        delimiter: str | None = None,
+        quoting: bool | None = None,
+        encoding: str | None = None,
+    ) -> "Model":
+        """The same model, which reads labelled files with these settings; None: the recipe's."""
+        given = {"delimiter": delimiter, "quoting": quoting, "encoding": encoding}
+        changes = {key: value for key, value in given.items() if value is not None}
+        tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
+        recipe = self._recipe.model_copy(update={"tasks": tasks})
+        return Model(self._model, self._loaded, self._facts, recipe, self._device, self._path)
+
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
         if data is None or isinstance(data, Path):
@@ -325,10 +339,10 @@ class Model:
             )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
-            split = file_split(task, section, target, folder / section.dev, encoder)
+            split = file_split(task, section, target, folder / path_of(section.dev), encoder)
             self._check_unchanged(task, "dev", split)
             return split
-        whole = file_split(task, section, target, folder / section.train, encoder)
+        whole = file_split(task, section, target, folder / path_of(section.train), encoder)
         self._check_unchanged(task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed
