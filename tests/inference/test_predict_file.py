@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tests.helpers import write_csv, write_jsonl
 
 from comity.errors import ComityError, ErrorList
-from comity.inference.model import Prediction
 from comity.inference.predict_file import PredictOptions, PredictReport, predict_file
+from comity.inference.prediction import Prediction
 from comity.recipe.recipe import Recipe
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat

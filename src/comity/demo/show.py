@@ -10,7 +10,8 @@ from comity.evaluation.evaluate import Evaluation
 from comity.evaluation.floors import untouched_cosine
 from comity.evaluation.metrics import Score
 from comity.format import clock, or_dash
-from comity.inference.model import Prediction, load
+from comity.inference.model import load
+from comity.inference.prediction import Prediction
 from comity.recipe.recipe import Recipe
 from comity.runs.directory import RunDirectory
 from comity.terminal.progress import Display

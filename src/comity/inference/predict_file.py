@@ -10,7 +10,8 @@ from typing import Any
 from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import cell, probability_names
 from comity.format import plural, some
-from comity.inference.model import Model, Prediction
+from comity.inference.model import Model
+from comity.inference.prediction import Prediction
 from comity.tables.findings import finding_notes
 from comity.tables.reader import check_format, open_table
 from comity.tables.rows import (
