@@ -2,12 +2,16 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from comity import load
+from comity import Recipe, load
 from comity.cli.main import main
 from comity.demo import show
 
@@ -25,6 +29,7 @@ def small_demo(tmp_path, monkeypatch) -> None:
             lines = list(itertools.islice(file, ROWS + 1))
         (here / "corpus" / path.name).write_text("".join(lines), encoding="utf-8")
     monkeypatch.setattr(show, "HERE", here)
+    monkeypatch.chdir(tmp_path)
 
 
 def demo(capsys, encoder: Path, *arguments: object) -> tuple[int, str, str]:
@@ -58,12 +63,54 @@ def test_the_demo_as_json(small_demo, capsys, tiny_checkpoint, tmp_path):
 
 def test_a_quiet_demo_shows_no_progress(small_demo, capsys, tiny_checkpoint):
     shown = {}
-    for quiet in ([], ["--quiet"]):
+    for quiet in ([], ["--quiet"]):  # the second one replaces the run of the first
         code, out, err = demo(capsys, tiny_checkpoint, *quiet)
         assert code == 0
         assert "Dev scores of one encoder" in out
         assert "  paraphrase  " in out
         shown[bool(quiet)] = err
     assert "Plan, stage 1" in shown[False]
+    assert "  sentiment   is a sentence negative" in shown[False]
     assert "Plan" not in shown[True]
     assert len(shown[True].splitlines()) == 2  # the cosine without training, and the time
+
+
+def test_only_a_run_of_the_demo_is_replaced(small_demo, capsys, tiny_checkpoint):
+    show.OUT.mkdir()
+    (show.OUT / "mine.txt").write_text("keep me")
+    code, _, err = demo(capsys, tiny_checkpoint)
+    assert code == 2
+    assert "is not empty (mine.txt)" in err
+    assert (show.OUT / "mine.txt").is_file()
+
+
+def test_the_next_commands_run(small_demo, capsys, tiny_checkpoint, tmp_path):
+    """As printed, in a shell, with the `comity` of this environment."""
+    code, out, _ = demo(capsys, tiny_checkpoint)
+    assert code == 0
+    commands = [line.strip() for line in out.split("Next:\n")[1].splitlines()]
+    assert len(commands) == 3
+    wrapper = tmp_path / "bin" / "comity"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m comity "$@"\n')
+    wrapper.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    for command in commands:
+        done = subprocess.run(
+            ["sh", "-ec", command], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout
+
+
+def test_a_slow_machine_trains_for_fewer_epochs(monkeypatch, tmp_path):
+    recipe = Recipe.load(show.HERE / "demo.toml")
+    for seconds, epochs in ((None, 3), (100.0, 3), (300.0, 1), (190.0, 1.5), (6000.0, 0.5)):
+        monkeypatch.setattr(
+            show, "plan_run", lambda *_, seconds=seconds: SimpleNamespace(seconds=seconds)
+        )
+        assert show._shortened(recipe, tmp_path).train.epochs == epochs

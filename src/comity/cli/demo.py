@@ -10,7 +10,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     help = "train three small tasks that come with comity"
     command = add_command(commands, "demo", run, help)
-    command.add_argument("--out", type=Path, help="keep the run here (default: a temporary folder)")
+    command.add_argument("--out", type=Path, help="keep the run here (default: demo-run)")
     add_set(command)
     add_json(command)
     add_quiet(command)
