@@ -5,8 +5,10 @@ RUN/recipe.toml          the recipe, with overrides applied
     metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, and its scores
+    data.json            RunData: rows, labels and lengths of every split
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
+    report.html          written by `comity report`, with its numbers in report.json
 
 Every write is atomic: after a crash the previous version is still there. Each of the folders has a
 manifest with the run's id and the digest of every file, and the JSON records have digests of their
@@ -31,6 +33,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
+from comity.data.summary import RunData
 from comity.errors import ComityError
 from comity.files import (
     MANIFEST,
@@ -219,6 +222,42 @@ class ConflictEntry:
     cosines: list[list[float | None]]  # [K, K]; None where a pair was not seen
     steps: int | None = None  # how many steps the mean is over; None for a probe
     reliability: list[float | None] | None = None  # [K] of a probe; None for a zero gradient
+    layers: dict[str, list[float | None]] | None = (
+        None  # of a probe: cosines of each pair, by layer
+    )
+    weights: list[float | None] | None = None  # [K] of steps: the balancer's mean weights
+
+
+@dataclass(frozen=True)
+class LayerConflict:
+    """The cosine of two task gradients in one layer of the encoder, over the probes of a stage.
+
+    The 95% interval is adjusted for the number of layers and pairs (Holm).
+    """
+
+    layer: str  # "embeddings" (with the word table), "layer 1", ..., "pooler"
+    observed: int  # probes in which both tasks have a gradient in this layer
+    cosine: float | None  # mean over them
+    low: float | None
+    high: float | None
+    conflicts: bool | None  # as in `PairConflict`
+    part: float | None  # of the cosine over all layers: the parts of all layers add up to it
+
+
+@dataclass(frozen=True)
+class TaskEffect:
+    """What the balancer did to one task's gradient, over the steps of a stage that have the task.
+
+    The update is the combined gradient of the encoder, before clipping and AdamW.
+    """
+
+    task: str
+    steps: int
+    weight: float  # mean
+    sum_cosine: float  # mean cosine with the plain sum of the step's task gradients
+    update_cosine: float  # mean cosine with the update
+    sum_opposed: float  # share of steps in which the cosine with the plain sum is below 0
+    update_opposed: float  # the same for the update
 
 
 @dataclass(frozen=True)
@@ -239,6 +278,7 @@ class PairConflict:
     expected_cosine: float | None
     expected_low: float | None
     expected_high: float | None
+    layers: list[LayerConflict] = field(default_factory=list)  # empty without probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +294,10 @@ class StageConflictEntry:
     pairs: list[PairConflict]
     reliability: dict[str, float | None]  # mean by task; empty without probes
     unprobed: str | None = None  # why there are no probes
+    balancer: str | None = None  # None in runs of older versions
+    effects: list[TaskEffect] = field(default_factory=list)  # empty for `sum`
+    changed: float | None = None  # share of steps whose update points elsewhere than the plain sum
+    turned: float | None = None  # mean cosine between the update and the plain sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,12 +341,13 @@ E = TypeVar("E", bound=Entry)
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 _FACTS = TypeAdapter(RunFacts)
 _BEST = TypeAdapter(BestModel)
+_DATA = TypeAdapter(RunData)
 
 
 # --- the directory --------------------------------------------------------------------------------
 
 
-_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
+_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json|data\.json|report\.html|report\.json"
 _OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
@@ -446,6 +491,15 @@ class RunDirectory:
                 f"{self.path}: was written by another version of comity; train it again"
             )
         return validated(_FACTS, values, path)
+
+    def write_data(self, data: RunData) -> None:
+        """Write data.json."""
+        write_record(self.path / "data.json", asdict(data))
+
+    def data(self) -> RunData | None:
+        """The contents of data.json; None for a run of an earlier version."""
+        path = self.path / "data.json"
+        return validated(_DATA, read_record(path), path) if path.is_file() else None
 
     def log(self, entry: Entry) -> None:
         """Append one line to metrics.jsonl."""
