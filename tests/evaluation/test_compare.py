@@ -22,7 +22,7 @@ from comity.evaluation.compare import (
     score_tables,
 )
 from comity.inference.model import load
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.views import comparison_table, show_comparison
 
 

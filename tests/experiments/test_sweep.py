@@ -36,7 +36,9 @@ from comity.experiments.sweep import (
     split_values,
     write_sweep,
 )
-from comity.runs import Machine, Reached, RunDirectory, is_finished
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.facts import Machine
+from comity.runs.summary import Reached
 from comity.terminal.progress import SeriesDisplay
 
 RATES = "train.lr=1e-3,3e-3"

@@ -14,7 +14,7 @@ from comity import ComityError, load, train
 from comity.evaluation.predictions import kept_predictions
 from comity.inference.model import Prediction
 from comity.model.bert import Bert
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.views import show_evaluation
 from comity.training.setup import prepare
 

@@ -22,7 +22,7 @@ from comity.paper.page import _command, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
 from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
 from comity.paper.run import Kept, Paper, check_options
-from comity.runs import RunDirectory, is_finished
+from comity.runs.directory import RunDirectory, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.setup import prepare
 

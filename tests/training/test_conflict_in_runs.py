@@ -18,7 +18,9 @@ from tests.training.test_trainer import same, weights
 
 from comity import train
 from comity.files import read_record, write_record
-from comity.runs import ConflictEntry, RunDirectory, StageConflictEntry, run_summary
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, StageConflictEntry
+from comity.runs.summary import run_summary
 from comity.training.plan import memory
 from comity.training.setup import prepare
 from comity.training.task_gradients import TaskGradients

@@ -23,7 +23,9 @@ from tests.helpers import (
 from comity import ComityError, Recipe, load, train
 from comity.cli.main import main
 from comity.evaluation.evaluate import task_outputs
-from comity.runs import EndEntry, EvaluationEntry, RunDirectory, run_summary
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import EndEntry, EvaluationEntry
+from comity.runs.summary import run_summary
 from comity.training.events import Event, Resumed, StopRequested
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW

@@ -24,14 +24,9 @@ from tests.helpers import (
 from comity import ComityError, Recipe, load, train
 from comity.data.task_sampling import PlanCounts
 from comity.evaluation.evaluate import task_outputs
-from comity.runs import (
-    ConflictEntry,
-    EndEntry,
-    EvaluationEntry,
-    RunDirectory,
-    SkippedEntry,
-    run_summary,
-)
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, EndEntry, EvaluationEntry, SkippedEntry
+from comity.runs.summary import run_summary
 from comity.training.events import Evaluated, Event, Planned, StepSkipped
 from comity.training.plan import plan_stage
 from comity.training.setup import prepare

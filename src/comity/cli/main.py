@@ -179,7 +179,7 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     run: Path | None = getattr(options, "out", None) or getattr(options, "resume", None)
     if run is None or not any(run.glob("checkpoint-*")):
         return ""
-    from comity.runs import RunDirectory
+    from comity.runs.directory import RunDirectory
 
     return f"; continue with {RunDirectory(run).resume_command}"
 

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     job = _resumed(options) if options.resume is not None else _new(options)
     # What follows loads torch, which an error in the recipe does not need.
-    from comity.runs import run_summary
+    from comity.runs.summary import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
     from comity.training.train import extended, plan_run, train
@@ -91,7 +91,7 @@ class _Job:
 
 
 def _new(options: argparse.Namespace) -> _Job:
-    from comity.runs import RunDirectory
+    from comity.runs.directory import RunDirectory
 
     if options.extend is not None:
         raise ComityError(
@@ -109,7 +109,7 @@ def _new(options: argparse.Namespace) -> _Job:
 def _resumed(options: argparse.Namespace) -> _Job:
     """The run's own recipe and settings. A recipe may be given too, but must be the same."""
     from comity.recipe.recipe import Recipe
-    from comity.runs import RunDirectory
+    from comity.runs.directory import RunDirectory
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)

@@ -20,7 +20,7 @@ from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
 from comity.files import sha256_of
 from comity.format import markdown_table, or_dash
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.tables.reader import open_table
 from comity.targets import Target
 

@@ -17,7 +17,7 @@ from comity.evaluation.bootstrap import Interval, resampled
 from comity.evaluation.metrics import METRICS, Metric, Score, mean_score, not_finite
 from comity.evaluation.predictions import TaskPredictions, kept_predictions
 from comity.evaluation.seeds import Estimate, Group, difference, holm, mean_over_seeds
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 MEAN = "mean"
 

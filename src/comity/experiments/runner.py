@@ -9,7 +9,7 @@ from pathlib import Path
 from comity.errors import ComityError, ErrorList
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory, clear, has_checkpoint, is_finished
+from comity.runs.directory import RunDirectory, clear, has_checkpoint, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.plan import PlannedRun, SeriesPlan, plan_stages
 from comity.training.setup import prepare

@@ -20,7 +20,9 @@ from pathlib import Path
 from comity.data.summary import RunData, SplitSummary
 from comity.evaluation.predictions import PREDICTION_COLUMNS
 from comity.files import read_record, sha256_of, write_folder, write_record
-from comity.runs import SLIM_WEIGHTS, RunDirectory, RunFacts, TrainEntry
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+from comity.runs.entries import TrainEntry
+from comity.runs.facts import RunFacts
 
 
 def write_slim_run(run: Path, folder: Path) -> None:

@@ -31,7 +31,9 @@ from comity.evaluation.seeds import Estimate
 from comity.experiments.runner import Series
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
-from comity.runs import Machine, Reached, RunDirectory, is_finished, reached
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.facts import Machine
+from comity.runs.summary import Reached, reached
 from comity.terminal.views import tell
 from comity.training.plan import SeriesPlan
 

@@ -25,7 +25,8 @@ from comity.model.multitask import MultiTaskModel, to_packed
 from comity.model.pooling import width_of
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
-from comity.runs import RunDirectory, RunFacts
+from comity.runs.directory import RunDirectory
+from comity.runs.facts import RunFacts
 from comity.tables.frames import FramePath, frame_columns
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list

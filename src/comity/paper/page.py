@@ -17,7 +17,8 @@ from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
 from comity.paper.run import RESULTS, Kept, read_kept, run_name
-from comity.runs import RunDirectory, is_finished, reached, stage_conflicts
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.summary import reached, stage_conflicts
 
 PRETRAINED = {
     MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of related texts, including "

@@ -34,7 +34,7 @@ from comity.paper.rows import (
 )
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs import is_finished, validated
+from comity.runs.directory import is_finished, validated
 from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural, precision_name
-from comity.runs import RunSummary, StageConflictEntry
+from comity.runs.entries import StageConflictEntry
+from comity.runs.summary import RunSummary
 from comity.terminal.table import LOSER, WINNER, Table
 
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need

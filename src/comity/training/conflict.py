@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from comity.runs import (
+from comity.runs.entries import (
     ConflictEntry,
     LayerConflict,
     PairConflict,

@@ -11,7 +11,7 @@ from comity.data.splits import MOST_LINES, Split, TaskData
 from comity.data.summary import RunData, ScoreRange, SplitSummary, TaskSummary
 from comity.data.token_cache import token_counts
 from comity.format import plural
-from comity.runs import EncoderFacts
+from comity.runs.facts import EncoderFacts
 from comity.training.setup import Prepared, head_spec
 
 

@@ -27,15 +27,9 @@ from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
-from comity.runs import (
-    Entry,
-    RunDirectory,
-    RunFacts,
-    SkippedEntry,
-    current_commit,
-    new_run_id,
-    versions,
-)
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import Entry, SkippedEntry
+from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor

@@ -6,20 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.helpers import end_entry, run_facts, two_tasks
 
 from comity import ComityError
 from comity.files import read_record, write_record
-from comity.runs import (
-    BestModel,
-    RecordedScore,
-    RunDirectory,
-    SkippedEntry,
-    TrainEntry,
-    current_commit,
-    is_finished,
-)
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.entries import BestModel, RecordedScore, SkippedEntry, TrainEntry
+from comity.runs.facts import current_commit
 from comity.targets import HeadSpec, Target
-from tests.helpers import end_entry, run_facts, two_tasks
 
 
 @pytest.fixture
