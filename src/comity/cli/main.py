@@ -24,6 +24,7 @@ from comity.cli import (
     paper,
     predict,
     recipe,
+    report,
     sweep,
     train,
 )
@@ -41,6 +42,7 @@ COMMANDS = (
     evaluate,
     predict,
     compare,
+    report,
     sweep,
     analyse,
     augment,
