@@ -218,6 +218,7 @@ def _axes(
     top: float = 0,
     right: float = 10,
     whole_x: bool = False,
+    steps: int = 4,
 ) -> _Axes:
     """Axes with few grid lines; the name of the vertical axis is above it, not turned.
 
@@ -228,11 +229,12 @@ def _axes(
         top: room above the name of the vertical axis.
         right: room on the right.
         whole_x: whether values on x are whole numbers.
+        steps: between the ticks of an axis, about.
     """
-    y_ticks = ticks(*y_range, 4)
+    y_ticks = ticks(*y_range, steps)
     names = tick_names(y_ticks)
     left = max(map(text_width, names)) + 10
-    x_ticks = [tick for tick in ticks(*x_range, 4) if x_range[0] <= tick <= x_range[1]]
+    x_ticks = [tick for tick in ticks(*x_range, steps) if x_range[0] <= tick <= x_range[1]]
     if whole_x:
         x_ticks = [tick for tick in x_ticks if tick == int(tick)]
     x = _Scale(*x_range, left, width - right)
@@ -507,7 +509,7 @@ def scatter_chart(
     values = [value for point in (*points, *means) for value in point]
     scale_ticks = ticks(min(values), max(values), 5)
     span = scale_ticks[0], scale_ticks[-1]
-    axes = _axes(span, span, labels, height=WIDTH, right=14)
+    axes = _axes(span, span, labels, height=WIDTH, right=14, steps=5)
     x, y = axes.x, axes.y
     equal = _line(x(span[0]), y(span[0]), x(span[1]), y(span[1]), "equal")
     dots = "".join(f"M{x(gold):.1f} {y(found):.1f}h0" for gold, found in points)

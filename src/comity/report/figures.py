@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -615,7 +616,7 @@ def _label(value: object) -> str:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def data_table(tasks: dict[str, TaskSummary], folder: str) -> Table:
+def data_table(tasks: dict[str, TaskSummary]) -> Table:
     """The rows, lengths and left-out rows of every split."""
     rows = []
     for name, task in tasks.items():
@@ -626,7 +627,7 @@ def data_table(tasks: dict[str, TaskSummary], folder: str) -> Table:
                 [
                     visible(name) if not number else "",
                     visible(which),
-                    visible(split.file.removeprefix(folder).lstrip("/")),
+                    visible(Path(split.file).name),
                     f"{split.rows:,}",
                     f"{left_out:,}",
                     f"{split.leaked:,}",

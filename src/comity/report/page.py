@@ -126,7 +126,7 @@ def _lead(report: Report) -> list[str]:
     ]
     if run.best is not None:
         by = "mean dev score" if run.best.by == MEAN else f"dev score of {visible(run.best.by)}"
-        sentences.append(f"The kept model is the one of step {run.best.step:,}, by the {by}.")
+        sentences.append(f"The kept model is that of step {run.best.step:,}, selected by the {by}.")
     if run.skipped:
         sentences.append(
             f"{plural(run.skipped, 'step')} skipped, because a loss or gradient was not finite."
@@ -215,6 +215,11 @@ def _stage_blocks(key: str, heading: str, stage: StageConflict) -> list[Block]:
         return [_block(heading, sentences, [figure] if figure else [])]
     sentences = _verdicts(entry)
     seen = any(pair.observed for pair in entry.pairs)
+    if seen:
+        sentences.append(
+            "The cosine without noise is that of the expected gradients; it has no value where the "
+            "noise is too large."
+        )
     blocks = [
         _block(heading, sentences, [figure] if figure else [], [pair_table(entry)] if seen else []),
         _layer_block(key, stage, entry),
@@ -370,10 +375,7 @@ def _data_blocks(report: Report) -> list[Block]:
                 "Leaks: training rows whose texts are also in a dev set."
             ],
             figures=[figure for figure in figures if figure is not None],
-            tables=[
-                data_table(data.tasks, report.facts.inputs.data),
-                *([ranges] if ranges else []),
-            ],
+            tables=[data_table(data.tasks), *([ranges] if ranges else [])],
         )
     ]
     notes = [visible(sentence) for sentence in (*data.notes, *data.leaks)]

@@ -52,6 +52,8 @@ def write_report(
     if not paths:
         raise ComityError("no run to report on; name a run directory")
     folder = Path(out) if out is not None else paths[0]
+    if folder.exists() and not folder.is_dir():
+        raise ComityError(f"{folder}: is a file; name a folder with --out")
     written = folder / PAGE, folder / NUMBERS
     for path in written:
         if path.exists() and not overwrite:

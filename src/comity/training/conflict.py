@@ -253,7 +253,7 @@ class ConflictMonitor:
                     cosine=_mean(values),
                     low=interval and interval[0],
                     high=interval and interval[1],
-                    conflicts=interval and interval[1] < 0,
+                    conflicts=_below_0(interval),
                     expected_cosine=expected and expected[0],
                     expected_low=expected and expected[1],
                     expected_high=expected and expected[2],
@@ -280,7 +280,7 @@ class ConflictMonitor:
                 cosine=_mean(values),
                 low=interval and interval[0],
                 high=interval and interval[1],
-                conflicts=interval and interval[1] < 0,
+                conflicts=_below_0(interval),
                 part=_mean(parts[:, layer, pair]),
             )
             for (pair, layer), values, interval in zip(
@@ -300,6 +300,10 @@ def cosines(products: Floats, first: Floats, second: Floats) -> Floats:
     """
     norms = np.outer(np.sqrt(first.clip(min=0)), np.sqrt(second.clip(min=0)))
     return (products / np.where(norms > 0, norms, np.nan)).clip(-1, 1)
+
+
+def _below_0(interval: tuple[float, float] | None) -> bool | None:
+    return interval and interval[1] < 0
 
 
 def _rounded(values: Floats) -> list[float | None]:
