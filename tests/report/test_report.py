@@ -83,12 +83,13 @@ def test_the_confusion_matrix_equals_scikit_learn(every_run, views):
         [row["gold"] for row in rows], [row["prediction"] for row in rows], labels=names
     )
     assert views["classes"]["confusion"] == expected.tolist()
-    precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
+    scores: Any = sklearn.metrics.precision_recall_fscore_support(
         [row["gold"] for row in rows],
         [row["prediction"] for row in rows],
         labels=names,
-        zero_division=np.nan,
+        zero_division=np.nan,  # pyright: ignore[reportArgumentType]
     )
+    precision, recall, f1, support = scores
     for n, one in enumerate(views["classes"]["classes"]):
         for name, value in (("precision", precision[n]), ("recall", recall[n])):
             assert (one[name] is None) == np.isnan(value)

@@ -74,7 +74,7 @@ class Cell:
 # --- elements -------------------------------------------------------------------------------------
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(name: str, *children: str, **attributes: object) -> Markup:
     """An SVG element; everything but Markup is escaped. `class_` and `_` stand for - and class."""
     words = [
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
@@ -154,7 +154,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers that cover a range, at most about `count` steps of 1, 2, 2.5 or 5.
 
     >>> ticks(0, 1, 5), ticks(3, 97, 4)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 20.0, 40.0, 60.0, 80.0, 100.0])
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 25.0, 50.0, 75.0, 100.0])
     """
     span = high - low
     if not span > 0:

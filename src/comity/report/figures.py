@@ -161,7 +161,7 @@ def comparison_table(tables: Sequence[Compared]) -> Table:
             rows.append(
                 [first if not number else "", visible(entry.name), _score(entry), *_verdict(entry)]
             )
-    header = ["task", "run", "score (95% interval)", "this run minus it", "p", "this run is"]
+    header = ["task", "run", "score (95% interval)", "this run minus it", "p", "verdict"]
     return Table("This run next to its baselines", header, rows, right=4)
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-import comity
 from comity.evaluation.compare import MEAN, Comparison
 from comity.format import clock, plural, precision_name, some
 from comity.report.content import Report, StageConflict
@@ -82,7 +82,7 @@ def page(report: Report) -> str:
         sections=_sections(report),
         recipe=report.recipe,
         facts=_facts(report),
-        version=comity.__version__,
+        version=version("comity"),
         style=Markup(_resource(STYLE)),
     )
 
@@ -168,7 +168,10 @@ def _score_blocks(report: Report) -> list[Block]:
 
 def _comparison_sentences(scores: Comparison) -> list[str]:
     """As `comity compare` explains its table."""
-    sentences = ["Differences are the score of this run minus that of the baseline."]
+    sentences = [
+        "A difference is the score of this run minus that of the baseline. The verdict says "
+        "whether this run scores higher or lower."
+    ]
     tested = [verdict for verdict in scores.verdicts if verdict.p is not None]
     if tested:
         sentences.append(

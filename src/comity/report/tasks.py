@@ -150,7 +150,7 @@ def _finite(found: TaskPredictions) -> NDArray[np.bool_]:
     numbers = found.probabilities
     if numbers is None:
         numbers = np.zeros(len(found.gold)) if found.target.classes else found.predicted
-    return np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+    return np.all(np.isfinite(numbers.reshape(len(numbers), -1)), axis=1)
 
 
 def _indices(target: Target, names: NDArray) -> NDArray[np.int64]:

@@ -196,7 +196,7 @@ class ConflictMonitor:
             tasks=self.tasks,
             cosines=_rows(means),
             steps=max(map(len, new)),
-            weights=_rounded(np.array(weights)),
+            weights=_rounded(np.array(weights, np.float64)),
         )
 
     def summary(
