@@ -6,7 +6,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The elements, attributes and visible text of a page; tags must be nested rightly."""
+    """The elements, attributes and visible text of a page; tags must be nested correctly."""
 
     def __init__(self, html: str):
         super().__init__(convert_charrefs=True)

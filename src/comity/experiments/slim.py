@@ -2,9 +2,8 @@
 
 FOLDER/recipe.toml          as in the run
     run.json                without the paths and the command line of the machine
-    metrics.jsonl           without the training averages
+    metrics.jsonl           without the training averages and earlier summaries of conflict
     best.json               as in the run
-    data.json               the counts, without the paths and notes
     predictions/000300/...  of the kept model, without probabilities
     weights.json            SHA-256 of each file of the kept model
 
@@ -17,12 +16,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from comity.data.summary import RunData, SplitSummary
 from comity.evaluation.predictions import PREDICTION_COLUMNS
 from comity.files import read_record, sha256_of, write_folder, write_record
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
-from comity.runs.entries import TrainEntry
+from comity.runs.entries import StageConflictEntry, TrainEntry
 from comity.runs.facts import RunFacts
+from comity.runs.summary import stage_conflicts
 
 
 def write_slim_run(run: Path, folder: Path) -> None:
@@ -40,12 +39,12 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
     best = directory.best()
     slim.write_recipe(directory.recipe())
     slim.write_facts(_without_paths(directory.facts()))
+    last = stage_conflicts(directory)
     for entry in directory.metrics():
-        if not isinstance(entry, TrainEntry):
+        earlier = isinstance(entry, StageConflictEntry) and entry not in last
+        if not earlier and not isinstance(entry, TrainEntry):
             slim.log(entry)
     shutil.copy(directory.path / "best.json", slim.path)
-    if (data := directory.data()) is not None:
-        slim.write_data(_counts_of(data))
     slim.write_predictions(best.step, lambda folder: _copy_predictions(directory, folder))
     write_record(slim.path / SLIM_WEIGHTS, _digests(directory.kept_model()))
 
@@ -53,24 +52,6 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
 def _without_paths(facts: RunFacts) -> RunFacts:
     encoder = replace(facts.inputs.encoder, folder=None)
     return replace(facts, inputs=replace(facts.inputs, data=".", encoder=encoder), command=None)
-
-
-def _counts_of(data: RunData) -> RunData:
-    """The data without the folders of its files, and without sentences that name or quote them."""
-
-    def named(split: SplitSummary) -> SplitSummary:
-        return replace(split, file=Path(split.file).name)
-
-    tasks = {
-        name: replace(
-            task,
-            train=named(task.train),
-            dev=named(task.dev),
-            stages={path: named(split) for path, split in task.stages.items()},
-        )
-        for name, task in data.tasks.items()
-    }
-    return RunData(tasks, [], [])
 
 
 def _copy_predictions(directory: RunDirectory, folder: Path) -> None:

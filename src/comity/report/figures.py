@@ -314,18 +314,19 @@ def layer_figure(key: str, entry: StageConflictEntry) -> Figure | None:
         return None
     rows = [layer.layer for layer in pairs[0].layers]
     used = [n for n in reversed(range(len(rows))) if any(pair.layers[n].observed for pair in pairs)]
+    limit = _limit(pair.layers[n].cosine for pair in pairs for n in used)
+    form = ".3f" if limit < 0.1 else ".2f"
     cells = [
         [
             Cell(
                 pair.layers[n].cosine,
-                shown(pair.layers[n].cosine, ".2f"),
+                shown(pair.layers[n].cosine, form),
                 bool(pair.layers[n].conflicts),
             )
             for pair in pairs
         ]
         for n in used
     ]
-    limit = _limit(cell.value for row in cells for cell in row)
     title = "Mean cosine between task gradients in each layer"
     description = (
         f"{title} of the encoder, over {entry.probes:,} probes. Negative cells are hatched; a "
@@ -498,7 +499,7 @@ def confusion_figure(key: str, view: TaskView) -> Figure | None:
         [name, *(f"{count:,}" for count in row)] for name, row in zip(names, counts, strict=True)
     ]
     table = Table(title, ["true class", *names], rows, right=len(names))
-    note = "Shade: share of the true class. With a border: predicted rightly."
+    note = "Shade: share of the true class. With a border: correct predictions."
     return Figure(title, chart, table, note, wide=len(names) > 7)
 
 
@@ -529,7 +530,7 @@ def calibration_figure(key: str, view: TaskView, found: Calibration) -> Figure:
     labels = (
         ("predicted probability of a label", "share of rows that have the label")
         if many
-        else ("confidence: probability of the predicted class", "share predicted rightly")
+        else ("confidence: probability of the predicted class", "share of correct predictions")
     )
     bins = [Bin(one.confidence, one.right, one.rows) for one in found.bins]
     chart = reliability_chart(key, title, f"{labels[1]} by {labels[0]}.", bins, labels)
@@ -540,7 +541,7 @@ def calibration_figure(key: str, view: TaskView, found: Calibration) -> Figure:
         for one in found.bins
     ]  # fmt: skip
     table = Table(title, [labels[0], what, "mean", labels[1]], rows, right=3)
-    return Figure(title, chart, table, "Below the dashed line the model is too sure.")
+    return Figure(title, chart, table, "Below the dashed line the model is overconfident.")
 
 
 def number_figures(key: str, view: TaskView, numbers: Numbers) -> list[Figure]:
@@ -599,9 +600,9 @@ def worst_table(view: TaskView) -> Table:
 def _worst_caption(view: TaskView) -> str:
     task, count = visible(view.task), len(view.worst)
     if view.kind == "classification":
-        surest = any(miss.probability is not None for miss in view.worst)
-        order = ", the surest first" if surest else ""
-        return f"{task}: {count:,} of {view.wrong or 0:,} rows predicted wrongly{order}"
+        probable = any(miss.probability is not None for miss in view.worst)
+        order = ", most confident first" if probable else ""
+        return f"{task}: {count:,} of {view.wrong or 0:,} wrong predictions{order}"
     if view.kind == "multi-label":
         return f"{task}: {count:,} of {view.wrong or 0:,} rows with a wrong label, the worst first"
     return f"{task}: the {count:,} largest errors"

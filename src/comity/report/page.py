@@ -367,7 +367,9 @@ def _task_block(number: int, view: TaskView) -> Block:
 def _data_blocks(report: Report) -> list[Block]:
     data = report.data
     if data is None:
-        sentence = "The counts of the data were not recorded: the run is of an earlier version."
+        sentence = (
+            "This run has no counts of its data: it is a slim copy, or of an earlier version."
+        )
         return [_block(sentences=[sentence])]
     figures = [label_figure(f"labels-{n}", *item) for n, item in enumerate(data.tasks.items())]
     ranges = score_ranges(data.tasks)

@@ -66,7 +66,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Miss:
-    """A row that was predicted wrongly, or far from its true value."""
+    """A row with a wrong prediction, or one far from the true value."""
 
     line: int  # in the labelled file
     gold: Any  # a class, a list of classes, or a number
@@ -92,7 +92,7 @@ class TaskView:
     confusion: list[list[int]] | None  # true down, predicted across
     calibration: Calibration | None  # None for a head without probabilities
     numbers: Numbers | None  # for a task that predicts a number
-    wrong: int | None  # rows that were predicted wrongly; None for numbers
+    wrong: int | None  # rows with a wrong prediction; None for numbers
     worst: list[Miss]
     file: str  # the labelled file, to which the line numbers refer
     texts_note: str | None  # why the worst rows have no texts
@@ -205,8 +205,8 @@ def _worst_first(
 ) -> NDArray[np.int64]:
     """The wrong rows, the worst first; all rows for a task that predicts a number.
 
-    A wrong class is worse the surer the model is of it, wrong labels are worse the more there are,
-    and numbers the farther they are off. Equal rows come in the order of the file.
+    Wrong classes are sorted by the model's confidence, rows with wrong labels by the number of
+    labels, and numbers by their error. Equal rows come in the order of the file.
     """
     if target.kind == "classification":
         wrong = np.flatnonzero(gold != predicted)

@@ -273,20 +273,24 @@ class ConflictMonitor:
         indices = [(pair, layer) for pair in range(shape[2]) for layer in range(shape[1])]
         observed = [found[:, layer, pair] for pair, layer in indices]
         observed = [values[np.isfinite(values)] for values in observed]
-        conflicts = [
-            LayerConflict(
-                layer=self.layers[layer],
-                observed=len(values),
-                cosine=_mean(values),
-                low=interval and interval[0],
-                high=interval and interval[1],
-                conflicts=_below_0(interval),
-                part=_mean(parts[:, layer, pair]),
+        conflicts = []
+        for (pair, layer), values, interval in zip(
+            indices, observed, holm_intervals(observed), strict=True
+        ):
+            ends = interval or (None, None)
+            numbers = [_mean(values), *ends, _mean(parts[:, layer, pair])]
+            cosine, low, high, part = _rounded(np.array(numbers, np.float64))
+            conflicts.append(
+                LayerConflict(
+                    layer=self.layers[layer],
+                    observed=len(values),
+                    cosine=cosine,
+                    low=low,
+                    high=high,
+                    conflicts=_below_0(interval),
+                    part=part,
+                )
             )
-            for (pair, layer), values, interval in zip(
-                indices, observed, holm_intervals(observed), strict=True
-            )
-        ]
         return [conflicts[start : start + shape[1]] for start in range(0, len(conflicts), shape[1])]
 
     def _indices(self) -> list[tuple[int, int]]:
