@@ -1,6 +1,7 @@
 """The run directory: typed records, damage, and what a resumed run forgets."""
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,7 @@ def test_parents_of_a_run_are_made(tmp_path):
 def test_a_run_directory_has_a_name_in_utf_8(tmp_path):
     with pytest.raises(ComityError, match="not UTF-8"):
         RunDirectory.check_new(tmp_path / "caf\udce9")
+    RunDirectory.check_new(tmp_path / os.fsdecode("café".encode()))
 
 
 def test_a_record_notices_every_changed_byte(tmp_path):

@@ -102,7 +102,7 @@ def test_the_interval_of_one_pair_is_a_t_interval_over_ten_blocks():
 
 
 @given(hnp.arrays(np.float64, (4, 40), elements=st.floats(-1, 1, width=32)), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_intervals_exclude_0_where_holm_rejects_it(series, shifted):
     series = series + np.random.default_rng(0).normal(size=series.shape)
     series[shifted] -= 1.0
@@ -359,7 +359,6 @@ def test_without_weights_there_is_no_effect():
 
 
 @given(hnp.arrays(np.float64, (3, 4), elements=st.floats(-10, 10, width=16)))
-@settings(deadline=None)
 def test_cosines_equal_torch(gradients):
     lengths = np.linalg.norm(gradients, axis=1)
     found = cosines(gradients @ gradients.T, lengths**2, lengths**2)

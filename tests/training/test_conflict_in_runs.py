@@ -18,6 +18,7 @@ from tests.training.test_trainer import same, weights
 
 from comity import train
 from comity.files import read_record, write_record
+from comity.evaluation.evaluate import task_outputs
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, StageConflictEntry
 from comity.runs.summary import run_summary
@@ -59,6 +60,58 @@ def test_probes_change_nothing(folder, tmp_path, tiny_checkpoint, changes):
     without, with_probes = (probes(run) for run in runs)
     assert not without
     assert [entry.step for entry in with_probes] == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize("every", [0, 1, 3, 7])
+def test_the_number_of_probes_of_a_plan(folder, tmp_path, tiny_checkpoint, every):
+    stages = [{"steps": 4}, {"steps": 3, "tasks": ["mood"]}, {"steps": 3}, {"steps": 1}]
+    recipe = two_tasks(
+        tiny_checkpoint, train__conflict_every=every, train__epochs=..., stages=stages
+    )
+    plans = Trainer(prepare(recipe, folder)).plans
+    counts = [plan.probes(before, every) for plan, before in zip(plans, (0, 4, 7, 10), strict=True)]
+    steps = [entry.step for entry in probes(train(recipe, folder, tmp_path / "run"))]
+    ends = ((1, 4), (5, 7), (8, 10), (11, 11))
+    assert counts == [sum(first <= s <= last for s in steps) for first, last in ends]
+    assert counts[1] == 0  # one task
+
+
+def test_the_estimated_time_has_steps_probes_and_evaluations(folder, tiny_checkpoint, monkeypatch):
+    """On a clock by which a token of a step takes 1 s, a probe 100 s, a token of dev 0.1 s."""
+    recipe = two_tasks(
+        tiny_checkpoint, train__epochs=..., train__steps=90, train__conflict_every=10,
+        train__evaluate_every=30, train__eval_train_rows=7,
+    )  # fmt: skip
+    monkeypatch.setattr("comity.training.trainer.TIMED_ROWS", 3)
+    trainer = Trainer(prepare(recipe, folder))
+    now = [0.0]
+    monkeypatch.setattr("comity.training.trainer.time.perf_counter", lambda: now[0])
+    fill, measure = trainer._fill, trainer._measure
+
+    def tokens(name, split):
+        return split.lengths(trainer.model.tasks[name].views, 128).sum()
+
+    def timed_fill(plan, batches, *keys):
+        now[0] += sum(batch.tokens for batch in batches)
+        return fill(plan, batches, *keys)
+
+    def timed_measure(plan):
+        now[0] += 100
+        return measure(plan)
+
+    def timed_outputs(model, name, split, *rest):
+        now[0] += tokens(name, split) / 10
+        return task_outputs(model, name, split, *rest)
+
+    monkeypatch.setattr(trainer, "_fill", timed_fill)
+    monkeypatch.setattr(trainer, "_measure", timed_measure)
+    monkeypatch.setattr("comity.training.trainer.task_outputs", timed_outputs)
+    trained = sum(count.tokens for count in trainer.plans[0].counts)
+    dev = sum(tokens(name, data.dev) for name, data in trainer.prepared.tasks.items())
+    sample = sum(tokens(*item) for item in trainer.train_samples.items())
+    # Probes come after steps 1, 10, 20, ..., 90.
+    expected = trained + 10 * 100 + 3 * (dev + sample) / 10
+    assert trainer.time_left() == pytest.approx(expected)
 
 
 def probes(run: RunDirectory) -> list[ConflictEntry]:

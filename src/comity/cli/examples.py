@@ -29,10 +29,15 @@ EXAMPLES = {
     "evaluate": [
         "comity evaluate runs/first",
         "comity evaluate runs/first unseen.csv --task mood --json",
+        "comity evaluate runs/first old.csv --encoding cp1252 --delimiter tab",
     ],
     "predict": [
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
         "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
+    ],
+    "serve": [
+        "comity serve runs/first",
+        "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
     ],
     "compare": [
         "comity compare runs/mood-only runs/first",

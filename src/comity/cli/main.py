@@ -25,6 +25,7 @@ from comity.cli import (
     predict,
     recipe,
     report,
+    serve,
     sweep,
     train,
 )
@@ -41,6 +42,7 @@ COMMANDS = (
     info,
     evaluate,
     predict,
+    serve,
     compare,
     report,
     sweep,
@@ -67,14 +69,15 @@ Errors, notes and progress go to standard error. With --json, standard output is
 one line of JSON: the result or, if there are errors, {"errors": ["...", ...]}.
 
 exit codes:
-  0    done
+  0    done, also when Ctrl-C or SIGTERM stops comity serve
   1    the output was closed early, as by `| head`
   2    an error that you can fix, with a message
   130  stopped by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
 
 environment variables:
-  COMITY_CACHE  folder of the cached token ids
-  HF_HOME       folder of the encoders downloaded from the Hugging Face hub
+  COMITY_CACHE    folder of the cached token ids
+  COMITY_API_KEY  the key that clients of comity serve must send
+  HF_HOME         folder of the encoders downloaded from the Hugging Face hub
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130

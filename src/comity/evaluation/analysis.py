@@ -18,7 +18,7 @@ from comity.errors import ComityError, ErrorList
 from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
-from comity.files import sha256_of
+from comity.files import path_of, path_text, sha256_of
 from comity.format import markdown_table, or_dash
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
 from comity.tables.reader import open_table
@@ -88,11 +88,12 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     _check_free(out, task)
     analysis = draw_analysis(run, task, out)
     page, data = out / f"{task}.md", out / f"{task}.json"
-    analysis.written.extend([str(page), str(data)])
+    analysis.written.extend([path_text(page), path_text(data)])
     text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    data.write_text(text + "\n", encoding="utf-8")
+    # A path that is not UTF-8 is written with escapes.
+    data.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     # The page is last: a page without JSON is taken for somebody else's file.
-    page.write_text(markdown(analysis), encoding="utf-8")
+    page.write_text(markdown(analysis), encoding="utf-8", errors="backslashreplace")
     return analysis
 
 
@@ -123,7 +124,7 @@ def draw_analysis(run: Path, task: str, out: Path) -> Analysis:
     scores = {metric.name: metric(gold, predicted).value for metric in metrics_of(target.kind)}
     paths = [out / f"{task}-{picture}.png" for picture in ("scatter", "histogram")]
     analysis = Analysis(
-        run=str(run),
+        run=path_text(run),
         task=task,
         step=directory.best().step,
         rows=len(gold),
@@ -135,9 +136,9 @@ def draw_analysis(run: Path, task: str, out: Path) -> Analysis:
             Miss(line, float(gold[row]), float(predicted[row]), row_texts)
             for row, line, row_texts in zip(far, lines, texts or [None] * len(far), strict=True)
         ],
-        file=str(file),
+        file=path_text(file),
         note=note,
-        written=[str(path) for path in paths],
+        written=[path_text(path) for path in paths],
     )
     _draw(analysis, target, gold, predicted, edges, paths)
     return analysis
@@ -210,7 +211,7 @@ def texts_at(
     """
     section, inputs = directory.recipe().tasks[task], directory.facts().inputs
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(inputs.data) / file
+    path = Path(inputs.data) / path_of(file)
     if f"{task} dev" in inputs.in_memory:
         return path, None, "The texts are not shown because the data was in memory."
     if (directory.path / SLIM_WEIGHTS).is_file():

@@ -38,7 +38,7 @@ class Verdict:
     low: float | None
     high: float | None
     p: float | None  # two-sided, adjusted (Holm) for all differences of the comparison
-    word: str | None  # "higher", "lower" or "undecided"
+    verdict: str | None  # "higher", "lower" or "undecided"
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ def _name(group: Sequence[Path]) -> str:
 def _verdict(found: Estimate | None, p: float | None) -> Verdict:
     if found is None:
         return Verdict(None, None, None, None, None)
-    word = None
+    verdict = None
     if p is not None:
-        word = "undecided" if p >= LEVEL else "higher" if found.value > 0 else "lower"
-    return Verdict(found.value, found.interval.low, found.interval.high, p, word)
+        verdict = "undecided" if p >= LEVEL else "higher" if found.value > 0 else "lower"
+    return Verdict(found.value, found.interval.low, found.interval.high, p, verdict)
 
 
 def _entry(name: str, side: "Side", mean: Estimate | None, verdict: Verdict | None) -> Entry:

@@ -21,7 +21,7 @@ from comity import rng
 from comity.data.packing import Template
 from comity.data.token_cache import TextEncoder
 from comity.errors import ComityError, ErrorList, nearest
-from comity.files import sha256_of
+from comity.files import path_of, sha256_of
 from comity.format import plural
 from comity.model import masked_lm, pooling
 from comity.model.bert import Bert
@@ -230,7 +230,7 @@ def find_checkpoint(
     """
     if name == "minilm":
         return _find_minilm(revision, files)
-    local = Path(name).expanduser()
+    local = path_of(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
             raise ComityError(
@@ -312,7 +312,7 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
 
 def _origin(name: str, folder: Path) -> dict[str, Any]:
     """The folder, or the hub id and revision, of a checkpoint, for run.json."""
-    local = name != "minilm" and os.path.isdir(Path(name).expanduser())
+    local = name != "minilm" and os.path.isdir(path_of(name).expanduser())
     if local or folder.parent.name != "snapshots":
         return {"folder": str(folder.resolve())}
     # The hub's cache: .../snapshots/COMMIT

@@ -16,6 +16,7 @@ from comity.evaluation.metrics import (
 )
 from comity.evaluation.plots import band_numbers
 from comity.evaluation.predictions import TaskPredictions, kept_predictions, probability_names
+from comity.files import path_text
 from comity.runs.directory import RunDirectory
 from comity.targets import Target
 
@@ -140,7 +141,7 @@ def task_view(directory: RunDirectory, task: str, texts: bool) -> TaskView:
             )
             for row, row_texts in zip(chosen, rows_texts, strict=True)
         ],
-        file=str(file),
+        file=path_text(file),
         texts_note=note,
     )
 

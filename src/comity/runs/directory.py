@@ -16,6 +16,7 @@ own. They are checked when they are read, so a damaged file or one of another ru
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -90,8 +91,8 @@ class RunDirectory:
         An empty directory is fine, and with `overwrite` also one that holds a run and nothing else.
         """
         try:
-            str(path).encode("utf-8")
-        except UnicodeEncodeError:  # the writer of safetensors takes UTF-8 only
+            os.fsencode(path).decode("utf-8")
+        except UnicodeError:  # the reader of safetensors takes UTF-8 only
             raise ComityError(
                 f"{path}: the name of the run directory is not UTF-8; choose another --out"
             ) from None

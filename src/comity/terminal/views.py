@@ -384,7 +384,7 @@ def _comparison_cells(entry: Entry) -> tuple[str, str, str, str | Text]:
         return score, "-", "-", "-"
     between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
     difference = f"{verdict.difference:+.4f} {between}"
-    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.word or "-")
+    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.verdict or "-")
 
 
 def _coloured(word: str) -> Text:

@@ -8,7 +8,7 @@ from comity import hardware
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
-from comity.runs.directory import RunDirectory
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
@@ -57,9 +57,12 @@ def train(
         run.check_recipe(job.recipe, "the given recipe")
         if run.is_finished() and not extend:
             return run
+        # An error in the run comes before anything is loaded.
         if extend:
+            check_extendable(run)
             job = replace(job, recipe=extended(job.recipe, extend))
-        run.usable_checkpoint()  # an error comes before anything is loaded
+        else:
+            run.usable_checkpoint()
     else:
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
@@ -68,6 +71,21 @@ def train(
     run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
     trainer.run(run, resume, bool(extend), command)
     return run
+
+
+def check_extendable(run: RunDirectory) -> None:
+    """Raise a ComityError if a run is unfinished, a slim copy, or has no usable checkpoint."""
+    if (run.path / SLIM_WEIGHTS).is_file():
+        raise ComityError(
+            f"{run.path}: is a slim copy without weights, so it cannot be extended; name the run "
+            "that it is a copy of"
+        )
+    if not run.is_finished():
+        raise ComityError(
+            f"{run.path}: the run is unfinished, so it cannot be extended yet; first finish it "
+            f"with {run.resume_command}"
+        )
+    run.usable_checkpoint()
 
 
 def extended(recipe: Recipe, by: Mapping[str, float]) -> Recipe:

@@ -62,6 +62,9 @@ from comity.training.task_gradients import Batch, TaskGradients
 MOST_SKIPPED = 10
 """Consecutive skipped steps (a loss or gradient is not finite) after which the run stops."""
 
+TIMED_ROWS = 64
+"""Dev rows of each task from which the time of an evaluation is estimated."""
+
 LOG_EVERY = 50
 """Steps between two train entries in metrics.jsonl."""
 
@@ -347,32 +350,66 @@ class Trainer:
             )
 
     def time_left(self, steps: int = 4) -> float | None:
-        """Estimate the seconds that all stages take by timing a few steps, then undo those steps.
+        """Estimate the seconds of all steps, conflict probes and evaluations by timing a few.
 
-        None for a plan so short that timing it would take as long as running it.
+        Their effects are undone. None for a plan so short that timing it would take as long as
+        running it.
         """
         if sum(len(plan.steps) for plan in self.plans) < 20 * steps:
             return None
         masters = self.flat.masters.clone()
-        total = 0.0
+        total, before = 0.0, 0
         for plan in self.plans:
             self.start_stage(plan)
-            chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
-            tokens, seconds = 0, 0.0
-            for number, planned in enumerate(chosen):
-                started = time.perf_counter()
-                batches = self._batches(plan, planned)
-                _, tasks, gramian = self._fill(plan, batches, TIMING, 0)
-                weights, norm = self._weigh(plan, tasks, gramian)
-                self._update(plan, set(tasks), weights, norm)
-                if number:  # the first step also fills caches
-                    tokens += sum(batch.tokens for batch in batches)
-                    seconds += time.perf_counter() - started
-            total += seconds / tokens * sum(count.tokens for count in plan.counts)
+            per_token = self._time_steps(plan, steps)
+            total += per_token * sum(count.tokens for count in plan.counts)
+            probes = plan.probes(before, self.settings.conflict_every)
+            total += probes * self._time_probe(plan) if probes else 0
+            before += len(plan.steps)
+        total += sum(len(plan.evaluations) for plan in self.plans) * self._time_evaluation()
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
         self.progress, self.norm, self.balancer_state = Progress(), None, {}
+        return total
+
+    def _time_steps(self, plan: StagePlan, steps: int) -> float:
+        """Seconds for each token of some steps of a stage."""
+        chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
+        tokens, seconds = 0, 0.0
+        for number, planned in enumerate(chosen):
+            started = time.perf_counter()
+            batches = self._batches(plan, planned)
+            _, tasks, gramian = self._fill(plan, batches, TIMING, 0)
+            weights, norm = self._weigh(plan, tasks, gramian)
+            self._update(plan, set(tasks), weights, norm)
+            if number:  # the first step also fills caches
+                tokens += sum(batch.tokens for batch in batches)
+                seconds += time.perf_counter() - started
+        return seconds / tokens
+
+    def _time_probe(self, plan: StagePlan) -> float:
+        """Seconds for one probe."""
+        started = time.perf_counter()
+        self._measure(plan)
+        return time.perf_counter() - started
+
+    def _time_evaluation(self) -> float:
+        """Seconds for one evaluation, from those for a few rows of each task."""
+        total = 0.0
+        for name, data in self.prepared.tasks.items():
+            few = data.dev.take(np.arange(min(TIMED_ROWS, len(data.dev))))
+            seconds = 0.0
+            for _ in range(2):  # the first pass also fills caches
+                started = time.perf_counter()
+                task_outputs(self.model, name, few, self.prepared.template, data.max_length)
+                seconds = time.perf_counter() - started
+            views = self.model.tasks[name].views
+            tokens, dev, train = (
+                int(split.lengths(views, data.max_length).sum())
+                for split in (few, data.dev, self.train_samples[name])
+            )
+            total += seconds / tokens * (dev + train)
         return total
 
     # --- conflict -------------------------------------------------------------------------------
@@ -390,6 +427,14 @@ class Trainer:
 
     def probe(self, plan: StagePlan) -> None:
         """Compare the gradients of two random batches of each task, without an update."""
+        step = self.progress.step
+        products, norms, other_norms = self._measure(plan)
+        self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
+
+    def _measure(self, plan: StagePlan) -> tuple[Tensor, Tensor, Tensor]:
+        """What a probe observes in each layer: products `[L, K, K]` of the tasks' first and second
+        gradients, and the squared norms `[L, K]` of both.
+        """
         task_gradients, step = self.task_gradients[plan.number], self.progress.step
         chosen = [self._probe_batches(task) for task in plan.tasks]
         first = task_gradients.batches([(name, batches[0]) for name, batches in chosen])
@@ -402,8 +447,7 @@ class Trainer:
             task_gradients.fill(other, second, True, PROBE, step, 1)
             columns.append(self.gradients.products(other))
             other_norms.append(other.products(other).squeeze(2))
-        products, other_norms = torch.cat(columns, dim=2), torch.cat(other_norms, dim=1)
-        self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
+        return torch.cat(columns, dim=2), norms, torch.cat(other_norms, dim=1)
 
     def _probe_batches(self, task: SampledTask) -> tuple[str, list[NDArray[np.integer]]]:
         """The task and the rows of two of its batches, drawn without replacement."""
