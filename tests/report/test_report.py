@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from tests.evaluation.helpers import alike, mood, seeds, write_run
-from tests.helpers import stop_after_step, two_tasks, write_two_tasks
+from tests.evaluation.helpers import alike, mood, seeds, write_csv, write_run
+from tests.helpers import run_facts, stop_after_step, two_tasks, write_two_tasks
 from tests.report.conftest import ATTACKS, CLASSES, STAGE
 from tests.report.helpers import Page
 
@@ -20,6 +20,7 @@ from comity.experiments.slim import write_slim_run
 from comity.report.write import write_report
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, EvaluationEntry, StageConflictEntry
+from comity.targets import HeadSpec, Target
 from comity.training.data_summary import data_summary
 from comity.training.setup import prepare
 from comity.training.trainer import Trainer
@@ -254,7 +255,7 @@ def test_a_difference_is_the_run_minus_the_baseline(tmp_path):
     assert expected is not None
     for name in ("difference", "low", "high"):
         assert verdict[name] == pytest.approx(getattr(expected, name))
-    assert (verdict["p"], verdict["word"]) == (None, None)
+    assert (verdict["p"], verdict["verdict"]) == (None, None)
     page = page_of(tmp_path / "out")
     assert "A single run says nothing about other seeds" in page.text
     for word in ("higher", "lower", "undecided"):
@@ -269,8 +270,8 @@ def test_seeds_have_a_verdict(tmp_path):
     verdict = table["entries"][1]["verdict"]
     expected = compare_groups(bad, good).tasks[0].entries[1].verdict
     assert expected is not None
-    assert (verdict["word"], verdict["p"]) == (expected.word, pytest.approx(expected.p))
-    assert verdict["word"] == "higher"
+    assert (verdict["verdict"], verdict["p"]) == (expected.verdict, pytest.approx(expected.p))
+    assert verdict["verdict"] == "higher"
     assert [row for row in page_of(tmp_path / "out").rows if row[-1] == "higher"]
 
 
@@ -389,3 +390,23 @@ def test_predictions_that_are_not_finite_are_counted(tmp_path):
     assert "1 row with a prediction that is not a finite number left out." in (
         page_of(tmp_path / "out").text
     )
+
+
+def test_many_classes_have_a_list_of_confusions(tmp_path):
+    run = write_run(tmp_path / "run", mood(80))
+    classes = tuple(f"class {n:02d}" for n in range(30))
+    head = HeadSpec(Target("classification", "linear", classes=classes), ("first",))
+    directory = RunDirectory(run)
+    directory.write_facts(run_facts({"mood": head}, {"mood": "accuracy"}))
+    gold = [classes[n % 30] for n in range(90)]
+    predicted = [classes[(n + (n % 30 == 7) + 2 * (n == 8)) % 30] for n in range(90)]
+    write_csv(run, "mood", ["gold", "prediction"], list(zip(gold, predicted, strict=True)))
+    report = report_of(run, out=tmp_path / "out")
+    (view,) = report["tasks"]
+    assert view["confusion"][7][8] == 3
+    page = page_of(tmp_path / "out")
+    wrong = (["class 07", "class 08"], ["class 08", "class 10"])
+    rows = [row for row in page.rows if row[:2] in wrong]
+    assert rows == [["class 07", "class 08", "3"], ["class 08", "class 10", "1"]]
+    assert "The most frequent confusions of mood, of 2 kinds" in page.text
+    assert "across" not in page.text

@@ -17,8 +17,8 @@ from tests.helpers import (
 from tests.training.test_trainer import same, weights
 
 from comity import train
-from comity.files import read_record, write_record
 from comity.evaluation.evaluate import task_outputs
+from comity.files import read_record, write_record
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, StageConflictEntry
 from comity.runs.summary import run_summary

@@ -75,7 +75,10 @@ class Cell:
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """An SVG element; everything but Markup is escaped. `class_` and `_` stand for - and class."""
+    """An SVG element; all text but Markup is escaped.
+
+    A `_` in the name of an attribute stands for `-`, except at its end: `class_` is `class`.
+    """
     words = [
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
         for key, value in attributes.items()

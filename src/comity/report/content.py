@@ -137,7 +137,7 @@ def _turned(verdict: Verdict) -> Verdict:
     if verdict.difference is None or verdict.low is None or verdict.high is None:
         return verdict
     opposite = {"higher": "lower", "lower": "higher"}
-    word = opposite.get(verdict.word or "", verdict.word)
+    word = opposite.get(verdict.verdict or "", verdict.verdict)
     return Verdict(-verdict.difference, -verdict.high, -verdict.low, verdict.p, word)
 
 

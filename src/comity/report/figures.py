@@ -154,15 +154,21 @@ def comparison_table(tables: Sequence[Compared]) -> Table:
     """This run and its baselines; differences are this run minus the baseline."""
     rows = []
     for compared in tables:
-        for number, entry in enumerate(compared.entries):
+        names = _run_names(compared)
+        for number, (name, entry) in enumerate(zip(names, compared.entries, strict=True)):
             first = visible(compared.task)
             if compared.task != MEAN:
                 first += f" ({compared.metric})"
-            rows.append(
-                [first if not number else "", visible(entry.name), _score(entry), *_verdict(entry)]
-            )
+            rows.append([first if not number else "", name, _score(entry), *_verdict(entry)])
     header = ["task", "run", "score (95% interval)", "this run minus it", "p", "verdict"]
     return Table("This run next to its baselines", header, rows, right=4)
+
+
+def _run_names(compared: Compared) -> list[str]:
+    """The names of the runs without their folders, where that leaves them different."""
+    full = [visible(entry.name) for entry in compared.entries]
+    short = [name.rpartition("/")[2] for name in full]
+    return short if len(set(short)) == len(full) else full
 
 
 def _verdict(entry: Entry) -> list[str]:
@@ -172,22 +178,25 @@ def _verdict(entry: Entry) -> list[str]:
     if verdict.difference is None:
         return ["–", "–", "–"]
     difference = shown(verdict.difference, "+.4f") + between(verdict.low, verdict.high, "+.4f")
-    return [difference, shown(verdict.p, ".3f"), verdict.word or "–"]
+    return [difference, shown(verdict.p, ".3f"), verdict.verdict or "–"]
 
 
 def comparison_figures(tables: Sequence[Compared]) -> list[Figure]:
     """The scores of each task with their intervals, one chart per task."""
     figures = []
     for number, compared in enumerate(tables):
+        names = _run_names(compared)
+        # The interval of two seeds can be many times as wide as the range of a score.
+        floor = -1.0 if compared.higher_is_better else -math.inf
         rows = [
             Whisker(
-                visible(entry.name),
+                name,
                 entry.value,
-                entry.interval.low if entry.interval else None,
-                entry.interval.high if entry.interval else None,
+                max(entry.interval.low, floor) if entry.interval else None,
+                min(entry.interval.high, -floor) if entry.interval else None,
                 shown(entry.value, ".3f"),
             )
-            for entry in compared.entries
+            for name, entry in zip(names, compared.entries, strict=True)
             if entry.value is not None
         ]
         if not rows:
@@ -203,7 +212,7 @@ def comparison_figures(tables: Sequence[Compared]) -> list[Figure]:
         table = Table(
             title,
             ["run", "score (95% interval)"],
-            [[visible(entry.name), _score(entry)] for entry in compared.entries],
+            [[n, _score(entry)] for n, entry in zip(names, compared.entries, strict=True)],
             right=1,
         )
         figures.append(Figure(title, chart, table))

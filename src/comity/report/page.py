@@ -141,11 +141,12 @@ def _score_blocks(report: Report) -> list[Block]:
     if report.scores is None:
         return [_block(sentences=["No model has been evaluated and kept yet."])]
     tables = [*report.scores.tasks, *([report.scores.mean] if report.scores.mean else [])]
-    single = report.scores.tasks[0].entries[0].spread is None
+    seeds = len(report.scores.tasks[0].entries[0].of_runs)
     interval = (
         "Intervals are 95% intervals over dev rows (bootstrap); they say nothing about other seeds."
-        if single
-        else "The scores of this run are means over its seeds."
+        if seeds == 1
+        else f"Scores are means over {seeds} seeds, with their standard deviation. "
+        f"Everything else on this page is about seed {report.facts.seed}."
     )
     blocks = [
         _block(
