@@ -67,6 +67,8 @@ def modules_after(code: str) -> set[str]:
         ("from comity.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
          {"torch", "numpy"}),
         ("from comity.cli.main import main\nassert main(['compare', {run!r}]) == 0", {"torch"}),
+        ("from comity.cli.main import main\nassert main(['report', {run!r}, '--json']) == 0",
+         {"torch", "matplotlib"}),
         ("from comity import Recipe\nRecipe.load({recipe!r})", {"torch"}),
     ],
 )  # fmt: skip

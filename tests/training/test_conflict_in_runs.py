@@ -2,15 +2,23 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from tests.helpers import stop_after_step, stop_at_evaluation, two_tasks, write_two_tasks
+from tests.helpers import (
+    number,
+    stop_after_step,
+    stop_at_evaluation,
+    two_tasks,
+    write_two_tasks,
+)
 from tests.training.test_trainer import same, weights
 
 from comity import train
 from comity.evaluation.evaluate import task_outputs
+from comity.files import read_record, write_record
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, StageConflictEntry
 from comity.runs.summary import run_summary
@@ -166,6 +174,72 @@ def test_a_probe_compares_gradients_of_plain_autograd(folder, tmp_path, tiny_che
     assert np.ravel(products) == pytest.approx(
         [float(a @ b) for a in (mood, alike) for b in (other_mood, other_alike)], rel=1e-4
     )
+    names = ["embeddings", "layer 1", "layer 2", "pooler"]
+    assert list(entry.layers or {}) == names[{"nothing": 0, "embeddings": 1, 1: 2}[frozen] :]
+    (pair,) = trainer.progress.conflict.summary(1, 0, "stage 1", None).pairs
+    assert sum(number(layer.part) for layer in pair.layers) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_checkpoint_without_layers_can_be_resumed(folder, tmp_path, tiny_checkpoint):
+    """As earlier versions wrote it: later probes have layers, and only they are counted."""
+    changes = {"train__steps": 6, "train__epochs": ..., "train__conflict_every": 2}
+    recipe = two_tasks(
+        tiny_checkpoint, train__balancer="pcgrad", train__evaluate_every=3, **changes
+    )
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_after_step(5)).run(run)
+    checkpoint = run.usable_checkpoint()[0]
+    values = read_record(checkpoint / "state.json")
+    conflict = values["progress"]["conflict"]
+    for name in ("layers", "effects", "turn", "weights"):
+        del conflict[name]
+    for probe in conflict["probes"]:
+        del probe["layers"], probe["parts"]
+
+    def save(building):
+        shutil.copy(checkpoint / "state.safetensors", building)
+        write_record(building / "state.json", values)
+
+    run.write_checkpoint(3, save)
+    resumed = train(recipe, folder, run.path, resume=True)
+    last = resumed.entries(StageConflictEntry)[-1]
+    assert (last.probes, last.pairs[0].observed) == (4, 6)  # probes at steps 1, 2, 4 and 6
+    assert {layer.observed for layer in last.pairs[0].layers} == {2}
+    assert [effect.steps for effect in last.effects] == [3, 3]
+
+
+def test_a_run_records_what_the_balancer_did(folder, tmp_path, tiny_checkpoint, monkeypatch):
+    weighed, weigh = [], Trainer._weigh
+
+    def recorded(self, plan, tasks, gramian):
+        found = weigh(self, plan, tasks, gramian)
+        weighed.append((gramian.numpy(), np.array(found[0])))
+        return found
+
+    monkeypatch.setattr(Trainer, "_weigh", recorded)
+    changes = {"train__steps": 7, "train__epochs": ..., "train__evaluate_every": 3}
+    recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", **changes)
+    run = train(recipe, folder, tmp_path / "run")
+    weights = np.array([weight for _, weight in weighed])
+    entries = [entry for entry in run.entries(ConflictEntry) if entry.steps is not None]
+    for entry, span in zip(entries, (weights[:3], weights[3:6], weights[6:]), strict=True):
+        assert entry.weights == pytest.approx(span.mean(0), abs=1e-6)
+    last = run.entries(StageConflictEntry)[-1]
+    assert last.balancer == "pcgrad"
+    conflicts = [gramian[0, 1] < 0 for gramian, _ in weighed]
+    assert last.changed == pytest.approx(np.mean(conflicts))
+    assert [effect.weight for effect in last.effects] == pytest.approx(weights.mean(0))
+    for row, effect in enumerate(last.effects):
+        against = [(gramian @ weight)[row] < -1e-9 for gramian, weight in weighed]
+        assert effect.update_opposed == np.mean(against)
+        assert effect.sum_opposed == np.mean([g[row].sum() < 0 for g, _ in weighed])
+
+
+def test_a_sum_has_no_weights_to_record(folder, tmp_path, tiny_checkpoint):
+    run = train(two_tasks(tiny_checkpoint, train__balancer="sum"), folder, tmp_path / "run")
+    last = run.entries(StageConflictEntry)[-1]
+    assert (last.balancer, last.effects, last.changed) == ("sum", [], None)
 
 
 def test_steps_are_logged_where_they_were_measured(folder, tmp_path, tiny_checkpoint, monkeypatch):

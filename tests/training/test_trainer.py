@@ -84,8 +84,8 @@ def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, train__balancer="pcgrad", **changes)
     run = train(recipe, folder, tmp_path / "run")
     names = {path.name.split("-")[0] for path in run.path.iterdir()}
-    assert names == {"recipe.toml", "run.json", "metrics.jsonl", "predictions", "best.json", "best",
-                     "checkpoint"}  # fmt: skip
+    assert names == {"recipe.toml", "run.json", "data.json", "metrics.jsonl", "predictions",
+                     "best.json", "best", "checkpoint"}  # fmt: skip
     assert run.recipe() == recipe
     evaluations = run.entries(EvaluationEntry)
     assert [entry.step for entry in evaluations] == [20, 40, 60, 80, 100, 120, 121]

@@ -43,6 +43,11 @@ EXAMPLES = {
         "comity compare runs/mood-only runs/first",
         "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",
     ],
+    "report": [
+        "comity report runs/first",
+        "comity report runs/first runs/mood-only --out pages/first",
+        "comity report pcgrad-0 pcgrad-1 sum-0 sum-1 --group-seeds --no-texts",
+    ],
     "sweep": [
         "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",
         "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --dry-run",

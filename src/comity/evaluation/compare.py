@@ -305,8 +305,10 @@ def _task_table(task: str, sides: Sequence[Sequence[_Run]]) -> ScoreTable:
 
 def _score(metric: Metric, found: TaskPredictions) -> Score:
     """The score that `evaluate` gives these predictions."""
-    numbers = found.predicted if found.probabilities is None else found.probabilities
-    if reason := not_finite(numbers):
+    numbers = found.probabilities
+    if numbers is None and not found.target.classes:
+        numbers = found.predicted
+    if numbers is not None and (reason := not_finite(numbers)):
         return Score(metric.name, None, reason, metric.higher_is_better)
     return metric(found.gold, found.predicted)
 

@@ -5,8 +5,10 @@ RUN/recipe.toml          the recipe, with overrides applied
     metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, and its scores
+    data.json            RunData: rows, labels and lengths of every split
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
+    report.html          the page of `comity report`, with its numbers in report.json
 
 Every write is atomic: after a crash the previous version is still there. Each of the folders has a
 manifest with the run's id and the digest of every file, and the JSON records have digests of their
@@ -28,6 +30,7 @@ from typing import Annotated, Any, TypeVar
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
+from comity.data.summary import RunData
 from comity.errors import ComityError
 from comity.files import (
     MANIFEST,
@@ -48,9 +51,10 @@ E = TypeVar("E", bound=Entry)
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 _FACTS = TypeAdapter(RunFacts)
 _BEST = TypeAdapter(BestModel)
+_DATA = TypeAdapter(RunData)
 
-_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
-_OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
+_NAMES = r"(recipe\.toml|(run|best|data|report)\.json|metrics\.jsonl|report\.html)"
+_OF_A_RUN = re.compile(rf"{_NAMES}|\.{_NAMES}\.new|predictions|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
 SLIM_WEIGHTS = "weights.json"
@@ -193,6 +197,15 @@ class RunDirectory:
                 f"{self.path}: was written by another version of comity; train it again"
             )
         return validated(_FACTS, values, path)
+
+    def write_data(self, data: RunData) -> None:
+        """Write data.json."""
+        write_record(self.path / "data.json", asdict(data))
+
+    def data(self) -> RunData | None:
+        """The contents of data.json; None for a run of an earlier version."""
+        path = self.path / "data.json"
+        return validated(_DATA, read_record(path), path) if path.is_file() else None
 
     def log(self, entry: Entry) -> None:
         """Append one line to metrics.jsonl."""

@@ -1,6 +1,6 @@
 """The records of a run's progress: best.json and the lines of metrics.jsonl."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -76,6 +76,40 @@ class ConflictEntry:
     cosines: list[list[float | None]]  # [K, K]; None where a pair was not seen
     steps: int | None = None  # how many steps the mean is over; None for a probe
     reliability: list[float | None] | None = None  # [K] of a probe; None for a zero gradient
+    layers: dict[str, list[float | None]] | None = None  # of a probe: [pairs] by layer
+    weights: list[float | None] | None = None  # [K] of steps: the balancer's mean weights
+
+
+@dataclass(frozen=True)
+class LayerConflict:
+    """The cosine of two task gradients in one layer of the encoder, over the probes of a stage.
+
+    The 95% interval is adjusted for the number of layers and pairs (Holm).
+    """
+
+    layer: str  # "embeddings" (with the word table), "layer 1", ..., "pooler"
+    observed: int  # probes in which both tasks have a gradient in this layer
+    cosine: float | None  # mean over them
+    low: float | None
+    high: float | None
+    conflicts: bool | None  # as in `PairConflict`
+    part: float | None  # of the cosine over all layers: the parts of all layers add up to it
+
+
+@dataclass(frozen=True)
+class TaskEffect:
+    """What the balancer did to one task's gradient, over the steps of a stage that have the task.
+
+    The update is the combined gradient of the encoder, before clipping and AdamW.
+    """
+
+    task: str
+    steps: int
+    weight: float  # mean
+    sum_cosine: float  # mean cosine with the plain sum of the step's task gradients
+    update_cosine: float  # mean cosine with the update
+    sum_opposed: float  # share of steps in which the cosine with the plain sum is below 0
+    update_opposed: float  # the same for the update
 
 
 @dataclass(frozen=True)
@@ -96,6 +130,7 @@ class PairConflict:
     expected_cosine: float | None
     expected_low: float | None
     expected_high: float | None
+    layers: list[LayerConflict] = field(default_factory=list)  # empty without probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +146,10 @@ class StageConflictEntry:
     pairs: list[PairConflict]
     reliability: dict[str, float | None]  # mean by task; empty without probes
     unprobed: str | None = None  # why there are no probes
+    balancer: str | None = None  # None in runs of older versions
+    effects: list[TaskEffect] = field(default_factory=list)  # empty for `sum`
+    changed: float | None = None  # share of steps whose update points elsewhere than the plain sum
+    turned: float | None = None  # mean cosine between the update and the plain sum
 
 
 @dataclass(frozen=True, kw_only=True)

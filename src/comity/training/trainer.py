@@ -33,6 +33,7 @@ from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor
+from comity.training.data_summary import data_summary
 from comity.training.events import (
     Evaluated,
     Listener,
@@ -159,6 +160,7 @@ class Trainer:
         else:
             directory.write_facts(self._facts(command))
             directory.write_recipe(self.prepared.recipe)
+            directory.write_data(data_summary(self.prepared).recorded)
         tasks = tuple(self.prepared.tasks)
         self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
         try:
@@ -209,6 +211,8 @@ class Trainer:
                 self.optimizer.reset()
             if not self._keeps_balancer_state(plan):
                 self.balancer_state = {}
+        depth = self.prepared.encoder.depth
+        self.progress.conflict.layers = [layer_name(n, depth) for n in self.gradients.layers]
 
     def _keeps_balancer_state(self, plan: StagePlan) -> bool:
         if not plan.stage.keep_optimizer_state:  # as in any first stage
@@ -223,6 +227,7 @@ class Trainer:
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         self.progress.conflict.observe_step(tasks, gramian)
         weights, norm = self._weigh(plan, tasks, gramian)
+        self.progress.conflict.observe_weights(tasks, gramian, weights)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
             self._update(plan, set(tasks), weights, norm)
@@ -426,23 +431,23 @@ class Trainer:
         products, norms, other_norms = self._measure(plan)
         self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
 
-    def _measure(self, plan: StagePlan) -> tuple[Tensor, Tensor, list[float]]:
-        """What a probe observes: products `[K, K]` of the tasks' first and second gradients, and
-        the squared norms of both.
+    def _measure(self, plan: StagePlan) -> tuple[Tensor, Tensor, Tensor]:
+        """What a probe observes in each layer: products `[L, K, K]` of the tasks' first and second
+        gradients, and the squared norms `[L, K]` of both.
         """
         task_gradients, step = self.task_gradients[plan.number], self.progress.step
         chosen = [self._probe_batches(task) for task in plan.tasks]
         first = task_gradients.batches([(name, batches[0]) for name, batches in chosen])
         task_gradients.fill(self.gradients, first, False, PROBE, step, 0)
-        norms = self.gradients.gramian().diagonal()
+        norms = self.gradients.products(self.gradients).diagonal(dim1=1, dim2=2)
         other = Gradients(self.flat, 1, self.gradients.frozen_layers)
         columns, other_norms = [], []
         for name, batches in chosen:  # one by one, to need memory for one more row only
             second = task_gradients.batches([(name, batches[1])])
             task_gradients.fill(other, second, True, PROBE, step, 1)
             columns.append(self.gradients.products(other))
-            other_norms.append(other.gramian().item())
-        return torch.cat(columns, dim=1), norms, other_norms
+            other_norms.append(other.products(other).squeeze(2))
+        return torch.cat(columns, dim=2), norms, torch.cat(other_norms, dim=1)
 
     def _probe_batches(self, task: SampledTask) -> tuple[str, list[NDArray[np.integer]]]:
         """The task and the rows of two of its batches, drawn without replacement."""
@@ -453,8 +458,8 @@ class Trainer:
     def _log_stage_conflict(self, plan: StagePlan) -> None:
         if plan.shares:
             reason = plan.unprobed(self.settings.conflict_every)
-            names = plan.number, plan.stage.name, reason
-            self.directory.log(self.progress.conflict.summary(self.progress.step, *names))
+            stage = plan.number, plan.stage.name, reason, plan.stage.balancer
+            self.directory.log(self.progress.conflict.summary(self.progress.step, *stage))
 
     def _log(self, entry: Entry | None) -> None:
         if entry is not None:
@@ -627,3 +632,12 @@ def frozen_layers(freeze: str | int, flat: FlatParameters) -> int:
 def top_layer(flat: FlatParameters) -> int:
     """The number of the highest shared layer: the pooler."""
     return max(segment.layer for segment in flat.segments if segment.owner == SHARED)
+
+
+def layer_name(layer: int, depth: int) -> str:
+    """The name of a shared layer of an encoder with `depth` layers.
+
+    >>> [layer_name(layer, 2) for layer in range(4)]
+    ['embeddings', 'layer 1', 'layer 2', 'pooler']
+    """
+    return {0: "embeddings", depth + 1: "pooler"}.get(layer, f"layer {layer}")
