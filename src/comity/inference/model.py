@@ -483,15 +483,18 @@ def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction
     return found
 
 
-def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
-    """Load the best model of a run, in the dtype that the run was trained in.
+def load(
+    run: str | Path | RunDirectory, device: str = "auto", precision: str | None = None
+) -> Model:
+    """Load the best model of a run.
 
     Args:
         run: a run directory, or what `train` returned.
         device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", ...
+        precision: "float32" or "bf16" (default: what the run was trained in).
 
     Raises:
-        ComityError: not a run, no model kept yet, or damaged files.
+        ComityError: not a run, no model kept yet, damaged files, or an unknown precision.
     """
     hardware.keep_freed_memory()
     if not isinstance(run, (str, Path, RunDirectory)):
@@ -511,5 +514,15 @@ def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
+    if precision is not None:
+        facts = replace(facts, precision=_dtype_name(precision))
     model = model.to(device=where, dtype=getattr(torch, facts.precision)).eval()
     return Model(model, loaded, facts, recipe, where, directory.path)
+
+
+def _dtype_name(precision: str) -> str:
+    """The name of a precision in run.json."""
+    known = {"float32": "float32", "bf16": "bfloat16"}
+    if precision not in known:
+        raise ComityError(f'precision: expected {" or ".join(known)}, got "{precision}"')
+    return known[precision]
