@@ -130,6 +130,16 @@ def replace_folder(
             shutil.rmtree(building, ignore_errors=True)
 
 
+def give_same_permissions(folder: Path, name: str) -> None:
+    """Give every file of a folder the permissions of the file `name`.
+
+    The library safetensors writes files that only their owner can read.
+    """
+    mode = (folder / name).stat().st_mode
+    for file in files_in(folder):
+        file.chmod(mode)
+
+
 def check_free(folder: Path) -> None:
     """Raise a ComityError if a folder to write exists and is not empty."""
     if folder.exists() and not folder.is_dir():

@@ -34,6 +34,14 @@ EXAMPLES = {
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
         "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
     ],
+    "export": [
+        "comity export runs/first --to transformers --out exported",
+        "comity export runs/first --to comity --out model --json",
+    ],
+    "push": [
+        "comity push exported/tasks/mood name/mood --private",
+        "comity push runs/first name/model --revision second-try",
+    ],
     "compare": [
         "comity compare runs/mood-only runs/first",
         "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",

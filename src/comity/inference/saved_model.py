@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from comity.errors import ComityError
-from comity.files import files_in, read_record, sha256_of, write_record
+from comity.files import files_in, give_same_permissions, read_record, sha256_of, write_record
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
 from comity.runs import EncoderFacts, RunFacts, TaskFacts, versions
@@ -93,6 +93,7 @@ def write_saved_model(
         versions={key: value for key, value in versions().items() if key != "platform"},
     )
     write_record(folder / FILE, asdict(saved))
+    give_same_permissions(folder, FILE)
 
 
 def read_saved_model(folder: Path) -> SavedModel:
