@@ -151,7 +151,7 @@ def test_what_is_written_and_what_is_not(exported):
         "cosine-both": (cosine, both),
         "cosine-pooler": (cosine, both),
         "interaction": (separate, st),
-        "never": ("the head was never trained", st),
+        "never": ("the head was not trained", st),
     }  # fmt: skip
 
 

@@ -148,6 +148,7 @@ def _metadata(
                     task_type=_pipeline(source.spec(task)),
                     dataset_type="unknown",  # it is not on the hub
                     dataset_name=f"dev set of {task}",
+                    dataset_config=task,  # results of one type and config are merged
                     dataset_args={"sha256": _digest(source, task)},
                     metric_type=_METRIC_TYPES.get(metric, metric),
                     metric_value=round(value, 6),

@@ -193,7 +193,7 @@ def divided(source: Source, to: str) -> tuple[list[str], list[OmittedHead]]:
         why = TARGETS[to].lacks(spec)
         able = [name for name, other in TARGETS.items() if other.lacks(spec) is None]
         if task in source.untrained and to != "comity":
-            why, able = "the head was never trained", ["comity"]
+            why, able = "the head was not trained", ["comity"]
         if why is None:
             tasks.append(task)
         else:
