@@ -1,6 +1,7 @@
 """`comity push`: upload a model to the Hugging Face hub."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from comity.export.push import push
-    from comity.terminal.waiting import Waiting
+    from huggingface_hub.utils import disable_progress_bars
 
-    with Waiting("uploading", options.quiet):
-        found = push(options.source, options.repository, options.private, options.revision)
+    from comity.export.push import push
+
+    if options.quiet or not sys.stderr.isatty():
+        disable_progress_bars()
+    found = push(options.source, options.repository, options.private, options.revision)
     return show(found, _show, options.json)
 
 

@@ -98,24 +98,32 @@ def _reason(error: Exception, repository: str, endpoint: str) -> str:
     """One sentence on why an upload failed."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what happened while a file was sent
+    failed = f"{repository}: not uploaded"
     if isinstance(error, OfflineModeIsEnabled):
-        return f"{repository}: not uploaded, because HF_HUB_OFFLINE is set; unset it"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        return f"{failed}, because HF_HUB_OFFLINE is set; unset it"
+    if isinstance(error, HfHubHTTPError):
+        return f"{failed}{_refusal(error.response.status_code, error.server_message)}"
+    is_network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+    if is_network or isinstance(error, (ConnectionError, TimeoutError)):
+        what = type(error).__name__
+        return f"{failed}: {endpoint} cannot be reached ({what}); go online, or check HF_ENDPOINT"
+    what = " ".join(str(error).split())[:200]
+    return f"{failed} ({type(error).__name__}: {what}); correct this, then try again"
+
+
+def _refusal(status: int, said: str | None) -> str:
+    """What the hub's answer means, as the end of a sentence."""
     if status == 401:
         return (
-            f"{repository}: not uploaded, because the hub does not accept the token; log in again "
-            "with `hf auth login`, or set another HF_TOKEN"
+            ", because the hub does not accept the token; log in again with `hf auth login`, or "
+            "set another HF_TOKEN"
         )
     if status == 403:
         return (
-            f"{repository}: not uploaded, because the token may not write there; use a token with "
-            "write access, or another name"
+            ", because the token may not write there; use a token with write access, or another "
+            "name"
         )
-    if status is not None:
-        message = " ".join((error.server_message or "").split())[:200]  # pyright: ignore[reportAttributeAccessIssue]
-        said = f": {message}" if message else ""
-        return f"{repository}: not uploaded (the hub answered {status}{said}); try again"
-    return (
-        f"{repository}: not uploaded, because {endpoint} cannot be reached "
-        f"({type(error).__name__}); go online, or check HF_ENDPOINT"
-    )
+    message = " ".join((said or "").split())[:200]
+    return f" (the hub answered {status}{': ' if message else ''}{message}); try again"
