@@ -161,6 +161,15 @@ def test_the_difference_that_is_printed_is_small_and_not_zero(exported):
     assert exported("transformers").checked_with == {"transformers": "5.24.0"}
 
 
+def test_a_folder_of_the_export_is_loaded_by_its_name(folder):
+    """As from a repository with all folders."""
+    name = "tasks/two"
+    model = AutoModelForSequenceClassification.from_pretrained(folder, subfolder=name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=name)
+    assert list(model.config.id2label.values()) == ["down", "up"]
+    assert tokenizer.model_max_length == 128
+
+
 def test_one_segment_type(data, tmp_path, write_checkpoint, pairs):
     """Without a segment for the second text, transformers must not number it."""
     encoder = write_checkpoint(tmp_path / "encoder", type_vocab_size=1)
