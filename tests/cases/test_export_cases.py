@@ -59,7 +59,7 @@ def test_ex_01_the_pipeline_speaks_the_labels(case, tiny_checkpoint, capsys):
     assert other["id2label"] == {"0": "down", "1": "up"}
     texts = ["The room was clean.", "The key was lost.", "The stairs were fine."]
     for task in ("verdict", "mood"):
-        classify = pipeline("text-classification", model=str(out / "tasks" / task), top_k=None)
+        classify: Any = pipeline("text-classification", model=str(out / "tasks" / task), top_k=None)
         for theirs, ours in zip(classify(texts), model.predict(task, texts), strict=True):
             found = {one["label"]: one["score"] for one in theirs}
             assert found == pytest.approx(ours.probabilities, abs=1e-5)

@@ -39,7 +39,7 @@ def running() -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
         def answer(self, value: Any, status: int = 200, **headers: str) -> None:

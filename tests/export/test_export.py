@@ -16,6 +16,8 @@ from comity.experiments.slim import write_slim_run
 from comity.export import export as module
 from comity.export import to_transformers
 from comity.export.export import export
+from comity.export.folders import output_layer
+from comity.export.samples import sample_rows
 from comity.runs import RunDirectory
 
 
@@ -45,7 +47,7 @@ def test_what_bf16_changes_is_measured_apart(exported, run, model):
     found = exported("transformers")
     assert found.precision == "bfloat16"
     assert found.float32_differences.keys() == set(run.facts().tasks)
-    rows = module.sample_rows(module.open_source(run.path), "score")
+    rows = sample_rows(module.open_source(run.path), "score")
     expected = np.abs(load(run).outputs("score", rows) - model.outputs("score", rows)).max()
     assert found.float32_differences["score"] == pytest.approx(expected)
     assert expected > 1e-5
@@ -55,11 +57,11 @@ def test_a_folder_that_is_not_empty_is_refused(small, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ComityError, match=r"is not empty \(it has mine.txt\); choose a new"):
         export(small.path, "comity", tmp_path)
-    with pytest.raises(ComityError, match="comity export did not write it"):
+    with pytest.raises(ComityError, match="--overwrite replaces only what comity export wrote"):
         export(small.path, "comity", tmp_path, overwrite=True)
     with pytest.raises(ComityError, match=r"mine.txt: is a file; choose a folder"):
         export(small.path, "comity", tmp_path / "mine.txt", overwrite=True)
-    with pytest.raises(ComityError, match="comity export did not write it"):
+    with pytest.raises(ComityError, match="--overwrite replaces only what comity export wrote"):
         export(small.path, "comity", small.path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -83,10 +85,12 @@ def test_overwrite_replaces_an_export_and_nothing_else(small, tmp_path):
 def test_an_export_with_other_outputs_is_not_left_behind(small, tmp_path, monkeypatch):
     export(small.path, "transformers", tmp_path / "out")
     before = (tmp_path / "out" / "export.json").read_bytes()
-    layer = to_transformers.output_layer
-    monkeypatch.setattr(
-        to_transformers, "output_layer", lambda *of: (layer(*of)[0], layer(*of)[1] + 0.01)
-    )
+
+    def wrong_layer(*arguments):
+        weight, bias = output_layer(*arguments)
+        return weight, bias + 0.01
+
+    monkeypatch.setattr(to_transformers, "output_layer", wrong_layer)
     with pytest.raises(ComityError, match=r"tasks/two gives other outputs than the run \(by up to"):
         export(small.path, "transformers", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "export.json").read_bytes() == before

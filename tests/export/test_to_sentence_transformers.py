@@ -84,7 +84,7 @@ def test_several_classes_levels_and_tags(folder, model, pairs):
 
 
 def test_pooler_heads_also_load_in_transformers(folder):
-    """So that older versions of CrossEncoder, which know no modules, load them too."""
+    """So that CrossEncoder needs no modules for them."""
     for task in ("same", "score", "levels", "ranked"):
         place = folder / "cross-encoders" / task
         assert not (place / "modules.json").exists()

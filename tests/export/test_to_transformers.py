@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_logits_are_ours(task, folder, model, texts, pairs):
 
 @pytest.mark.parametrize("task", ["two", "odd", "same", "second"])
 def test_the_pipeline_gives_the_same_labels(task, folder, model, texts, pairs):
-    classify = pipeline("text-classification", model=str(folder / "tasks" / task))
+    classify: Any = pipeline("text-classification", model=str(folder / "tasks" / task))
     pairs = without_empty(pairs)
     columns = columns_of(task, texts, pairs)
     rows = columns[0]
@@ -76,11 +77,11 @@ def test_the_pipeline_gives_the_same_labels(task, folder, model, texts, pairs):
 
 
 def test_the_pipeline_gives_every_tag_and_plain_numbers(folder, model, texts):
-    tags = pipeline("text-classification", model=str(folder / "tasks" / "tags"), top_k=None)
+    tags: Any = pipeline("text-classification", model=str(folder / "tasks" / "tags"), top_k=None)
     for theirs, one in zip(tags(texts, truncation=True), model.predict("tags", texts), strict=True):
         found = {label["label"]: label["score"] for label in theirs}
         assert found == pytest.approx(one.probabilities, abs=1e-5)
-    length = pipeline("text-classification", model=str(folder / "tasks" / "length"))
+    length: Any = pipeline("text-classification", model=str(folder / "tasks" / "length"))
     found = length(texts, truncation=True)
     assert {one["label"] for one in found} == {"score"}
     numbers = [one.label for one in model.predict("length", texts)]
@@ -90,7 +91,9 @@ def test_the_pipeline_gives_every_tag_and_plain_numbers(folder, model, texts):
 def test_levels_give_the_score_as_the_card_says(folder, exported, model, pairs):
     (part,) = [part for part in exported("transformers").parts if "levels" in part.tasks]
     assert part.note == "the score is the mean of the labels, weighted by their probabilities"
-    classify = pipeline("text-classification", model=str(folder / "tasks" / "levels"), top_k=None)
+    classify: Any = pipeline(
+        "text-classification", model=str(folder / "tasks" / "levels"), top_k=None
+    )
     pairs = without_empty(pairs)
     found = classify([{"text": a, "text_pair": b} for a, b in pairs], truncation=True)
     scores = [sum(float(one["label"]) * one["score"] for one in row) for row in found]

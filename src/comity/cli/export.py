@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(found: "Export") -> None:
     """Print what was written, what is not expressible, and how far the outputs are from ours."""
+    from comity.tables.rows import shown
     from comity.terminal.table import Table
     from comity.terminal.views import console
 
@@ -56,7 +57,7 @@ def _show(found: "Export") -> None:
         if part.difference == 0:
             difference = "0"
         contains = " of ".join(filter(None, (part.what, ", ".join(part.tasks))))
-        table.add_row(part.folder, contains, part.loads_with, difference, part.note)
+        table.add_row(part.folder, contains, part.loads_with, difference, shown(part.note))
     out.print(table)
     if found.omitted:
         omitted = Table(title=f"Not expressible in {found.target}", title_justify="left")

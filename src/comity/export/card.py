@@ -156,7 +156,8 @@ def _metadata(
                     metric_args=between and {"interval": [between.low, between.high]},
                 )
             )
-    metrics = [_METRIC_TYPES.get(s.score.metric, s.score.metric) for s in scores.values()]
+    names = [found.score.metric for found in scores.values()]
+    metrics = [_METRIC_TYPES.get(name, name) for name in names]
     return ModelCardData(
         model_name=f"BERT for {', '.join(scores)}" if results else None,
         library_name=library,

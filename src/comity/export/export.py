@@ -2,15 +2,15 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 from comity.errors import ComityError, nearest
 from comity.export import to_comity, to_sentence_transformers, to_transformers
-from comity.export.card import task_scores, write_card
+from comity.export.card import FOLDER, task_scores, write_card
 from comity.export.folders import Part, Source, largest_difference, write_json
 from comity.export.samples import sample_rows
 from comity.files import check_free, give_same_permissions, replace_folder
@@ -22,12 +22,23 @@ RECORD = "export.json"
 """The file that says what an export contains. It also marks the folder as one."""
 
 
-class Target(Protocol):
+class ExportTarget(Protocol):
     """What a module that writes a target has."""
 
-    LIBRARY: str  # as the hub names it in `library_name`
-    PACKAGES: tuple[str, ...]  # that the check imports
-    TOLERANCE: float  # the largest difference from ours that is not an error
+    @property
+    def LIBRARY(self) -> str:
+        """The library that loads the folders, as the hub names it in `library_name`."""
+        ...
+
+    @property
+    def PACKAGES(self) -> Sequence[str]:
+        """What the check imports."""
+        ...
+
+    @property
+    def TOLERANCE(self) -> float:
+        """The largest difference from ours that is not an error."""
+        ...
 
     def lacks(self, spec: HeadSpec) -> str | None:
         """Why a head cannot be expressed, or None if it can."""
@@ -46,24 +57,12 @@ class Target(Protocol):
         ...
 
 
-TARGETS: dict[str, Target] = {
+TARGETS: dict[str, ExportTarget] = {
     "comity": to_comity,
     "transformers": to_transformers,
     "sentence-transformers": to_sentence_transformers,
 }
 """The targets by the name that `--to` takes."""
-
-
-@dataclass(frozen=True)
-class ExportedPart:
-    """A part of an export and how far its outputs are from ours."""
-
-    folder: str  # in the export
-    what: str
-    tasks: tuple[str, ...]
-    loads_with: str
-    note: str
-    difference: float | None  # the largest; None if it was not checked
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Export:
     run: str
     target: str
     out: str
-    parts: list[ExportedPart]
+    parts: list[Part]
     omitted: list[OmittedHead]
     checked_with: dict[str, str]  # versions of the packages that loaded the parts again
     unchecked: str | None  # why nothing was checked
@@ -110,23 +109,21 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
     check_out(out, overwrite)
     target, source = TARGETS[to], open_source(run)
     tasks, omitted = divided(source, to)
-    found: dict[str, float] = {}
     parts: list[Part] = []
 
     def save(folder: Path) -> None:
-        parts.extend(target.write(source, folder, tasks))
-        found.update(_check(target, source, folder, parts))
+        parts.extend(_checked(target, source, folder, target.write(source, folder, tasks)))
         _write_cards(target, source, folder, parts, omitted)
-        _write_record(folder, to, parts, omitted, found)
+        _write_record(folder, to, parts, omitted)
         give_same_permissions(folder, RECORD)
 
-    replace_folder(out, save)
+    replace_folder(out, save, "choose another folder, or free some space")
     missing = _missing_packages(target)
     return Export(
         run=str(run),
         target=to,
         out=str(out),
-        parts=[ExportedPart(**asdict(part), difference=found.get(part.folder)) for part in parts],
+        parts=parts,
         omitted=omitted,
         checked_with={} if missing else {name: version(name) for name in target.PACKAGES},
         unchecked=missing or None,
@@ -137,32 +134,30 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Raise a ComityError if writing an export to `out` would lose something."""
-    if not overwrite or not out.is_dir() or not any(out.iterdir()):
-        try:
-            check_free(out)
-        except ComityError as error:
-            advice = ", or replace the export with --overwrite" if _is_export(out) else ""
-            raise ComityError(f"{error}{advice}") from None
+    entries = _entries(out)
+    if overwrite and entries is not None:
+        others = sorted(path.name for path in out.iterdir() if path.name not in entries)
+        if others:
+            raise ComityError(
+                f"{out / others[0]}: does not belong to the export; move it away, so that the "
+                "export can be replaced"
+            )
         return
-    if not _is_export(out):
-        raise ComityError(
-            f"{out}: is not empty and comity export did not write it; choose a new or empty folder"
-        )
-    entries = json.loads((out / RECORD).read_text(encoding="utf-8")).get("entries", [])
-    others = sorted(path.name for path in out.iterdir() if path.name not in entries)
-    if others:
-        raise ComityError(
-            f"{out / others[0]}: does not belong to the export; move it away, so that the export "
-            "can be replaced"
-        )
-
-
-def _is_export(folder: Path) -> bool:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and isinstance(record.get("entries"), list)
+        check_free(out)
+    except ComityError as error:
+        advice = "; --overwrite replaces only what comity export wrote" if overwrite else ""
+        if entries is not None:
+            advice = ", or replace the export with --overwrite"
+        raise ComityError(f"{error}{advice}") from None
+
+
+def _entries(folder: Path) -> list[str] | None:
+    """The names of what an export has in its folder; None if the folder is not an export."""
+    try:
+        return list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["entries"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def open_source(run: Path) -> Source:
@@ -204,7 +199,7 @@ def divided(source: Source, to: str) -> tuple[list[str], list[OmittedHead]]:
 # --- the check ------------------------------------------------------------------------------------
 
 
-def _missing_packages(target: Target) -> str:
+def _missing_packages(target: ExportTarget) -> str:
     """A sentence if a package that the check needs is not installed, else ""."""
     missing = [name for name in target.PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
@@ -213,18 +208,21 @@ def _missing_packages(target: Target) -> str:
     return f"not checked: {name} is not installed (pip install {name}, then export again)"
 
 
-def _check(target: Target, source: Source, folder: Path, parts: list[Part]) -> dict[str, float]:
-    """The difference of each part by its folder; empty where a package is missing."""
+def _checked(target: ExportTarget, source: Source, folder: Path, parts: list[Part]) -> list[Part]:
+    """The parts with their differences, or as they are if a package is missing."""
     if _missing_packages(target):
-        return {}
-    found = {part.folder: target.difference(source, folder, part) for part in parts}
-    for name, difference in found.items():
+        return parts
+    checked = []
+    for part in parts:
+        difference = target.difference(source, folder, part)
         if difference > target.TOLERANCE:
             raise ComityError(
-                f"{source.directory.path}: the exported folder {name} gives other outputs than the "
-                f"run (by up to {difference:.3g}), so nothing was written; please report this"
+                f"{source.directory.path}: the exported folder {part.folder} gives other outputs "
+                f"than the run (by up to {difference:.3g}), so nothing was written; please report "
+                "this"
             )
-    return found
+        checked.append(replace(part, difference=difference))
+    return checked
 
 
 def _float32_differences(source: Source) -> dict[str, float]:
@@ -244,7 +242,11 @@ def _float32_differences(source: Source) -> dict[str, float]:
 
 
 def _write_cards(
-    target: Target, source: Source, folder: Path, parts: list[Part], omitted: list[OmittedHead]
+    target: ExportTarget,
+    source: Source,
+    folder: Path,
+    parts: list[Part],
+    omitted: list[OmittedHead],
 ) -> None:
     """Write the card of the whole export and one for each folder that is loaded by itself."""
     scores = task_scores(source)
@@ -254,27 +256,20 @@ def _write_cards(
         write_card(place, source, scores, target.LIBRARY, codes, reasons)
 
     for part in parts:
-        write(folder / part.folder, {"FOLDER": part}, {})
+        write(folder / part.folder, {FOLDER: part}, {})
     if parts[0].folder != ".":
-        every = {f"FOLDER/{part.folder}": part for part in parts}
+        every = {f"{FOLDER}/{part.folder}": part for part in parts}
         write(folder, every, {head.task: head.why for head in omitted})
 
 
-def _write_record(
-    folder: Path,
-    to: str,
-    parts: list[Part],
-    omitted: list[OmittedHead],
-    differences: Mapping[str, float],
-) -> None:
-    entries = sorted({RECORD, *(path.name for path in folder.iterdir())})
+def _write_record(folder: Path, to: str, parts: list[Part], omitted: list[OmittedHead]) -> None:
     write_json(
         folder / RECORD,
         {
             "target": to,
             "comity": version("comity"),
-            "entries": entries,
-            "parts": [asdict(p) | {"difference": differences.get(p.folder)} for p in parts],
+            "entries": sorted({RECORD, *(path.name for path in folder.iterdir())}),
+            "parts": [asdict(part) for part in parts],
             "omitted": [asdict(head) for head in omitted],
         },
     )

@@ -45,6 +45,7 @@ class Part:
     tasks: tuple[str, ...]  # whose outputs it gives
     loads_with: str  # the class that loads it
     note: str = ""  # what its user has to know
+    difference: float | None = None  # the largest of its outputs from ours; None: not checked
 
 
 EXAMPLE_TEXTS = ("A quiet, generous film.", "A calm and kind film.")

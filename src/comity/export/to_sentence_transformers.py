@@ -3,9 +3,8 @@
 embeddings/NAME/        SentenceTransformer: encoder, pooling and, for a cosine head, normalisation
 cross-encoders/TASK/    CrossEncoder: a head that reads both texts in one sequence
 
-A head on the output of BERT's pooler is written as BertForSequenceClassification, which every
-version of CrossEncoder loads. Heads with another pooling, or with hidden layers, are chains of
-modules: encoder, pooling, dense layers.
+A head on the output of BERT's pooler is written as BertForSequenceClassification. Heads with
+another pooling, or with hidden layers, are chains of modules: encoder, pooling, dense layers.
 """
 
 from collections.abc import Iterator
