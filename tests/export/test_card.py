@@ -123,6 +123,29 @@ def test_minilm_is_named_with_its_training_data_and_licence(
     assert "not recorded." not in text.partition("## The encoder")[2].partition("## Intended")[0]
 
 
+def test_stages_are_listed_without_the_folders_of_their_data(data, tmp_path, tiny_checkpoint):
+    values = recipe(tiny_checkpoint, "two", "same") | {
+        "stages": [
+            {"steps": 1, "train_on": "masked-words", "lr": 1e-4},
+            {"epochs": 1, "tasks": ["two"], "data": {"two": str(data / "texts-dev.csv")}},
+            {"epochs": 0.5, "balancer": "pcgrad"},
+        ]
+    }
+    del values["train"]["epochs"]
+    run = train(values, data, tmp_path / "run", quiet=True)
+    export(run.path, "comity", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    lines = text.partition("## Training\n\n")[2].splitlines()
+    assert lines[:3] == [
+        "- masked words of two, same: 1 step, round-robin sampling, balancer sum, "
+        "learning rate 0.0001",
+        "- two: 1 epoch, round-robin sampling, balancer sum, learning rate 0.003",
+        "- two, same: 0.5 epochs, round-robin sampling, balancer pcgrad, learning rate 0.003",
+    ]
+    assert "| two | texts-dev.csv | `" in text
+    assert str(data) not in text
+
+
 def test_what_the_hub_shows_first(exported):
     def tag(target: str, part: str = "") -> str:
         return front(Path(exported(target).out) / part / "README.md")["pipeline_tag"]

@@ -43,9 +43,9 @@ def test_the_similarity_of_embeddings_is_the_prediction(task, folder, model, pai
     cosines = loaded.similarity_pairwise(first, second).numpy()
     np.testing.assert_allclose(cosines[:, None], model.outputs(task, pairs), rtol=0, atol=1e-5)
     (part,) = [p for p in exported("sentence-transformers").parts if p.tasks == (task,)]
-    assert part.note == "normalised; the score is 0 + 5 times the cosine"
+    assert part.note == "normalised; the score is 5 times the cosine"
     scores = [one.label for one in model.predict(task, pairs)]
-    assert (0 + 5 * cosines).clip(0, 5) == pytest.approx(scores, abs=1e-4)
+    assert (5 * cosines).clip(0, 5) == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("task", PROBABILITY)

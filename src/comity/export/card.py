@@ -359,8 +359,9 @@ def _training(source: Source) -> list[str]:
 
 def _stage(stage: Stage) -> str:
     """A stage of the training in one line."""
-    epochs = "1 epoch" if stage.epochs == 1 else f"{stage.epochs:g} epochs"
-    length = epochs if stage.steps is None else plural(stage.steps, "step")
+    length = plural(stage.steps or 0, "step")
+    if stage.epochs is not None:
+        length = "1 epoch" if stage.epochs == 1 else f"{stage.epochs:g} epochs"
     what = "masked words of " if stage.train_on == "masked-words" else ""
     tasks = ", ".join(map(markdown_text, stage.tasks))
     return (

@@ -97,7 +97,8 @@ def _write_embeddings(source: Source, folder: Path, task: str) -> Part:
         low, high = spec.target.scale
         note = "normalised"
         if (low, high) != (0, 1):
-            note += f"; the score is {low:g} + {high - low:g} times the cosine"
+            start = f"{low:g} plus " if low else ""
+            note += f"; the score is {start}{high - low:g} times the cosine"
     return Part(name, "embeddings", (task,), "sentence_transformers.SentenceTransformer", note)
 
 
