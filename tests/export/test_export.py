@@ -63,6 +63,8 @@ def test_a_folder_that_is_not_empty_is_refused(small, tmp_path):
         export(small.path, "comity", tmp_path / "mine.txt", overwrite=True)
     with pytest.raises(ComityError, match="--overwrite replaces only what comity export wrote"):
         export(small.path, "comity", small.path, overwrite=True)
+    with pytest.raises(ComityError, match="the name of the folder is not UTF-8"):
+        export(small.path, "comity", tmp_path / "\udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -25,7 +25,9 @@ def add_parser(commands: Commands) -> None:
         "repository", metavar="REPO_ID", help="the model on the hub, such as name/model"
     )
     command.add_argument(
-        "--private", action="store_true", help="make the repository private if it is new"
+        "--private",
+        action="store_true",
+        help="make a new repository private (by default the hub makes it public)",
     )
     command.add_argument("--revision", metavar="BRANCH", help="the branch (default: main)")
     add_quiet(command)
