@@ -95,10 +95,10 @@ def _digest_of(values: Mapping[str, Any]) -> str:
 def write_folder(
     folder: Path, save: Callable[[Path], None], run: str | None = None, fix: str = "free some space"
 ) -> None:
-    """Let `save` fill a temporary folder, add a manifest, then rename it to `folder`.
+    """Write a folder as `replace_folder` does, with a manifest.
 
-    A crash leaves the old folder. The manifest holds the id of the run and, for every file, its
-    size and SHA-256; `damage` checks it.
+    The manifest holds the id of the run and, for every file, its size and SHA-256; `damage` checks
+    it.
 
     Args:
         folder: the folder to write.
@@ -109,17 +109,38 @@ def write_folder(
     Raises:
         ComityError: the folder cannot be written, for example because the disk is full.
     """
+
+    def save_with_manifest(building: Path) -> None:
+        save(building)
+        files = {}
+        for file in files_in(building):
+            name = file.relative_to(building).as_posix()
+            files[name] = [file.stat().st_size, sha256_of(file)]
+        write_record(building / MANIFEST, {"run": run, "files": files})
+
+    replace_folder(folder, save_with_manifest, fix)
+
+
+def replace_folder(
+    folder: Path, save: Callable[[Path], None], fix: str = "free some space"
+) -> None:
+    """Let `save` fill a temporary folder, then rename it to `folder`. A crash leaves the old one.
+
+    Args:
+        folder: the folder to write.
+        save: writes the files into the folder that it is given.
+        fix: what an error tells the user to do.
+
+    Raises:
+        ComityError: the folder cannot be written, for example because the disk is full.
+    """
     building = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         save(building)
-        files = {}
-        for file in sorted(file for file in building.rglob("*") if file.is_file()):
-            name = file.relative_to(building).as_posix()
-            files[name] = [file.stat().st_size, sha256_of(file)]
+        for file in files_in(building):
             _sync(file)
-        write_record(building / MANIFEST, {"run": run, "files": files})
         building.chmod(0o755)
         old = building.with_name(building.name + "-old")
         if folder.exists():
@@ -133,6 +154,37 @@ def write_folder(
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
+
+
+def give_same_permissions(folder: Path, name: str) -> None:
+    """Give every file of a folder the permissions of the file `name`.
+
+    The library safetensors writes files that only their owner can read.
+    """
+    mode = (folder / name).stat().st_mode
+    for file in files_in(folder):
+        file.chmod(mode)
+
+
+def check_free(folder: Path) -> None:
+    """Raise a ComityError if a folder to write is not empty, or its name cannot be used."""
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError:  # safetensors takes UTF-8 only
+        raise ComityError(
+            f"{folder}: the name of the folder is not UTF-8; choose another one"
+        ) from None
+    if folder.exists() and not folder.is_dir():
+        raise ComityError(f"{folder}: is a file; choose a folder")
+    if folder.is_dir() and (found := sorted(folder.iterdir())):
+        raise ComityError(
+            f"{folder}: is not empty (it has {found[0].name}); choose a new or empty folder"
+        )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder and of the folders in it, sorted by path."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def damage(folder: Path, run: str | None = None, only: str | None = None) -> str | None:

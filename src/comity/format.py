@@ -1,5 +1,6 @@
 """Numbers, counts, durations and Markdown tables as text."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -68,3 +69,12 @@ def markdown_table(
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def markdown_text(text: str) -> str:
+    r"""A user's text on one line, with every character that Markdown would interpret escaped.
+
+    >>> markdown_text("a_b | <c>")
+    'a\\_b \\| \\<c\\>'
+    """
+    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(text.split()))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
 
 from comity import ComityError, load, train
@@ -77,6 +78,19 @@ def test_a_loaded_model_computes_the_numbers_of_the_run(
     scores = model.predict("alike", [(a, b) for a, b, _ in alike_rows(1000, 10)])
     recorded = kept_predictions(run, "alike").predicted
     assert [score.label for score in scores] == list(recorded)
+
+
+def test_a_run_in_bf16_can_be_loaded_in_float32(data, tmp_path, tiny_checkpoint):
+    run = train(two_tasks(tiny_checkpoint, train__precision="bf16"), data, tmp_path / "run")
+    model = load(run, precision="float32")
+    assert {parameter.dtype for parameter in model._model.parameters()} == {torch.float32}
+    assert "float32 on" in repr(model)
+    stored = load_file(run.kept_model() / "encoder" / "model.safetensors")
+    table = model._model.encoder.word_embeddings
+    assert torch.equal(table.cpu(), stored["embeddings.word_embeddings.weight"])
+    assert not torch.equal(table, table.bfloat16().float())  # not rounded on the way
+    with pytest.raises(ComityError, match='expected float32 or bf16, got "fp16"'):
+        load(run, precision="fp16")
 
 
 def test_a_changed_dev_file_is_not_evaluated(data, tmp_path, tiny_checkpoint):

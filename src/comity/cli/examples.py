@@ -39,6 +39,14 @@ EXAMPLES = {
         "comity serve runs/first",
         "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
     ],
+    "export": [
+        "comity export runs/first --to transformers --out exported",
+        "comity export runs/first --to comity --out model --json",
+    ],
+    "push": [
+        "comity push exported/tasks/mood name/mood --private",
+        "comity push runs/first name/model --revision second-try",
+    ],
     "compare": [
         "comity compare runs/mood-only runs/first",
         "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",

@@ -5,7 +5,6 @@ scores showed that the model never predicted anything below 2.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
 from comity.files import path_of, path_text, sha256_of
-from comity.format import markdown_table, or_dash
+from comity.format import markdown_table, markdown_text, or_dash
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
 from comity.tables.reader import open_table
 from comity.targets import Target
@@ -301,13 +300,8 @@ def _worst_table(worst: Sequence[Miss]) -> list[str]:
             str(miss.line),
             f"{miss.gold:g}",
             f"{miss.predicted:.4g}",
-            *(_escaped(text) for text in miss.texts or ()),
+            *(markdown_text(text) for text in miss.texts or ()),
         ]
         for miss in worst
     ]
     return markdown_table(["line", "true", "predicted", *texts], rows, "rrr" + "l" * count)
-
-
-def _escaped(text: str) -> str:
-    """A user's text for one cell, with every character that Markdown would interpret escaped."""
-    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(text.split()))

@@ -18,13 +18,21 @@ from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, tr
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
-from comity.files import path_of
+from comity.files import check_free, path_of, replace_folder
+from comity.inference import saved_model
 from comity.inference.answers import Answerer
 from comity.inference.prediction import MOST_SHOWN, Prediction, predictions
+from comity.inference.saved_model import SavedModel
 from comity.inference.texts import Texts, shortened
-from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
+from comity.model.checkpoint import (
+    LoadedEncoder,
+    find_checkpoint,
+    load_as_declared,
+    text_encoder,
+)
 from comity.model.multitask import MultiTaskModel, to_packed
 from comity.model.pooling import width_of
+from comity.model.tokenizer import Tokenizer
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs.directory import RunDirectory
@@ -51,18 +59,23 @@ class Evaluations:
 
 
 class Model:
-    """A trained model with all its heads. Create one with `load(run)`."""
+    """A trained model with all its heads.
+
+    Create one with `load(run)` or `Model.from_pretrained(folder)`.
+    """
 
     def __init__(
         self,
         model: MultiTaskModel,
         loaded: LoadedEncoder,
-        facts: RunFacts,
+        facts: RunFacts | SavedModel,
         recipe: Recipe,
         device: torch.device,
         path: Path,
+        weights: Path,
     ):
         self._path = path
+        self._weights = weights  # the folder of the float32 weights
         self._model = model
         self._loaded = loaded
         self._facts = facts
@@ -75,6 +88,67 @@ class Model:
         tasks = [f"{name} ({_described(self.target(name))})" for name in self.tasks]
         where = f"{self._facts.precision} on {self._device}"
         return f"<Model of {self._path}: {', '.join(tasks)}; {where}>"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+    ) -> "Model":
+        """Load a model that `save_pretrained` or `comity export --to comity` wrote.
+
+        Args:
+            name: a folder, or an id of the Hugging Face hub.
+            revision: branch, tag or commit on the hub.
+            device: as for `load`.
+            precision: as for `load`.
+
+        Raises:
+            ComityError: there is no such model, or it is damaged.
+
+        Example:
+            Model.from_pretrained("export").predict("sentiment", "A quiet, generous film.")
+        """
+        folder = find_checkpoint(str(name), revision, saved_model.FILES)
+        if not (folder / saved_model.FILE).is_file():
+            is_run = (folder / "run.json").is_file()
+            advice = "use load for a run" if is_run else "name a model that comity export wrote"
+            raise ComityError(f"{name}: has no {saved_model.FILE}; {advice}")
+        saved = saved_model.read_saved_model(folder)
+        return _assembled(saved, saved.recipe(), Path(name), folder, device, precision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, but nothing of the run, to a new or empty folder.
+
+        `Model.from_pretrained` and `load` give the same predictions from it. Weights are written as
+        the run keeps them, in float32, whatever precision the model computes in.
+
+        Raises:
+            ComityError: the folder is not empty or cannot be written.
+        """
+        folder = Path(folder)
+        check_free(folder)
+        weights, facts, recipe = self._weights, self._facts, self._recipe
+        replace_folder(
+            folder, lambda new: saved_model.write_saved_model(new, weights, facts, recipe)
+        )
+
+    @property
+    def facts(self) -> RunFacts | SavedModel:
+        """What the run, or the folder that the model was loaded from, records."""
+        return self._facts
+
+    @property
+    def network(self) -> MultiTaskModel:
+        """The encoder and the heads."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The encoder's tokenizer."""
+        return self._loaded.tokenizer
 
     @property
     def tasks(self) -> list[str]:
@@ -223,16 +297,23 @@ class Model:
         pooling = self._pooling(task, raw)
         rows = Texts(texts, "encode")
         (column,) = rows.columns([self._text_column(rows, task)])
+        limit = self._model.encoder.max_length if task is None else self._max_length(task)
+        results = self.embeddings(column, pooling, limit)
+        return results[0] if rows.one else results
+
+    def embeddings(
+        self, column: Sequence[str], pooling: str, max_length: int
+    ) -> NDArray[np.float32]:
+        """Embeddings `[n, W]` of texts with a pooling as in a recipe; see `encode` for W."""
         width = width_of(pooling, self._model.encoder.width)
         results = np.zeros((len(column), width), dtype=np.float32)
-        limit = self._model.encoder.max_length if task is None else self._max_length(task)
         for start in range(0, len(column), CHUNK):
-            tokens = self._tokens(column[start : start + CHUNK])
-            for indices, packed in self._batches([(tokens,)], limit):
+            tokens = self._tokens(list(column[start : start + CHUNK]))
+            for indices, packed in self._batches([(tokens,)], max_length):
                 with torch.inference_mode():
                     found = self._model.embed(packed, pooling)
                 results[start + indices] = found.float().cpu().numpy()
-        return results[0] if rows.one else results
+        return results
 
     def _text_column(self, rows: Texts, task: str | None) -> str | int:
         """The column to encode; its name has no meaning for rows without names."""
@@ -332,6 +413,11 @@ class Model:
         encoder = text_encoder(self._loaded.tokenizer)
         if path is not None:
             return file_split(task, section, target, path, encoder)
+        if isinstance(self._facts, SavedModel):
+            raise ComityError(
+                f"{self._path}: an exported model has no dev rows; name a labelled file, or "
+                "evaluate the run"
+            )
         if f"{task} dev" in self._facts.inputs.in_memory:
             raise ComityError(
                 f"{task}: the run was given its dev rows in memory; pass them to evaluate, or name "
@@ -340,21 +426,14 @@ class Model:
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
             split = file_split(task, section, target, folder / path_of(section.dev), encoder)
-            self._check_unchanged(task, "dev", split)
+            _check_unchanged(self._facts, task, "dev", split)
             return split
         whole = file_split(task, section, target, folder / path_of(section.train), encoder)
-        self._check_unchanged(task, "train", whole)
+        _check_unchanged(self._facts, task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed
             seed = self._facts.seed
         return split_off(whole, section.dev, seed, section.split)[1]
-
-    def _check_unchanged(self, task: str, which: str, split: Split) -> None:
-        if self._facts.inputs.files.get(f"{task} {which}") != split.table.digest:
-            raise ComityError(
-                f"{split.table.path}: has changed since the run, so the run's dev rows are gone; "
-                "restore the file, or name another one to evaluate"
-            )
 
     def _max_length(self, task: str) -> int:
         return self._facts.tasks[task].max_length
@@ -413,6 +492,14 @@ class Model:
             yield indices, to_packed(packed, self._device)
 
 
+def _check_unchanged(facts: RunFacts, task: str, which: str, split: Split) -> None:
+    if facts.inputs.files.get(f"{task} {which}") != split.table.digest:
+        raise ComityError(
+            f"{split.table.path}: has changed since the run, so the run's dev rows are gone; "
+            "restore the file, or name another one to evaluate"
+        )
+
+
 def _lacking(path: Path, tasks: Mapping[str, TaskSection]) -> dict[str, str]:
     """The columns of each task that a table lacks, quoted; "" if it has them all.
 
@@ -464,26 +551,43 @@ def _described(target: Target) -> str:
     return target.kind
 
 
-def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
-    """Load the best model of a run, in the dtype that the run was trained in.
+def load(
+    run: str | Path | RunDirectory, device: str = "auto", precision: str | None = None
+) -> Model:
+    """Load the best model of a run.
 
     Args:
-        run: a run directory, or what `train` returned.
+        run: a run directory, what `train` returned, or a folder with an exported model.
         device: "auto" takes a GPU if there is one; or "cpu", "cuda", "cuda:1", ...
+        precision: "float32" or "bf16" (default: what the run was trained in).
 
     Raises:
-        ComityError: not a run, no model kept yet, or damaged files.
+        ComityError: not a run, no model kept yet, damaged files, or an unknown precision.
     """
-    hardware.keep_freed_memory()
     if not isinstance(run, (str, Path, RunDirectory)):
         raise ComityError(f"load: expected a run directory, got {shortened(run)}; name one")
-    directory = RunDirectory.open(run.path if isinstance(run, RunDirectory) else Path(run))
+    path = run.path if isinstance(run, RunDirectory) else Path(run)
+    if (path / saved_model.FILE).is_file():
+        return Model.from_pretrained(path, device=device, precision=precision)
+    directory = RunDirectory.open(path)
     facts, recipe = directory.facts(), directory.recipe()
-    folder = directory.kept_model()
-    loaded = load_as_declared(recipe, str(folder / "encoder"))
+    return _assembled(facts, recipe, path, directory.kept_model(), device, precision)
+
+
+def _assembled(
+    facts: RunFacts | SavedModel,
+    recipe: Recipe,
+    path: Path,
+    weights: Path,
+    device: str,
+    precision: str | None,
+) -> Model:
+    """The model of the run or folder `path`, whose weights are in the folder `weights`."""
+    hardware.keep_freed_memory()
+    loaded = load_as_declared(recipe, str(weights / saved_model.ENCODER))
     tasks = {name: task.head for name, task in facts.tasks.items()}
     model = MultiTaskModel(loaded.encoder, tasks)
-    heads = folder / "heads.safetensors"
+    heads = weights / saved_model.HEADS
     try:
         tensors = load_file(heads)
         for name, head in zip(tasks, model.heads, strict=True):
@@ -492,5 +596,15 @@ def load(run: str | Path | RunDirectory, device: str = "auto") -> Model:
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)
+    if precision is not None:
+        facts = replace(facts, precision=_dtype_name(precision))
     model = model.to(device=where, dtype=getattr(torch, facts.precision)).eval()
-    return Model(model, loaded, facts, recipe, where, directory.path)
+    return Model(model, loaded, facts, recipe, where, path, weights)
+
+
+def _dtype_name(precision: str) -> str:
+    """The name of a precision in run.json."""
+    known = {"float32": "float32", "bf16": "bfloat16"}
+    if precision not in known:
+        raise ComityError(f'precision: expected {" or ".join(known)}, got "{precision}"')
+    return known[precision]

@@ -199,20 +199,35 @@ def save_encoder(
         parameters: float32 masters to write instead of the encoder's own (rounded) parameters.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = dict(encoder.named_parameters()) if parameters is None else parameters
-    tensors = {}
-    for ours, theirs in encoder.checkpoint_names().items():
-        values = parameters[ours].detach().to("cpu", torch.float32)
-        for name, part in zip(theirs, values.chunk(len(theirs)), strict=True):
-            tensors[name] = part.clone()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(checkpoint_tensors(encoder, parameters), folder / WEIGHTS)
     files = {"config.json": encoder.checkpoint_config()}
     if encoder.pooling != "pooler":
         files |= pooling.declaration(encoder.pooling, encoder.width)
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(folder, encoder.max_length)
+    tokenizer.save(folder, encoder.max_length, encoder.segment_types)
+
+
+def checkpoint_tensors(
+    encoder: Encoder, parameters: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """An encoder's float32 tensors by the names in checkpoints, without a prefix such as "bert.".
+
+    `parameters` replaces the encoder's own parameters.
+    """
+    parameters = dict(encoder.named_parameters()) if parameters is None else parameters
+    tensors = {}
+    for ours, theirs in encoder.checkpoint_names().items():
+        values = parameters[ours].detach().to("cpu", torch.float32)
+        for name, part in zip(theirs, values.chunk(len(theirs)), strict=True):
+            tensors[name] = part.clone()
+    return tensors
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as a safetensors file that transformers accepts."""
+    save_file(dict(tensors), path, metadata={"format": "pt"})
 
 
 def find_checkpoint(

@@ -178,16 +178,19 @@ class Tokenizer:
         parts = {key: state[key] for key in keys} | {"special": self._ids}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def save(self, folder: Path, max_length: int) -> None:
+    def save(self, folder: Path, max_length: int, segment_types: int = 2) -> None:
         """Write tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt.
 
         transformers and `Tokenizer.from_folder` get the same ids from them. `max_length` is the
-        most tokens that the model takes, including special tokens.
+        most tokens that the model takes, including special tokens. With one segment type,
+        transformers is told not to number the segments of a pair.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self._backend.to_str())
         config: dict[str, Any] = {"model_max_length": max_length}
         config |= {f"{role}_token": name for role, name in self._names.items()}
+        if segment_types == 1:
+            config["model_input_names"] = ["input_ids", "attention_mask"]
         if _is_plain_bert(state):
             config["tokenizer_class"] = "BertTokenizer"
             for setting, (key, _) in _SETTINGS.items():

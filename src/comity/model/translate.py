@@ -94,7 +94,7 @@ class Translator:
         if not any(any(self.folder.glob(pattern)) for pattern in VOCABULARIES):
             # The library would load an empty vocabulary without an error.
             raise ComityError(f"{self.folder}: no tokenizer; {advice}")
-        with _silent():
+        with silent():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(
                     self.folder, local_files_only=True, trust_remote_code=False
@@ -121,7 +121,7 @@ class Translator:
         """The model, in float32 on the device."""
         from transformers import AutoModelForSeq2SeqLM
 
-        with _silent():
+        with silent():
             try:
                 model, loading = AutoModelForSeq2SeqLM.from_pretrained(
                     self.folder,
@@ -157,7 +157,7 @@ class Translator:
         """How many of the texts are truncated."""
         if not texts:
             return 0
-        with _silent():
+        with silent():
             return sum(len(ids) > self.longest for ids in self.tokenizer(list(texts))["input_ids"])
 
     def __call__(self, texts: list[str]) -> list[str]:
@@ -184,7 +184,7 @@ class Translator:
 
     def _generate(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids `[B, T]` of the translations of `ids [B, S]`; `mask [B, S]`: 0 for padding."""
-        with _silent(), torch.inference_mode():
+        with silent(), torch.inference_mode():
             return self.model.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
@@ -207,7 +207,7 @@ def _check_extra() -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Suppress the progress bars and warnings of `transformers`."""
     import warnings
 
