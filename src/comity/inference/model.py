@@ -23,6 +23,7 @@ from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import LoadedEncoder, load_as_declared, text_encoder
 from comity.model.multitask import MultiTaskModel, to_packed
 from comity.model.pooling import width_of
+from comity.model.tokenizer import Tokenizer
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
@@ -111,6 +112,21 @@ class Model:
     def text_count(self, task: str) -> int:
         """How many texts each row of the task has: 1 or 2."""
         return len(self.section(task).text_columns)
+
+    @property
+    def facts(self) -> RunFacts:
+        """What the run records about itself, such as each task's metric and `max_length`."""
+        return self._facts
+
+    @property
+    def network(self) -> MultiTaskModel:
+        """The encoder and the heads."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the encoder."""
+        return self._loaded.tokenizer
 
     @overload
     def predict(self, task: str, texts: str) -> Prediction: ...  # pyright: ignore[reportOverlappingOverload]
@@ -331,6 +347,14 @@ class Model:
                 "file"
             )
         return FramePath.of("<table in memory>", data)
+
+    def dev_split(self, task: str) -> Split:
+        """The run's own dev rows of a task, with their targets.
+
+        Raises:
+            ComityError: an unknown task, or a dev file that is missing or has changed.
+        """
+        return self._split(task, None)
 
     def _split(self, task: str, path: Path | None) -> Split:
         section, target = self.section(task), self.target(task)

@@ -1,0 +1,1 @@
+"""Exports of a run to formats that other programs load."""
