@@ -44,19 +44,19 @@ def export_onnx(model: Model, out: Path, int8: bool = False) -> OnnxExport:
     docs/export-onnx.md describes the files, and the inputs and outputs of the graph.
 
     Args:
-        model: in float32.
+        model: in float32 on the CPU.
         out: created if it does not exist; files of the same names are replaced.
         int8: also write model_int8.onnx, and compare the scores of both on the run's dev sets.
 
     Raises:
         ComityError: the extra `onnx` is not installed.
-        ValueError: the model is not in float32.
+        ValueError: the model is not in float32 on the CPU.
         OSError: a file cannot be written.
     """
     _check_extra()
     network = model.network
-    if any(parameter.dtype != torch.float32 for parameter in network.parameters()):
-        raise ValueError("an export needs the model in float32")
+    if {(p.dtype, p.device.type) for p in network.parameters()} != {(torch.float32, "cpu")}:
+        raise ValueError("the export needs a model in float32 on the CPU")
     out.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(out, network.encoder.max_length)
     tasks = {task: _described(model, task) for task in model.tasks}
@@ -108,7 +108,8 @@ def _save(graph: "onnx_ir.Model", path: Path, tasks: dict[str, Any]) -> None:
 
     graph.producer_name, graph.producer_version = "comity", metadata.version("comity")
     graph.metadata_props["tasks"] = json.dumps(tasks)
-    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
+    weights = (value.const_value for value in graph.graph.initializers.values())
+    size = sum(tensor.nbytes for tensor in weights if tensor is not None)
     onnx_ir.save(graph, path, external_data=f"{path.name}.data" if size > LARGEST else None)
     onnx.checker.check_model(str(path))
 

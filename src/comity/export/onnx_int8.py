@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from comity.data.packing import PackedRows, Template
 from comity.data.splits import Split
 from comity.errors import ComityError
 from comity.evaluation.evaluate import by_length
-from comity.evaluation.metrics import METRICS, Score
+from comity.evaluation.metrics import METRICS, Score, not_finite
 from comity.export.onnx_graph import INPUTS, output_name, quiet
 from comity.inference.model import Model
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
-QUANTISED = ["MatMul", "Gather"]
-"""The operators with the encoder's matrices and embeddings."""
-
-
 @dataclass(frozen=True)
 class Int8Score:
     """The dev score of one task with float32 and with int8 weights."""
 
     task: str
-    metric: str
     rows: int
     float32: Score
     int8: Score
+
+    @property
+    def metric(self) -> str:
+        """The name of the task's metric."""
+        return self.float32.name
 
     @property
     def difference(self) -> float | None:
@@ -46,28 +46,28 @@ class Int8Score:
 
 
 def quantised_graph(source: Path) -> "onnx_ir.Model":
-    """The graph in the file `source` with int8 weights in its matrix products."""
+    """The graph in the file `source` with its matrices and embeddings in 8 bits.
+
+    The weights are unsigned. Where a processor has VNNI, onnxruntime multiplies signed and unsigned
+    weights with the same kernels. Without it, only the products of unsigned ones cannot overflow.
+    """
     import onnx_ir
 
     with quiet(), TemporaryDirectory(dir=source.parent) as folder:
-        from onnxruntime.quantization import quantize_dynamic
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        nodes = onnx_ir.load(source).graph
-        # The heads have few weights and stay in float32: their products are Gemm, not MatMul.
-        encoder = [node.name for node in nodes if node.op_type in QUANTISED]
         quantised = Path(folder) / source.name
         quantize_dynamic(
             source,
             quantised,
-            op_types_to_quantize=QUANTISED,
-            nodes_to_quantize=encoder,
+            op_types_to_quantize=["MatMul", "Gather"],
             per_channel=True,
-            reduce_range=True,
+            weight_type=QuantType.QUInt8,
             use_external_data_format=True,  # the only one for more than 2 GiB
         )
         graph = onnx_ir.load(quantised)
         onnx_ir.external_data.load_to_model(graph)
-        graph.metadata_props.clear()
+    graph.metadata_props.clear()
     return graph
 
 
@@ -84,11 +84,8 @@ def int8_scores(model: Model, float32: Path, int8: Path) -> tuple[list[Int8Score
         except ComityError as error:
             unread[task] = error.messages[0]
             continue
-        metric = model.section(task).metric_name
-        found = [
-            METRICS[metric](split.targets, _predicted(s, model, task, split)) for s in sessions
-        ]
-        scores.append(Int8Score(task, metric, len(split), *found))
+        float32_score, int8_score = (_score(session, model, task, split) for session in sessions)
+        scores.append(Int8Score(task, len(split), float32_score, int8_score))
     if not unread:
         return scores, []
     reason = next(iter(unread.values()))
@@ -105,19 +102,27 @@ def open_session(path: Path) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _predicted(session: "InferenceSession", model: Model, task: str, split: Split) -> NDArray:
-    """A graph's predictions for the rows of a split, in their order; see `Target.predictions`."""
+def _score(session: "InferenceSession", model: Model, task: str, split: Split) -> Score:
+    """The score of a graph's predictions for the rows of a split, in the task's metric."""
+    target, metric = model.target(task), METRICS[model.section(task).metric_name]
+    outputs = _outputs(session, model, task, split)
+    if reason := not_finite(outputs):
+        return Score(metric.name, None, reason, metric.higher_is_better)
+    return metric(split.targets, target.predictions(outputs) if target.classes else outputs)
+
+
+def _outputs(session: "InferenceSession", model: Model, task: str, split: Split) -> NDArray:
+    """The logits `[n, outputs]` of a task with classes, otherwise its `score [n]`."""
     spec, limit = model.network.tasks[task], model.facts.tasks[task].max_length
-    output = output_name(task, "logits" if spec.target.classes else "score")
+    name = output_name(task, "logits" if spec.target.classes else "score")
     tokenizer, types = model.tokenizer, model.network.encoder.segment_types
     template = Template(tokenizer.cls_id, tokenizer.sep_id, types)
     batches = by_length(split.lengths(spec.views, limit))
-    found = []
+    found: list[Any] = []
     for indices in batches:
         views = split.pack(indices, spec.views, template, limit)
-        found.append(session.run([output], padded(views))[0])
-    outputs = np.concatenate(found).astype(np.float64)[np.argsort(np.concatenate(batches))]
-    return spec.target.predictions(outputs) if spec.target.classes else outputs
+        found += session.run([name], padded(views))
+    return np.concatenate(found).astype(np.float64)[np.argsort(np.concatenate(batches))]
 
 
 def padded(views: Sequence[PackedRows]) -> dict[str, NDArray[np.int64]]:
