@@ -101,19 +101,6 @@ class Model:
         return f"<Model of {self._path}: {', '.join(tasks)}; {where}>"
 
     @property
-    def tasks(self) -> list[str]:
-        """The names of the tasks."""
-        return list(self._model.tasks)
-
-    def target(self, task: str) -> Target:
-        """What a task predicts: its kind, classes or scale."""
-        return self._spec(task).target
-
-    def text_count(self, task: str) -> int:
-        """How many texts each row of the task has: 1 or 2."""
-        return len(self.section(task).text_columns)
-
-    @property
     def facts(self) -> RunFacts:
         """What the run records about itself, such as each task's metric and `max_length`."""
         return self._facts
@@ -127,6 +114,19 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the encoder."""
         return self._loaded.tokenizer
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks."""
+        return list(self._model.tasks)
+
+    def target(self, task: str) -> Target:
+        """What a task predicts: its kind, classes or scale."""
+        return self._spec(task).target
+
+    def text_count(self, task: str) -> int:
+        """How many texts each row of the task has: 1 or 2."""
+        return len(self.section(task).text_columns)
 
     @overload
     def predict(self, task: str, texts: str) -> Prediction: ...  # pyright: ignore[reportOverlappingOverload]
