@@ -408,6 +408,14 @@ class Model:
             )
         return FramePath.of("<table in memory>", data)
 
+    def dev_split(self, task: str) -> Split:
+        """The run's own dev rows of a task, with their targets.
+
+        Raises:
+            ComityError: an unknown task, or a dev file that is missing or has changed.
+        """
+        return self._split(task, None)
+
     def _split(self, task: str, path: Path | None) -> Split:
         section, target = self.section(task), self.target(task)
         encoder = text_encoder(self._loaded.tokenizer)
