@@ -41,6 +41,7 @@ EXAMPLES = {
     ],
     "export": [
         "comity export runs/first --to transformers --out exported",
+        "comity export runs/first --to onnx --out onnx --int8",
         "comity export runs/first --to comity --out model --json",
     ],
     "push": [

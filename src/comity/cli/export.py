@@ -9,6 +9,8 @@ from comity.format import precision_name
 
 if TYPE_CHECKING:
     from comity.export.export import Export
+    from comity.export.onnx import OnnxExport
+    from comity.terminal.table import Table
 
 
 def add_parser(commands: Commands) -> None:
@@ -19,11 +21,14 @@ def add_parser(commands: Commands) -> None:
         "--to",
         required=True,
         metavar="TARGET",
-        help="comity, transformers or sentence-transformers",
+        help="comity, transformers, sentence-transformers or onnx",
     )
     command.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     command.add_argument(
         "--overwrite", action="store_true", help="replace the export that is in --out"
+    )
+    command.add_argument(
+        "--int8", action="store_true", help="with --to onnx: also write a graph with 8-bit weights"
     )
     add_quiet(command)
     add_json(command)
@@ -36,7 +41,9 @@ def run(options: argparse.Namespace) -> int:
     from comity.terminal.waiting import Waiting
 
     with Waiting("exporting", options.quiet):
-        found = export(options.run_directory, options.to, options.out, options.overwrite)
+        found = export(
+            options.run_directory, options.to, options.out, options.overwrite, options.int8
+        )
     return show(found, _show, options.json)
 
 
@@ -66,8 +73,35 @@ def _show(found: "Export") -> None:
         for head in found.omitted:
             omitted.add_row(head.task, head.why, ", ".join(head.targets))
         out.print(omitted)
-    for sentence in _sentences(found):
+    if found.int8 is not None:
+        out.print(_int8_table(found.int8))
+    for sentence in (*_sentences(found), *(found.int8.notes if found.int8 else ())):
         print(sentence)
+
+
+def _int8_table(found: "OnnxExport") -> "Table":
+    """The dev score of each task with float32 and with 8-bit weights."""
+    from comity.format import or_dash
+    from comity.terminal.table import Table
+
+    sizes = " and ".join(
+        f"{name} {size / 1e6:.1f} MB" for name, size in found.files.items() if ".onnx" in name
+    )
+    table = Table(title=f"Dev scores with 8-bit weights; {sizes}", title_justify="left")
+    for column in ("task", "metric"):
+        table.add_column(column)
+    for column in ("rows", "float32", "int8", "difference"):
+        table.add_column(column, justify="right")
+    for score in found.scores:
+        table.add_row(
+            score.task,
+            score.metric,
+            f"{score.rows:,}",
+            or_dash(score.float32.value),
+            or_dash(score.int8.value),
+            or_dash(score.difference, "+.4f"),
+        )
+    return table
 
 
 def _sentences(found: "Export") -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from comity.errors import ComityError, nearest
-from comity.export import to_comity, to_sentence_transformers, to_transformers
+from comity.export import to_comity, to_onnx, to_sentence_transformers, to_transformers
 from comity.export.card import FOLDER, task_scores, write_card
 from comity.export.folders import Part, Source, largest_difference, write_json
+from comity.export.onnx import OnnxExport, add_int8
 from comity.export.samples import sample_rows
 from comity.files import check_free, give_same_permissions, replace_folder
 from comity.inference.model import load
@@ -61,8 +62,13 @@ TARGETS: dict[str, ExportTarget] = {
     "comity": to_comity,
     "transformers": to_transformers,
     "sentence-transformers": to_sentence_transformers,
+    "onnx": to_onnx,
 }
 """The targets by the name that `--to` takes."""
+
+
+WITH_UNTRAINED = ("comity", "onnx")
+"""The targets with every head in one model, untrained ones included."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,10 @@ class Export:
     precision: str  # of the run
     float32_differences: dict[str, float] = field(default_factory=dict)
     """By task, how far outputs in float32 are from those in the precision of the run."""
+    int8: OnnxExport | None = None
 
 
-def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
+def export(run: Path, to: str, out: Path, overwrite: bool = False, int8: bool = False) -> Export:
     """Write the kept model of a finished run for a target, and check it where that is possible.
 
     Args:
@@ -98,6 +105,7 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
         to: the target, one of `TARGETS`.
         out: the folder to write: new or empty.
         overwrite: replace the export in `out`.
+        int8: for the target `onnx`, write a graph with 8-bit weights too.
 
     Raises:
         ComityError: an unknown target; a run that is unfinished, damaged or has no weights; `out`
@@ -106,13 +114,18 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
     if to not in TARGETS:
         hint = nearest(to, TARGETS) or f"; use one of {', '.join(TARGETS)}"
         raise ComityError(f'--to: unknown target "{to}"{hint}')
+    if int8 and to != "onnx":
+        raise ComityError(f"--int8 needs --to onnx; {to} has no 8-bit weights, so leave it out")
     check_out(out, overwrite)
     target, source = TARGETS[to], open_source(run)
     tasks, omitted = divided(source, to)
     parts: list[Part] = []
+    quantised: list[OnnxExport] = []
 
     def save(folder: Path) -> None:
         parts.extend(_checked(target, source, folder, target.write(source, folder, tasks)))
+        if int8:
+            quantised.append(add_int8(source.model, folder))
         _write_cards(target, source, folder, parts, omitted)
         _write_record(folder, to, parts, omitted)
         give_same_permissions(folder, RECORD)
@@ -129,6 +142,7 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False) -> Export:
         unchecked=missing or None,
         precision=source.directory.facts().precision,
         float32_differences={} if to == "comity" else _float32_differences(source),
+        int8=quantised[0] if quantised else None,
     )
 
 
@@ -187,8 +201,8 @@ def divided(source: Source, to: str) -> tuple[list[str], list[OmittedHead]]:
     for task, spec in source.model.network.tasks.items():
         why = TARGETS[to].lacks(spec)
         able = [name for name, other in TARGETS.items() if other.lacks(spec) is None]
-        if task in source.untrained and to != "comity":
-            why, able = "the head was not trained", ["comity"]
+        if task in source.untrained and to not in WITH_UNTRAINED:
+            why, able = "the head was not trained", list(WITH_UNTRAINED)
         if why is None:
             tasks.append(task)
         else:

@@ -27,6 +27,14 @@ class Source:
     model: Model  # the kept model, in float32 on the CPU
     untrained: frozenset[str]  # tasks whose heads were never trained
 
+    @property
+    def untrained_note(self) -> str:
+        """A sentence about heads that were not trained, or ""."""
+        if not self.untrained:
+            return ""
+        heads, verb = ("head", "was") if len(self.untrained) == 1 else ("heads", "were")
+        return f"the {heads} of {', '.join(sorted(self.untrained))} {verb} not trained"
+
     def spec(self, task: str) -> HeadSpec:
         """What a task's head reads and predicts."""
         return self.model.network.tasks[task]

@@ -53,24 +53,34 @@ def export_onnx(model: Model, out: Path, int8: bool = False) -> OnnxExport:
         ValueError: the model is not in float32 on the CPU.
         OSError: a file cannot be written.
     """
-    _check_extra()
+    check_extra()
     network = model.network
     if {(p.dtype, p.device.type) for p in network.parameters()} != {(torch.float32, "cpu")}:
         raise ValueError("the export needs a model in float32 on the CPU")
     out.mkdir(parents=True, exist_ok=True)
-    model.tokenizer.save(out, network.encoder.max_length)
-    tasks = {task: _described(model, task) for task in model.tasks}
+    model.tokenizer.save(out, network.encoder.max_length, network.encoder.segment_types)
+    tasks = {task: described(model, task) for task in model.tasks}
     _write_json(out / CONFIG, network.encoder.checkpoint_config())
     _write_json(out / TASKS, {"inputs": INPUTS, "tasks": tasks})
     _save(make_graph(network), out / MODEL, tasks)
-    if not int8:
-        return OnnxExport(_sizes(out))
+    return add_int8(model, out) if int8 else OnnxExport(_sizes(out))
+
+
+def add_int8(model: Model, out: Path) -> OnnxExport:
+    """Write model_int8.onnx next to the model.onnx in `out`, and compare their scores.
+
+    Args:
+        model: that was exported.
+        out: the folder of the export.
+    """
+    tasks = {task: described(model, task) for task in model.tasks}
     _save(quantised_graph(out / MODEL), out / INT8, tasks)
     scores, notes = int8_scores(model, out / MODEL, out / INT8)
     return OnnxExport(_sizes(out), scores, notes)
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """Raise a ComityError if a package of the extra is not installed."""
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ComityError(
@@ -79,7 +89,7 @@ def _check_extra() -> None:
         )
 
 
-def _described(model: Model, task: str) -> dict[str, Any]:
+def described(model: Model, task: str) -> dict[str, Any]:
     """What a program needs to know to run a task and read its outputs."""
     spec = model.network.tasks[task]
     target = spec.target

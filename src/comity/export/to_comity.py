@@ -22,12 +22,7 @@ def write(source: Source, folder: Path, tasks: list[str]) -> list[Part]:
     """Write the model into an empty folder."""
     directory = source.directory
     write_saved_model(folder, directory.kept_model(), directory.facts(), directory.recipe())
-    note = ""
-    if source.untrained:
-        heads = "head" if len(source.untrained) == 1 else "heads"
-        verb = "was" if len(source.untrained) == 1 else "were"
-        note = f"the {heads} of {', '.join(sorted(source.untrained))} {verb} not trained"
-    return [Part(".", "model", tuple(source.model.tasks), "comity.Model", note)]
+    return [Part(".", "model", tuple(source.model.tasks), "comity.Model", source.untrained_note)]
 
 
 def difference(source: Source, folder: Path, part: Part) -> float:
