@@ -1,6 +1,6 @@
 # make demo       install, train three small tasks, show scores and predictions
 # make test       install, run the tests
-# make test-slow  run the slow tests: browser, docs, wheel
+# make test-slow  run the slow tests: browser (Debian: apt-get install chromium), docs, wheel
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make mutants    break the code line by line, see that the tests notice
@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale format clean
+.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/.installed-dev
@@ -44,6 +44,9 @@ bench-encode: $(VENV)/.installed-bench
 bench-scale: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/scale.py
 
+bench-serve: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/serve.py --data $(DATA)
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -59,6 +62,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[slow]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev

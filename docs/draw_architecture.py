@@ -73,7 +73,7 @@ BOXES = (
         "run directory",
         (
             "written and read",
-            "by runs.py",
+            "by runs/",
             "",
             "recipe, run facts",
             "metrics, predictions",

@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+
+# No test measures time, not even that of an example.
+hypothesis.settings.register_profile("comity", deadline=None)
+hypothesis.settings.load_profile("comity")
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = """

@@ -10,16 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from comity import Recipe
-from comity.runs import (
-    EncoderFacts,
-    EndEntry,
-    EvaluationEntry,
-    Machine,
-    RunDirectory,
-    RunFacts,
-    RunInputs,
-    TaskFacts,
-)
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import EndEntry, EvaluationEntry
+from comity.runs.facts import EncoderFacts, Machine, RunFacts, RunInputs, TaskFacts
 from comity.targets import HeadSpec
 from comity.training.events import Evaluated, Event, Listener, StepDone
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.progress import Display
 from comity.terminal.views import tell
 from comity.training.arguments import RecipeLike
@@ -36,7 +36,8 @@ def train(
             recipe's file, or the working directory; a resumed run has its own).
         out: the run directory: new or empty, or with `resume` an existing run.
         resume: continue from the last checkpoint of `out`. A finished run is returned as it is.
-        extend: with `resume`, how much longer to train: {"epochs": 1} or {"steps": 500}.
+        extend: with `resume`, how much longer to train a finished run: {"epochs": 1} or
+            {"steps": 500}. This adds a stage like the last one, with its own rate schedule.
         overwrite: delete the run in `out`, once the recipe and all files have been checked.
         drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
             setting it was started with.
@@ -49,6 +50,7 @@ def train(
 
     Raises:
         ComityError: with every error in the recipe, its files or the checkpoint.
+        Interrupted: a `KeyboardInterrupt` after Ctrl-C or SIGTERM; a checkpoint has been written.
 
     Example:
         run = train("recipe.toml", data="data", out="runs/first")

@@ -104,12 +104,18 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
         return ""
     best, *others = close
     tied = [name for name in others if _likeness(name, word) == _likeness(best, word)]
-    return f"; did you mean {' or '.join(_quoted(names[name]) for name in sorted([best, *tied]))}?"
+    return did_you_mean([names[name] for name in sorted([best, *tied])])
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """A suggestion that ends a message.
+
+    >>> did_you_mean(["macro_f1", "micro_f1"])
+    '; did you mean "macro_f1" or "micro_f1"?'
+    """
+    quoted = [f'"{name}"' for name in names]
+    return f"; did you mean {' or '.join(quoted)}?"
 
 
 def _likeness(name: str, word: Any) -> float:
     return difflib.SequenceMatcher(None, name, str(word).casefold()).ratio()
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'

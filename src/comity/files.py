@@ -27,6 +27,32 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def path_text(path: str | Path) -> str:
+    """A path as text for a file in UTF-8, whatever encoding the locale has.
+
+    Python decodes the names of files with the encoding of the locale. With LC_ALL=C and without
+    UTF-8 mode, each byte of a name outside ASCII becomes half of a surrogate pair, which no file in
+    UTF-8 can hold.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8", "surrogateescape")
+    except UnicodeError:  # no file can have this name
+        return str(path)
+
+
+def path_of(text: str) -> Path:
+    """The path whose text is `text`; the opposite of `path_text`."""
+    try:
+        return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
+    except UnicodeError:
+        return Path(text)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file in UTF-8 can hold the text."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
@@ -143,8 +169,8 @@ def give_same_permissions(folder: Path, name: str) -> None:
 def check_free(folder: Path) -> None:
     """Raise a ComityError if a folder to write is not empty, or its name cannot be used."""
     try:
-        str(folder).encode("utf-8")
-    except UnicodeEncodeError:  # safetensors takes UTF-8 only
+        os.fsencode(folder).decode("utf-8")
+    except UnicodeError:  # safetensors takes UTF-8 only
         raise ComityError(
             f"{folder}: the name of the folder is not UTF-8; choose another one"
         ) from None

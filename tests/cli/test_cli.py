@@ -27,6 +27,7 @@ from tests.helpers import (
 import comity
 from comity import load, train
 from comity.cli.main import COMMANDS, main
+from comity.experiments.slim import write_slim_run
 from comity.terminal.progress import Display
 
 
@@ -66,6 +67,8 @@ def modules_after(code: str) -> set[str]:
         ("from comity.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
          {"torch", "numpy"}),
         ("from comity.cli.main import main\nassert main(['compare', {run!r}]) == 0", {"torch"}),
+        ("from comity.cli.main import main\nassert main(['report', {run!r}, '--json']) == 0",
+         {"torch", "matplotlib"}),
         ("from comity import Recipe\nRecipe.load({recipe!r})", {"torch"}),
     ],
 )  # fmt: skip
@@ -247,6 +250,49 @@ def test_a_finished_run_is_extended(base, capsys, tmp_path):
     assert "--extend needs --resume" in err
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice", "message"),
+    [
+        ("slim", "it is a slim copy without weights", "is a slim copy without weights"),
+        ("cleaned", "it has no checkpoint any more", "has no undamaged checkpoint"),
+    ],
+)
+def test_a_run_that_cannot_be_extended_is_not_told_to_be(
+    base, capsys, tmp_path, kind, advice, message
+):
+    copy = tmp_path / "run"
+    if kind == "slim":
+        write_slim_run(base / "run", copy)
+    else:
+        shutil.copytree(base / "run", copy)
+        assert run(capsys, "clean", copy, "--yes")[0] == 0
+    options = ["--data", base / "data"]
+    code, _, err = run(capsys, "train", "--resume", copy, *options)
+    assert code == 0
+    end = f"nothing is trained; {advice}, so it cannot be extended\n"
+    assert err == f"{copy}: the run has already finished, so {end}"
+    for dry_run in ([], ["--dry-run"]):
+        command = ["train", "--resume", copy, *options, "--extend", "steps=1", *dry_run]
+        code, _, err = run(capsys, *command)
+        assert code == 2
+        assert f"{copy}: {message}, so it cannot be extended" in err
+
+
+def test_an_unfinished_run_is_not_extended(base, capsys, tmp_path, monkeypatch):
+    recipe, path = base / "recipe.toml", tmp_path / "run"
+    monkeypatch.setattr(Display, "__call__", lambda _, event: signal_after_step(2)(event))
+    run(capsys, "train", recipe, "--data", base / "data", "--out", path, "--quiet")
+    monkeypatch.undo()
+    for options in ([], ["--dry-run"]):
+        command = ["train", "--resume", path, "--extend", "steps=1", *options]
+        assert run(capsys, *command) == (
+            2,
+            "",
+            f"error: {path}: the run is unfinished, so it cannot be extended yet; first finish it "
+            f"with comity train --resume {path}\n",
+        )
+
+
 def test_a_run_is_overwritten_only_after_everything_was_checked(base, capsys, tmp_path):
     copy = shutil.copytree(base / "run", tmp_path / "run")
     command = ["train", base / "recipe.toml", "--out", copy, "--overwrite", "--quiet"]
@@ -307,7 +353,7 @@ def test_evaluate_on_a_new_file(base, capsys, tmp_path):
     ]
     assert any(line.split()[:3] == ["┃", "class", "┃"] for line in out.splitlines())
     code, out, _ = run(capsys, "evaluate", base / "run", path, "--json")
-    assert json.loads(out)["tasks"] == {"mood": found}
+    assert found == {**json.loads(out)["tasks"]["mood"], "notes": []}
     assert list(json.loads(out)["skipped"]) == ["alike"]
     code, out, _ = run(capsys, "evaluate", base / "run", "--json")
     assert set(json.loads(out)["tasks"]) == {"mood", "alike"}
@@ -583,7 +629,7 @@ def test_compare_prints_json(base, capsys):
         first, second = task["entries"]
         assert first["value"] == pytest.approx(best["tasks"][task["task"]]["value"])
         assert second["verdict"] == {
-            "difference": 0.0, "low": 0.0, "high": 0.0, "p": None, "word": None
+            "difference": 0.0, "low": 0.0, "high": 0.0, "p": None, "verdict": None
         }  # fmt: skip
     assert found["mean"]["entries"][0]["value"] == pytest.approx(best["score"]["value"])
     _, out, _ = run(capsys, "compare", base / "run", base / "run")
@@ -658,6 +704,15 @@ def test_augment_reads_a_file_with_the_given_options(capsys, tmp_path, monkeypat
         {"0": "a", "1": 'new new "café', "2": "1"},
         {"0": "b", "1": 'new new tea"', "2": "0"},
     ]
+
+
+def test_augment_names_options_in_errors_about_its_file(capsys, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_bytes(b'n,text\n1,"a\n2,b\n')
+    command = ["augment", source, "--column", "text", "--to", "a/b", "--back", "b/a"]
+    code, _, err = run(capsys, *command, "--output", tmp_path / "out.csv")
+    assert code == 2
+    assert "or use --no-quoting to read quotes as text" in err
 
 
 def test_augment_refuses_a_checkpoint_that_does_not_translate(capsys, tmp_path, tiny_checkpoint):

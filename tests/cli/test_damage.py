@@ -37,6 +37,7 @@ READ_BY = {
     "evaluate": ("run.json", "recipe.toml", "best.json", "best-000001/"),
     "predict": ("run.json", "recipe.toml", "best.json", "best-000001/"),
     "compare": ("run.json", "recipe.toml", "best.json", "predictions/000001/"),
+    "report": ("run.json", "recipe.toml", "best.json", "data.json", "predictions/000001/"),
     "train": ("run.json", "recipe.toml", "checkpoint-000001/"),
 }
 """The files that each command must not use when they are damaged."""
@@ -58,6 +59,7 @@ def test_damage_to_any_file_is_a_sentence(base, tmp_path, capsys, damage: Callab
             ["compare", run],
             ["evaluate", run, "--task", "mood"],
             ["predict", run, "--task", "mood", *new],
+            ["report", run, "--out", tmp_path / "page", "--overwrite"],
             ["train", "--resume", run, "--quiet"],
         )
         for command in commands:

@@ -4,8 +4,10 @@ import json
 import os
 import pwd
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import tomli_w
 from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
 
 import comity
+from comity import Recipe, load
 from comity.cli.examples import EXAMPLES
 from comity.cli.main import COMMANDS, EPILOG, main, make_parser
 from comity.cli.options import Parser
@@ -30,15 +33,24 @@ def recipe(tmp_path, tiny_checkpoint) -> Path:
     return path
 
 
-def python(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def python(
+    code: str, *arguments: str, cwd: str | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run some code in a new process without other environment variables."""
     path = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
+        cwd=cwd,
         env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
     )
+
+
+def bash(command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
 
 
 # --- help, version, completion --------------------------------------------------------------------
@@ -355,6 +367,62 @@ def test_an_empty_environment_an_ascii_locale_and_no_temporary_folder(recipe, tm
     assert "kept model" in done.stdout
 
 
+def test_names_outside_ascii_in_an_ascii_locale(recipe, tmp_path):
+    """Files and folders of every kind are read and written, and messages say so."""
+    base = tmp_path / "bäse"
+    base.mkdir()
+    encoder = shutil.copytree(two_tasks_encoder(recipe), base / "encöder")
+    write_two_tasks(base / "dätä")
+    pandas = pytest.importorskip("pandas")
+    pandas.read_csv(base / "dätä" / "mood.csv").to_parquet(base / "dätä" / "möod.parquet")
+    values = tomllib.loads(recipe.read_text())
+    values["encoder"]["name"] = encoder.name
+    values["train"] |= {"steps": 1}
+    del values["train"]["epochs"]
+    values["tasks"]["alike"]["dev"] = "älike-dev.csv"
+    (base / "dätä" / "alike-dev.csv").rename(base / "dätä" / "älike-dev.csv")
+    (base / "rezept.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+    run, mood = ["rün"], "tasks.mood.train=möod.parquet"
+    commands = [
+        ["train", "rezept.toml", "--data", "dätä", "--out", *run, "--quiet", "--set", mood],
+        ["evaluate", *run],
+        ["evaluate", *run, "dätä/möod.parquet"],
+        ["predict", *run, "--input", "dätä/möod.parquet", "--output", "ä.parquet"],
+        ["analyse", *run, "--task", "alike", "--out", "bïlder"],
+        ["train", "--resume", *run, "--extend", "steps=1", "--quiet"],
+        ["sweep", "rezept.toml", "--data", "dätä", "--out", "swëep", "--set", "train.seed=0,1"],
+        ["compare", *run, "swëep/train.seed=1"],
+    ]
+    code = "import json, os, sys; from comity.cli.main import main\n"
+    code += "for words in json.loads(sys.argv[1]):\n"
+    # As a shell passes them: bytes, which Python decodes with the encoding of the locale.
+    code += "    words = [os.fsdecode(word.encode()) for word in words]\n"
+    code += "    assert main(words) == 0, words\n"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = python(code, json.dumps(commands), cwd=str(base), **locale)
+    assert done.returncode == 0, done.stderr
+    # The files have the names and the content that any other program expects.
+    assert Recipe.load(base / "rün" / "recipe.toml").tasks["mood"].train == "möod.parquet"
+    assert load(base / "rün").evaluate("alike").n == 10
+    assert pandas.read_parquet(base / "ä.parquet")["mood_prediction"].isin(["up", "down"]).all()
+    assert json.loads((base / "bïlder" / "alike.json").read_text("utf-8"))["run"] == "rün"
+    assert "swëep/train.seed=0" in (base / "swëep" / "sweep.csv").read_text("utf-8")
+
+
+def two_tasks_encoder(recipe: Path) -> str:
+    return tomllib.loads(recipe.read_text())["encoder"]["name"]
+
+
+@pytest.mark.parametrize("key", ["tasks.mood.train", "encoder.name", "tasks.mood.label"])
+def test_a_recipe_cannot_hold_what_is_not_utf_8(recipe, tmp_path, capsys, key):
+    value = os.fsdecode(b"caf\xe9")
+    command = ["train", str(recipe), "--out", str(tmp_path / "x"), "--set", f"{key}={value}"]
+    assert main(command) == 2
+    message = f'{recipe}: {key}: "caf\\udce9" is not UTF-8, which a recipe has to be'
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_paths_with_spaces_signs_and_bytes_that_are_not_utf_8(recipe, tmp_path, capsys):
     folder = tmp_path / os.fsdecode(b"d\xc3\xa4ta \xff")
     write_two_tasks(folder)
@@ -392,24 +460,11 @@ def test_closed_streams(recipe, monkeypatch, closed):
 
 def test_a_reader_that_stops_is_no_error():
     command = f"{sys.executable} -m comity recipe --markdown; echo $? >&2"
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        ["bash", "-c", f"({command}) | (exec 0<&-)"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.stderr == "1\n"
+    assert bash(f"({command}) | (exec 0<&-)").stderr == "1\n"
 
 
 def test_a_full_disk_is_one_sentence():
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m comity recipe lr > /dev/full"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    done = bash(f"{sys.executable} -m comity recipe lr > /dev/full")
     assert done.returncode == 2
     assert done.stderr.startswith("error: No space left on device; ")
     assert done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def test_all_tasks_that_the_file_has_columns_for(capfd, run, tmp_path):
     code, out, err = predict(capfd, run, "--input", source, "--output", output)
     assert code == 0
     assert out == f"{output}: 2 rows written\n"
-    assert err.startswith("note: alike is not predicted: ") and 'no column "b"' in err
+    assert err == (
+        f'note: alike is skipped: {source} has no column "b"; to predict it, use --task alike '
+        "--text COLUMN COLUMN\n"
+    )
     keys = ["text", "a", "mood_prediction", "mood_p_down", "mood_p_up"]
     assert [list(row) for row in json.loads(output.read_text())] == [keys] * 2
 
@@ -45,9 +49,31 @@ def test_a_pair_of_text_columns(capfd, run, tmp_path):
     for text in (["--text", "one", "two"], ["--text", "one", "--text", "two"]):
         command = ["--input", source, "--output", output, "--overwrite", *text]
         code, _, err = predict(capfd, run, *command)
-        assert code == 0 and "mood reads one text, but --text names 2" in err
+        assert code == 0 and err == (
+            "note: mood is skipped: it reads one text, but --text names 2; to predict it, use "
+            "--task mood --text COLUMN\n"
+        )
         with output.open(newline="") as file:
             assert next(csv.DictReader(file)).keys() == {"one", "two", "alike_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        (b"x,y\n1,2\n", [], ["name the column with --text, or use --no-header if"]),
+        (b'x,text\n1,"a\n2,b\n', [], ["or use --no-quoting to read quotes as text"]),
+        (b"text\ncr\xe8me\n", [], ["or set --encoding (often"]),
+        ("text\nok\n".encode("utf-16-le"), [], ['set --encoding "utf-16-le" or save']),
+        (b'x,text\n1,"a\n2,b\n', ["--no-quoting"], []),
+    ],
+)
+def test_errors_name_options_instead_of_keys(capfd, run, tmp_path, content, arguments, words):
+    (tmp_path / "in.csv").write_bytes(content)
+    options = ["--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--task", "mood"]
+    code, _, err = predict(capfd, run, *options, *arguments)
+    assert code == (2 if words else 0), err
+    assert all(word in err for word in words), err
+    assert not re.search("set (header|quoting|encoding|delimiter)", err)
 
 
 def test_the_result_as_json(capfd, run, tmp_path):

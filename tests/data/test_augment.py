@@ -160,7 +160,7 @@ def test_long_texts_of_few_letters_can_be_near_identical(tmp_path):
 
 
 @given(st.text("ab ", min_size=1), st.text("ab ", min_size=1), st.floats(0.1, 1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_similarity_is_difflibs_ratio_of_the_normalised_texts(tmp_path, text, result, cut):
     plain, changed = " ".join(text.split()), " ".join(result.split())
     rows = [{"text": text}, {"text": "12345"}]
@@ -214,7 +214,7 @@ CELLS = st.text(st.sampled_from('ab";, \n\r\té\u2028'), max_size=8)
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from([".csv", ".tsv"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_can_be_written_to_delimited_files(tmp_path, pairs, ending):
     rows = [{"id": str(n), "note": note, "text": text} for n, (note, text) in enumerate(pairs)]
     source = write_jsonl(tmp_path / "in.jsonl", [*rows, {"id": "z", "note": "", "text": "end"}])

@@ -21,7 +21,7 @@ needs_cases = pytest.mark.skipif(
     not CASES.is_dir(), reason="shared/cases is not neighbours the checkout"
 )
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 TEMPLATE = Template(cls_id=101, sep_id=102, segment_types=2)
 
 

@@ -170,7 +170,7 @@ hashes = st.integers(0, 30) | st.integers(2**63, 2**63 + 5)
     st.lists(st.tuples(hashes, hashes), min_size=1, max_size=40)
     | st.lists(st.tuples(hashes), min_size=1, max_size=40)
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_groups_equal_a_union_find(rows):
     assert _groups(np.array(rows, dtype=np.uint64)).tolist() == groups_by_union(rows)
 

@@ -18,7 +18,7 @@ needs_cases = pytest.mark.skipif(
     not CASES.is_dir(), reason="shared/cases is not beside the checkout"
 )
 
-quick = settings(deadline=None, max_examples=30)
+quick = settings(max_examples=30)
 
 
 def make(rows: dict[str, int], weights=None, *, seed=0, batch_size: int | None = 4, **more):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tests.helpers import run_facts, two_tasks
 
-from comity.runs import BestModel, RecordedScore, RunDirectory
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import BestModel, RecordedScore
 from comity.targets import HeadSpec, Target
 
 MOOD = Target("classification", "linear", classes=("down", "up"))

@@ -13,7 +13,7 @@ from tests.helpers import alike_rows, two_tasks, write_csv, write_two_tasks
 from comity import ComityError, train
 from comity.evaluation.analysis import Analysis, analyse, band_edges, markdown
 from comity.evaluation.plots import histogram_by_band, line_plot, scatter
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.targets import Target
 
 matplotlib = pytest.importorskip("matplotlib")

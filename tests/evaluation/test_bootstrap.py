@@ -42,7 +42,7 @@ def rows(metric: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(st.integers(0, 10_000), st.integers(2, 12))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_resample_has_the_value_of_the_library(metric, seed, count):
     gold, predicted = rows(metric, count, seed)
     assume(METRICS[metric](gold, predicted).value is not None)

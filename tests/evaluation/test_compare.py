@@ -22,7 +22,7 @@ from comity.evaluation.compare import (
     score_tables,
 )
 from comity.inference.model import load
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.views import comparison_table, show_comparison
 
 
@@ -74,10 +74,10 @@ def test_a_run_is_neither_better_nor_worse_than_itself(tmp_path):
         assert (verdict.difference, verdict.low, verdict.high) == (0, 0, 0)
     for task in ("mood", "alike", "mean"):
         verdict = entry(compare_groups([run, run], [run, run]), task).verdict
-        assert (verdict.p, verdict.word) == (1, "undecided")
+        assert (verdict.p, verdict.verdict) == (1, "undecided")
 
 
-def test_single_runs_have_intervals_over_rows_and_no_word(tmp_path):
+def test_single_runs_have_intervals_over_rows_and_no_verdict(tmp_path):
     runs = [write_run(tmp_path / name, mood(n)) for name, n in (("a", 120), ("b", 180), ("c", 60))]
     comparison = compare(runs)
     assert comparison.mean is None  # of a single task
@@ -86,7 +86,7 @@ def test_single_runs_have_intervals_over_rows_and_no_word(tmp_path):
     assert [e.spread for e in comparison.tasks[0].entries] == [None] * 3
     verdicts = [entry(comparison, "mood", number).verdict for number in (1, 2)]
     assert [v.difference for v in verdicts] == pytest.approx([0.3, -0.3])
-    assert [(v.p, v.word) for v in verdicts] == [(None, None)] * 2
+    assert [(v.p, v.verdict) for v in verdicts] == [(None, None)] * 2
     # 30% of the rows gain 1: the mean of 200 has the standard deviation sqrt(0.3 * 0.7 / 200).
     deviation = (0.3 * 0.7 / 200) ** 0.5
     assert verdicts[0].high - verdicts[0].low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
@@ -101,8 +101,8 @@ def test_a_side_is_the_mean_of_the_scores_of_its_runs(tmp_path):
     assert first.spread == pytest.approx(0.05)
     assert other.verdict is not None
     assert other.verdict.difference == pytest.approx(0.875 - 0.6)
-    assert other.verdict.word == "higher"
-    assert entry(compare_groups(*reversed(sides)), "mood").verdict.word == "lower"
+    assert other.verdict.verdict == "higher"
+    assert entry(compare_groups(*reversed(sides)), "mood").verdict.verdict == "lower"
 
 
 def test_the_interval_is_that_of_the_formula(tmp_path):
@@ -178,7 +178,7 @@ def test_a_lower_rmse_is_lower(tmp_path):
         ]
         for name, noise in (("near", 0.5), ("far", 2))
     )
-    assert entry(compare_groups(far, near), "alike").verdict.word == "lower"
+    assert entry(compare_groups(far, near), "alike").verdict.verdict == "lower"
 
 
 def test_the_mean_of_a_side_is_over_tasks_and_runs(tmp_path):
@@ -194,7 +194,7 @@ def test_the_mean_of_a_side_is_over_tasks_and_runs(tmp_path):
     parts = [entry(comparison, task).of_runs for task in ("mood", "alike")]
     assert found.of_runs == pytest.approx([sum(scores) / 2 for scores in zip(*parts, strict=True)])
     assert found.spread == pytest.approx(np.std(found.of_runs, ddof=1))
-    assert found.verdict.word == "higher"
+    assert found.verdict.verdict == "higher"
 
 
 def not_finite(folder: Path) -> Path:
@@ -225,9 +225,9 @@ def test_a_constant_prediction_is_reported_and_decides_nothing(tmp_path):
     comparison = compare(runs)
     found = entry(comparison, "alike")
     assert (found.value, found.reason) == (None, "all 200 predictions are equal")
-    assert (found.verdict.difference, found.verdict.word) == (None, None)
+    assert (found.verdict.difference, found.verdict.verdict) == (None, None)
     mean = entry(comparison, "mean")
-    assert (mean.value, mean.verdict.word) == (None, None)
+    assert (mean.value, mean.verdict.verdict) == (None, None)
     json.dumps(comparison.to_dict(), allow_nan=False)
 
 

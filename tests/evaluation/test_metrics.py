@@ -49,7 +49,7 @@ needs_cases = pytest.mark.skipif(
     not CASES.is_dir(), reason="shared/cases is not next to the checkout"
 )
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 reals = st.floats(-1e6, 1e6)
 

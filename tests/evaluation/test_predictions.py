@@ -21,7 +21,7 @@ ANY = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 CLASSES = st.lists(NASTY | ANY, unique=True, min_size=2, max_size=5)
 SEPARATORS = st.sampled_from([None, ";", ", ", "||", "["])
 KINDS = st.sampled_from(["classification", "multi-label", "similarity", "regression"])
-quick = settings(deadline=None, max_examples=150)
+quick = settings(max_examples=150)
 
 
 def split_of(targets: np.ndarray) -> Split:

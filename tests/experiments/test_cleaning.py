@@ -10,7 +10,8 @@ from tests.helpers import end_entry, run_facts, two_tasks
 from comity import ComityError
 from comity.cli.main import main
 from comity.experiments.cleaning import find
-from comity.runs import BestModel, RecordedScore, RunDirectory
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import BestModel, RecordedScore
 
 LONG_AGO = 1_000_000_000
 

@@ -36,7 +36,9 @@ from comity.experiments.sweep import (
     split_values,
     write_sweep,
 )
-from comity.runs import Machine, Reached, RunDirectory, is_finished
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.facts import Machine
+from comity.runs.summary import Reached
 from comity.terminal.progress import SeriesDisplay
 
 RATES = "train.lr=1e-3,3e-3"
@@ -124,6 +126,38 @@ def test_an_error_in_a_grid_is_one_sentence(recipe, settings, message):
         grid(recipe, settings)
     (sentence,) = caught.value.messages
     assert message in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "messages"),
+    [
+        (
+            ["train.lr=1e-3,-1", "tasks.alike.head=bins,bin"],
+            [
+                "train.lr=1e-3,tasks.alike.head=bin and 1 more: {}: tasks.alike.head: expected",
+                "train.lr=-1,tasks.alike.head=bins and 1 more: {}: train.lr: expected",
+            ],
+        ),
+        (["train.lr=1e-3,3e-3,fast"], ["train.lr=fast: {}: train.lr: expected a number"]),
+        (["train.lr=1e-3,3e-3", "train.balancer=x"], ["{}: train.balancer: expected one of"]),
+        (  # with seeds that read the same data
+            ["tasks.mood.train=mood.csv,none.csv", "train.seed=0,1,2"],
+            ["tasks.mood.train=none.csv,train.seed=0 and 2 more: {data}/none.csv: there is no"],
+        ),
+        (["train.seed=0,1", "tasks.mood.train=none.csv"], ["{data}/none.csv: there is no such"]),
+        (
+            ["tasks.mood.max_length=64,500"],
+            ["tasks.mood.max_length=500: tasks.mood.max_length: 500 is more than"],
+        ),
+    ],
+)
+def test_an_error_names_its_point_unless_all_have_it(recipe, settings, messages):
+    with pytest.raises(ComityError) as caught:
+        sweep(recipe, *settings)
+    found = caught.value.messages
+    for message, start in zip(found, messages, strict=True):
+        start = start.format(recipe, data=recipe.parent / "data")
+        assert message.startswith(start), message
 
 
 # --- several runs ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tests.helpers import ADJECTIVES, NOUNS, write_csv
 
 from comity import Model, load, train
 from comity.export.export import Export, export
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 LABELS = ("not: good", 'so-so, "perhaps"', "<b>*very*|good</b>\u202f# {x}")
 """Names of classes with characters that YAML, JSON, Markdown and HTML interpret."""

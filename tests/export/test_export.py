@@ -18,7 +18,7 @@ from comity.export import to_transformers
 from comity.export.export import export
 from comity.export.folders import output_layer
 from comity.export.samples import sample_rows
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from comity import ComityError, Model, load, train
 from comity.cli.main import main
 from comity.export.export import export
 from comity.export.push import push
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 
 @pytest.fixture

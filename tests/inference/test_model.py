@@ -13,9 +13,9 @@ from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two
 
 from comity import ComityError, load, train
 from comity.evaluation.predictions import kept_predictions
-from comity.inference.model import Prediction
+from comity.inference.prediction import Prediction
 from comity.model.bert import Bert
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.terminal.views import show_evaluation
 from comity.training.setup import prepare
 

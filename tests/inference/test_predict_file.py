@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 from tests.helpers import write_csv, write_jsonl
 
 from comity.errors import ComityError, ErrorList
-from comity.inference.model import Prediction
 from comity.inference.predict_file import PredictOptions, PredictReport, predict_file
+from comity.inference.prediction import Prediction
 from comity.recipe.recipe import Recipe
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat
@@ -105,6 +106,16 @@ def test_a_delimited_file_is_opened_at_most_three_times(tmp_path, monkeypatch):
     assert [row["prediction"] for row in found] == ["up", "down", "up"]
 
 
+def test_parquet_in_a_folder_whose_name_is_not_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with (folder / "in.parquet").open("wb") as file:
+        pq.write_table(pa.table({"text": ["good", "bad"]}), file)
+    assert predict(folder / "in.parquet", folder / "out.parquet").rows == 2
+    with (folder / "out.parquet").open("rb") as file:
+        assert pq.read_table(file)["prediction"].to_pylist() == ["up", "down"]
+
+
 # --- columns that are only copied -----------------------------------------------------------------
 
 
@@ -143,7 +154,7 @@ JSON_VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 OUTPUTS = st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 
 
@@ -412,8 +423,11 @@ def test_tasks_whose_columns_are_missing_are_named(tmp_path):
     source = write_csv(tmp_path / "in.csv", ["text"], [["good"]])
     report = predict(source, tmp_path / "out.csv", three_tasks())
     assert list(report.columns) == ["mood", "topic"]
-    assert list(report.skipped) == ["alike"] and 'no column "a"' in report.skipped["alike"]
-    assert any(note.startswith("alike is not predicted: ") for note in report.notes)
+    assert report.notes == [
+        f'alike is skipped: {source} has no columns "a" and "b"; to predict it, use --task alike '
+        "--text COLUMN COLUMN"
+    ]
+    assert list(report.skipped) == ["alike"]
     for extension in (".csv", ".jsonl", ".parquet"):
         other = tmp_path / f"other{extension}"
         if extension == ".csv":
@@ -428,6 +442,13 @@ def test_tasks_whose_columns_are_missing_are_named(tmp_path):
         assert len(caught.value.messages) == 3
         for word, message in zip(words, caught.value.messages, strict=True):
             assert f'no column "{word}"' in message
+
+
+def test_a_task_whose_column_is_there_twice_is_skipped(tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["a", "b", "text", "text"], [["x", "y", "p", "q"]])
+    report = predict(source, tmp_path / "out.csv", three_tasks())
+    assert list(report.columns) == ["alike"]
+    assert report.skipped["mood"].startswith(f'{source}:1: "text" occurs 2 times in the header')
 
 
 def test_the_only_task_needs_no_name_and_no_prefix(tmp_path):

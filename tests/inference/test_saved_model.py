@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
 
 from comity import ComityError, Model, load, train
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 MOODS = [text for text, _ in mood_rows(1000, 12)]
 PAIRS = [(a, b) for a, b, _ in alike_rows(1000, 10)]

@@ -167,7 +167,6 @@ def test_same_texts_as_first_or_second():
 @given(
     arrays.arrays(np.uint64, st.tuples(st.integers(1, 8), st.just(2)), elements=st.integers(0, 9))
 )
-@settings(deadline=None)
 def test_same_texts_are_rows_whose_sets_of_texts_intersect(keys):
     sets = [set(row) for row in keys.tolist()]
     expected = [[i != j and bool(a & b) for j, b in enumerate(sets)] for i, a in enumerate(sets)]
@@ -227,7 +226,7 @@ def test_bfloat16_embeddings_are_computed_in_float32(objective):
 
 @each_objective
 @given(st.integers(1, 7).flatmap(lambda rows: st.permutations(range(rows))), st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_order_of_the_rows_does_not_matter(objective, order, seed):
     batch = random_batch(len(order), seed=seed)
     permuted = objective(*(tensor[list(order)] for tensor in batch))

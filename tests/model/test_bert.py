@@ -94,7 +94,7 @@ def assert_equals_transformers(folder: Path, batch: Packed) -> None:
     assert not gradients
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(data=st.data())
 def test_any_small_bert_equals_transformers(write_checkpoint: Any, data: st.DataObject) -> None:
     heads = data.draw(st.integers(1, 4))

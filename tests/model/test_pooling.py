@@ -41,7 +41,7 @@ def expected_vectors(folder: Path, batch: Packed, pooling: str) -> Tensor:
     return vectors[pooling] if pooling in vectors else torch.cat([cls, mean], dim=1)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5))
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_vectors_equal_those_of_transformers(

@@ -95,7 +95,7 @@ def minilm_pair(minilm: Path) -> tuple[Tokenizer, Any]:
     return Tokenizer.from_folder(minilm), their_ids(minilm)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text())
 def test_any_text_equals_transformers(minilm_pair: tuple[Tokenizer, Any], text: str) -> None:
     ours, theirs = minilm_pair
@@ -424,6 +424,27 @@ def test_a_cased_vocabulary_is_read_as_set(
     assert plain.fingerprint == lower.fingerprint != cased.fingerprint
     cased.save(tmp_path / "saved", 128)
     assert Tokenizer.from_folder(tmp_path / "saved").fingerprint == cased.fingerprint
+
+
+def test_the_files_are_those_that_the_library_writes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    Tokenizer.from_folder(tiny_checkpoint).save(tmp_path / "ours", 128)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "ours" / "tokenizer.json"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    backend.model.save(str(tmp_path))
+    for name in ("tokenizer.json", "vocab.txt"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert (tmp_path / "vocab.txt").read_bytes() == (tiny_checkpoint / "vocab.txt").read_bytes()
+
+
+def test_a_vocabulary_with_an_empty_line_keeps_its_ids(
+    write_checkpoint: Any, tmp_path: Path
+) -> None:
+    tokens = [*CAPITALS[:5], "", "paris", "in"]
+    folder = write_checkpoint(tmp_path / "gap", tokens=tokens)
+    Tokenizer.from_folder(folder).save(tmp_path / "saved", 128)
+    assert (tmp_path / "saved" / "vocab.txt").read_text().split("\n") == [*tokens, ""]
+    loaded = transformers.BertTokenizer(str(tmp_path / "saved" / "vocab.txt"))
+    assert loaded.convert_tokens_to_ids(["paris", "in"]) == [6, 7]
 
 
 def test_an_uncased_vocabulary_that_is_not_lower_cased_gives_a_note(tiny_checkpoint: Path) -> None:

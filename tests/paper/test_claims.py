@@ -1,4 +1,4 @@
-"""Claims on rows: differences of means over seeds, their words, and what the page shows."""
+"""Claims on rows: differences of means over seeds, their verdicts, and what the page shows."""
 
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def test_the_words_of_claims(monkeypatch, runs):
         ("single", "low"),
         ("high", "missing"),
     )
-    words = [claim["word"] for claim in found]
-    assert words == ["holds", "reversed", "undecided", "one seed", "not run"]
+    verdicts = [claim["verdict"] for claim in found]
+    assert verdicts == ["holds", "reversed", "undecided", "one seed", "not run"]
     assert [claim["ours"] for claim in found[:3]] == pytest.approx([0.245, -0.245, 0.015])
     assert found[2]["seeds"] == {"near": [0, 1], "low": [0, 1, 2]}
     one_seed, not_run = found[3:]
@@ -83,7 +83,7 @@ def test_a_run_without_a_score_has_no_verdict(monkeypatch, runs, tmp_path):
     path.write_text(path.read_text().replace("0.9,", "nan,", 1))
     runs["high"][3] = bad
     (claim,) = checked(monkeypatch, runs, ("high", "low"))
-    assert (claim["word"], claim["p"], claim["ours"]) == ("no score", None, None)
+    assert (claim["verdict"], claim["p"], claim["ours"]) == ("no score", None, None)
 
 
 def test_the_page_shows_p_and_the_seeds_of_both_rows(monkeypatch, runs):

@@ -6,6 +6,7 @@ import random
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from comity.evaluation.compare import compare
 from comity.evaluation.floors import untouched_cosine
 from comity.evaluation.predictions import kept_predictions
 from comity.paper.claims import CLAIMS, TRUNCATED, check_claims
-from comity.paper.page import _command, page, pretrained_on, write_results
+from comity.paper.page import _commands, page, pretrained_on, write_results
 from comity.paper.reported import read_reported
-from comity.paper.rows import all_rows, check_tables, row_recipe, runs_of, setting
-from comity.paper.run import Kept, Paper, check_options
-from comity.runs import RunDirectory, is_finished
+from comity.paper.rows import TABLES, all_rows, check_tables, row_recipe, runs_of, setting
+from comity.paper.run import Call, Kept, Paper, check_options
+from comity.runs.directory import RunDirectory, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.setup import prepare
 
@@ -223,7 +224,7 @@ def test_three_of_the_papers_means_do_not_follow_from_their_rows():
 def test_every_claim_is_supported_by_the_papers_own_results():
     rows = all_rows(Recipe.load(setting("minilm")), COUNTS, 2.0)
     found = check_claims(rows, {}, read_reported())
-    assert {claim["word"] for claim in found} == {"not run"}
+    assert {claim["verdict"] for claim in found} == {"not run"}
     ours = [claim["worse"] for claim in found if claim["paper"] is None]
     assert ours == [TRUNCATED, *["surgery-sum"] * 4]
     assert all(claim["paper"] > 0 for claim in found if claim["paper"] is not None)
@@ -302,10 +303,10 @@ def test_the_page_has_every_row_claim_and_run(finished):
     assert "| Base all data | 0.48 | " in text
     assert "prints the mean 0.576, its scores give 0.570" in text
     assert text.count("| mean |") == sum(claim.task == "mean" for claim in CLAIMS)
-    words = {claim["claim"]: claim["word"] for claim in results["claims"]}
-    of_rates = {words.pop(f"the rate 1e-5 beats {rate}") for rate in ("8e-6", "2e-5")}
+    verdicts = {claim["claim"]: claim["verdict"] for claim in results["claims"]}
+    of_rates = {verdicts.pop(f"the rate 1e-5 beats {rate}") for rate in ("8e-6", "2e-5")}
     assert of_rates == {"one seed"}
-    assert set(words.values()) <= {"holds", "reversed", "undecided"}
+    assert set(verdicts.values()) <= {"holds", "reversed", "undecided"}
     assert text.count("| table3-surgery-seed") == 2
 
 
@@ -342,10 +343,14 @@ def test_runs_on_other_data_are_refused_whatever_is_trained_next(finished, data,
 
 def test_the_printed_command_is_what_a_shell_takes():
     kept = Kept("my model", 1.5, ['train.device="cpu"'], True, {})
-    assert shlex.split(_command(kept, {"row": {0: Path(), 2: Path()}})) == [
+    words = [
         *["comity", "paper", "--data", "DIR", "--encoder", "my model", "--epochs", "1.5"],
         *["--seeds", "2", "--out", "OUT", "--drop-leaks", "--set", 'train.device="cpu"'],
     ]
+    assert [shlex.split(c) for c in _commands(kept, {"row": {0: Path(), 2: Path()}})] == [words]
+    kept = replace(kept, calls=[Call(TABLES, 2), Call(("1", "figure"), 5)])
+    other = [*words[:9], "5", "--out", "OUT", "--table", "1", "figure", *words[12:]]
+    assert [shlex.split(command) for command in _commands(kept, {})] == [words, other]
 
 
 # --- slim runs ------------------------------------------------------------------------------------
@@ -387,6 +392,34 @@ def test_the_page_is_made_again_from_the_slim_runs_alone(finished, tmp_path, cap
     assert capsys.readouterr().out == text
     for name in ("results.md", "results.json"):
         assert (tmp_path / name).read_bytes() == (paper.options.out / name).read_bytes()
+
+
+def test_a_page_of_unfinished_runs_says_what_was_asked_for(finished, tmp_path, capsys):
+    results = shutil.copytree(finished[0].results, tmp_path / "results")
+    for run in results.glob("*-seed1"):
+        shutil.rmtree(run)
+    assert main(["paper", "--from", str(results), "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == {"asked": 25, "finished": 14}  # Table 2 has one seed
+    assert found["commands"][0].endswith(" --seeds 2 --out OUT")
+    assert "Finished: 14 of 25 runs." in (tmp_path / "results.md").read_text()
+    # Options of an earlier version do not say it.
+    assert "Finished:" not in page({**found, "runs": {"asked": None, "finished": 14}})
+
+
+def test_later_calls_add_to_what_was_asked_for(finished):
+    old, own = finished[0].options, Call(TABLES, 2)
+    options = check_options(old.data, old.out, old.encoder, ["1"], 1.0, seeds=3)
+    kept = Paper(options).kept
+    assert kept.calls == [own, Call(("1",), 3)]
+    assert len(kept.asked()) == 25 + 4
+    for calls, expected in (
+        ([Call(("1",), 2)], [own]),
+        ([Call(TABLES, 3)], [Call(TABLES, 3)]),
+        ([Call(("figure",), 2)], [own]),
+        ([Call(("other-reading",), 1)], [own, Call(("other-reading",), 1)]),
+    ):
+        assert replace(kept, calls=calls).after(finished[0].kept).calls == expected
 
 
 @pytest.mark.parametrize(
@@ -471,7 +504,9 @@ def test_an_interrupted_run_resumes_where_it_stopped(
         arguments = ["--data", data, "--encoder", tiny_checkpoint, "--out", options.out]
         arguments += ["--table", 3, "--epochs", 1, "--seeds", 1, "--quiet"]
         assert main(["paper", *map(str, arguments)]) == 130
-    assert (options.out / "results.md").read_text().count("table3-in-domain-seed0") == 1
+    written = (options.out / "results.md").read_text()
+    assert written.count("table3-in-domain-seed0") == 1
+    assert "--seeds 1 --out OUT --table 3\n\nFinished: 1 of 4 runs.\n" in written
     runs = tmp_path / "out" / "runs"
     assert is_finished(runs / "table3-in-domain-seed0")
     kept = (runs / "table3-in-domain-seed0" / "metrics.jsonl").read_bytes()
@@ -484,11 +519,10 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     for name in ("table3-surgery-seed0", "table3-contrastive-pair-seed0"):
         assert RunDirectory(runs / name).best() == RunDirectory(whole.runs / name).best()
     results = write_results(options.out)
-    words = {claim["claim"]: claim["word"] for claim in results["claims"]}
-    assert (
-        words["the shared model beats in-domain training on sentiment"] == "not run"
-    )  # it needs Table 1
-    assert words["surgery beats in-domain training on sentiment"] == "one seed"
+    verdicts = {claim["claim"]: claim["verdict"] for claim in results["claims"]}
+    # It needs Table 1.
+    assert verdicts["the shared model beats in-domain training on sentiment"] == "not run"
+    assert verdicts["surgery beats in-domain training on sentiment"] == "one seed"
 
 
 def test_the_plan_of_the_papers_own_setting(data, tmp_path, tiny_checkpoint):

@@ -1,5 +1,6 @@
 """The messages about errors in a recipe, word for word, and the names that keys had before."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,8 +8,20 @@ import tomli_w
 from tests.recipe.helpers import ALIKE, MOOD, changed, errors_of
 
 from comity import ComityError, Recipe
-from comity.recipe.messages import FROM_ELSEWHERE, RENAMED, RENAMED_VALUES, keys_of
-from comity.recipe.schema import EncoderSection, StageSection, TaskSection, TrainSection
+from comity.recipe.messages import (
+    FROM_ELSEWHERE,
+    RENAMED,
+    RENAMED_VALUES,
+    VALUES_FROM_ELSEWHERE,
+    keys_of,
+)
+from comity.recipe.schema import (
+    EncoderSection,
+    ObjectiveSection,
+    StageSection,
+    TaskSection,
+    TrainSection,
+)
 
 # Table, old name, new name.
 RENAMED_KEYS = [
@@ -241,6 +254,41 @@ def test_names_of_other_tools_lead_to_keys_and_are_no_keys():
     known = {key for s in (TrainSection, EncoderSection, TaskSection) for key in keys_of(s)}
     assert set(FROM_ELSEWHERE.values()) <= known
     assert not set(FROM_ELSEWHERE) & known
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "suggestion"),
+    [
+        ("tasks__mood__metric", "f1", '"macro_f1" or "micro_f1"'),
+        ("tasks__mood__metric", "F1-score", '"macro_f1" or "micro_f1"'),
+        ("tasks__mood__metric", "acc", '"accuracy"'),
+        ("tasks__mood__metric", "matthews_corrcoef", '"mcc"'),
+        ("tasks__mood__metric", "precision", '"macro_f1"'),
+        ("tasks__alike__metric", "mse", '"rmse"'),
+        ("tasks__alike__metric", "pearsonr", '"pearson"'),
+        ("tasks__alike__metric", "spearmanr", '"spearman"'),
+        ("tasks__mood__kind", "multiclass", '"classification"'),
+        ("train__balancer", "gradient surgery", '"pcgrad"'),
+        ("train__precision", "bfloat16", '"bf16"'),
+    ],
+)
+def test_a_value_of_another_tool_is_suggested(key, value, suggestion):
+    [error] = errors_of(changed(**{key: value}))
+    assert error.endswith(f'got "{value}"; did you mean {suggestion}?')
+
+
+def test_a_metric_without_a_counterpart_gets_the_list_alone():
+    [error] = errors_of(changed(tasks__mood__metric="roc_auc"))
+    assert "'macro_f1'" in error and error.endswith('got "roc_auc"')
+
+
+def test_values_of_other_tools_lead_to_values_and_are_no_values():
+    sections = (TrainSection, TaskSection, StageSection, ObjectiveSection)
+    fields = {name: field for s in sections for name, field in s.model_fields.items()}
+    for key, values in VALUES_FROM_ELSEWHERE.items():
+        choices = re.findall(r"'([^']+)'", str(fields[key].annotation))
+        assert {value for meant in values.values() for value in meant} <= set(choices), key
+        assert not set(values) & {choice.replace("-", "_") for choice in choices}, key
 
 
 def test_a_set_key_gets_the_same_suggestion(tmp_path):

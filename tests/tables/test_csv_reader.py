@@ -483,7 +483,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     table=st.integers(1, 4).flatmap(
         lambda width: st.lists(
@@ -519,7 +519,7 @@ def test_what_python_writes_is_read_back(
     assert messages or [row for _, row in rows] == want
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lines=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
 def test_an_unquoted_file_never_loses_a_line_without_an_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]]

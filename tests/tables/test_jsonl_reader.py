@@ -292,7 +292,7 @@ SCALARS: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     items=st.lists(st.tuples(SCALARS, st.lists(SCALARS.filter(lambda v: v is not None)))),
     ascii_only=st.booleans(),

@@ -199,7 +199,7 @@ def test_files_that_are_not_parquet(tmp_path: Path, content: bytes):
     assert messages[0].startswith(f"{path}: the file is not Parquet or is damaged")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cut=st.one_of(st.none(), st.integers(0, 1500)),
     flips=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=3),
@@ -225,7 +225,7 @@ def test_damaged_files_give_rows_or_one_error(
         assert all(str(path) in message for message in error.messages)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1),
     kind=st.sampled_from(

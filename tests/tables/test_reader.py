@@ -219,6 +219,13 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     one_error(tmp_path / "zzz.parquet", ["text"], "no such file")
     message = one_error(tmp_path / "none.csv", ["text"], "no such file")
     assert "rain" not in message  # no suggestion because of the extension alone
+    (tmp_path / "rian.png").touch()  # no table, and the next one is no file
+    (tmp_path / "rian2.csv").mkdir()
+    message = one_error(tmp_path / "rian.csv", ["text"], "no such file")
+    assert message.endswith('; did you mean "rain.csv"?')
+    message = one_error(tmp_path / "rian.tsv", ["text"], "no such file")
+    assert message.endswith("; check the path")
+    one_error(tmp_path / "rain.json", ["text"], "no such file", 'did you mean "rain.csv"')
     one_error(tmp_path / "nowhere" / "rain.csv", ["text"], "no folder")
     (tmp_path / "folder.csv").mkdir()
     one_error(tmp_path / "folder.csv", ["text"], "is a folder")
@@ -481,7 +488,7 @@ SEEDS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     ending=st.sampled_from(sorted(SEEDS)),
     cut=st.one_of(st.none(), st.integers(0, 60)),

@@ -2,7 +2,7 @@
 
 import io
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
@@ -27,7 +27,6 @@ def rendered(rows, width: int) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(24, 120))
 def test_no_number_is_cut_and_no_line_too_long(rows, width):
     lines = rendered(rows, width)

@@ -3,17 +3,17 @@
 import pytest
 
 from comity.data.task_sampling import PlanCounts
-from comity.runs import (
+from comity.runs.entries import (
     BestModel,
     BestOfTask,
     EvaluationEntry,
-    Machine,
     PairConflict,
     RecordedEvaluation,
     RecordedScore,
-    RunSummary,
     StageConflictEntry,
 )
+from comity.runs.facts import Machine
+from comity.runs.summary import RunSummary
 from comity.terminal.views import show_plan, show_run, show_series, show_sweep
 from comity.training.plan import PlannedRun, PlanSummary, SeriesPlan, StageSummary
 

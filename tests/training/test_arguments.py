@@ -8,7 +8,7 @@ from tests.helpers import alike_rows, mood_rows, two_tasks, write_two_tasks
 
 from comity import ComityError, Recipe, load, train
 from comity.evaluation.predictions import kept_predictions
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.training.arguments import resolve
 
 pandas = pytest.importorskip("pandas")

@@ -81,7 +81,6 @@ def test_three_gradients_by_hand_in_two_orders():
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_equals_the_published_algorithm_on_full_vectors(case):
     gradients, orders = case
     expected = published_algorithm(gradients, orders)
@@ -89,7 +88,6 @@ def test_equals_the_published_algorithm_on_full_vectors(case):
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_equals_torchjd_with_the_same_order(case):
     gradients, orders = case
     # torchjd divides by zero for a zero gradient.
@@ -105,21 +103,18 @@ def test_equals_torchjd_with_the_same_order(case):
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_pcgrad_without_conflict_is_the_sum(case):
     gradients, orders = case
     assert weights_of(np.abs(gradients), orders).tolist() == [1.0] * len(gradients)
 
 
 @given(gradients_and_orders(most=2))
-@settings(deadline=None)
 def test_pcgrad_of_two_gradients_conflicts_with_neither(case):
     gradients, orders = case
     assert (gradients @ (weights_of(gradients, orders) @ gradients) >= -1e-9).all()
 
 
 @given(gradients_and_orders(), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
-@settings(deadline=None)
 def test_scaling_all_gradients_does_not_change_the_weights(case, scale):
     gradients, orders = case
     expected = weights_of(gradients, orders)
@@ -127,7 +122,6 @@ def test_scaling_all_gradients_does_not_change_the_weights(case, scale):
 
 
 @given(gradients_and_orders(), st.sampled_from([0.25, 8.0]))
-@settings(deadline=None)
 def test_scaling_one_gradient_scales_only_its_own_projection(case, scale):
     gradients, orders = case
     longer = gradients.copy()
@@ -273,7 +267,6 @@ def test_gradvac_keeps_gradients_whose_cosine_is_above_the_target():
 
 
 @given(seeds)
-@settings(deadline=None)
 def test_gradvac_equals_the_published_algorithm_on_full_vectors_over_steps(seed):
     gradients, orders, averages = random_case(seed)
     state = {"cosines": torch.from_numpy(averages)}
@@ -287,7 +280,6 @@ def test_gradvac_equals_the_published_algorithm_on_full_vectors_over_steps(seed)
 
 
 @given(seeds)
-@settings(deadline=None)
 def test_gradvac_raises_the_cosine_of_two_gradients_to_the_target(seed):
     gradients, _, averages = random_case(seed, most=2)
     gramian = torch.from_numpy(gradients @ gradients.T)
@@ -300,7 +292,6 @@ def test_gradvac_raises_the_cosine_of_two_gradients_to_the_target(seed):
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_the_first_step_of_gradvac_equals_pcgrad(case):
     gradients, orders = case
     weights, _ = gradvac(torch.from_numpy(gradients @ gradients.T), orders, {})
@@ -309,7 +300,6 @@ def test_the_first_step_of_gradvac_equals_pcgrad(case):
 
 
 @given(seeds)
-@settings(deadline=None)
 def test_gradvac_equals_torchjd_with_the_same_order(seed):
     gradients, orders, _ = random_case(seed)
     theirs, state = GradVacWeighting(beta=0.01, eps=0.0), {}
@@ -326,7 +316,6 @@ def test_gradvac_equals_torchjd_with_the_same_order(seed):
 
 
 @given(gradients_and_orders(), seeds)
-@settings(deadline=None)
 def test_gradvac_stays_finite_and_its_averages_are_cosines(case, seed):
     gradients, orders = case
     averages = np.random.default_rng(seed).choice([-1.0, 0.0, 0.5, 1.0], (len(gradients),) * 2)
@@ -411,7 +400,6 @@ def test_mgda_of_two_gradients_by_hand():
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_mgda_is_the_shortest_average_and_conflicts_with_no_gradient(case):
     gradients = nonzero(case[0])
     weights = weights_from("mgda", gradients)
@@ -433,7 +421,6 @@ def test_imtl_g_of_two_gradients_by_hand():
 
 
 @given(seeds)
-@settings(deadline=None)
 def test_imtl_g_projects_equally_onto_every_gradient(seed):
     gradients, _, _ = random_case(seed)
     weights = weights_from("imtl-g", gradients)
@@ -446,7 +433,6 @@ def test_imtl_g_projects_equally_onto_every_gradient(seed):
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_cagrad_lies_in_the_ball_and_its_worst_task_gains_at_least_as_with_the_mean(case):
     gradients = nonzero(case[0])
     weights = weights_from("cagrad", gradients)
@@ -504,7 +490,6 @@ def test_upgrad_of_two_gradients_by_hand():
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_upgrad_is_the_mean_of_the_projections_and_conflicts_with_no_gradient(case):
     gradients = nonzero(case[0])
     weights = weights_from("upgrad", gradients)
@@ -517,7 +502,6 @@ def test_upgrad_is_the_mean_of_the_projections_and_conflicts_with_no_gradient(ca
 
 
 @given(gradients_and_orders())
-@settings(deadline=None)
 def test_upgrad_without_conflict_is_the_mean(case):
     gradients = np.abs(case[0])
     gradients = gradients[gradients.any(axis=1)]
@@ -551,7 +535,7 @@ def test_weights_are_finite_for_a_singular_gramian(name, rows):
 
 @pytest.mark.parametrize("name", TORCHJD)
 @given(seed=seeds)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_zero_gradient_does_not_change_the_other_weights(name, seed):
     gradients, _, _ = random_case(seed)
     more = np.insert(gradients, 1, 0, axis=0)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter
 from scipy import stats
+from tests.helpers import number
 
+from comity.training.balancers import pcgrad
 from comity.training.conflict import ConflictMonitor, cosines, expected_cosine, holm_intervals
 
 TASKS = ["one", "two", "three"]
@@ -100,7 +102,7 @@ def test_the_interval_of_one_pair_is_a_t_interval_over_ten_blocks():
 
 
 @given(hnp.arrays(np.float64, (4, 40), elements=st.floats(-1, 1, width=32)), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_intervals_exclude_0_where_holm_rejects_it(series, shifted):
     series = series + np.random.default_rng(0).normal(size=series.shape)
     series[shifted] -= 1.0
@@ -175,8 +177,9 @@ def test_a_probe_by_hand():
     # First batches (3, 4) and (0, 2), second batches (4, 3) and (0, -1).
     first, second = np.array([[3.0, 4], [0, 2]]), np.array([[4.0, 3], [0, -1]])
     monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=False)
-    norms = (first**2).sum(1), (second**2).sum(1)
-    entry = monitor.observe_probe(7, first @ second.T, *norms)
+    monitor.layers = ["layer 1"]
+    norms = [(first**2).sum(1)], [(second**2).sum(1)]
+    entry = monitor.observe_probe(7, [first @ second.T], *norms)
     assert entry is not None
     assert (entry.step, entry.tasks, entry.steps) == (7, ["a", "b"], None)
     assert entry.reliability == pytest.approx([0.96, -1])
@@ -190,7 +193,8 @@ def test_a_probe_by_hand():
 
 def test_a_zero_gradient_has_no_cosine():
     monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=False)
-    entry = monitor.observe_probe(1, [[4.0, 0], [0, 0]], [4, 0], [4, 1])
+    monitor.layers = ["layer 1"]
+    entry = monitor.observe_probe(1, [[[4.0, 0], [0, 0]]], [[4, 0]], [[4, 1]])
     assert entry is not None
     assert entry.reliability == [1, None]
     assert entry.cosines == [[1, None], [None, 1]]
@@ -204,7 +208,7 @@ def test_a_zero_gradient_has_no_cosine():
 def test_gradients_that_are_not_finite_are_left_out():
     monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=True)
     monitor.observe_step(["a", "b"], [[1, np.nan], [np.nan, 1]])
-    assert monitor.observe_probe(1, [[1, np.inf], [1, 1]], [1, 1], [1, 1]) is None
+    assert monitor.observe_probe(1, [[[1, np.inf], [1, 1]]], [[1, 1]], [[1, 1]]) is None
     assert (monitor.steps, monitor.probes) == ([[]], [])
 
 
@@ -241,13 +245,120 @@ def test_every_step_is_logged_in_one_mean():
 def test_a_monitor_survives_a_checkpoint():
     monitor = stepwise(noisy(directions(-0.3, 0, 0.3), 1, 30, 0))
     monitor.steps_entry(30)
-    monitor.observe_probe(30, np.eye(3), [1, 1, 0], [1, 1, 1])
+    monitor.observe_weights(TASKS, np.eye(3) - 0.1, [1.1, 0.9, 1.0])
+    monitor.layers = ["layer 1"]
+    monitor.observe_probe(30, [np.eye(3)], [[1, 1, 0]], [[1, 1, 1]])
     saved = json.loads(json.dumps(asdict(monitor)))
     assert TypeAdapter(ConflictMonitor).validate_python(saved) == monitor
 
 
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def test_layers_of_a_probe_by_hand():
+    """Two layers of two columns: the cosines of the slices, and parts that add up to the whole."""
+    first = np.array([[3.0, 4, 1, 0], [0, 2, 0, 0]])
+    second = np.array([[4.0, 3, 0, 1], [0, -1, 2, 0]])
+    slices = (slice(0, 2), slice(2, 4))
+    monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=False)
+    monitor.layers = ["embeddings", "layer 1"]
+    entry = monitor.observe_probe(
+        7,
+        [first[:, of] @ second[:, of].T for of in slices],
+        [(first[:, of] ** 2).sum(1) for of in slices],
+        [(second[:, of] ** 2).sum(1) for of in slices],
+    )
+    assert entry is not None
+    # Embeddings: as in the probe above. Layer 1: a's first with b's second is (1, 0) with (2, 0),
+    # but b's first is zero there.
+    assert entry.layers == {"embeddings": [-0.1], "layer 1": [None]}
+    (pair,) = monitor.summary(7, 0, "stage 1", None).pairs
+    embeddings, layer = pair.layers
+    assert (embeddings.layer, embeddings.observed) == ("embeddings", 1)
+    assert (layer.layer, layer.observed, layer.cosine) == ("layer 1", 0, None)
+    # Whole gradients: |a| = 26 ** 0.5 twice, |b| = 2 and 5 ** 0.5.
+    lengths = 26**0.5 * 5**0.5, 26**0.5 * 2
+    assert embeddings.part == pytest.approx((-4 / lengths[0] + 6 / lengths[1]) / 2, abs=1e-6)
+    assert layer.part == pytest.approx((2 / lengths[0] + 0) / 2, abs=1e-6)
+    assert pair.cosine == pytest.approx(number(embeddings.part) + number(layer.part), abs=3e-6)
+
+
+def test_a_layer_that_conflicts_is_found_next_to_one_that_does_not():
+    monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=True)
+    monitor.layers = ["embeddings", "layer 1"]
+    draws = np.random.default_rng(0)
+    for step in range(40):
+        cosines_of_step = draws.normal([0.0, -0.4], 0.1)
+        products = [np.array([[1, cosine], [cosine, 1]]) for cosine in cosines_of_step]
+        monitor.observe_probe(step, products, np.ones((2, 2)), np.ones((2, 2)))
+    (pair,) = monitor.summary(40, 0, "stage 1", None).pairs
+    quiet, loud = pair.layers
+    assert (quiet.conflicts, loud.conflicts) == (False, True)
+    assert number(loud.low) < -0.4 < number(loud.high) < 0
+    assert number(quiet.low) < 0 < number(quiet.high)
+    assert loud.observed == 40
+
+
+# --- the balancer ---------------------------------------------------------------------------------
+
+
+def test_what_a_balancer_does_by_hand():
+    """Two gradients, (2, 0) and (-1, 1), and PCGrad's weights: the projections, added."""
+    gradients = np.array([[2.0, 0], [-1, 1]])
+    gramian = gradients @ gradients.T
+    weights, _ = pcgrad(torch.from_numpy(gramian), [[1], [0]], {})
+    update = weights.numpy() @ gradients
+    plain = gradients.sum(0)
+    assert update == pytest.approx([1, 2])  # (1, 1) + (0, 1)
+    monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=True)
+    monitor.observe_step(["a", "b"], gramian)
+    monitor.observe_weights(["a", "b"], gramian, weights.tolist())
+    # A step without conflict: nothing is changed.
+    monitor.observe_step(["b", "a"], np.eye(2))
+    monitor.observe_weights(["b", "a"], np.eye(2), [1.0, 1.0])
+
+    def cosine(one, other):
+        return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+    entry = monitor.steps_entry(2)
+    assert entry is not None
+    expected = (weights.numpy() + 1) / 2
+    assert entry.weights == pytest.approx(expected, abs=1e-6)
+    found = monitor.summary(2, 0, "stage 1", None, "pcgrad")
+    assert (found.balancer, found.changed) == ("pcgrad", 0.5)
+    assert found.turned == pytest.approx((cosine(plain, update) + 1) / 2)
+    for number_, effect in enumerate(found.effects):
+        own = gradients[number_]
+        assert (effect.task, effect.steps) == ("ab"[number_], 2)
+        assert effect.weight == pytest.approx(expected[number_])
+        assert effect.sum_cosine == pytest.approx((cosine(own, plain) + 0.5**0.5) / 2)
+        assert effect.update_cosine == pytest.approx((cosine(own, update) + 0.5**0.5) / 2)
+        assert effect.update_opposed == 0
+
+
+def test_a_gradient_that_the_sum_opposes():
+    """The sum of (3, 0) and (-1, 1) is (2, 1), which goes against the second."""
+    gradients = np.array([[3.0, 0], [-1, 1]])
+    gramian = gradients @ gradients.T
+    weights, _ = pcgrad(torch.from_numpy(gramian), [[1], [0]], {})
+    monitor = ConflictMonitor.of_stage(["a", "b"], from_steps=True)
+    monitor.observe_weights(["a", "b"], gramian, weights.tolist())
+    effects = monitor.summary(1, 0, "stage 1", None, "pcgrad").effects
+    assert [effect.sum_opposed for effect in effects] == [0, 1]
+    assert [effect.update_opposed for effect in effects] == [0, 0]
+
+
+def test_without_weights_there_is_no_effect():
+    one_row = ConflictMonitor.of_stage(["a", "b"], from_steps=False)
+    one_row.observe_weights(["a", "b"], [[1.0]], [1.0])
+    apart = ConflictMonitor.of_stage(["a", "b"], from_steps=True)
+    apart.observe_weights(["a", "b"], [[1, np.nan], [np.nan, 1]], [])
+    for monitor in (one_row, apart):
+        found = monitor.summary(1, 0, "stage 1", None, "sum")
+        assert (found.effects, found.changed, found.turned) == ([], None, None)
+
+
 @given(hnp.arrays(np.float64, (3, 4), elements=st.floats(-10, 10, width=16)))
-@settings(deadline=None)
 def test_cosines_equal_torch(gradients):
     lengths = np.linalg.norm(gradients, axis=1)
     found = cosines(gradients @ gradients.T, lengths**2, lengths**2)

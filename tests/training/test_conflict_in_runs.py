@@ -2,15 +2,26 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from tests.helpers import stop_after_step, stop_at_evaluation, two_tasks, write_two_tasks
+from tests.helpers import (
+    number,
+    stop_after_step,
+    stop_at_evaluation,
+    two_tasks,
+    write_two_tasks,
+)
 from tests.training.test_trainer import same, weights
 
 from comity import train
-from comity.runs import ConflictEntry, RunDirectory, StageConflictEntry, run_summary
+from comity.evaluation.evaluate import task_outputs
+from comity.files import read_record, write_record
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, StageConflictEntry
+from comity.runs.summary import run_summary
 from comity.training.plan import memory
 from comity.training.setup import prepare
 from comity.training.task_gradients import TaskGradients
@@ -49,6 +60,58 @@ def test_probes_change_nothing(folder, tmp_path, tiny_checkpoint, changes):
     without, with_probes = (probes(run) for run in runs)
     assert not without
     assert [entry.step for entry in with_probes] == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize("every", [0, 1, 3, 7])
+def test_the_number_of_probes_of_a_plan(folder, tmp_path, tiny_checkpoint, every):
+    stages = [{"steps": 4}, {"steps": 3, "tasks": ["mood"]}, {"steps": 3}, {"steps": 1}]
+    recipe = two_tasks(
+        tiny_checkpoint, train__conflict_every=every, train__epochs=..., stages=stages
+    )
+    plans = Trainer(prepare(recipe, folder)).plans
+    counts = [plan.probes(before, every) for plan, before in zip(plans, (0, 4, 7, 10), strict=True)]
+    steps = [entry.step for entry in probes(train(recipe, folder, tmp_path / "run"))]
+    ends = ((1, 4), (5, 7), (8, 10), (11, 11))
+    assert counts == [sum(first <= s <= last for s in steps) for first, last in ends]
+    assert counts[1] == 0  # one task
+
+
+def test_the_estimated_time_has_steps_probes_and_evaluations(folder, tiny_checkpoint, monkeypatch):
+    """On a clock by which a token of a step takes 1 s, a probe 100 s, a token of dev 0.1 s."""
+    recipe = two_tasks(
+        tiny_checkpoint, train__epochs=..., train__steps=90, train__conflict_every=10,
+        train__evaluate_every=30, train__eval_train_rows=7,
+    )  # fmt: skip
+    monkeypatch.setattr("comity.training.trainer.TIMED_ROWS", 3)
+    trainer = Trainer(prepare(recipe, folder))
+    now = [0.0]
+    monkeypatch.setattr("comity.training.trainer.time.perf_counter", lambda: now[0])
+    fill, measure = trainer._fill, trainer._measure
+
+    def tokens(name, split):
+        return split.lengths(trainer.model.tasks[name].views, 128).sum()
+
+    def timed_fill(plan, batches, *keys):
+        now[0] += sum(batch.tokens for batch in batches)
+        return fill(plan, batches, *keys)
+
+    def timed_measure(plan):
+        now[0] += 100
+        return measure(plan)
+
+    def timed_outputs(model, name, split, *rest):
+        now[0] += tokens(name, split) / 10
+        return task_outputs(model, name, split, *rest)
+
+    monkeypatch.setattr(trainer, "_fill", timed_fill)
+    monkeypatch.setattr(trainer, "_measure", timed_measure)
+    monkeypatch.setattr("comity.training.trainer.task_outputs", timed_outputs)
+    trained = sum(count.tokens for count in trainer.plans[0].counts)
+    dev = sum(tokens(name, data.dev) for name, data in trainer.prepared.tasks.items())
+    sample = sum(tokens(*item) for item in trainer.train_samples.items())
+    # Probes come after steps 1, 10, 20, ..., 90.
+    expected = trained + 10 * 100 + 3 * (dev + sample) / 10
+    assert trainer.time_left() == pytest.approx(expected)
 
 
 def probes(run: RunDirectory) -> list[ConflictEntry]:
@@ -111,6 +174,72 @@ def test_a_probe_compares_gradients_of_plain_autograd(folder, tmp_path, tiny_che
     assert np.ravel(products) == pytest.approx(
         [float(a @ b) for a in (mood, alike) for b in (other_mood, other_alike)], rel=1e-4
     )
+    names = ["embeddings", "layer 1", "layer 2", "pooler"]
+    assert list(entry.layers or {}) == names[{"nothing": 0, "embeddings": 1, 1: 2}[frozen] :]
+    (pair,) = trainer.progress.conflict.summary(1, 0, "stage 1", None).pairs
+    assert sum(number(layer.part) for layer in pair.layers) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_checkpoint_without_layers_can_be_resumed(folder, tmp_path, tiny_checkpoint):
+    """As earlier versions wrote it: later probes have layers, and only they are counted."""
+    changes = {"train__steps": 6, "train__epochs": ..., "train__conflict_every": 2}
+    recipe = two_tasks(
+        tiny_checkpoint, train__balancer="pcgrad", train__evaluate_every=3, **changes
+    )
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(prepare(recipe, folder), stop_after_step(5)).run(run)
+    checkpoint = run.usable_checkpoint()[0]
+    values = read_record(checkpoint / "state.json")
+    conflict = values["progress"]["conflict"]
+    for name in ("layers", "effects", "turn", "weights"):
+        del conflict[name]
+    for probe in conflict["probes"]:
+        del probe["layers"], probe["parts"]
+
+    def save(building):
+        shutil.copy(checkpoint / "state.safetensors", building)
+        write_record(building / "state.json", values)
+
+    run.write_checkpoint(3, save)
+    resumed = train(recipe, folder, run.path, resume=True)
+    last = resumed.entries(StageConflictEntry)[-1]
+    assert (last.probes, last.pairs[0].observed) == (4, 6)  # probes at steps 1, 2, 4 and 6
+    assert {layer.observed for layer in last.pairs[0].layers} == {2}
+    assert [effect.steps for effect in last.effects] == [3, 3]
+
+
+def test_a_run_records_what_the_balancer_did(folder, tmp_path, tiny_checkpoint, monkeypatch):
+    weighed, weigh = [], Trainer._weigh
+
+    def recorded(self, plan, tasks, gramian):
+        found = weigh(self, plan, tasks, gramian)
+        weighed.append((gramian.numpy(), np.array(found[0])))
+        return found
+
+    monkeypatch.setattr(Trainer, "_weigh", recorded)
+    changes = {"train__steps": 7, "train__epochs": ..., "train__evaluate_every": 3}
+    recipe = two_tasks(tiny_checkpoint, train__balancer="pcgrad", **changes)
+    run = train(recipe, folder, tmp_path / "run")
+    weights = np.array([weight for _, weight in weighed])
+    entries = [entry for entry in run.entries(ConflictEntry) if entry.steps is not None]
+    for entry, span in zip(entries, (weights[:3], weights[3:6], weights[6:]), strict=True):
+        assert entry.weights == pytest.approx(span.mean(0), abs=1e-6)
+    last = run.entries(StageConflictEntry)[-1]
+    assert last.balancer == "pcgrad"
+    conflicts = [gramian[0, 1] < 0 for gramian, _ in weighed]
+    assert last.changed == pytest.approx(np.mean(conflicts))
+    assert [effect.weight for effect in last.effects] == pytest.approx(weights.mean(0))
+    for row, effect in enumerate(last.effects):
+        against = [(gramian @ weight)[row] < -1e-9 for gramian, weight in weighed]
+        assert effect.update_opposed == np.mean(against)
+        assert effect.sum_opposed == np.mean([g[row].sum() < 0 for g, _ in weighed])
+
+
+def test_a_sum_has_no_weights_to_record(folder, tmp_path, tiny_checkpoint):
+    run = train(two_tasks(tiny_checkpoint, train__balancer="sum"), folder, tmp_path / "run")
+    last = run.entries(StageConflictEntry)[-1]
+    assert (last.balancer, last.effects, last.changed) == ("sum", [], None)
 
 
 def test_steps_are_logged_where_they_were_measured(folder, tmp_path, tiny_checkpoint, monkeypatch):

@@ -133,6 +133,45 @@ def test_rows_and_gramian_equal_autograd(trainer):
     torch.testing.assert_close(heads, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("frozen", ["nothing", "embeddings", 1])
+def test_products_of_each_layer_equal_autograd(tmp_path, tiny_checkpoint, frozen):
+    """Between two steps of other rows: dense gradients of autograd, sorted by parameter name."""
+    write_two_tasks(tmp_path)
+    changes = {"encoder__dropout": 0.0, "train__freeze": frozen}
+    trainer = make_trainer(tmp_path, tiny_checkpoint, **changes)
+    first = first_batches(trainer)
+    second = trainer._batches(trainer.plans[0], [PlannedBatch(task, 1) for task in (1, 0)])
+    other = Gradients(trainer.flat, 2, trainer.gradients.frozen_layers)
+    trainer.task_gradients[0].fill(trainer.gradients, first, False, 0)
+    trainer.task_gradients[0].fill(other, second, False, 0)
+    plain = [[plain_gradients(trainer, batch) for batch in step] for step in (first, second)]
+    prefixes = {1: "encoder.layers.0.", 2: "encoder.layers.1.", 3: "encoder.pooler."}
+    names = [owned.name for owned in trainer.flat.parameters if owned.owner == SHARED]
+    members = {n: [name for name in names if name.startswith(p)] for n, p in prefixes.items()}
+    members[0] = sorted(set(names) - {name for group in members.values() for name in group})
+    assert "encoder.word_embeddings" in members[0]
+    lowest = {"nothing": 0, "embeddings": 1, 1: 2}[frozen]
+    assert trainer.gradients.layers == list(range(lowest, 4))
+
+    def dense(gradients: dict[str, torch.Tensor], layer: int) -> torch.Tensor:
+        return torch.cat([gradients[name].flatten() for name in members[layer]]).double()
+
+    def expected(left: int, right: int) -> torch.Tensor:
+        return torch.stack(
+            [
+                torch.stack([dense(g, layer) for g in plain[left]])
+                @ torch.stack([dense(g, layer) for g in plain[right]]).T
+                for layer in range(lowest, 4)
+            ]
+        )
+
+    found = trainer.gradients.products(other)
+    torch.testing.assert_close(found, expected(0, 1), rtol=1e-4, atol=1e-6)
+    own = trainer.gradients.products(trainer.gradients)
+    torch.testing.assert_close(own, expected(0, 0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(own.sum(0), trainer.gradients.gramian(), rtol=1e-6, atol=1e-9)
+
+
 def test_the_gramian_of_long_rows_is_exact_to_the_sixth_digit(trainer):
     gradients = Gradients(trainer.flat, 3)
     gradients.rows = torch.randn(3, 3_000_017, generator=torch.Generator().manual_seed(1))

@@ -27,7 +27,7 @@ def by_hand(theta, gradients, rate, betas, eps, weight_decay):
 
 
 @pytest.mark.parametrize("update", UPDATES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=8),
     st.floats(-2, 2, width=32),

@@ -17,7 +17,7 @@ from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, to_packed
 from comity.model.parameters import SHARED
 from comity.model.reference import padded_forward
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.training.balancers import draw_orders
 from comity.training.plan import StagePlan
 from comity.training.setup import prepare

@@ -23,7 +23,9 @@ from tests.helpers import (
 from comity import ComityError, Recipe, load, train
 from comity.cli.main import main
 from comity.evaluation.evaluate import task_outputs
-from comity.runs import EndEntry, EvaluationEntry, RunDirectory, run_summary
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import EndEntry, EvaluationEntry
+from comity.runs.summary import run_summary
 from comity.training.events import Event, Resumed, StopRequested
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW
@@ -325,7 +327,7 @@ def test_a_finished_run_reads_and_writes_nothing(recipe, whole):
 
 
 def test_an_extended_run_is_a_run_of_the_extended_recipe(data, recipe, whole, tmp_path):
-    """Extended by 2 steps and interrupted in them; and extended while it was unfinished."""
+    """Extended by 2 steps and interrupted in them."""
     longer = extended(recipe, {"steps": 2})
     assert [(stage.steps, stage.lr) for stage in longer.stages] == [
         (4, 1e-3), (4, 5e-4), (2, 5e-4)
@@ -336,6 +338,9 @@ def test_an_extended_run_is_a_run_of_the_extended_recipe(data, recipe, whole, tm
         stop = signal_after_step(9)
         train(recipe, data, run.path, resume=True, extend={"steps": 2}, on_event=stop)
     assert "unfinished: step 9 of 10" in run_summary(run).status
+    assert run.recipe() == longer
+    with pytest.raises(ComityError, match="cannot be extended yet; first finish it with comity"):
+        train(longer, data, run.path, resume=True, extend={"steps": 2})  # the command again
     assert run.recipe() == longer
     assert_same(train(longer, data, run.path, resume=True), expected)
     assert [end.step for end in run.entries(EndEntry)] == [10]

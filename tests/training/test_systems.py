@@ -25,7 +25,8 @@ from comity.losses.task_losses import uncertainty_weighted
 from comity.model.heads import HeadLayer
 from comity.model.masked_lm import mask_words
 from comity.model.multitask import MASKED
-from comity.runs import ConflictEntry, EndEntry, EvaluationEntry, RunDirectory, TrainEntry
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, EndEntry, EvaluationEntry, TrainEntry
 from comity.targets import Target
 from comity.terminal.views import show_plan
 from comity.training.balancers import BALANCERS

@@ -24,14 +24,9 @@ from tests.helpers import (
 from comity import ComityError, Recipe, load, train
 from comity.data.task_sampling import PlanCounts
 from comity.evaluation.evaluate import task_outputs
-from comity.runs import (
-    ConflictEntry,
-    EndEntry,
-    EvaluationEntry,
-    RunDirectory,
-    SkippedEntry,
-    run_summary,
-)
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import ConflictEntry, EndEntry, EvaluationEntry, SkippedEntry
+from comity.runs.summary import run_summary
 from comity.training.events import Evaluated, Event, Planned, StepSkipped
 from comity.training.plan import plan_stage
 from comity.training.setup import prepare
@@ -89,8 +84,8 @@ def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, train__balancer="pcgrad", **changes)
     run = train(recipe, folder, tmp_path / "run")
     names = {path.name.split("-")[0] for path in run.path.iterdir()}
-    assert names == {"recipe.toml", "run.json", "metrics.jsonl", "predictions", "best.json", "best",
-                     "checkpoint"}  # fmt: skip
+    assert names == {"recipe.toml", "run.json", "data.json", "metrics.jsonl", "predictions",
+                     "best.json", "best", "checkpoint"}  # fmt: skip
     assert run.recipe() == recipe
     evaluations = run.entries(EvaluationEntry)
     assert [entry.step for entry in evaluations] == [20, 40, 60, 80, 100, 120, 121]

@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from comity.cli.options import Commands, add_command, add_json, print_json
+from comity.cli.options import (
+    Commands,
+    add_command,
+    add_json,
+    add_reading,
+    naming_options,
+    print_json,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,7 +41,10 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--output", type=Path, required=True, help="output file; the extension sets the format"
     )
-    _add_reading(command)
+    add_reading(command, "FILE", "detected")
+    command.add_argument(
+        "--no-header", action="store_true", help="FILE has no header; columns are numbered from 0"
+    )
     command.add_argument(
         "--batch-size", type=int, default=32, help="texts translated together (default: 32)"
     )
@@ -56,20 +66,7 @@ def add_parser(commands: Commands) -> None:
     add_json(command)
 
 
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    """Options for how FILE is read."""
-    command.add_argument(
-        "--delimiter", help='delimiter of FILE: one character or "tab" (default: detected)'
-    )
-    command.add_argument("--encoding", help="encoding of FILE, such as cp1252 (default: detected)")
-    command.add_argument(
-        "--no-header", action="store_true", help="FILE has no header; columns are numbered from 0"
-    )
-    command.add_argument(
-        "--no-quoting", action="store_true", help="treat quote characters in FILE as text"
-    )
-
-
+@naming_options()
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.data.augment import augment, check_augment
@@ -82,11 +79,11 @@ def run(options: argparse.Namespace) -> int:
         int(column) if options.no_header and column.isdecimal() else column
         for column in options.column
     ]
-    quoting = False if options.no_quoting else None
+    header = not options.no_header
     settings: dict[str, Any] = {
         "batch_size": options.batch_size,
         "drop_similar": options.drop_similar,
-        "format": TableFormat(options.delimiter, not options.no_header, quoting, options.encoding),
+        "format": TableFormat(options.delimiter, header, options.quoting, options.encoding),
     }
     # Before the translators, which may have to be downloaded.
     check_augment(options.file, columns, options.output, **settings)

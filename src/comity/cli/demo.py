@@ -3,20 +3,23 @@
 import argparse
 from pathlib import Path
 
-from comity.cli.options import Commands, add_command, add_set
+from comity.cli.options import Commands, add_command, add_json, add_quiet, add_set, show
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command's parser."""
     help = "train three small tasks that come with comity"
     command = add_command(commands, "demo", run, help)
-    command.add_argument("--out", type=Path, help="keep the run here (default: a temporary folder)")
+    command.add_argument("--out", type=Path, help="keep the run here (default: demo-run)")
     add_set(command)
+    add_json(command)
+    add_quiet(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from comity.demo.show import run_demo
+    from comity.demo.show import run_demo, show_demo
 
-    run_demo(options.out, options.set, options.command_line)
-    return 0
+    quiet = options.quiet or options.json
+    demo = run_demo(options.out, options.set, quiet, options.command_line)
+    return show(demo.to_dict() if options.json else demo, show_demo, options.json)

@@ -2,8 +2,20 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from comity.cli.options import Commands, add_command, add_json, print_json
+from comity.cli.options import (
+    Commands,
+    add_command,
+    add_json,
+    add_reading,
+    naming_options,
+    print_json,
+)
+from comity.errors import ComityError
+
+if TYPE_CHECKING:
+    from comity.inference.model import Evaluations
 
 
 def add_parser(commands: Commands) -> None:
@@ -19,31 +31,56 @@ def add_parser(commands: Commands) -> None:
         help="a labelled file, for every task whose columns it has (default: the dev sets)",
     )
     command.add_argument("--task", help="evaluate only this task (default: all)")
+    add_reading(command, "FILE", "the recipe's")
     add_json(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from comity.inference.model import load
+    from comity.evaluation.evaluate import trained_on
+    from comity.runs.directory import RunDirectory
     from comity.terminal.views import show_evaluation, show_scores, tell
     from comity.terminal.waiting import Waiting
 
-    model = load(options.run_directory)
-    with Waiting("evaluating"):
-        if options.task is not None:
-            evaluations = {options.task: model.evaluate(options.task, options.file)}
-            skipped = {}
-        else:
-            found = model.evaluate_all(options.file)
-            evaluations, skipped = found.tasks, found.skipped
+    with naming_options(header=False), Waiting("evaluating"):
+        found = _evaluations(options)
+    notes = []
+    is_run = (options.run_directory / "run.json").is_file()  # not an exported model
+    if options.file is not None and is_run:
+        warning = trained_on(RunDirectory.open(options.run_directory), options.file)
+        notes += [warning] if warning else []
     if options.json:
-        tasks = {task: evaluation.to_dict() for task, evaluation in evaluations.items()}
-        print_json(tasks[options.task] if options.task else {"tasks": tasks, "skipped": skipped})
+        tasks = {task: evaluation.to_dict() for task, evaluation in found.tasks.items()}
+        values = tasks[options.task] if options.task else {"tasks": tasks, "skipped": found.skipped}
+        print_json({**values, "notes": notes})
         return 0
     what = options.file or "dev set"
-    show_scores(f"{options.run_directory}, {what}", {"score": evaluations})
-    for evaluation in evaluations.values():
+    show_scores(f"{options.run_directory}, {what}", {"score": found.tasks})
+    for evaluation in found.tasks.values():
         show_evaluation(evaluation)
-    for sentence in skipped.values():
+    for sentence in (*found.skipped.values(), *(f"Warning: {note}" for note in notes)):
         tell(sentence)
     return 0
+
+
+def _evaluations(options: argparse.Namespace) -> "Evaluations":
+    from comity.inference.model import Evaluations, load
+    from comity.tables.reader import check_format
+    from comity.tables.rows import TableFormat
+
+    settings: dict[str, Any] = {
+        "delimiter": options.delimiter,
+        "quoting": options.quoting,
+        "encoding": options.encoding,
+    }
+    if options.file is not None:
+        check_format(options.file, TableFormat(**settings))
+    elif any(value is not None for value in settings.values()):
+        raise ComityError(
+            "--delimiter, --quoting and --encoding are for FILE; name a labelled file, or leave "
+            "them out"
+        )
+    model = load(options.run_directory).reading(**settings)
+    if options.task is None:
+        return model.evaluate_all(options.file)
+    return Evaluations({options.task: model.evaluate(options.task, options.file)}, {})

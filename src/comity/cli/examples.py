@@ -29,6 +29,7 @@ EXAMPLES = {
     "evaluate": [
         "comity evaluate runs/first",
         "comity evaluate runs/first unseen.csv --task mood --json",
+        "comity evaluate runs/first old.csv --encoding cp1252 --delimiter tab",
     ],
     "predict": [
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
@@ -42,9 +43,18 @@ EXAMPLES = {
         "comity push exported/tasks/mood name/mood --private",
         "comity push runs/first name/model --revision second-try",
     ],
+    "serve": [
+        "comity serve runs/first",
+        "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
+    ],
     "compare": [
         "comity compare runs/mood-only runs/first",
         "comity compare sum-0 sum-1 pcgrad-0 pcgrad-1 --group-seeds",
+    ],
+    "report": [
+        "comity report runs/first",
+        "comity report runs/first runs/mood-only --out pages/first",
+        "comity report pcgrad-0 pcgrad-1 sum-0 sum-1 --group-seeds --no-texts",
     ],
     "sweep": [
         "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",

@@ -17,7 +17,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     check_exist([options.run_directory])
-    from comity.runs import RunDirectory, run_summary
+    from comity.runs.directory import RunDirectory
+    from comity.runs.summary import run_summary
     from comity.terminal.views import show_run
 
     return show(run_summary(RunDirectory.open(options.run_directory)), show_run, options.json)

@@ -26,6 +26,8 @@ from comity.cli import (
     predict,
     push,
     recipe,
+    report,
+    serve,
     sweep,
     train,
 )
@@ -44,7 +46,9 @@ COMMANDS = (
     predict,
     export,
     push,
+    serve,
     compare,
+    report,
     sweep,
     analyse,
     augment,
@@ -69,14 +73,15 @@ Errors, notes and progress go to standard error. With --json, standard output is
 one line of JSON: the result or, if there are errors, {"errors": ["...", ...]}.
 
 exit codes:
-  0    done
+  0    done, also when Ctrl-C or SIGTERM stops comity serve
   1    the output was closed early, as by `| head`
   2    an error that you can fix, with a message
   130  stopped by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
 
 environment variables:
-  COMITY_CACHE  folder of the cached token ids
-  HF_HOME       folder of the encoders downloaded from the Hugging Face hub
+  COMITY_CACHE    folder of the cached token ids
+  COMITY_API_KEY  the key that clients of comity serve must send
+  HF_HOME         folder of the encoders downloaded from the Hugging Face hub
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -183,7 +188,7 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     run: Path | None = getattr(options, "out", None) or getattr(options, "resume", None)
     if run is None or not any(run.glob("checkpoint-*")):
         return ""
-    from comity.runs import RunDirectory
+    from comity.runs.directory import RunDirectory
 
     return f"; continue with {RunDirectory(run).resume_command}"
 

@@ -4,7 +4,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -181,6 +182,59 @@ def load_recipe(options: argparse.Namespace) -> "tuple[Recipe, Path]":
     if options.only:
         recipe = recipe.only(options.only)
     return recipe, options.data or options.recipe.parent
+
+
+def add_reading(command: argparse.ArgumentParser, file: str, default: str) -> None:
+    """Add options for how a file is read; `file` is its name in the help."""
+    command.add_argument(
+        "--delimiter", help=f'delimiter of {file}: one character or "tab" (default: {default})'
+    )
+    command.add_argument(
+        "--encoding", help=f"encoding of {file}, such as cp1252 (default: {default})"
+    )
+    command.add_argument(
+        "--quoting",
+        action=argparse.BooleanOptionalAction,
+        help=f"whether quotes enclose values of {file} or are text (default: {default})",
+    )
+
+
+_NO_HEADER = ", or set header = false if this line is already a row"
+_KEYS_OF_READING = (
+    (r"\bset (header|quoting) = false\b", r"use --no-\1"),
+    (r"\bset (header|quoting) = true\b", r"use --\1"),
+    (r"\b(header|quoting) = true\b", r"--\1"),
+    (r"\bset (delimiter|encoding)( =)?", r"set --\1"),
+)
+"""What the readers of tables advise, as patterns, and the same with options."""
+
+
+@contextmanager
+def naming_options(header: bool = True) -> Iterator[None]:
+    """Errors on how a file is read name options instead of the keys of a recipe.
+
+    `header` says whether the command has --no-header.
+    """
+    try:
+        yield
+    except ComityError as error:
+        messages = error.messages
+        if not header:
+            messages = [message.replace(_NO_HEADER, "") for message in messages]
+        raise ComityError(*map(with_options, messages)) from None
+
+
+def with_options(message: str) -> str:
+    """A message of a reader with options in place of a recipe's keys.
+
+    >>> with_options('set header = false if this line is already a row')
+    'use --no-header if this line is already a row'
+    >>> with_options('set encoding = "utf-16-le" or save the file as UTF-8')
+    'set --encoding "utf-16-le" or save the file as UTF-8'
+    """
+    for key, option in _KEYS_OF_READING:
+        message = re.sub(key, option, message)
+    return message
 
 
 def print_json(value: Any) -> None:

@@ -47,6 +47,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    from comity.files import path_text
     from comity.hardware import flushed_denormals
     from comity.paper.page import show_paper, write_results
     from comity.paper.run import Paper, check_options
@@ -64,11 +65,11 @@ def run(options: argparse.Namespace) -> int:
     checked = check_options(
         options.data,
         options.out,
-        "minilm" if options.encoder is None else options.encoder,
+        "minilm" if options.encoder is None else path_text(options.encoder),
         options.table,
         options.epochs,
         3 if options.seeds is None else options.seeds,
-        options.set,
+        [path_text(setting) for setting in options.set],
         options.drop_leaks,
         options.earlier,
     )

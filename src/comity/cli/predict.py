@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comity.cli.options import Commands, add_command, add_json, show
+from comity.cli.options import Commands, add_command, add_json, add_reading, show, with_options
 from comity.errors import ComityError
 from comity.format import plural
 
@@ -58,7 +58,13 @@ def add_parser(commands: Commands) -> None:
         metavar="COLUMN",
         help="the text column of the input, or both columns of a pair (default: the recipe's)",
     )
-    _add_format(command)
+    add_reading(command, "the input", "the recipe's")
+    command.add_argument(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="whether the input has a header; without one columns are numbered from 0 (default: "
+        "the recipe's)",
+    )
     command.add_argument(
         "--raw-csv",
         action="store_true",
@@ -67,28 +73,6 @@ def add_parser(commands: Commands) -> None:
         "an apostrophe in front",
     )
     add_json(command)
-
-
-def _add_format(command: argparse.ArgumentParser) -> None:
-    """Options for how the input is read."""
-    command.add_argument(
-        "--delimiter",
-        help='delimiter of the input: one character or "tab" (default: the recipe\'s)',
-    )
-    command.add_argument(
-        "--encoding", help="encoding of the input, such as cp1252 (default: the recipe's)"
-    )
-    command.add_argument(
-        "--header",
-        action=argparse.BooleanOptionalAction,
-        help="whether the input has a header; without one columns are numbered from 0 (default: "
-        "the recipe's)",
-    )
-    command.add_argument(
-        "--quoting",
-        action=argparse.BooleanOptionalAction,
-        help="whether quotes enclose values of the input or are text (default: the recipe's)",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -128,9 +112,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _named(message: str, source: Path, options: argparse.Namespace) -> str:
-    """A message that names standard input, not the file that holds a copy of it."""
-    is_standard = options.input == STANDARD
-    if not is_standard:
+    """A message that names options, and standard input, not the file that holds a copy of it."""
+    message = with_options(message.replace("correct the name", "name the column with --text"))
+    if options.input != STANDARD:
         return message
     message = message.replace(str(source), "standard input")
     return re.sub(r"rename it to end in \.(\w+)", r"use --input-format \1", message)

@@ -38,7 +38,8 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--extend",
         metavar="LENGTH",
-        help="with --resume: add a stage like the last one, such as epochs=1 or steps=500",
+        help="with --resume: train a finished run for longer, by a stage like the last one, such "
+        "as epochs=1 or steps=500",
     )
     add_dry_run(command)
     add_json(command)
@@ -49,14 +50,17 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     job = _resumed(options) if options.resume is not None else _new(options)
     # What follows loads torch, which an error in the recipe does not need.
-    from comity.runs import run_summary
+    from comity.runs.directory import RunDirectory
+    from comity.runs.summary import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
-    from comity.training.train import extended, plan_run, train
+    from comity.training.train import check_extendable, extended, plan_run, train
 
     quiet = options.quiet or options.json
     with Display(quiet=quiet or options.dry_run) as display:
         if options.dry_run:
+            if job.extend:
+                check_extendable(RunDirectory(job.out))
             plan = plan_run(
                 extended(job.recipe, job.extend) if job.extend else job.recipe,
                 job.data,
@@ -91,7 +95,7 @@ class _Job:
 
 
 def _new(options: argparse.Namespace) -> _Job:
-    from comity.runs import RunDirectory
+    from comity.runs.directory import RunDirectory
 
     if options.extend is not None:
         raise ComityError(
@@ -109,7 +113,7 @@ def _new(options: argparse.Namespace) -> _Job:
 def _resumed(options: argparse.Namespace) -> _Job:
     """The run's own recipe and settings. A recipe may be given too, but must be the same."""
     from comity.recipe.recipe import Recipe
-    from comity.runs import RunDirectory
+    from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
     from comity.terminal.views import tell
 
     directory = RunDirectory.open(options.resume)
@@ -126,10 +130,12 @@ def _resumed(options: argparse.Namespace) -> _Job:
         directory.check_recipe(Recipe.load(options.recipe, options.set), str(options.recipe))
     facts, recipe, extend = directory.facts(), directory.recipe(), _length(options.extend)
     if directory.is_finished() and extend is None:
-        tell(
-            f"{options.resume}: the run has already finished, so nothing is trained; to train it "
-            f"for longer, add --extend epochs=1"
-        )
+        advice = "to train it for longer, add --extend epochs=1"
+        if (directory.path / SLIM_WEIGHTS).is_file():
+            advice = "it is a slim copy without weights, so it cannot be extended"
+        elif not directory.checkpoints():
+            advice = "it has no checkpoint any more, so it cannot be extended"
+        tell(f"{options.resume}: the run has already finished, so nothing is trained; {advice}")
     data = options.data or Path(facts.inputs.data)
     drop_leaks = facts.inputs.drop_leaks
     return _Job(recipe, data, options.resume, drop_leaks, facts.precision, extend)

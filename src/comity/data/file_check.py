@@ -8,6 +8,7 @@ from typing import Any
 from comity.data.splits import load_tasks
 from comity.data.token_cache import TableSource, TextEncoder
 from comity.errors import ComityError, ErrorList
+from comity.files import path_of
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.tables.frames import FramePath
@@ -42,7 +43,7 @@ def _sources(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> Iterato
     """The files of all tasks and stages with the columns that are read from them."""
 
     def source(file: str, task: TaskSection) -> TableSource:
-        path = FramePath.of(file, frames[file]) if file in frames else folder / file
+        path = FramePath.of(file, frames[file]) if file in frames else folder / path_of(file)
         return TableSource(path, task.text_columns, task.label_columns, task.table_format)
 
     for task in recipe.tasks.values():

@@ -28,6 +28,7 @@ from comity.data.token_cache import (
     token_counts,
 )
 from comity.errors import ComityError, ErrorList
+from comity.files import path_of
 from comity.format import plural
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
@@ -221,7 +222,7 @@ class _Loader:
 
     def _read(self, file: str, task: TaskSection) -> TokenTable | None:
         frame = self.frames.get(file)
-        path = self.folder / file if frame is None else FramePath.of(file, frame)
+        path = self.folder / path_of(file) if frame is None else FramePath.of(file, frame)
         return self.tables.read(_source(path, task))
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:

@@ -17,9 +17,9 @@ from comity.errors import ComityError, ErrorList
 from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
-from comity.files import sha256_of
+from comity.files import path_of, path_text, sha256_of
 from comity.format import markdown_table, markdown_text, or_dash
-from comity.runs import RunDirectory
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
 from comity.tables.reader import open_table
 from comity.targets import Target
 
@@ -87,11 +87,12 @@ def analyse(run: Path, task: str, out: Path) -> Analysis:
     _check_free(out, task)
     analysis = draw_analysis(run, task, out)
     page, data = out / f"{task}.md", out / f"{task}.json"
-    analysis.written.extend([str(page), str(data)])
+    analysis.written.extend([path_text(page), path_text(data)])
     text = json.dumps(analysis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    data.write_text(text + "\n", encoding="utf-8")
+    # A path that is not UTF-8 is written with escapes.
+    data.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     # The page is last: a page without JSON is taken for somebody else's file.
-    page.write_text(markdown(analysis), encoding="utf-8")
+    page.write_text(markdown(analysis), encoding="utf-8", errors="backslashreplace")
     return analysis
 
 
@@ -118,25 +119,25 @@ def draw_analysis(run: Path, task: str, out: Path) -> Analysis:
     edges = band_edges(target, gold)
     far = np.argsort(-np.abs(predicted - gold), kind="stable")[:WORST]
     lines = [predictions.lines[row] for row in far]
-    file, texts, note = _texts(directory, task, predictions.file, lines)
+    file, texts, note = texts_at(directory, task, predictions.file, lines)
     scores = {metric.name: metric(gold, predicted).value for metric in metrics_of(target.kind)}
     paths = [out / f"{task}-{picture}.png" for picture in ("scatter", "histogram")]
     analysis = Analysis(
-        run=str(run),
+        run=path_text(run),
         task=task,
         step=directory.best().step,
         rows=len(gold),
         scores=scores,
         smallest=float(predicted.min()),
         largest=float(predicted.max()),
-        bands=_bands(gold, predicted, edges),
+        bands=bands_of(gold, predicted, edges),
         worst=[
             Miss(line, float(gold[row]), float(predicted[row]), row_texts)
             for row, line, row_texts in zip(far, lines, texts or [None] * len(far), strict=True)
         ],
-        file=str(file),
+        file=path_text(file),
         note=note,
-        written=[str(path) for path in paths],
+        written=[path_text(path) for path in paths],
     )
     _draw(analysis, target, gold, predicted, edges, paths)
     return analysis
@@ -173,7 +174,8 @@ def band_edges(target: Target, gold: NDArray[np.float64]) -> NDArray[np.float64]
     return np.linspace(low, high, BANDS + 1)
 
 
-def _bands(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
+def bands_of(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
+    """What was predicted in each band of true values; all arguments are finite numbers."""
     numbers = band_numbers(gold, edges)
     bands = []
     for band in range(len(edges) - 1):
@@ -195,13 +197,24 @@ def _bands(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
     return bands
 
 
-def _texts(
+def texts_at(
     directory: RunDirectory, task: str, digest: str | None, lines: Sequence[int]
 ) -> tuple[Path, list[list[str]] | None, str | None]:
-    """The labelled file, its texts at `lines`, and a sentence where they cannot be shown."""
-    section = directory.recipe().tasks[task]
+    """The file of a task's dev rows, their texts at `lines`, and why there are no texts.
+
+    Args:
+        directory: the run.
+        task: one of its tasks.
+        digest: SHA-256 of the file when it was read.
+        lines: of rows in the file.
+    """
+    section, inputs = directory.recipe().tasks[task], directory.facts().inputs
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(directory.facts().inputs.data) / file
+    path = Path(inputs.data) / path_of(file)
+    if f"{task} dev" in inputs.in_memory:
+        return path, None, "The texts are not shown because the data was in memory."
+    if (directory.path / SLIM_WEIGHTS).is_file():
+        return path, None, "The texts are not shown because a slim copy of a run has none."
     try:
         now = sha256_of(path)
     except OSError:

@@ -17,7 +17,7 @@ from comity.evaluation.bootstrap import Interval, resampled
 from comity.evaluation.metrics import METRICS, Metric, Score, mean_score, not_finite
 from comity.evaluation.predictions import TaskPredictions, kept_predictions
 from comity.evaluation.seeds import Estimate, Group, difference, holm, mean_over_seeds
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 
 MEAN = "mean"
 
@@ -38,7 +38,7 @@ class Verdict:
     low: float | None
     high: float | None
     p: float | None  # two-sided, adjusted (Holm) for all differences of the comparison
-    word: str | None  # "higher", "lower" or "undecided"
+    verdict: str | None  # "higher", "lower" or "undecided"
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ def _name(group: Sequence[Path]) -> str:
 def _verdict(found: Estimate | None, p: float | None) -> Verdict:
     if found is None:
         return Verdict(None, None, None, None, None)
-    word = None
+    verdict = None
     if p is not None:
-        word = "undecided" if p >= LEVEL else "higher" if found.value > 0 else "lower"
-    return Verdict(found.value, found.interval.low, found.interval.high, p, word)
+        verdict = "undecided" if p >= LEVEL else "higher" if found.value > 0 else "lower"
+    return Verdict(found.value, found.interval.low, found.interval.high, p, verdict)
 
 
 def _entry(name: str, side: "Side", mean: Estimate | None, verdict: Verdict | None) -> Entry:
@@ -305,8 +305,10 @@ def _task_table(task: str, sides: Sequence[Sequence[_Run]]) -> ScoreTable:
 
 def _score(metric: Metric, found: TaskPredictions) -> Score:
     """The score that `evaluate` gives these predictions."""
-    numbers = found.predicted if found.probabilities is None else found.probabilities
-    if reason := not_finite(numbers):
+    numbers = found.probabilities
+    if numbers is None and not found.target.classes:
+        numbers = found.predicted
+    if numbers is not None and (reason := not_finite(numbers)):
         return Score(metric.name, None, reason, metric.higher_is_better)
     return metric(found.gold, found.predicted)
 

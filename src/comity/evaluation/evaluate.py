@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from comity.evaluation.metrics import (
     not_finite,
 )
 from comity.evaluation.predictions import probability_names
-from comity.format import plural
+from comity.files import sha256_of
+from comity.format import plural, some
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
+from comity.runs.directory import RunDirectory
 from comity.targets import HeadSpec, Target
 
 BATCH_TOKENS = 4096
@@ -209,6 +212,27 @@ def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
     """The head's loss on `outputs: [n, outputs]`, without class weights."""
     wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
     return float(head_loss(target, torch.from_numpy(outputs), wanted))
+
+
+def trained_on(run: RunDirectory, file: Path) -> str | None:
+    """A sentence if a run was trained on this very file, by its digest; else None."""
+    digest = sha256_of(file)
+    files = run.facts().inputs.files
+    tasks = [
+        name
+        for name, task in run.recipe().tasks.items()
+        if not task.eval_only
+        and any(
+            known == digest and role.startswith(f"{name} ") and role != f"{name} dev"
+            for role, known in files.items()
+        )
+    ]
+    if not tasks:
+        return None
+    return (
+        f"{file} is a training file of {some(tasks, len(tasks))}; scores on rows that the model "
+        "was trained on say little about new rows"
+    )
 
 
 def scores_of(evaluations: Mapping[str, Evaluation]) -> dict[str, Score]:

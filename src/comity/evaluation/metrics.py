@@ -309,12 +309,7 @@ def _rmse(gold: NDArray, predicted: NDArray) -> float:
     """Root mean squared error of two columns of numbers `[n]`, in the unit of the target."""
     from sklearn.metrics import root_mean_squared_error
 
-    gold, predicted = _finite(gold, predicted)
-    with np.errstate(over="ignore"):
-        value = float(root_mean_squared_error(gold, predicted))
-    if not math.isfinite(value):
-        raise _NoValueError("the errors are too large to square")
-    return value
+    return _error(root_mean_squared_error, gold, predicted, "square")
 
 
 def _rmse_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
@@ -326,17 +321,22 @@ def _mae(gold: NDArray, predicted: NDArray) -> float:
     """Mean absolute error of two columns of numbers `[n]`, in the unit of the target."""
     from sklearn.metrics import mean_absolute_error
 
-    gold, predicted = _finite(gold, predicted)
-    with np.errstate(over="ignore"):
-        value = float(mean_absolute_error(gold, predicted))
-    if not math.isfinite(value):
-        raise _NoValueError("the errors are too large to add")
-    return value
+    return _error(mean_absolute_error, gold, predicted, "add")
 
 
 def _mae_on_counts(counts: Counts, gold: NDArray, predicted: NDArray) -> NDArray[np.float64]:
     errors = predicted.astype(np.float64) - gold
     return counts @ np.abs(errors) / counts.sum(axis=1)
+
+
+def _error(measure: Callable[..., float], gold: NDArray, predicted: NDArray, use: str) -> float:
+    """The value of a measure of errors that would overflow if it has to `use` large ones."""
+    gold, predicted = _finite(gold, predicted)
+    with np.errstate(over="ignore"):
+        value = float(measure(gold, predicted))
+    if not math.isfinite(value):
+        raise _NoValueError(f"the errors are too large to {use}")
+    return value
 
 
 # --- the table ------------------------------------------------------------------------------------

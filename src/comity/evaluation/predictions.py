@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.tables.spreadsheets import protected, unprotected
 from comity.targets import Target
 

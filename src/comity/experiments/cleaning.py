@@ -11,7 +11,7 @@ from pathlib import Path
 
 from comity.data.token_cache import cache_folder
 from comity.errors import ComityError
-from comity.runs import LEFTOVERS, RunDirectory
+from comity.runs.directory import LEFTOVERS, RunDirectory
 
 CHECKPOINTS, UNFINISHED, CACHE = "checkpoints", "leftovers", "cache"
 KINDS = (CHECKPOINTS, UNFINISHED, CACHE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from comity.errors import ComityError, ErrorList
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory, clear, has_checkpoint, is_finished
+from comity.runs.directory import RunDirectory, clear, has_checkpoint, is_finished
 from comity.terminal.progress import SeriesDisplay
 from comity.training.plan import PlannedRun, SeriesPlan, plan_stages
 from comity.training.setup import prepare
@@ -60,18 +60,21 @@ class Series:
         self.slim = slim
         self._notes: dict[str, str] = {}  # by sentence
         self.runs: list[SeriesRun] = []
-        planned: dict[str, SeriesRun] = {}
-        errors = ErrorList()
+        planned: dict[str, SeriesRun | ComityError] = {}
+        failed: dict[str, ComityError] = {}
         for name, recipe in recipes.items():
             key = _data_key(recipe)
             if key not in planned:
                 try:
                     planned[key] = self._plan(name, recipe)
                 except ComityError as error:
-                    errors.extend(error)
-                    continue
-            self.runs.append(replace(planned[key], name=name, recipe=recipe))
-        errors.check()
+                    planned[key] = error
+            found = planned[key]
+            if isinstance(found, ComityError):
+                failed[name] = found
+            else:
+                self.runs.append(replace(found, name=name, recipe=recipe))
+        errors_by_name(failed, len(recipes)).check()
 
     @property
     def notes(self) -> list[str]:
@@ -177,6 +180,22 @@ class Series:
             command=self.command,
         )
         _delete_checkpoints(directory)
+
+
+def errors_by_name(failed: Mapping[str, ComityError], count: int) -> ErrorList:
+    """The errors of runs, each message once, with the name of the run.
+
+    A message that all `count` runs have comes without a name.
+    """
+    named: dict[str, list[str]] = {}
+    for name, error in failed.items():
+        for message in error.messages:
+            named.setdefault(message, []).append(name)
+    errors = ErrorList()
+    for message, names in named.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        errors.add(message if len(names) == count else f"{names[0]}{more}: {message}")
+    return errors
 
 
 def check_folder(out: Path) -> None:

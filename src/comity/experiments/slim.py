@@ -2,7 +2,7 @@
 
 FOLDER/recipe.toml          as in the run
     run.json                without the paths and the command line of the machine
-    metrics.jsonl           without the training averages
+    metrics.jsonl           without the training averages and earlier summaries of conflict
     best.json               as in the run
     predictions/000300/...  of the kept model, without probabilities
     weights.json            SHA-256 of each file of the kept model
@@ -18,7 +18,10 @@ from pathlib import Path
 
 from comity.evaluation.predictions import PREDICTION_COLUMNS
 from comity.files import read_record, sha256_of, write_folder, write_record
-from comity.runs import SLIM_WEIGHTS, RunDirectory, RunFacts, TrainEntry
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+from comity.runs.entries import StageConflictEntry, TrainEntry
+from comity.runs.facts import RunFacts
+from comity.runs.summary import stage_conflicts
 
 
 def write_slim_run(run: Path, folder: Path) -> None:
@@ -36,8 +39,10 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
     best = directory.best()
     slim.write_recipe(directory.recipe())
     slim.write_facts(_without_paths(directory.facts()))
+    last = stage_conflicts(directory)
     for entry in directory.metrics():
-        if not isinstance(entry, TrainEntry):
+        earlier = isinstance(entry, StageConflictEntry) and entry not in last
+        if not earlier and not isinstance(entry, TrainEntry):
             slim.log(entry)
     shutil.copy(directory.path / "best.json", slim.path)
     slim.write_predictions(best.step, lambda folder: _copy_predictions(directory, folder))

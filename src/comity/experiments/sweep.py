@@ -23,15 +23,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comity.errors import ComityError, ErrorList
+from comity.errors import ComityError
 from comity.evaluation.compare import LEVEL, MEAN, score_tables
 from comity.evaluation.metrics import higher_is_better
 from comity.evaluation.plots import line_plot
 from comity.evaluation.seeds import Estimate
-from comity.experiments.runner import Series
+from comity.experiments.runner import Series, errors_by_name
+from comity.files import path_of, path_text
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
-from comity.runs import Machine, Reached, RunDirectory, is_finished, reached
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.facts import Machine
+from comity.runs.summary import Reached, reached
 from comity.terminal.views import tell
 from comity.training.plan import SeriesPlan
 
@@ -54,7 +57,7 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
     its value. Keys with several values are swept, the last one fastest.
 
     Raises:
-        ComityError: with the errors of all points, each once.
+        ComityError: with the errors of all points, each once; see `errors_by_name`.
 
     Example:
         grid(Path("recipe.toml"), ["train.lr=1e-5,2e-5", "train.batch_size=8,32"])
@@ -73,17 +76,22 @@ def grid(recipe: Path, settings: Sequence[str]) -> list[Point]:
             "--set: no key has several values; write train.lr=1e-5,2e-5, or use comity train"
         )
     points: dict[str, Point] = {}
-    errors = ErrorList()
-    for chosen in itertools.product(*values.values()):
-        overrides = [f"{key}={text}" for key, text in zip(values, chosen, strict=True)]
+    twice: list[str] = []
+    failed: dict[str, ComityError] = {}
+    combinations = list(itertools.product(*values.values()))
+    for chosen in combinations:
+        overrides = {key: f"{key}={text}" for key, text in zip(values, chosen, strict=True)}
         try:
-            point = _point(Recipe.load(recipe, overrides), swept)
+            point = _point(Recipe.load(recipe, list(overrides.values())), swept)
         except ComityError as error:
-            errors.extend(error)
+            failed[",".join(overrides[key] for key in swept)] = error
             continue
         if point.name in points:
-            errors.add(f"--set: {point.name.replace(',', ' ')} is given twice; remove one of them")
+            twice.append(point.name.replace(",", " "))
         points[point.name] = point
+    errors = errors_by_name(failed, len(combinations))
+    for name in twice:
+        errors.add(f"--set: {name} is given twice; remove one of them")
     errors.check()
     return list(points.values())
 
@@ -191,7 +199,7 @@ class Sweep:
         facts = runs[0].facts()
         ranked_by, lower_is_better = _ranking([point.recipe for point in points])
         results = [
-            PointResult(str(run.path), point.values, reached(run))
+            PointResult(path_text(run.path), point.values, reached(run))
             for point, run in zip(points, runs, strict=True)
         ]
         means = _means(results)
@@ -384,7 +392,7 @@ def _gains(
     Raises:
         ComityError: the points have different dev rows.
     """
-    tables = score_tables([[Path(run) for run in means[index].runs] for index in indices])
+    tables = score_tables([[path_of(run) for run in means[index].runs] for index in indices])
     counted = [table for table in tables if table.higher_is_better]
     # A mean in which one task counts is the score of that task.
     name = counted[0].task if ranked_by == MEAN and len(counted) == 1 else ranked_by

@@ -14,7 +14,8 @@ from comity.inference.saved_model import LOCAL, public_encoder
 from comity.model.checkpoint import MINILM, MINILM_SHA256
 from comity.model.checkpoint_files import WEIGHTS
 from comity.recipe.schema import Stage
-from comity.runs import EncoderFacts, EvaluationEntry, RecordedScore
+from comity.runs.entries import EvaluationEntry, RecordedScore
+from comity.runs.facts import EncoderFacts
 from comity.targets import HeadSpec, Target
 
 FILE = "README.md"

@@ -15,7 +15,7 @@ from comity.files import write_atomically
 from comity.inference.model import Model
 from comity.model.checkpoint import checkpoint_tensors, save_tensors
 from comity.model.checkpoint_files import WEIGHTS
-from comity.runs import RunDirectory
+from comity.runs.directory import RunDirectory
 from comity.targets import HeadSpec, Target
 
 

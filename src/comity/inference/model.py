@@ -18,9 +18,10 @@ from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, tr
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
-from comity.evaluation.predictions import probability_names
-from comity.files import check_free, replace_folder
+from comity.files import check_free, path_of, path_text, replace_folder
 from comity.inference import saved_model
+from comity.inference.answers import Answerer
+from comity.inference.prediction import MOST_SHOWN, Prediction, predictions
 from comity.inference.saved_model import SavedModel
 from comity.inference.texts import Texts, shortened
 from comity.model.checkpoint import (
@@ -34,7 +35,8 @@ from comity.model.pooling import width_of
 from comity.model.tokenizer import Tokenizer
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
-from comity.runs import RunDirectory, RunFacts
+from comity.runs.directory import RunDirectory
+from comity.runs.facts import RunFacts
 from comity.tables.frames import FramePath, frame_columns
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list
@@ -46,32 +48,6 @@ or a table with these columns: a DataFrame, or a dict from column to texts."""
 
 CHUNK = 1024
 """Rows that are tokenised and sorted by length together."""
-
-MOST_SHOWN = 3
-"""Probabilities in the repr of a prediction."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one row.
-
-    `label` is a class name, a list of names (multi-label) or a number in the target's unit.
-    `probabilities` has one entry per class (or level of the scale); it is empty if the head
-    predicts a number. `clipped` says that a similarity was beyond its scale and is now its end.
-    """
-
-    label: Any
-    probabilities: dict[str, float]
-    clipped: bool = False
-
-    def __repr__(self) -> str:
-        """The label and the highest probabilities, rounded."""
-        if not self.probabilities:
-            return f"Prediction({self.label:.6g})"
-        highest = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        shown = [f"{name} {p:.3f}" for name, p in highest[:MOST_SHOWN]]
-        more = ["..."] if len(highest) > MOST_SHOWN else []
-        return f"Prediction({self.label!r}: {', '.join(shown + more)})"
 
 
 @dataclass(frozen=True)
@@ -135,7 +111,7 @@ class Model:
         Example:
             Model.from_pretrained("export").predict("sentiment", "A quiet, generous film.")
         """
-        folder = find_checkpoint(str(name), revision, saved_model.FILES)
+        folder = find_checkpoint(path_text(name), revision, saved_model.FILES)
         if not (folder / saved_model.FILE).is_file():
             is_run = (folder / "run.json").is_file()
             advice = "use load for a run" if is_run else "name a model that comity export wrote"
@@ -230,6 +206,11 @@ class Model:
         found = self._outputs(chosen, rows)
         by_task = {task: predictions(self.target(task), out) for task, out in found.items()}
         return {task: own[0] if rows.one else own for task, own in by_task.items()}
+
+    def answerer(self) -> Answerer:
+        """What answers many small requests in shared passes of the encoder, as a server does."""
+        limits = {task: self._max_length(task) for task in self.tasks}
+        return Answerer(self._model, self._loaded.tokenizer, self._template, limits, self._device)
 
     def count_truncated(self, task: str, texts: Rows) -> int:
         """How many rows have texts that are cut to the task's `max_length`.
@@ -401,6 +382,27 @@ class Model:
             hint = f"{path}: has the columns of {', '.join(tasks)}; if it is for one, name the task"
             raise ComityError(*error.messages, hint) from None
 
+    def reading(
+        self,
+        delimiter: str | None = None,
+        quoting: bool | None = None,
+        encoding: str | None = None,
+    ) -> "Model":
+        """The same model, which reads labelled files with these settings; None: the recipe's."""
+        given = {"delimiter": delimiter, "quoting": quoting, "encoding": encoding}
+        changes = {key: value for key, value in given.items() if value is not None}
+        tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
+        recipe = self._recipe.model_copy(update={"tasks": tasks})
+        return Model(
+            self._model,
+            self._loaded,
+            self._facts,
+            recipe,
+            self._device,
+            self._path,
+            self._weights,
+        )
+
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
         if data is None or isinstance(data, Path):
@@ -431,10 +433,10 @@ class Model:
             )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
-            split = file_split(task, section, target, folder / section.dev, encoder)
+            split = file_split(task, section, target, folder / path_of(section.dev), encoder)
             _check_unchanged(self._facts, task, "dev", split)
             return split
-        whole = file_split(task, section, target, folder / section.train, encoder)
+        whole = file_split(task, section, target, folder / path_of(section.train), encoder)
         _check_unchanged(self._facts, task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed
@@ -555,20 +557,6 @@ def _described(target: Target) -> str:
     if target.kind == "similarity":
         return f"similarity from {target.scale[0]:g} to {target.scale[1]:g}"
     return target.kind
-
-
-def predictions(target: Target, outputs: NDArray[np.float64]) -> list[Prediction]:
-    """Raw outputs `[n, outputs]` as labels and probabilities by name."""
-    labels = target.predictions(outputs)
-    probabilities = target.probabilities(outputs)
-    clipped = target.clipped(outputs).tolist()
-    names = probability_names(target)
-    found = []
-    for index, label in enumerate(labels):
-        row = [] if probabilities is None else zip(names, probabilities[index], strict=True)
-        by_name = {name: float(p) for name, p in row}
-        found.append(Prediction(target.label(label), by_name, clipped[index]))
-    return found
 
 
 def load(

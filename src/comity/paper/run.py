@@ -12,7 +12,7 @@ OUT/runs/ROW-seedN/      one run directory for each row and seed
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from comity.paper.rows import (
 )
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs import is_finished, validated
+from comity.runs.directory import is_finished, validated
 from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 
@@ -66,6 +66,14 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Call:
+    """The tables and the number of seeds that one call of `comity paper` asked for."""
+
+    tables: tuple[str, ...]
+    seeds: int
+
+
+@dataclass(frozen=True)
 class TaskRows:
     """How many rows a task has for training and evaluation."""
 
@@ -85,6 +93,8 @@ class Kept:
     data: dict[str, TaskRows]
     untouched: dict[str, float | None] = field(default_factory=dict)
     """Scores of similarity without training: the cosine of the encoder's embeddings, by metric."""
+    calls: list[Call] = field(default_factory=list)
+    """What was asked for, in one call or several; none in files of older versions."""
 
     @property
     def common(self) -> dict[str, Any]:
@@ -97,6 +107,23 @@ class Kept:
         counts = {name: rows.train for name, rows in self.data.items()}
         base = base_recipe(self.encoder, self.overrides)
         return all_rows(base, counts, self.epochs)
+
+    def asked(self, calls: Sequence[Call] | None = None) -> set[str]:
+        """The names of the runs of some calls, by default of all."""
+        rows = self.rows()
+        return {
+            run_name(row, seed)
+            for call in (self.calls if calls is None else calls)
+            for row, seed in runs_of(rows, call.tables, call.seeds)
+        }
+
+    def after(self, earlier: "Kept") -> "Kept":
+        """The same with the calls of an earlier one, unless their runs are asked for here too."""
+        runs = self.asked()
+        before = [call for call in earlier.calls if not self.asked([call]) <= runs]
+        if runs <= self.asked(before):
+            return replace(self, calls=before)
+        return replace(self, calls=[*before, *self.calls])
 
 
 _KEPT = TypeAdapter(Kept)
@@ -193,12 +220,16 @@ class Paper:
             options.drop_leaks,
             sizes,
             {name: score.value for name, score in floor.items()},
+            [Call(options.tables, options.seeds)],
         )
         recipes = {
             run_name(row, seed): row_recipe(options.encoder, row, seed, options.overrides)
             for row, seed in runs_of(self.kept.rows(), options.tables, options.seeds)
         }
         slim = self.results if options.earlier is None else options.earlier
+        for folder in dict.fromkeys((self.results, slim)):
+            if (folder / _OPTIONS).is_file():
+                self.kept = self.kept.after(read_kept(folder))
         self.series = Series(
             recipes, options.data, self.runs, options.drop_leaks, command, slim=slim
         )

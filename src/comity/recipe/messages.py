@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from comity.errors import nearest
+from comity.errors import did_you_mean, nearest
 from comity.recipe.schema import (
     EncoderSection,
     ObjectiveSection,
@@ -109,6 +109,78 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = {
 }
 """Values that had another name before, by key: old value → new value."""
 
+VALUES_FROM_ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "kind": {
+        "binary": ("classification",),
+        "multiclass": ("classification",),
+        "multi_class": ("classification",),
+        "single_label": ("classification",),
+        "single_label_classification": ("classification",),
+        "nli": ("classification",),
+        "multi_label_classification": ("multi-label",),
+        "multilabel_classification": ("multi-label",),
+        "sts": ("similarity",),
+    },
+    "metric": {
+        "acc": ("accuracy",),
+        "f1": ("macro_f1", "micro_f1"),
+        "f1_score": ("macro_f1", "micro_f1"),
+        "f1_weighted": ("macro_f1",),
+        "weighted_f1": ("macro_f1",),
+        "precision": ("macro_f1",),
+        "recall": ("balanced_accuracy",),
+        "matthews": ("mcc",),
+        "matthews_corrcoef": ("mcc",),
+        "matthews_correlation": ("mcc",),
+        "corr": ("pearson", "spearman"),
+        "correlation": ("pearson", "spearman"),
+        "mse": ("rmse",),
+        "mean_squared_error": ("rmse",),
+        "root_mean_squared_error": ("rmse",),
+        "mean_absolute_error": ("mae",),
+    },
+    "balancer": {
+        "none": ("sum",),
+        "equal": ("sum",),
+        "average": ("mean",),
+        "surgery": ("pcgrad",),
+        "gradient_surgery": ("pcgrad",),
+    },
+    "task_sampling": {
+        "alternating": ("round-robin",),
+        "uniform": ("round-robin",),
+        "random": ("proportional",),
+        "size": ("proportional",),
+        "square_root": ("temperature",),
+        "sqrt": ("temperature",),
+    },
+    "pooling": {"average": ("mean",), "avg": ("mean",), "first": ("cls",)},
+    "embedding_pooling": {"average": ("mean",), "avg": ("mean",), "first": ("cls",)},
+    "loss": {
+        "infonce": ("ranking",),
+        "mnrl": ("ranking",),
+        "multiplenegativesrankingloss": ("ranking",),
+    },
+    "precision": {
+        "32": ("float32",),
+        "fp32": ("float32",),
+        "bfloat16": ("bf16",),
+        "16": ("bf16",),
+        "fp16": ("bf16",),
+        "float16": ("bf16",),
+    },
+    "lr_schedule": {"constant_with_warmup": ("constant",), "none": ("constant",)},
+    "freeze": {"none": ("nothing",), "all": ("encoder",)},
+    "missing_labels": {"drop": ("skip",), "ignore": ("skip",)},
+    "empty_texts": {"skip": ("drop",), "ignore": ("drop",)},
+    "train_on": {"mlm": ("masked-words",), "masked_lm": ("masked-words",)},
+}
+"""Values that other tools or papers have, by key, and what is closest to them here.
+
+They are compared in lower case, with "_" for spaces and hyphens. A name that only looks like one
+here is in the list too, such as `acc`, which is closer to `mcc` than to `accuracy`.
+"""
+
 _TABLES = {"train": TrainSection, "encoder": EncoderSection, "tasks.NAME": TaskSection}
 
 _EXPECTED = {
@@ -179,7 +251,14 @@ def _message(key: str, details: list[Any]) -> str:
         return f'"{given}" is now called "{RENAMED_VALUES[last][given]}"'
     expected = " or ".join(dict.fromkeys(_expectation(detail) for detail in details))
     choices = [choice for detail in details for choice in _choices(detail)]
-    return f"expected {expected}, got {_shown(given)}{nearest(given, choices)}"
+    return f"expected {expected}, got {_shown(given)}{_meant(last, given, choices)}"
+
+
+def _meant(key: str, given: Any, choices: list[str]) -> str:
+    """A suggestion for a wrong value that ends a message, or ""."""
+    known = VALUES_FROM_ELSEWHERE.get(key, {}) if choices else {}
+    meant = known.get(re.sub("[ -]", "_", str(given).casefold()))
+    return nearest(given, choices) if meant is None else did_you_mean(meant)
 
 
 def _unknown_key(parent: str, key: str) -> str:

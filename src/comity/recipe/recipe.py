@@ -2,13 +2,14 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
+from comity.files import is_utf8, path_of, path_text
 from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
@@ -44,11 +45,18 @@ class Recipe(RecipeSchema):
         Raises:
             ComityError: all errors of the recipe, each with `source` and the key.
         """
+        errors = ErrorList()
+        for key, text in _texts(values):
+            if not is_utf8(text):
+                errors.add(
+                    f'{source}: {key}: "{text}" is not UTF-8, which a recipe has to be; rename the '
+                    "file, or correct the text"
+                )
+        errors.check()
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:
             raise ComityError(*type_errors(error, source)) from None
-        errors = ErrorList()
         check_rules(recipe, source, errors)
         errors.check()
         return recipe
@@ -100,6 +108,20 @@ class Recipe(RecipeSchema):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
 
 
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a recipe's values, each with its key in full."""
+    if isinstance(values, str):
+        yield key, values
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            own = f"{key}.{name}".removeprefix(".")
+            yield own, str(name)
+            yield from _texts(value, own)
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from _texts(value, f"{key}.{index}")
+
+
 def _with_tasks(stage: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     """A declared stage with only some of its tasks."""
     kept = dict(stage)
@@ -146,9 +168,9 @@ def _resolve_encoder(values: dict[str, Any], path: Path) -> None:
     name = encoder.get("name")
     if not isinstance(name, str) or name == "minilm":
         return
-    for folder in (path.parent / name, Path(name)):
+    for folder in (path.parent / path_of(name), path_of(name)):
         if (folder / "config.json").is_file():
-            encoder["name"] = str(folder.resolve())
+            encoder["name"] = path_text(folder.resolve())
             return
 
 
@@ -173,7 +195,7 @@ _EXCLUDES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 
 
 def _with_overrides(values: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
-    for override in overrides:
+    for override in map(path_text, overrides):  # arguments are decoded like the names of files
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ComityError(f'--set "{override}": write it as key=value, such as train.lr=3e-5')

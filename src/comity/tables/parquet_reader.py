@@ -108,7 +108,8 @@ class ParquetTable(Table):
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """The open file; whatever pyarrow raises on damaged bytes becomes a `ComityError`."""
     try:
-        with pq.ParquetFile(path) as file:
+        # pyarrow takes no path whose characters the locale does not have.
+        with path.open("rb") as source, pq.ParquetFile(source) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from comity.errors import ComityError, nearest
 from comity.tables.frames import is_memory_name, not_in_memory
+from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET
 
 HEAD_BYTES = 4096
 CHUNK_BYTES = 1 << 16
@@ -67,13 +68,25 @@ def _not_found(path: Path) -> str:
     if not path.parent.is_dir():
         return f"{path}: there is no folder {path.parent}; check the path"
     try:
-        beside = [entry.name for entry in itertools.islice(path.parent.iterdir(), 1000)]
+        beside = [p for p in itertools.islice(path.parent.iterdir(), 1000) if _is_like(path, p)]
     except OSError:
         beside = []
-    # The extension alone makes no name close.
-    alike = [name for name in beside if nearest(path.stem, [Path(name).stem])]
-    close = nearest(path.name, alike)
+    close = nearest(path.name, [entry.name for entry in beside])
     return f"{path}: there is no such file{close or '; check the path'}"
+
+
+def _is_like(path: Path, other: Path) -> bool:
+    """Whether `other` may be meant by `path`: a file of the same kind with a similar name.
+
+    The extension alone makes no name similar.
+    """
+    if path.suffix.lower() == other.suffix.lower():
+        similar = bool(nearest(path.stem, [other.stem]))
+    else:
+        similar = (
+            path.stem == other.stem and other.suffix.lower() in DELIMITED + JSON_LINES + PARQUET
+        )
+    return similar and other.is_file()
 
 
 def cannot_read(path: Path, error: Exception) -> str:

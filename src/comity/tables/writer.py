@@ -245,7 +245,9 @@ class ParquetWriter:
             is_field = isinstance(kind, pyarrow.Field)
             fields.append(kind.with_name(written) if is_field else pyarrow.field(written, kind))
         self.schema = pyarrow.schema(fields, metadata=dict(metadata or {}))
-        self.writer = pyarrow.parquet.ParquetWriter(path, self.schema)
+        # pyarrow takes no path whose characters the locale does not have.
+        self.file = path.open("wb")
+        self.writer = pyarrow.parquet.ParquetWriter(self.file, self.schema)
 
     def write(self, rows: Sequence[WholeRow]) -> None:
         """Add rows; other values than texts become texts in a column of texts."""
@@ -260,6 +262,7 @@ class ParquetWriter:
     def close(self) -> None:
         """Finish the file."""
         self.writer.close()
+        self.file.close()
 
 
 def _arrow_array(values: Sequence[Any], kind: Any) -> Any:

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural, precision_name
-from comity.runs import RunSummary, StageConflictEntry
+from comity.runs.entries import StageConflictEntry
+from comity.runs.summary import RunSummary
 from comity.terminal.table import LOSER, WINNER, Table
 
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
@@ -383,7 +384,7 @@ def _comparison_cells(entry: Entry) -> tuple[str, str, str, str | Text]:
         return score, "-", "-", "-"
     between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
     difference = f"{verdict.difference:+.4f} {between}"
-    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.word or "-")
+    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.verdict or "-")
 
 
 def _coloured(word: str) -> Text:

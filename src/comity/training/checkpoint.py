@@ -12,7 +12,7 @@ from torch import Tensor
 from comity.errors import ComityError
 from comity.files import read_record, write_record
 from comity.model.parameters import FlatParameters
-from comity.runs import RunDirectory, validated
+from comity.runs.directory import RunDirectory, validated
 from comity.training.conflict import ConflictMonitor
 from comity.training.optim import FlatAdamW
 from comity.training.selection import Selection

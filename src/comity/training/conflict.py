@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from comity.runs import ConflictEntry, PairConflict, StageConflictEntry
+from comity.runs.entries import (
+    ConflictEntry,
+    LayerConflict,
+    PairConflict,
+    StageConflictEntry,
+    TaskEffect,
+)
 
 BLOCKS = 10
 """Contiguous blocks of observations; their means are nearly independent, unlike single steps."""
@@ -39,6 +45,36 @@ class Probe:
 
     products: list[list[float]]  # [K, K]
     cosines: list[list[float | None]]  # [K, K]; None for a zero gradient
+    # For each layer and pair, as means over both orders of the batches; empty in older checkpoints.
+    layers: list[list[float | None]] = field(default_factory=list)  # cosines within the layer
+    parts: list[list[float | None]] = field(default_factory=list)  # of the cosine over all layers
+
+
+@dataclass
+class Effect:
+    """What the balancer did to one task's gradient: sums over the steps that have the task."""
+
+    steps: int = 0
+    weight: float = 0.0
+    sum_cosine: float = 0.0  # with the plain sum of the step's gradients
+    update_cosine: float = 0.0
+    sum_opposed: int = 0  # steps in which that cosine is below 0
+    update_opposed: int = 0
+
+    def mean(self, task: str) -> TaskEffect:
+        """Means over the steps."""
+        sums = (self.weight, self.sum_cosine, self.update_cosine)
+        means = (total / self.steps for total in (*sums, self.sum_opposed, self.update_opposed))
+        return TaskEffect(task, self.steps, *means)
+
+
+@dataclass
+class Turn:
+    """How far the balancer turned the update from the plain sum: sums over steps."""
+
+    steps: int = 0
+    changed: int = 0  # steps in which they point in different directions
+    cosine: float = 0.0  # between the two
 
 
 @dataclass
@@ -54,6 +90,10 @@ class ConflictMonitor:
     steps: list[list[float]] = field(default_factory=list)  # cosines of each pair, step by step
     logged: list[int] = field(default_factory=list)  # for each pair, how many of them
     probes: list[Probe] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)  # names of the layers that are compared
+    effects: dict[str, Effect] = field(default_factory=dict)  # by task
+    turn: Turn = field(default_factory=Turn)
+    weights: dict[str, list[float]] = field(default_factory=dict)  # since the last entry, by task
 
     @classmethod
     def of_stage(cls, tasks: Sequence[str], from_steps: bool) -> "ConflictMonitor":
@@ -73,6 +113,36 @@ class ConflictMonitor:
                 if np.isfinite(cosine):
                     seen.append(round(float(cosine), DIGITS))
 
+    def observe_weights(
+        self, tasks: Sequence[str], gramian: ArrayLike, weights: Sequence[float]
+    ) -> None:
+        """Add the balancer's weights `[K]` for the Gramian `[K, K]` of a training step.
+
+        Does nothing where a step has one gradient for all tasks, or the weights are missing or not
+        finite.
+        """
+        inner, weight = np.asarray(gramian, np.float64), np.asarray(weights, np.float64)
+        if not self.from_steps or len(weight) != len(inner) or not np.isfinite(weight).all():
+            return
+        both = np.stack([np.ones(len(inner)), weight])  # the plain sum and the update, [2, K]
+        squares = both @ inner @ both.T
+        found = cosines(both @ inner, squares.diagonal(), inner.diagonal())
+        between = float(cosines(squares, squares.diagonal(), squares.diagonal())[0, 1])
+        if np.isfinite(between):
+            self.turn.steps += 1
+            self.turn.changed += round(between, DIGITS) < 1
+            self.turn.cosine += between
+        for task, value, plain, update in zip(tasks, weight.tolist(), *found, strict=True):
+            self.weights.setdefault(task, []).append(value)
+            if np.isfinite(plain) and np.isfinite(update):
+                effect = self.effects.setdefault(task, Effect())
+                effect.steps += 1
+                effect.weight += value
+                effect.sum_cosine += float(plain)
+                effect.update_cosine += float(update)
+                effect.sum_opposed += bool(round(plain, DIGITS) < 0)
+                effect.update_opposed += bool(round(update, DIGITS) < 0)
+
     def observe_probe(
         self, step: int, products: ArrayLike, first: ArrayLike, second: ArrayLike
     ) -> ConflictEntry | None:
@@ -80,15 +150,21 @@ class ConflictMonitor:
 
         Args:
             step: the step after which the probe was taken.
-            products: `[K, K]`, gradients of the first batches times gradients of the second.
-            first: `[K]`, squared norms of the gradients of the first batches.
-            second: `[K]`, those of the second batches.
+            products: `[L, K, K]`, for each layer the gradients of the first batches times those of
+                the second.
+            first: `[L, K]`, squared norms of the gradients of the first batches.
+            second: `[L, K]`, those of the second batches.
         """
         products, first, second = (np.asarray(v, np.float64) for v in (products, first, second))
         if not all(np.isfinite(values).all() for values in (products, first, second)):
             return None
-        found = cosines(products, first, second)
-        self.probes.append(Probe(products.tolist(), _rows(found)))
+        whole = products.sum(0)
+        found = cosines(whole, first.sum(0), second.sum(0))
+        each = [cosines(*layer) for layer in zip(products, first, second, strict=True)]
+        norms = np.sqrt(np.outer(first.sum(0), second.sum(0)))
+        parts = products / np.where(norms > 0, norms, np.nan)
+        layers, shares = ([_rounded(self._of_pairs(m)) for m in of] for of in (each, parts))
+        self.probes.append(Probe(whole.tolist(), _rows(found), layers, shares))
         both = (found + found.T) / 2
         np.fill_diagonal(both, 1)
         return ConflictEntry(
@@ -96,7 +172,13 @@ class ConflictMonitor:
             tasks=self.tasks,
             cosines=_rows(both),
             reliability=_rounded(found.diagonal()),
+            layers=dict(zip(self.layers, layers, strict=True)),
         )
+
+    def _of_pairs(self, matrix: Floats) -> Floats:
+        """The entries of a matrix `[K, K]` for each pair, `[pairs]`: the mean over both orders."""
+        i, j = np.triu_indices(len(matrix), 1)
+        return (matrix[i, j] + matrix[j, i]) / 2
 
     def steps_entry(self, step: int) -> ConflictEntry | None:
         """The mean cosines of the steps since the last such entry; None if there are none."""
@@ -107,11 +189,19 @@ class ConflictMonitor:
         means = np.eye(len(self.tasks))
         for (i, j), values in zip(self._indices(), new, strict=True):
             means[i, j] = means[j, i] = np.mean(values) if values else np.nan
+        recent, self.weights = self.weights, {}
+        weights = [np.mean(recent.get(task, [np.nan])) for task in self.tasks]
         return ConflictEntry(
-            step=step, tasks=self.tasks, cosines=_rows(means), steps=max(map(len, new))
+            step=step,
+            tasks=self.tasks,
+            cosines=_rows(means),
+            steps=max(map(len, new)),
+            weights=_rounded(np.array(weights, np.float64)),
         )
 
-    def summary(self, step: int, stage: int, name: str, unprobed: str | None) -> StageConflictEntry:
+    def summary(
+        self, step: int, stage: int, name: str, unprobed: str | None, balancer: str | None = None
+    ) -> StageConflictEntry:
         """What the stage has shown up to a step.
 
         Args:
@@ -119,6 +209,7 @@ class ConflictMonitor:
             stage: the number of the stage, from 0.
             name: its name.
             unprobed: why it has no probes.
+            balancer: its balancer.
         """
         shape = (-1, len(self.tasks), len(self.tasks))
         products = np.array([probe.products for probe in self.probes], np.float64).reshape(shape)
@@ -135,6 +226,10 @@ class ConflictMonitor:
             pairs=self._pairs(products, found),
             reliability=reliability,
             unprobed=unprobed,
+            balancer=balancer,
+            effects=[self.effects[t].mean(t) for t in self.tasks if t in self.effects],
+            changed=self.turn.changed / self.turn.steps if self.turn.steps else None,
+            turned=self.turn.cosine / self.turn.steps if self.turn.steps else None,
         )
 
     def _pairs(self, products: Floats, found: Floats) -> list[PairConflict]:
@@ -146,7 +241,10 @@ class ConflictMonitor:
         observed = [values[np.isfinite(values)] for values in observed]
         pairs = []
         intervals = holm_intervals(observed)
-        for (i, j), values, interval in zip(indices, observed, intervals, strict=True):
+        layers = self._layers()
+        for (i, j), values, interval, of_layers in zip(
+            indices, observed, intervals, layers, strict=True
+        ):
             expected = expected_cosine(products, i, j)
             pairs.append(
                 PairConflict(
@@ -155,13 +253,45 @@ class ConflictMonitor:
                     cosine=_mean(values),
                     low=interval and interval[0],
                     high=interval and interval[1],
-                    conflicts=interval and interval[1] < 0,
+                    conflicts=_below_0(interval),
                     expected_cosine=expected and expected[0],
                     expected_low=expected and expected[1],
                     expected_high=expected and expected[2],
+                    layers=of_layers,
                 )
             )
         return pairs
+
+    def _layers(self) -> list[list[LayerConflict]]:
+        """For each pair, its conflict in each layer."""
+        probes = [probe for probe in self.probes if probe.layers]
+        shape = (len(probes), len(self.layers), math.comb(len(self.tasks), 2))
+        if not probes:
+            return [[] for _ in range(shape[2])]
+        found = np.array([probe.layers for probe in probes], np.float64).reshape(shape)
+        parts = np.array([probe.parts for probe in probes], np.float64).reshape(shape)
+        indices = [(pair, layer) for pair in range(shape[2]) for layer in range(shape[1])]
+        observed = [found[:, layer, pair] for pair, layer in indices]
+        observed = [values[np.isfinite(values)] for values in observed]
+        conflicts = []
+        for (pair, layer), values, interval in zip(
+            indices, observed, holm_intervals(observed), strict=True
+        ):
+            ends = interval or (None, None)
+            numbers = [_mean(values), *ends, _mean(parts[:, layer, pair])]
+            cosine, low, high, part = _rounded(np.array(numbers, np.float64))
+            conflicts.append(
+                LayerConflict(
+                    layer=self.layers[layer],
+                    observed=len(values),
+                    cosine=cosine,
+                    low=low,
+                    high=high,
+                    conflicts=_below_0(interval),
+                    part=part,
+                )
+            )
+        return [conflicts[start : start + shape[1]] for start in range(0, len(conflicts), shape[1])]
 
     def _indices(self) -> list[tuple[int, int]]:
         return list(itertools.combinations(range(len(self.tasks)), 2))
@@ -174,6 +304,10 @@ def cosines(products: Floats, first: Floats, second: Floats) -> Floats:
     """
     norms = np.outer(np.sqrt(first.clip(min=0)), np.sqrt(second.clip(min=0)))
     return (products / np.where(norms > 0, norms, np.nan)).clip(-1, 1)
+
+
+def _below_0(interval: tuple[float, float] | None) -> bool | None:
+    return interval and interval[1] < 0
 
 
 def _rounded(values: Floats) -> list[float | None]:

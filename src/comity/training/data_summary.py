@@ -8,58 +8,11 @@ import numpy as np
 from comity.data.labels import class_counts
 from comity.data.notes import unknown_share
 from comity.data.splits import MOST_LINES, Split, TaskData
+from comity.data.summary import RunData, ScoreRange, SplitSummary, TaskSummary
 from comity.data.token_cache import token_counts
 from comity.format import plural
-from comity.runs import EncoderFacts
+from comity.runs.facts import EncoderFacts
 from comity.training.setup import Prepared, head_spec
-
-
-@dataclass(frozen=True)
-class ScoreRange:
-    """The gold scores of a split."""
-
-    min: float
-    mean: float
-    max: float
-    deviation: float  # standard deviation
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """One split of one task, counted."""
-
-    file: str
-    reading: Mapping[str, object]  # how the file was read: format, delimiter, encoding, ...
-    rows: int
-    unlabelled: int
-    ignored: int  # rows left out because of `ignore_labels`
-    empty: int  # rows with an empty text, kept or dropped
-    first_empty_line: int | None
-    empty_lines: list[int]  # the first 100 of them
-    zero_bytes: int  # rows with a zero byte in a text
-    unknown: float  # share of the tokens that are not in the vocabulary
-    dropped: int
-    truncated: int
-    leaked: int
-    token_percentiles: dict[str, int]  # "50", "95" and "100"; empty for a split without rows
-    counts: dict[str, int] | None = None  # rows of each class
-    scores: ScoreRange | None = None  # for tasks without classes
-
-
-@dataclass(frozen=True)
-class TaskSummary:
-    """One task and its data."""
-
-    kind: str
-    head: str
-    pooling: str
-    views: list[str]
-    metric: str
-    classes: list[str]
-    max_length: int
-    train: SplitSummary
-    dev: SplitSummary
-    stages: dict[str, SplitSummary]  # by the stage's file
 
 
 @dataclass(frozen=True)
@@ -70,6 +23,11 @@ class DataSummary:
     tasks: dict[str, TaskSummary]
     notes: list[str]
     leaks: list[str]
+
+    @property
+    def recorded(self) -> RunData:
+        """What a run records of it."""
+        return RunData(self.tasks, self.notes, self.leaks)
 
 
 def data_summary(prepared: Prepared) -> DataSummary:

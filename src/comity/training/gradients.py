@@ -152,18 +152,43 @@ class Gradients:
         rows, words = self.rows[: self.used], self.word_rows.flatten(1)
         return _inner_products(rows, rows) + _inner_products(words, words)
 
-    def products(self, other: "Gradients") -> Tensor:
-        """Inner products of the rows in use with those of `other`, `[K, L]` float64 on the CPU.
+    @property
+    def layers(self) -> list[int]:
+        """The trained shared layers, from the lowest; the word table belongs to layer 0."""
+        shared = {segment.layer for segment in self.flat.segments if segment.owner == SHARED}
+        return sorted(layer for layer in shared if layer >= self.frozen_layers)
 
-        `other` must have the same parameters and frozen layers.
+    def products(self, other: "Gradients") -> Tensor:
+        """Inner products of the rows in use with those of `other`, layer by layer.
+
+        `other` must have the same parameters and frozen layers; it may be these gradients.
+
+        Returns:
+            `[L, K, M]` float64 on the CPU for the L layers of `layers`, the K rows of these
+            gradients and the M rows of `other`. The sum over layers is the product of whole rows.
         """
-        _, own, others = np.intersect1d(
-            self.words, other.words, assume_unique=True, return_indices=True
-        )
-        words = self.word_rows[:, own].flatten(1)
-        other_words = other.word_rows[:, others].flatten(1)
-        dense = _inner_products(self.rows[: self.used], other.rows[: other.used])
-        return dense + _inner_products(words, other_words)
+        found = [
+            _inner_products(self.rows[: self.used, span], other.rows[: other.used, span])
+            for span in map(self._columns_of, self.layers)
+        ]
+        if self.trains_words:
+            _, own, others = np.intersect1d(
+                self.words, other.words, assume_unique=True, return_indices=True
+            )
+            words = self.word_rows[:, own].flatten(1)
+            found[0] = found[0] + _inner_products(words, other.word_rows[:, others].flatten(1))
+        return torch.stack(found)
+
+    def _columns_of(self, layer: int) -> slice:
+        """The columns of `rows` that a shared layer has."""
+        segments = [
+            segment
+            for segment in self.flat.segments
+            if (segment.owner, segment.layer, segment.is_word_table) == (SHARED, layer, False)
+        ]
+        start = min((segment.start for segment in segments), default=self.start)
+        stop = max((segment.stop for segment in segments), default=self.start)
+        return slice(start - self.start, stop - self.start)
 
     def squared_norm(self, owner: str) -> float:
         """The squared norm of the gradient of the head that `owner` has."""

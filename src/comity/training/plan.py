@@ -54,6 +54,14 @@ class StagePlan:
         """Whether the stage has conflict probes."""
         return self.shares and self.unprobed(conflict_every) is None
 
+    def probes(self, before: int, conflict_every: int) -> int:
+        """How many conflict probes the stage has, if earlier stages have `before` steps."""
+        if not self.is_probed(conflict_every):
+            return 0
+        regular = (before + len(self.steps)) // conflict_every - before // conflict_every
+        # One more comes after the stage's first step.
+        return regular + ((before + 1) % conflict_every > 0)
+
     def allocated_rows(self, conflict_every: int) -> int:
         """How many task gradients the stage's steps and probes need at the same time.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from comity.evaluation.evaluate import Evaluation, scores_of
 from comity.evaluation.metrics import Score, mean_score
-from comity.runs import (
+from comity.runs.entries import (
     BestModel,
     BestOfTask,
     EndEntry,

@@ -32,7 +32,7 @@ from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
-from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
+from comity.runs.facts import EncoderFacts, Machine, RunInputs, TaskFacts
 from comity.tables.frames import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed

@@ -8,7 +8,7 @@ from comity import hardware
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
-from comity.runs import RunDirectory
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
@@ -30,31 +30,16 @@ def train(
     on_event: Listener = ignore,
     command: list[str] | None = None,
 ) -> RunDirectory:
-    """Train a recipe and keep the run in a directory.
+    """Train a recipe and keep the run in a directory, without showing progress.
 
     Args:
-        recipe: what to train: the path of a TOML file, a dict as in TOML, or a `Recipe`. In a dict,
-            a DataFrame may be in place of a file. A resumed run needs the recipe and the tables it
-            was started with.
-        data: the folder where the recipe's relative paths start (default: the folder of the
-            recipe's file, or the working directory; a resumed run has its own).
-        out: the run directory: new or empty, or with `resume` an existing run.
-        resume: continue from the last checkpoint of `out`. A finished run is returned as it is.
-        extend: with `resume`, how much longer to train: {"epochs": 1} or {"steps": 500}. This adds
-            a stage like the last one, see `extended`.
-        overwrite: delete the run in `out`, once the recipe and all files have been checked.
-        drop_leaks: leave out training rows that also appear in a dev set. A resumed run keeps the
-            setting it was started with.
+        recipe, data, out, resume, extend, overwrite, drop_leaks, on_event: as for `comity.train`.
         estimate_time: time a few steps first, so that the plan says how long the run will take.
-        on_event: called with each event of `comity.training.events`.
         command: the command line to record in run.json.
 
     Raises:
-        ComityError: with every error in the recipe's files or the checkpoint.
+        ComityError: with every error in the recipe, its files or the checkpoint.
         Interrupted: a `KeyboardInterrupt` after Ctrl-C or SIGTERM; a checkpoint has been written.
-
-    Example:
-        run = train("recipe.toml", data="data", out="runs/first")
     """
     if resume and overwrite:
         raise ComityError("resume and overwrite exclude each other; leave one of them out")
@@ -72,9 +57,12 @@ def train(
         run.check_recipe(job.recipe, "the given recipe")
         if run.is_finished() and not extend:
             return run
+        # An error in the run comes before anything is loaded.
         if extend:
+            check_extendable(run)
             job = replace(job, recipe=extended(job.recipe, extend))
-        run.usable_checkpoint()  # an error comes before anything is loaded
+        else:
+            run.usable_checkpoint()
     else:
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
@@ -83,6 +71,21 @@ def train(
     run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
     trainer.run(run, resume, bool(extend), command)
     return run
+
+
+def check_extendable(run: RunDirectory) -> None:
+    """Raise a ComityError if a run is unfinished, a slim copy, or has no usable checkpoint."""
+    if (run.path / SLIM_WEIGHTS).is_file():
+        raise ComityError(
+            f"{run.path}: is a slim copy without weights, so it cannot be extended; name the run "
+            "that it is a copy of"
+        )
+    if not run.is_finished():
+        raise ComityError(
+            f"{run.path}: the run is unfinished, so it cannot be extended yet; first finish it "
+            f"with {run.resume_command}"
+        )
+    run.usable_checkpoint()
 
 
 def extended(recipe: Recipe, by: Mapping[str, float]) -> Recipe:

@@ -27,18 +27,13 @@ from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
-from comity.runs import (
-    Entry,
-    RunDirectory,
-    RunFacts,
-    SkippedEntry,
-    current_commit,
-    new_run_id,
-    versions,
-)
+from comity.runs.directory import RunDirectory
+from comity.runs.entries import Entry, SkippedEntry
+from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor
+from comity.training.data_summary import data_summary
 from comity.training.events import (
     Evaluated,
     Listener,
@@ -66,6 +61,9 @@ from comity.training.task_gradients import Batch, TaskGradients
 
 MOST_SKIPPED = 10
 """Consecutive skipped steps (a loss or gradient is not finite) after which the run stops."""
+
+TIMED_ROWS = 64
+"""Dev rows of each task from which the time of an evaluation is estimated."""
 
 LOG_EVERY = 50
 """Steps between two train entries in metrics.jsonl."""
@@ -162,6 +160,7 @@ class Trainer:
         else:
             directory.write_facts(self._facts(command))
             directory.write_recipe(self.prepared.recipe)
+            directory.write_data(data_summary(self.prepared).recorded)
         tasks = tuple(self.prepared.tasks)
         self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
         try:
@@ -212,6 +211,8 @@ class Trainer:
                 self.optimizer.reset()
             if not self._keeps_balancer_state(plan):
                 self.balancer_state = {}
+        depth = self.prepared.encoder.depth
+        self.progress.conflict.layers = [layer_name(n, depth) for n in self.gradients.layers]
 
     def _keeps_balancer_state(self, plan: StagePlan) -> bool:
         if not plan.stage.keep_optimizer_state:  # as in any first stage
@@ -226,6 +227,7 @@ class Trainer:
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         self.progress.conflict.observe_step(tasks, gramian)
         weights, norm = self._weigh(plan, tasks, gramian)
+        self.progress.conflict.observe_weights(tasks, gramian, weights)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
             self._update(plan, set(tasks), weights, norm)
@@ -348,32 +350,66 @@ class Trainer:
             )
 
     def time_left(self, steps: int = 4) -> float | None:
-        """Estimate the seconds that all stages take by timing a few steps, then undo those steps.
+        """Estimate the seconds of all steps, conflict probes and evaluations by timing a few.
 
-        None for a plan so short that timing it would take as long as running it.
+        Their effects are undone. None for a plan so short that timing it would take as long as
+        running it.
         """
         if sum(len(plan.steps) for plan in self.plans) < 20 * steps:
             return None
         masters = self.flat.masters.clone()
-        total = 0.0
+        total, before = 0.0, 0
         for plan in self.plans:
             self.start_stage(plan)
-            chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
-            tokens, seconds = 0, 0.0
-            for number, planned in enumerate(chosen):
-                started = time.perf_counter()
-                batches = self._batches(plan, planned)
-                _, tasks, gramian = self._fill(plan, batches, TIMING, 0)
-                weights, norm = self._weigh(plan, tasks, gramian)
-                self._update(plan, set(tasks), weights, norm)
-                if number:  # the first step also fills caches
-                    tokens += sum(batch.tokens for batch in batches)
-                    seconds += time.perf_counter() - started
-            total += seconds / tokens * sum(count.tokens for count in plan.counts)
+            per_token = self._time_steps(plan, steps)
+            total += per_token * sum(count.tokens for count in plan.counts)
+            probes = plan.probes(before, self.settings.conflict_every)
+            total += probes * self._time_probe(plan) if probes else 0
+            before += len(plan.steps)
+        total += sum(len(plan.evaluations) for plan in self.plans) * self._time_evaluation()
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
         self.progress, self.norm, self.balancer_state = Progress(), None, {}
+        return total
+
+    def _time_steps(self, plan: StagePlan, steps: int) -> float:
+        """Seconds for each token of some steps of a stage."""
+        chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
+        tokens, seconds = 0, 0.0
+        for number, planned in enumerate(chosen):
+            started = time.perf_counter()
+            batches = self._batches(plan, planned)
+            _, tasks, gramian = self._fill(plan, batches, TIMING, 0)
+            weights, norm = self._weigh(plan, tasks, gramian)
+            self._update(plan, set(tasks), weights, norm)
+            if number:  # the first step also fills caches
+                tokens += sum(batch.tokens for batch in batches)
+                seconds += time.perf_counter() - started
+        return seconds / tokens
+
+    def _time_probe(self, plan: StagePlan) -> float:
+        """Seconds for one probe."""
+        started = time.perf_counter()
+        self._measure(plan)
+        return time.perf_counter() - started
+
+    def _time_evaluation(self) -> float:
+        """Seconds for one evaluation, from those for a few rows of each task."""
+        total = 0.0
+        for name, data in self.prepared.tasks.items():
+            few = data.dev.take(np.arange(min(TIMED_ROWS, len(data.dev))))
+            seconds = 0.0
+            for _ in range(2):  # the first pass also fills caches
+                started = time.perf_counter()
+                task_outputs(self.model, name, few, self.prepared.template, data.max_length)
+                seconds = time.perf_counter() - started
+            views = self.model.tasks[name].views
+            tokens, dev, train = (
+                int(split.lengths(views, data.max_length).sum())
+                for split in (few, data.dev, self.train_samples[name])
+            )
+            total += seconds / tokens * (dev + train)
         return total
 
     # --- conflict -------------------------------------------------------------------------------
@@ -391,20 +427,27 @@ class Trainer:
 
     def probe(self, plan: StagePlan) -> None:
         """Compare the gradients of two random batches of each task, without an update."""
+        step = self.progress.step
+        products, norms, other_norms = self._measure(plan)
+        self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
+
+    def _measure(self, plan: StagePlan) -> tuple[Tensor, Tensor, Tensor]:
+        """What a probe observes in each layer: products `[L, K, K]` of the tasks' first and second
+        gradients, and the squared norms `[L, K]` of both.
+        """
         task_gradients, step = self.task_gradients[plan.number], self.progress.step
         chosen = [self._probe_batches(task) for task in plan.tasks]
         first = task_gradients.batches([(name, batches[0]) for name, batches in chosen])
         task_gradients.fill(self.gradients, first, False, PROBE, step, 0)
-        norms = self.gradients.gramian().diagonal()
+        norms = self.gradients.products(self.gradients).diagonal(dim1=1, dim2=2)
         other = Gradients(self.flat, 1, self.gradients.frozen_layers)
         columns, other_norms = [], []
         for name, batches in chosen:  # one by one, to need memory for one more row only
             second = task_gradients.batches([(name, batches[1])])
             task_gradients.fill(other, second, True, PROBE, step, 1)
             columns.append(self.gradients.products(other))
-            other_norms.append(other.gramian().item())
-        products = torch.cat(columns, dim=1)
-        self._log(self.progress.conflict.observe_probe(step, products, norms, other_norms))
+            other_norms.append(other.products(other).squeeze(2))
+        return torch.cat(columns, dim=2), norms, torch.cat(other_norms, dim=1)
 
     def _probe_batches(self, task: SampledTask) -> tuple[str, list[NDArray[np.integer]]]:
         """The task and the rows of two of its batches, drawn without replacement."""
@@ -415,8 +458,8 @@ class Trainer:
     def _log_stage_conflict(self, plan: StagePlan) -> None:
         if plan.shares:
             reason = plan.unprobed(self.settings.conflict_every)
-            names = plan.number, plan.stage.name, reason
-            self.directory.log(self.progress.conflict.summary(self.progress.step, *names))
+            stage = plan.number, plan.stage.name, reason, plan.stage.balancer
+            self.directory.log(self.progress.conflict.summary(self.progress.step, *stage))
 
     def _log(self, entry: Entry | None) -> None:
         if entry is not None:
@@ -589,3 +632,12 @@ def frozen_layers(freeze: str | int, flat: FlatParameters) -> int:
 def top_layer(flat: FlatParameters) -> int:
     """The number of the highest shared layer: the pooler."""
     return max(segment.layer for segment in flat.segments if segment.owner == SHARED)
+
+
+def layer_name(layer: int, depth: int) -> str:
+    """The name of a shared layer of an encoder with `depth` layers.
+
+    >>> [layer_name(layer, 2) for layer in range(4)]
+    ['embeddings', 'layer 1', 'layer 2', 'pooler']
+    """
+    return {0: "embeddings", depth + 1: "pooler"}.get(layer, f"layer {layer}")

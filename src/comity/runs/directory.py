@@ -1,12 +1,14 @@
-"""The run directory and the typed records in it. Loads no torch.
+"""The run directory: where each file is, and how it is written and read.
 
 RUN/recipe.toml          the recipe, with overrides applied
     run.json             RunFacts: id, seed, recipe, precision, inputs, tasks, machine, versions
     metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, and its scores
+    data.json            RunData: rows, labels and lengths of every split
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
+    report.html          the page of `comity report`, with its numbers in report.json
 
 Every write is atomic: after a crash the previous version is still there. Each of the folders has a
 manifest with the run's id and the digest of every file, and the JSON records have digests of their
@@ -14,23 +16,21 @@ own. They are checked when they are read, so a damaged file or one of another ru
 """
 
 import json
-import platform
+import os
 import re
-import secrets
 import shlex
 import shutil
-import subprocess
 import tempfile
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
+from comity.data.summary import RunData
 from comity.errors import ComityError
 from comity.files import (
     MANIFEST,
@@ -43,267 +43,18 @@ from comity.files import (
 from comity.format import or_dash
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.targets import HeadSpec
+from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
+from comity.runs.facts import FORMAT, RunFacts
 
-FORMAT = 3
-"""Version of the files in a run directory. Runs of another format are refused."""
-
-RECORDED_PACKAGES = ("comity", "torch", "numpy", "tokenizers", "safetensors")
-
-# --- run.json -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EncoderFacts:
-    """The pretrained encoder: its name in the recipe, its origin, and its digests."""
-
-    name: str
-    sha256: dict[str, str]  # by weight file
-    folder: str | None = None  # for a local checkpoint
-    hub: str | None = None  # for one from the Hugging Face hub, with its revision
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """Everything a run reads. None of it may change between start and resume."""
-
-    data: str  # absolute path of the folder where the recipe's relative paths start
-    drop_leaks: bool
-    encoder: EncoderFacts
-    tokenizer: str  # fingerprint
-    files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
-    split_seed: int | None = None  # None in runs of older versions, which used the training seed
-    in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """One digest for the encoder, one for the tokenizer, and one for each file."""
-        weights = " ".join(f"{name}:{digest}" for name, digest in self.encoder.sha256.items())
-        files = {f"file of {role}": digest for role, digest in self.files.items()}
-        return {"encoder": weights, "tokenizer": self.tokenizer, **files}
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """One task of a run."""
-
-    head: HeadSpec
-    metric: str
-    max_length: int  # in tokens
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The hardware of a run."""
-
-    device: str
-    processor: str
-    processor_class: str
-    threads: int
-    card: str | None = None  # the GPU
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """The contents of run.json."""
-
-    seed: int
-    precision: str  # "float32" or "bfloat16"
-    inputs: RunInputs
-    tasks: dict[str, TaskFacts]
-    machine: Machine
-    versions: dict[str, str]  # by package
-    command: list[str] | None = None  # None for a run started from Python
-    commit: str | None = None  # of the git repository in the working directory
-    format: int = FORMAT
-    id: str | None = None  # random; also in the manifests of the run's folders
-    recipe: dict[str, Any] | None = None  # the content of recipe.toml, to notice an edit
-    steps: int | None = None  # of the whole plan
-
-
-def new_run_id() -> str:
-    """A random id, so that no run takes another run's checkpoint for its own."""
-    return secrets.token_hex(8)
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages a run depends on."""
-    packages = {name: metadata.version(name) for name in RECORDED_PACKAGES}
-    return {**packages, "python": platform.python_version(), "platform": platform.platform()}
-
-
-def current_commit() -> str | None:
-    """The commit checked out in the working directory, or None outside a git repository."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-# --- best.json and metrics.jsonl ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RecordedScore:
-    """A score in a file; `reason` says why `value` is None, or which tasks a mean excludes."""
-
-    metric: str
-    value: float | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class BestModel:
-    """The contents of best.json: which model was kept, and its dev scores."""
-
-    folder: str  # in the run directory
-    step: int
-    by: str  # train.select_by: "mean" or a task
-    score: RecordedScore
-    tasks: dict[str, RecordedScore]
-
-
-@dataclass(frozen=True)
-class RecordedEvaluation:
-    """One task's evaluation in metrics.jsonl."""
-
-    metric: str
-    value: float | None
-    loss: float | None
-    n: int  # rows
-    others: dict[str, float | None]  # the other metrics
-    reason: str | None = None  # why `value` is None
-    confusion_matrix: list[list[int]] | None = None
-    warning: str | None = None  # where the model predicts nothing but one class
-
-
-@dataclass(frozen=True)
-class BestOfTask:
-    """A task's own best dev score in a run, whichever model was kept."""
-
-    metric: str
-    value: float
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainEntry:
-    """Training averages since the previous train entry."""
-
-    type: Literal["train"] = "train"
-    step: int
-    examples: int  # since the start of the run
-    loss: dict[str, float | None]  # mean by task; None if it was not finite
-    gradient_norm: float | None  # of the last step, before clipping
-    skipped: int  # steps since the start of the run
-    examples_per_second: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConflictEntry:
-    """Cosines between task gradients: of one probe, or means over training steps.
-
-    A probe compares two independent batches of each task. Its cosine of two tasks is the mean of
-    two, each between batches of different draws; a task's `reliability` is the cosine between its
-    own two batches.
-    """
-
-    type: Literal["conflict"] = "conflict"
-    step: int  # of the probe, or the last of the steps
-    tasks: list[str]
-    cosines: list[list[float | None]]  # [K, K]; None where a pair was not seen
-    steps: int | None = None  # how many steps the mean is over; None for a probe
-    reliability: list[float | None] | None = None  # [K] of a probe; None for a zero gradient
-
-
-@dataclass(frozen=True)
-class PairConflict:
-    """Whether the gradients of two tasks on the shared encoder conflicted in one stage.
-
-    Intervals are 95% intervals. Those of `cosine` are adjusted for the number of pairs (Holm).
-    `expected_cosine` is that of the expected gradients, without the noise of single batches; it has
-    no value where the noise is too large.
-    """
-
-    tasks: tuple[str, str]
-    observed: int  # steps or probes
-    cosine: float | None  # mean over them
-    low: float | None
-    high: float | None
-    conflicts: bool | None  # whether `high` is below 0; None with fewer than 20 observations
-    expected_cosine: float | None
-    expected_low: float | None
-    expected_high: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConflictEntry:
-    """What a stage has shown of the conflict between its tasks, up to an evaluation."""
-
-    type: Literal["stage-conflict"] = "stage-conflict"
-    step: int
-    stage: int  # from 0
-    name: str
-    from_steps: bool  # cosines of all training steps; otherwise of the probes
-    probes: int
-    pairs: list[PairConflict]
-    reliability: dict[str, float | None]  # mean by task; empty without probes
-    unprobed: str | None = None  # why there are no probes
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationEntry:
-    """An evaluation on dev and on a sample of the training rows."""
-
-    type: Literal["evaluation"] = "evaluation"
-    step: int
-    examples: int
-    mean: float | None
-    mean_reason: str | None
-    tasks: dict[str, RecordedEvaluation]
-    train: dict[str, RecordedEvaluation]
-    best_of_task: dict[str, BestOfTask]  # up to and including this evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkippedEntry:
-    """A step that was skipped because a loss or gradient was not finite."""
-
-    type: Literal["skipped"] = "skipped"
-    step: int
-    task: str
-    lines: list[int]  # of the task's batch, in its file
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndEntry:
-    """The end of a run."""
-
-    type: Literal["end"] = "end"
-    step: int
-    examples: int
-    skipped: int
-    stopped_early: bool
-
-
-Entry = TrainEntry | ConflictEntry | StageConflictEntry | EvaluationEntry | SkippedEntry | EndEntry
 E = TypeVar("E", bound=Entry)
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="type")])
 _FACTS = TypeAdapter(RunFacts)
 _BEST = TypeAdapter(BestModel)
+_DATA = TypeAdapter(RunData)
 
-
-# --- the directory --------------------------------------------------------------------------------
-
-
-_NAMES = r"recipe\.toml|run\.json|metrics\.jsonl|best\.json"
-_OF_A_RUN = re.compile(rf"({_NAMES})|\.({_NAMES})\.new|predictions|\.?(best|checkpoint)-.*")
+_NAMES = r"(recipe\.toml|(run|best|data|report)\.json|metrics\.jsonl|report\.html)"
+_OF_A_RUN = re.compile(rf"{_NAMES}|\.{_NAMES}\.new|predictions|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
 SLIM_WEIGHTS = "weights.json"
@@ -340,8 +91,8 @@ class RunDirectory:
         An empty directory is fine, and with `overwrite` also one that holds a run and nothing else.
         """
         try:
-            str(path).encode("utf-8")
-        except UnicodeEncodeError:  # the writer of safetensors takes UTF-8 only
+            os.fsencode(path).decode("utf-8")
+        except UnicodeError:  # the reader of safetensors takes UTF-8 only
             raise ComityError(
                 f"{path}: the name of the run directory is not UTF-8; choose another --out"
             ) from None
@@ -447,6 +198,15 @@ class RunDirectory:
             )
         return validated(_FACTS, values, path)
 
+    def write_data(self, data: RunData) -> None:
+        """Write data.json."""
+        write_record(self.path / "data.json", asdict(data))
+
+    def data(self) -> RunData | None:
+        """The contents of data.json; None for a run of an earlier version."""
+        path = self.path / "data.json"
+        return validated(_DATA, read_record(path), path) if path.is_file() else None
+
     def log(self, entry: Entry) -> None:
         """Append one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -529,7 +289,7 @@ class RunDirectory:
         """A sentence for each task of which the kept model predicts nothing but one class."""
         step = self.best().step
         kept = [entry for entry in self.entries(EvaluationEntry) if entry.step == step]
-        return _warnings(kept[-1] if kept else None)
+        return kept[-1].warnings if kept else []
 
     def kept_model(self) -> Path:
         """The folder of the best model, all of whose files have been checked.
@@ -730,98 +490,3 @@ def is_finished(directory: Path) -> bool:
 def has_checkpoint(directory: Path) -> bool:
     """Whether the directory contains a run that can be resumed."""
     return any(directory.glob("checkpoint-*"))
-
-
-# --- summaries ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A run at a glance: `comity info`."""
-
-    run: str
-    finished: bool
-    step: int  # of the end, or the one from which an unfinished run continues
-    steps: int | None  # planned
-    status: str  # a sentence
-    encoder: str
-    precision: str
-    seed: int
-    machine: Machine
-    versions: dict[str, str]
-    best: BestModel | None  # None before the first evaluation
-    best_of_task: dict[str, BestOfTask]
-    evaluations: list[EvaluationEntry]
-    conflict: list[StageConflictEntry]  # one for each stage that trains two tasks or more
-    skipped: int  # steps
-
-    @property
-    def kept(self) -> EvaluationEntry | None:
-        """The evaluation of the kept model."""
-        step = self.best and self.best.step
-        return next((e for e in self.evaluations if e.step == step), None)
-
-    @property
-    def warnings(self) -> list[str]:
-        """A sentence for each task of which the kept model predicts nothing but one class."""
-        return _warnings(self.kept)
-
-
-def _warnings(evaluation: EvaluationEntry | None) -> list[str]:
-    tasks = evaluation.tasks if evaluation else {}
-    return [f"{name}: {task.warning}" for name, task in tasks.items() if task.warning]
-
-
-def run_summary(directory: RunDirectory) -> RunSummary:
-    """Summarise a run.
-
-    Raises:
-        ComityError: a file is damaged.
-    """
-    facts = directory.facts()
-    directory.recipe()  # an edited recipe does not describe the run
-    evaluations = directory.entries(EvaluationEntry)
-    status = directory.status()
-    return RunSummary(
-        run=str(directory.path),
-        finished=status.finished,
-        step=status.step,
-        steps=status.steps,
-        status=status.sentence,
-        encoder=facts.inputs.encoder.name,
-        precision=facts.precision,
-        seed=facts.seed,
-        machine=facts.machine,
-        versions=facts.versions,
-        best=directory.best() if directory.has_best() else None,
-        best_of_task=evaluations[-1].best_of_task if evaluations else {},
-        evaluations=evaluations,
-        conflict=stage_conflicts(directory),
-        skipped=len(directory.entries(SkippedEntry)),
-    )
-
-
-def stage_conflicts(directory: RunDirectory) -> list[StageConflictEntry]:
-    """The last summary of conflict of each stage, in order.
-
-    A stage that has one task, or trains on masked words, has none.
-    """
-    last = {entry.stage: entry for entry in directory.entries(StageConflictEntry)}
-    return [last[stage] for stage in sorted(last)]
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The dev scores of a run's kept model."""
-
-    step: int
-    mean: float | None  # None if any task has no value: a mean without its worst task misleads
-    tasks: dict[str, float | None]
-
-
-def reached(directory: RunDirectory) -> Reached:
-    """The step, mean and task scores of the kept model."""
-    best = directory.best()
-    tasks = {name: score.value for name, score in best.tasks.items()}
-    means = [entry.mean for entry in directory.entries(EvaluationEntry) if entry.step == best.step]
-    return Reached(best.step, None if None in tasks.values() or not means else means[0], tasks)

@@ -1,25 +1,20 @@
 """The run directory: typed records, damage, and what a resumed run forgets."""
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.helpers import end_entry, run_facts, two_tasks
 
 from comity import ComityError
 from comity.files import read_record, write_record
-from comity.runs import (
-    BestModel,
-    RecordedScore,
-    RunDirectory,
-    SkippedEntry,
-    TrainEntry,
-    current_commit,
-    is_finished,
-)
+from comity.runs.directory import RunDirectory, is_finished
+from comity.runs.entries import BestModel, RecordedScore, SkippedEntry, TrainEntry
+from comity.runs.facts import current_commit
 from comity.targets import HeadSpec, Target
-from tests.helpers import end_entry, run_facts, two_tasks
 
 
 @pytest.fixture
@@ -236,6 +231,7 @@ def test_parents_of_a_run_are_made(tmp_path):
 def test_a_run_directory_has_a_name_in_utf_8(tmp_path):
     with pytest.raises(ComityError, match="not UTF-8"):
         RunDirectory.check_new(tmp_path / "caf\udce9")
+    RunDirectory.check_new(tmp_path / os.fsdecode("café".encode()))
 
 
 def test_a_record_notices_every_changed_byte(tmp_path):

@@ -1,0 +1,108 @@
+"""The facts of a run: the contents of run.json."""
+
+import platform
+import secrets
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from comity.targets import HeadSpec
+
+FORMAT = 3
+"""Version of the files in a run directory. Runs of another format are refused."""
+
+RECORDED_PACKAGES = ("comity", "torch", "numpy", "tokenizers", "safetensors")
+
+# --- run.json -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """The pretrained encoder: its name in the recipe, its origin, and its digests."""
+
+    name: str
+    sha256: dict[str, str]  # by weight file
+    folder: str | None = None  # for a local checkpoint
+    hub: str | None = None  # for one from the Hugging Face hub, with its revision
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Everything a run reads. None of it may change between start and resume."""
+
+    data: str  # absolute path of the folder where the recipe's relative paths start
+    drop_leaks: bool
+    encoder: EncoderFacts
+    tokenizer: str  # fingerprint
+    files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
+    split_seed: int | None = None  # None in runs of older versions, which used the training seed
+    in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """One digest for the encoder, one for the tokenizer, and one for each file."""
+        weights = " ".join(f"{name}:{digest}" for name, digest in self.encoder.sha256.items())
+        files = {f"file of {role}": digest for role, digest in self.files.items()}
+        return {"encoder": weights, "tokenizer": self.tokenizer, **files}
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task of a run."""
+
+    head: HeadSpec
+    metric: str
+    max_length: int  # in tokens
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware of a run."""
+
+    device: str
+    processor: str
+    processor_class: str
+    threads: int
+    card: str | None = None  # the GPU
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The contents of run.json."""
+
+    seed: int
+    precision: str  # "float32" or "bfloat16"
+    inputs: RunInputs
+    tasks: dict[str, TaskFacts]
+    machine: Machine
+    versions: dict[str, str]  # by package
+    command: list[str] | None = None  # None for a run started from Python
+    commit: str | None = None  # of the git repository in the working directory
+    format: int = FORMAT
+    id: str | None = None  # random; also in the manifests of the run's folders
+    recipe: dict[str, Any] | None = None  # the content of recipe.toml, to notice an edit
+    steps: int | None = None  # of the whole plan
+
+
+def new_run_id() -> str:
+    """A random id, so that no run takes another run's checkpoint for its own."""
+    return secrets.token_hex(8)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages a run depends on."""
+    packages = {name: metadata.version(name) for name in RECORDED_PACKAGES}
+    return {**packages, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def current_commit() -> str | None:
+    """The commit checked out in the working directory, or None outside a git repository."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
