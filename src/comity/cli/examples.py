@@ -35,6 +35,10 @@ EXAMPLES = {
         "comity predict runs/first --task mood --input new.csv --output labelled.csv",
         "comity predict runs/first --task mood --input a.jsonl --output b.parquet",
     ],
+    "serve": [
+        "comity serve runs/first",
+        "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
+    ],
     "export": [
         "comity export runs/first --to transformers --out exported",
         "comity export runs/first --to comity --out model --json",
@@ -42,10 +46,6 @@ EXAMPLES = {
     "push": [
         "comity push exported/tasks/mood name/mood --private",
         "comity push runs/first name/model --revision second-try",
-    ],
-    "serve": [
-        "comity serve runs/first",
-        "comity serve runs/first --host 0.0.0.0 --port 80 --api-key-file key.txt",
     ],
     "compare": [
         "comity compare runs/mood-only runs/first",

@@ -393,15 +393,7 @@ class Model:
         changes = {key: value for key, value in given.items() if value is not None}
         tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
         recipe = self._recipe.model_copy(update={"tasks": tasks})
-        return Model(
-            self._model,
-            self._loaded,
-            self._facts,
-            recipe,
-            self._device,
-            self._path,
-            self._weights,
-        )
+        return Model(self._model, self._loaded, self._facts, recipe, self._device, self._path)
 
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
@@ -415,6 +407,14 @@ class Model:
                 "file"
             )
         return FramePath.of("<table in memory>", data)
+
+    def dev_split(self, task: str) -> Split:
+        """The run's own dev rows of a task, with their targets.
+
+        Raises:
+            ComityError: an unknown task, or a dev file that is missing or has changed.
+        """
+        return self._split(task, None)
 
     def _split(self, task: str, path: Path | None) -> Split:
         section, target = self.section(task), self.target(task)

@@ -35,15 +35,11 @@ def padded_forward(
     def split_heads(values: Tensor) -> Tensor:
         return values.view(batch, length, heads, size).transpose(1, 2)  # [B, heads, L, d]
 
-    hidden = bert.word_embeddings[ids]
-    hidden = hidden + bert.position_embeddings[:length] + bert.segment_embeddings[segments]
+    hidden = F.embedding(ids, bert.word_embeddings) + bert.position_embeddings[:length]
+    hidden = hidden + F.embedding(segments, bert.segment_embeddings)
     hidden = bert.embedding_norm(hidden)
     for layer in cast(Iterable[BertLayer], bert.layers):
-        query_weight, key_weight, value_weight = layer.qkv.weight.chunk(3)
-        query_bias, key_bias, value_bias = layer.qkv.bias.chunk(3)
-        query = split_heads(F.linear(hidden, query_weight, query_bias))
-        key = split_heads(F.linear(hidden, key_weight, key_bias))
-        value = split_heads(F.linear(hidden, value_weight, value_bias))
+        query, key, value = map(split_heads, layer.qkv(hidden).chunk(3, dim=-1))
         scores = query @ key.transpose(2, 3) / math.sqrt(size)  # [B, heads, L, L]
         scores = scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min)
         context = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).flatten(2)

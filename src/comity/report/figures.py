@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from comity.data.summary import SplitSummary, TaskSummary
 from comity.evaluation.compare import MEAN, Compared, Entry
@@ -30,7 +31,7 @@ from comity.report.charts import (
 )
 from comity.report.content import Curve, StageConflict
 from comity.report.tasks import Calibration, Numbers, TaskView
-from comity.runs.entries import PairConflict, StageConflictEntry
+from comity.runs.entries import ConflictEntry, PairConflict, StageConflictEntry
 from comity.runs.summary import RunSummary
 
 MOST_LINES = 6
@@ -42,7 +43,7 @@ MOST_CLASSES = 12
 MOST_CLASS_ROWS = 40
 """Classes in a table."""
 
-MOST_TIMES = 12
+FEWEST_TIMES, MOST_TIMES = 4, 12
 """Columns of the heat map of layers over steps."""
 
 LONGEST_TEXT = 400
@@ -285,7 +286,7 @@ def cosine_figure(key: str, stage: StageConflict) -> Figure | None:
     known = {pair: p for pair, p in points.items() if _known(p)}
     if not known:
         return None
-    lowest = sorted(known, key=lambda pair: _mean(y for _, y in known[pair]))[:MOST_LINES]
+    lowest = sorted(known, key=lambda pair: _mean(y for _, y in known[pair]) or 0.0)[:MOST_LINES]
     series = [
         Series(pair_name([stage.tasks[n] for n in pair]), known[pair])
         for pair in known
@@ -304,9 +305,9 @@ def _left_out(count: int) -> str:
     return f"The {MOST_LINES} pairs with the lowest cosines; report.json has {count:,} more."
 
 
-def _mean(values: Iterable[float | None]) -> float:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.inf
+    return sum(known) / len(known) if known else None
 
 
 def _lowest(entry: StageConflictEntry) -> list[PairConflict]:
@@ -376,45 +377,48 @@ def _limit(values: Iterable[float | None]) -> float:
 def layer_times(key: str, stage: StageConflict, entry: StageConflictEntry) -> list[Figure]:
     """For each pair, its cosine in each layer over steps: probes in groups of equal size."""
     probes = [probe for probe in stage.probes if probe.layers]
-    if len(probes) < 4:
+    if len(probes) < FEWEST_TIMES:
         return []
-    groups = [g.tolist() for g in np.array_split(np.arange(len(probes)), MOST_TIMES) if len(g)]
-    chosen = [pair.tasks for pair in _lowest(entry)]
-    every = list(itertools.combinations(stage.tasks, 2))
-    layers = list(probes[-1].layers or {})
-    found = {
-        (layer, pair): [
-            _mean((probes[n].layers or {}).get(layer, [None] * len(every))[pair] for n in group)
-            for group in groups
-        ]
-        for layer in layers
-        for pair in range(len(every))
-    }
-    limit = _limit(v for values in found.values() for v in values if math.isfinite(v))
+    groups = np.array_split(np.arange(len(probes)), min(MOST_TIMES, len(probes)))
     steps = [f"{probes[group[-1]].step:,}" for group in groups]
+    shown_pairs = [pair.tasks for pair in _lowest(entry)]
+    found = {
+        tasks: _over_time(probes, groups, number)
+        for number, tasks in enumerate(itertools.combinations(stage.tasks, 2))
+        if tasks in shown_pairs
+    }
+    limit = _limit(v for layers in found.values() for values in layers.values() for v in values)
     figures = []
-    for number, tasks in enumerate(every):
-        if tasks not in chosen:
-            continue
-        used = [n for n in layers if any(map(math.isfinite, found[n, number]))][::-1]
-        cells = [
-            [Cell(v if math.isfinite(v) else None) for v in found[layer, number]] for layer in used
-        ]
+    for number, (tasks, layers) in enumerate(found.items()):
         title = f"{pair_name(tasks)}: cosine in each layer over steps"
-        last = len(steps) - 1
-        columns = [[step if n in (0, last) else ""] for n, step in enumerate(steps)]
-        columns[0][0] = columns[0][0] if last > 3 else ""
         chart = heat_map(
-            f"{key}-{number}", title, f"{title}; negative cells are hatched.", used, columns,
-            cells, limit, ("", "up to step"), (280 / len(steps), 16),
-        )  # fmt: skip
-        rows = [
-            [layer, *(shown(v if math.isfinite(v) else None, ".2f") for v in found[layer, number])]
-            for layer in used
-        ]
+            f"{key}-{number}",
+            title,
+            f"{title}; negative cells are hatched.",
+            list(layers),
+            [[steps[0]], *([""] for _ in steps[1:-1]), [steps[-1]]],
+            [[Cell(value) for value in values] for values in layers.values()],
+            limit,
+            ("", "up to step"),
+            (280 / len(steps), 16),
+        )
+        rows = [[layer, *(shown(v, ".2f") for v in values)] for layer, values in layers.items()]
         table = Table(title, ["layer", *(f"to {step}" for step in steps)], rows, len(steps))
         figures.append(Figure(title, chart, table, f"Hatched: below 0. Full shade: {limit:g}."))
     return figures
+
+
+def _over_time(
+    probes: Sequence[ConflictEntry], groups: Sequence[NDArray[np.integer]], pair: int
+) -> dict[str, list[float | None]]:
+    """The mean cosines of a pair in each group of probes, by layer; the top layer comes first."""
+    found = {}
+    for layer in reversed(list(probes[-1].layers or {})):
+        of_probes = [probe.layers[layer][pair] for probe in probes if probe.layers]
+        means = [_mean(of_probes[n] for n in group) for group in groups]
+        if any(mean is not None for mean in means):
+            found[layer] = means
+    return found
 
 
 def weight_figure(key: str, stage: StageConflict) -> Figure | None:
