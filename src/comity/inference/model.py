@@ -393,7 +393,15 @@ class Model:
         changes = {key: value for key, value in given.items() if value is not None}
         tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
         recipe = self._recipe.model_copy(update={"tasks": tasks})
-        return Model(self._model, self._loaded, self._facts, recipe, self._device, self._path)
+        return Model(
+            self._model,
+            self._loaded,
+            self._facts,
+            recipe,
+            self._device,
+            self._path,
+            self._weights,
+        )
 
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
