@@ -169,8 +169,8 @@ def give_same_permissions(folder: Path, name: str) -> None:
 def check_free(folder: Path) -> None:
     """Raise a ComityError if a folder to write is not empty, or its name cannot be used."""
     try:
-        str(folder).encode("utf-8")
-    except UnicodeEncodeError:  # safetensors takes UTF-8 only
+        os.fsencode(folder).decode("utf-8")
+    except UnicodeError:  # safetensors takes UTF-8 only
         raise ComityError(
             f"{folder}: the name of the folder is not UTF-8; choose another one"
         ) from None

@@ -3,6 +3,7 @@
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -124,7 +125,7 @@ def test_minilm_is_named_with_its_training_data_and_licence(
 
 
 def test_stages_are_listed_without_the_folders_of_their_data(data, tmp_path, tiny_checkpoint):
-    values = recipe(tiny_checkpoint, "two", "same") | {
+    values: dict[str, Any] = recipe(tiny_checkpoint, "two", "same") | {
         "stages": [
             {"steps": 1, "train_on": "masked-words", "lr": 1e-4},
             {"epochs": 1, "tasks": ["two"], "data": {"two": str(data / "texts-dev.csv")}},

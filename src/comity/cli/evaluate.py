@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     with naming_options(header=False), Waiting("evaluating"):
         found = _evaluations(options)
     notes = []
-    if options.file is not None:
+    is_run = (options.run_directory / "run.json").is_file()  # not an exported model
+    if options.file is not None and is_run:
         warning = trained_on(RunDirectory.open(options.run_directory), options.file)
         notes += [warning] if warning else []
     if options.json:

@@ -14,7 +14,7 @@ from comity.export.card import FOLDER, task_scores, write_card
 from comity.export.folders import Part, Source, largest_difference, write_json
 from comity.export.onnx import OnnxExport, add_int8
 from comity.export.samples import sample_rows
-from comity.files import check_free, give_same_permissions, replace_folder
+from comity.files import check_free, give_same_permissions, path_text, replace_folder
 from comity.inference.model import load
 from comity.runs.directory import RunDirectory
 from comity.targets import HeadSpec
@@ -133,9 +133,9 @@ def export(run: Path, to: str, out: Path, overwrite: bool = False, int8: bool = 
     replace_folder(out, save, "choose another folder, or free some space")
     missing = _missing_packages(target)
     return Export(
-        run=str(run),
+        run=path_text(run),
         target=to,
-        out=str(out),
+        out=path_text(out),
         parts=parts,
         omitted=omitted,
         checked_with={} if missing else {name: version(name) for name in target.PACKAGES},

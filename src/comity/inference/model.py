@@ -18,7 +18,7 @@ from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, tr
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
-from comity.files import check_free, path_of, replace_folder
+from comity.files import check_free, path_of, path_text, replace_folder
 from comity.inference import saved_model
 from comity.inference.answers import Answerer
 from comity.inference.prediction import MOST_SHOWN, Prediction, predictions
@@ -111,7 +111,7 @@ class Model:
         Example:
             Model.from_pretrained("export").predict("sentiment", "A quiet, generous film.")
         """
-        folder = find_checkpoint(str(name), revision, saved_model.FILES)
+        folder = find_checkpoint(path_text(name), revision, saved_model.FILES)
         if not (folder / saved_model.FILE).is_file():
             is_run = (folder / "run.json").is_file()
             advice = "use load for a run" if is_run else "name a model that comity export wrote"
@@ -393,7 +393,15 @@ class Model:
         changes = {key: value for key, value in given.items() if value is not None}
         tasks = {name: task.model_copy(update=changes) for name, task in self._recipe.tasks.items()}
         recipe = self._recipe.model_copy(update={"tasks": tasks})
-        return Model(self._model, self._loaded, self._facts, recipe, self._device, self._path)
+        return Model(
+            self._model,
+            self._loaded,
+            self._facts,
+            recipe,
+            self._device,
+            self._path,
+            self._weights,
+        )
 
     def _labelled(self, data: Any) -> Path | None:
         """The path of a labelled file, or of a table in memory."""
