@@ -100,19 +100,19 @@ def test_what_is_written_and_what_is_not(exported):
     ]
     omitted = {head.task: (head.why, head.targets) for head in found.omitted}
     one_text = "the head reads one text; CrossEncoder reads pairs"
-    with_transformers = ("comity", "transformers")
+    with_transformers = ("comity", "transformers", "onnx")
     assert omitted == {
         "two": (one_text, with_transformers),
         "odd": (one_text, with_transformers),
         "tags": (one_text, with_transformers),
         "length": (one_text, with_transformers),
-        "by-mean": (one_text, ("comity",)),
+        "by-mean": (one_text, ("comity", "onnx")),
         "second": (one_text, with_transformers),
         "deep-norm": (
-            "LayerNorm in sentence-transformers has another epsilon than in the head", ("comity",)
+            "LayerNorm in sentence-transformers has another epsilon than in the head", ("comity", "onnx")
         ),
-        "interaction": ("the head reads two texts that are encoded separately", ("comity",)),
-        "never": ("the head was not trained", ("comity",)),
+        "interaction": ("the head reads two texts that are encoded separately", ("comity", "onnx")),
+        "never": ("the head was not trained", ("comity", "onnx")),
     }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_the_encoder_is_ours(folder, model, texts):
 def test_what_is_written_and_what_is_not(exported):
     found: Export = exported("transformers")
     assert [part.folder for part in found.parts] == ["encoder", *(f"tasks/{t}" for t in WRITTEN)]
-    both, st = ("comity", "sentence-transformers"), ("comity",)
+    both, st = ("comity", "sentence-transformers", "onnx"), ("comity", "onnx")
     omitted = {head.task: (head.why, head.targets) for head in found.omitted}
     reads = "; BertForSequenceClassification reads the pooler"
     separate = "the head reads two texts that are encoded separately"
