@@ -75,11 +75,11 @@ class Labels(NamedTuple):
 
 def find_target(
     name: str, task: TaskSection, table: TokenTable, errors: ErrorList
-) -> tuple[Target, Labels] | None:
+) -> tuple[Target | None, Labels]:
     """What a task predicts, found in its training file, and the labels of that file.
 
-    Errors of the labels are added to `errors`. None if they leave unknown what to predict. The mean
-    and deviation of a regression come from its training rows, see `fit_target`.
+    Errors of the labels are added to `errors`. The target is None if they leave the classes
+    unknown. The mean and deviation of a regression come from its training rows, see `fit_target`.
     """
     before = errors.total
     if task.kind == "similarity":
@@ -93,7 +93,19 @@ def find_target(
     _check_class_weights(name, task, target, errors)
     _check_objectives(name, task, target, table.path, errors)
     labels = read_labels(name, task, target, table, errors)
-    return None if errors.total > before else (target, labels)
+    return (None if errors.total > before else target), labels
+
+
+def labels_alone(name: str, task: TaskSection, table: TokenTable, errors: ErrorList) -> Labels:
+    """The labels of a file if errors of the training file leave the classes unknown.
+
+    The classes are those of the recipe or of this file.
+    """
+    classes = Classes(())
+    if task.kind in ("classification", "multi-label"):
+        classes = _find_classes(name, task, table, errors)
+    target = Target(task.kind, task.head_name, classes=classes.names, scale=task.scale)
+    return read_labels(name, task, target, table, errors)
 
 
 def _find_classes(name: str, task: TaskSection, table: TokenTable, errors: ErrorList) -> Classes:

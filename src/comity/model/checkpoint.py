@@ -228,9 +228,18 @@ def find_checkpoint(
     Raises:
         ComityError: the checkpoint does not exist or cannot be downloaded.
     """
+    folder = local_checkpoint(name, revision)
+    return folder or _download(MINILM if name == "minilm" else name, revision, files)
+
+
+def local_checkpoint(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a checkpoint on this machine, or None if `name` is an id of the hub.
+
+    Raises:
+        ComityError: the name is a path without a checkpoint.
+    """
     if name == "minilm":
-        package = None if revision else _minilm_package()
-        return package or _download(MINILM, revision, files)
+        return None if revision else _minilm_package()
     local = Path(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
@@ -242,7 +251,7 @@ def find_checkpoint(
         raise ComityError(f'"{name}" is a file; name the folder that holds config.json')
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
-    return _download(name, revision, files)
+    return None
 
 
 def _minilm_package() -> Path | None:

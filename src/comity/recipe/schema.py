@@ -245,9 +245,9 @@ class TaskSection(Section):
     )
     empty_texts: Literal["keep", "drop", "error"] = Field(
         default="keep",
-        description="What to do with a row that has a text without any token. `keep` or `drop`: "
-        "keep the row or leave it out, and report how many there are. `error`: report it as an "
-        "error.",
+        description="What to do with a row that has a text without any visible character. `keep` "
+        "or `drop`: keep the row or leave it out, and report how many there are. `error`: report "
+        "it as an error.",
     )
     # What is predicted, and how.
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
