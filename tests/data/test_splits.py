@@ -368,8 +368,8 @@ def test_one_file_for_training_and_dev_is_told(tmp_path):
         (leak,), masks = find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})
         assert masks["t"].all()
         sentence = leak.sentence(False)
-        assert f"{dev}, the dev file of t, is also a training file of t (10 rows)" in sentence
-        assert "name another file in tasks.t.dev" in sentence
+        assert f"{dev}, the dev set of t, is also training data of t (10 rows)" in sentence
+        assert "name another set in tasks.t.dev" in sentence
     data = load_task(tmp_path, dev=0.5, **PAIRS)
     assert find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})[0] == []
 

@@ -36,7 +36,8 @@ from comity.format import plural
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
-from comity.tables.frames import FramePath
+from comity.tables.frames import frame_path, memory_role
+from comity.tables.locations import location
 from comity.tables.reader import open_table
 from comity.tables.rows import shown
 from comity.targets import Target
@@ -249,8 +250,9 @@ class _Reader:
         return TaskData(name, task, target, train, dev, stage_train, note)
 
     def _read(self, file: str, task: TaskSection) -> TokenTable | None:
-        frame = self.frames.get(file)
-        path = self.folder / file if frame is None else FramePath.of(file, frame)
+        path = self.folder / file
+        if file in self.frames:
+            path = frame_path(self.frames[file], memory_role(file) or "")
         return self.tables.read(_source(path, task))
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
@@ -283,7 +285,7 @@ class _Reader:
         if not len(dev):
             reason = linked or (
                 f"{whole.table.path}: dev = {share} of {plural(len(whole), 'row')} leaves no dev "
-                f"rows; raise tasks.{name}.dev, or name a file there"
+                f"rows; raise tasks.{name}.dev, or name a dev set there"
             )
             self.errors.add(reason)
         return train, dev, linked or _shared_texts(name, task, train, dev)
@@ -309,8 +311,8 @@ def _make_split(
     if task.empty_texts == "error":
         for line in lines:
             errors.add(
-                f"{table.path}:{line}: the text is empty; fill it in, or set empty_texts = "
-                f'"keep" or "drop" in [tasks.{name}]'
+                f"{location(table.path, line)}: the text is empty; fill it in, or set "
+                f'empty_texts = "keep" or "drop" in [tasks.{name}]'
             )
     ignored = np.flatnonzero(labels.ignored)
     unlabelled = np.flatnonzero(~labels.labelled & ~labels.ignored)
@@ -392,7 +394,7 @@ def _linked(
         f"{table.path}: dev has {found:,} of the {plural(wanted, 'row')} that dev = {share} asks "
         f"for, and {linked:,} of {plural(len(table), 'row')} can only be training rows, because "
         f'texts in common link up to {largest} (such as "{text}", in {in_rows}); set split = '
-        f'"rows" in [tasks.{name}] to draw single rows, or name a dev file'
+        f'"rows" in [tasks.{name}] to draw single rows, or name a dev set'
     )
 
 

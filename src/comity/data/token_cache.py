@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
 from comity.tables.findings import Finding
-from comity.tables.frames import FramePath, FrameTable
+from comity.tables.frames import FrameTable
+from comity.tables.locations import FramePath
 from comity.tables.reader import open_table
 from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, row_texts
 from comity.tables.text_files import cannot_read, open_bytes

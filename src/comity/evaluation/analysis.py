@@ -202,7 +202,10 @@ def _texts(
     """The labelled file, its texts at `lines`, and a sentence where they cannot be shown."""
     section = directory.recipe().tasks[task]
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(directory.facts().inputs.data) / file
+    inputs = directory.facts().inputs
+    path = Path(inputs.data) / file
+    if f"{task} dev" in inputs.in_memory:
+        return Path(file), None, "The texts are not shown because the run was given them in memory."
     try:
         now = sha256_of(path)
     except OSError:

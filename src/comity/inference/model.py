@@ -26,7 +26,7 @@ from comity.model.pooling import width_of
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
-from comity.tables.frames import FramePath, frame_columns
+from comity.tables.frames import frame_columns, frame_path
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list
 from comity.targets import HeadSpec, Target
@@ -330,7 +330,7 @@ class Model:
                 f"evaluate: expected a file or a DataFrame, got {shortened(data)}; name a labelled "
                 "file"
             )
-        return FramePath.of("<table in memory>", data)
+        return frame_path(data)
 
     def _split(self, task: str, path: Path | None) -> Split:
         section, target = self.section(task), self.target(task)

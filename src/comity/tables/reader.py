@@ -8,8 +8,9 @@ from pathlib import Path
 
 from comity.errors import ComityError
 from comity.tables.csv_reader import DelimitedTable
-from comity.tables.frames import FramePath, FrameTable
+from comity.tables.frames import FrameTable
 from comity.tables.jsonl_reader import JsonTable
+from comity.tables.locations import FramePath
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
 from comity.tables.text_files import HEAD_BYTES, check_file, open_bytes, refuse_foreign
 

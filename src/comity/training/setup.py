@@ -33,7 +33,7 @@ from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
 from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
-from comity.tables.frames import FramePath
+from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
@@ -129,7 +129,7 @@ class Prepared:
                 name, _, which = role.partition(" ")
                 raise ComityError(
                     f"{_splits(self.tasks[name])[which].table.path}: has changed since the run was "
-                    "started; restore the old file, or start a new run"
+                    "started; restore the old data, or start a new run"
                 )
 
 
