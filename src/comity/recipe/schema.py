@@ -193,7 +193,8 @@ class TaskSection(Section):
     delimiter: str | None = Field(
         default=None,
         description="Character between two columns of a CSV or TSV file; a tab may be written "
-        "`tab`.",
+        "`tab`. If it is not set, a first line such as `sep=;` sets it, as in Excel. That line is "
+        "never a row.",
         json_schema_extra=default_is("detected"),
     )
     header: bool = Field(

@@ -1,6 +1,7 @@
 """Reads delimited text: CSV, TSV and similar files."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,9 @@ def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
     """
     blanks: list[Record] = []
     before_header = dialect.names is not None
-    for record in split_records(file.lines(), dialect.delimiter, dialect.quoting):
+    first_line = dialect.first_line
+    lines = islice(file.lines(), first_line - 1, None)
+    for record in split_records(lines, dialect.delimiter, dialect.quoting, first_line):
         if record.fields == [""]:
             if dialect.width == 1 and not before_header:
                 blanks.append(record)
