@@ -21,6 +21,7 @@ from comity.cli import (
     evaluate,
     help,
     info,
+    init,
     paper,
     predict,
     recipe,
@@ -34,6 +35,7 @@ from comity.training.interrupts import Interrupted
 
 COMMANDS = (
     demo,
+    init,
     check,
     train,
     recipe,
@@ -54,6 +56,7 @@ COMMANDS = (
 EPILOG = """\
 examples:
   comity demo
+  comity init reviews.csv pairs.jsonl
   comity check recipe.toml --data data
   comity train recipe.toml --data data --out runs/first
   comity evaluate runs/first unseen.csv --task mood

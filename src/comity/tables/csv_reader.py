@@ -47,6 +47,14 @@ class DelimitedTable(Table):
         return names
 
     @property
+    def columns(self) -> list[str | int]:
+        """The names that occur once in the header, or without one the indices of the columns."""
+        names = self._dialect.names
+        if names is None:
+            return list(range(self._dialect.width))
+        return [name for name in names if name and names.count(name) == 1]
+
+    @property
     def chosen_names(self) -> list[str]:
         """The key of each chosen column in whole rows."""
         names = self.names

@@ -49,6 +49,12 @@ class ParquetTable(Table):
         return self._names
 
     @property
+    def columns(self) -> list[str | int]:
+        """The columns that are no structs, and the fields of structs with dots, if they differ."""
+        names = list(_dotted_names(self._schema))
+        return [name for name in names if names.count(name) == 1]
+
+    @property
     def chosen_names(self) -> list[str]:
         """The chosen columns as the file spells them; a name with dots may lead into structs."""
         return [".".join(path) for path in self._paths]

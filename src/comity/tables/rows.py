@@ -123,6 +123,14 @@ class Table(ABC):
         """
 
     @property
+    def columns(self) -> list[str | int]:
+        """What a recipe can choose: the names, or without a header the indices of the columns.
+
+        A name with dots leads into objects. Raises `ComityError` as `names`.
+        """
+        return list(self.names)
+
+    @property
     @abstractmethod
     def chosen_names(self) -> list[str]:
         """The key of each chosen column in whole rows; a dotted key leads into objects."""
