@@ -37,6 +37,7 @@ from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
 from comity.tables.frames import frame_path, memory_role
+from comity.tables.hub import table_path
 from comity.tables.locations import location
 from comity.tables.reader import open_table
 from comity.tables.rows import shown
@@ -211,6 +212,7 @@ class _Reader:
         self.folder = folder
         self.errors = errors
         self.tables = TokenTables(errors)
+        self._paths: dict[str, Path | None] = {}
 
     def read(self, name: str, task: TaskSection) -> TaskData | None:
         """The splits of one task, or None if there are errors."""
@@ -250,10 +252,20 @@ class _Reader:
         return TaskData(name, task, target, train, dev, stage_train, note)
 
     def _read(self, file: str, task: TaskSection) -> TokenTable | None:
-        path = self.folder / file
+        if file not in self._paths:
+            self._paths[file] = self._path(file)
+        path = self._paths[file]
+        return None if path is None else self.tables.read(_source(path, task))
+
+    def _path(self, file: str) -> Path | None:
+        """The path of a file, or None if a data set cannot be loaded."""
         if file in self.frames:
-            path = frame_path(self.frames[file], memory_role(file) or "")
-        return self.tables.read(_source(path, task))
+            return frame_path(self.frames[file], memory_role(file) or "")
+        try:
+            return table_path(file, self.folder)
+        except ComityError as error:
+            self.errors.extend(error)
+            return None
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
         """The tables of stages that train the task on a file of their own, by the file's path."""

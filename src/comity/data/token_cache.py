@@ -29,11 +29,8 @@ from numpy.typing import NDArray
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
 from comity.tables.findings import Finding
-from comity.tables.frames import FrameTable
-from comity.tables.locations import FramePath
-from comity.tables.reader import open_table
+from comity.tables.reader import open_table, table_digest
 from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, row_texts
-from comity.tables.text_files import cannot_read, open_bytes
 
 _VERSION = "4"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows read and tokenised at a time
@@ -152,7 +149,7 @@ class TokenTables:
 
     def _load(self, source: TableSource) -> TokenTable | None:
         if source.path not in self._digests:
-            self._digests[source.path] = _digest(source.path)
+            self._digests[source.path] = table_digest(source.path)
         digest = self._digests[source.path]
         folder = _entry(_rows_key(source, digest))
         if not _complete(folder):
@@ -205,19 +202,8 @@ class TokenTables:
         rows = open_table(source.path, source.format, source.columns).rows(errors)
         while chunk := list(islice(rows, _CHUNK)):
             yield _columns([source.texts_of(row, errors) for row in chunk])
-        if errors or _digest(source.path) != digest:
+        if errors or table_digest(source.path) != digest:
             raise ComityError(f"{source.path}: has changed while it was read; start again")
-
-
-def _digest(path: Path) -> str:
-    """The SHA-256 of a file or table. Raises `ComityError` where it cannot be read."""
-    if isinstance(path, FramePath):
-        return FrameTable(path, path.frame).digest
-    with open_bytes(path) as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ComityError(cannot_read(path, error)) from None
 
 
 def _rows_key(source: TableSource, digest: str) -> str:

@@ -18,10 +18,10 @@ from comity.errors import ComityError, ErrorList
 from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
-from comity.files import sha256_of
 from comity.format import markdown_table, or_dash
 from comity.runs import RunDirectory
-from comity.tables.reader import open_table
+from comity.tables.hub import table_path
+from comity.tables.reader import open_table, table_digest
 from comity.targets import Target
 
 WORST = 20
@@ -203,16 +203,16 @@ def _texts(
     section = directory.recipe().tasks[task]
     file = section.dev if isinstance(section.dev, str) else section.train
     inputs = directory.facts().inputs
-    path = Path(inputs.data) / file
     if f"{task} dev" in inputs.in_memory:
         return Path(file), None, "The texts are not shown because the run was given them in memory."
+    path = Path(file)
     try:
-        now = sha256_of(path)
-    except OSError:
-        now = None
-    if now is None or now != digest:
-        what = "no longer exists" if now is None else "has changed since the run"
-        return path, None, f"The texts are not shown because {path} {what}."
+        path = table_path(file, Path(inputs.data))
+        changed = table_digest(path) != digest
+    except ComityError:
+        return path, None, f"The texts are not shown because {path} can no longer be read."
+    if changed:
+        return path, None, f"The texts are not shown because {path} has changed since the run."
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
     errors = ErrorList()

@@ -27,6 +27,7 @@ from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs import RunDirectory, RunFacts
 from comity.tables.frames import frame_columns, frame_path
+from comity.tables.hub import table_path
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list
 from comity.targets import HeadSpec, Target
@@ -268,7 +269,8 @@ class Model:
         """Evaluate a task on labelled rows.
 
         Args:
-            data: a file with the columns of the task's own files, or a DataFrame with them.
+            data: a file with the columns of the task's own files, a data set of the Hugging Face
+                hub as in a recipe, or a DataFrame.
                 Without it, the run's own dev rows are evaluated.
 
         Raises:
@@ -324,7 +326,7 @@ class Model:
         if data is None or isinstance(data, Path):
             return data
         if isinstance(data, str):
-            return Path(data)
+            return table_path(data, Path())
         if frame_columns(data) is None:
             raise ComityError(
                 f"evaluate: expected a file or a DataFrame, got {shortened(data)}; name a labelled "
@@ -344,10 +346,10 @@ class Model:
             )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
-            split = file_split(task, section, target, folder / section.dev, encoder)
+            split = file_split(task, section, target, table_path(section.dev, folder), encoder)
             self._check_unchanged(task, "dev", split)
             return split
-        whole = file_split(task, section, target, folder / section.train, encoder)
+        whole = file_split(task, section, target, table_path(section.train, folder), encoder)
         self._check_unchanged(task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed

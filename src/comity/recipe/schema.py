@@ -154,11 +154,11 @@ class TaskSection(Section):
     kind: Kind = Field(description="What the task predicts.")
     train: str = Field(
         description="Training file: CSV, TSV, JSON Lines or Parquet; the extension sets the "
-        "format.",
+        "format. Or a data set of the Hugging Face hub: `hf://OWNER/NAME:SPLIT`.",
     )
     dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="File of the dev set, or a number: 0.1 holds out that share of the training "
-        "file, see `split`.",
+        description="File of the dev set (or a data set, as for `train`), or a number: 0.1 holds "
+        "out that share of the training file, see `split`.",
     )
     split: Literal["groups", "rows"] = Field(
         default="groups",

@@ -19,8 +19,13 @@ class FramePath(_Path):
     """
 
     frame: Any = None
+    title: str = ""
+    """What messages call the table; a path would lose a slash of "hf://"."""
     rows: tuple[str, str] = ("row", "rows")
-    """What a message calls one row and several; their numbers are those of `row_labels`."""
+    """What messages call one row and several; their numbers are those of `row_labels`."""
+
+    def __str__(self) -> str:
+        return self.title or super().__str__()
 
 
 def location(path: Path, line: int) -> str:

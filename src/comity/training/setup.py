@@ -32,7 +32,8 @@ from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
-from comity.runs import EncoderFacts, Machine, RunInputs, TaskFacts
+from comity.runs import EncoderFacts, HubFacts, Machine, RunInputs, TaskFacts
+from comity.tables.hub import HubPath
 from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
@@ -93,6 +94,7 @@ class Prepared:
         splits: dict[str, Split] = {}
         for name, data in self.tasks.items():
             splits |= {f"{name} {which}": split for which, split in _splits(data).items()}
+        paths = {role: split.table.path for role, split in splits.items()}
         return RunInputs(
             data=str(self.folder.resolve()),
             drop_leaks=self.drop_leaks,
@@ -100,7 +102,12 @@ class Prepared:
             tokenizer=self.loaded.tokenizer.fingerprint,
             files={role: split.table.digest for role, split in splits.items()},
             split_seed=self.recipe.train.split_seed,
-            in_memory=[r for r, s in splits.items() if isinstance(s.table.path, FramePath)],
+            in_memory=[role for role, path in paths.items() if type(path) is FramePath],
+            hub={
+                role: HubFacts(str(path), path.loaded.revision, path.loaded.fingerprint)
+                for role, path in paths.items()
+                if isinstance(path, HubPath)
+            },
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
