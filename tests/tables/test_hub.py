@@ -25,7 +25,7 @@ COLUMNS = ["text", "label", "tags", "score", "about.year"]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of `datasets` is empty."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub-cache")
     return tmp_path / "hub-cache"
@@ -214,7 +214,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cached(tmp_path: Path, own_cache: Path) -> Path:
+def cached(tmp_path: Path, hub_cache: Path) -> Path:
     """The data set owner/name in the cache, as `datasets` leaves it after a download."""
     folder = tmp_path / "name"
     folder.mkdir()
@@ -222,11 +222,11 @@ def cached(tmp_path: Path, own_cache: Path) -> Path:
     moods(1000, 12).to_parquet(folder / "validation.parquet")
     builder = datasets.load_dataset_builder(str(folder))
     builder.download_and_prepare()
-    (version,) = (own_cache / "name" / "default").iterdir()
-    target = own_cache / "owner___name" / "default" / version.name / COMMIT
+    (version,) = (hub_cache / "name" / "default").iterdir()
+    target = hub_cache / "owner___name" / "default" / version.name / COMMIT
     target.parent.mkdir(parents=True)
     shutil.move(version / builder.hash, target)
-    shutil.rmtree(own_cache / "name")
+    shutil.rmtree(hub_cache / "name")
     return target
 
 

@@ -226,9 +226,10 @@ class _Reader:
             target, labels = find_target(name, task, train_table, errors)
             train = _make_split(name, task, train_table, labels, errors)
         if target is None or train is None:
-            for table in filter(None, (dev_table, *stage_tables.values())):
-                labels = labels_alone(name, task, table, errors)
-                _make_split(name, task, table, labels, errors)
+            for table in (dev_table, *stage_tables.values()):
+                if table is not None:
+                    labels = labels_alone(name, task, table, errors)
+                    _make_split(name, task, table, labels, errors)
             return None
         stage_train = {
             path: self._labelled_split(name, task, target, table)
@@ -274,9 +275,10 @@ class _Reader:
         tables: dict[str, TokenTable] = {}
         for path, file in files.items():
             table = self._read(path, file.read_as(task))
+            before = self.errors.total
             if table is not None and file.label_map:
                 table = mapped_labels(table, file.label_map, task, self.errors)
-            if table is not None:
+            if table is not None and self.errors.total == before:
                 tables[path] = table
         return tables
 

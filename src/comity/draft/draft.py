@@ -172,7 +172,7 @@ def _checked(task: TaskDraft, folder: Path) -> TaskDraft:
 
 
 def _with(task: TaskDraft, keys: Mapping[str, Guess]) -> TaskDraft:
-    return replace(task, keys=task.keys | keys)
+    return replace(task, keys={**task.keys, **keys})
 
 
 def _recipe(tasks: Mapping[str, TaskDraft]) -> Recipe:

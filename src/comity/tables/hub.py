@@ -138,7 +138,7 @@ def _saved(name: HubName, folder: Path) -> HubSplit:
     if not (path / "dataset_dict.json").exists() and not (path / "state.json").exists():
         return _built(name, str(path), None)
     try:
-        saved = datasets.load_from_disk(str(path))
+        saved: Any = datasets.load_from_disk(str(path))
     except Exception as error:  # damaged files raise anything
         raise ComityError(
             f"{name.text}: cannot be read ({_reason(error)}); save it again"
@@ -217,7 +217,7 @@ def _built(name: HubName, source: str, revision: str | None) -> HubSplit:
             "as a file"
         ) from None
     try:
-        dataset = builder.as_dataset(split=name.split)
+        dataset: Any = builder.as_dataset(split=name.split)
     except ValueError:
         raise ComityError(_no_split(name, builder.info.splits or {})) from None
     return HubSplit(dataset, None if name.folder else builder.hash, dataset._fingerprint)
