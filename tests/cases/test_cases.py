@@ -17,7 +17,7 @@ import tomli_w
 from tests.helpers import write_csv, write_jsonl
 
 from comity.cli.main import main
-from comity.data.splits import Split, load_tasks
+from comity.data.splits import Split, read_tasks
 from comity.model.checkpoint import load_encoder, text_encoder
 from comity.recipe.recipe import Recipe
 from comity.training.setup import prepare
@@ -63,7 +63,7 @@ def load_split(folder: Path, encoder: Path, **tasks: Any) -> Split:
     """The training rows of the first task."""
     recipe = Recipe.from_dict({"encoder": {"name": str(encoder)}, "tasks": tasks})
     loaded = load_encoder(str(encoder))
-    data = load_tasks(recipe, folder, text_encoder(loaded.tokenizer), 128)
+    data = read_tasks(recipe, folder).tokenised(text_encoder(loaded.tokenizer), 128)
     return next(iter(data.values())).train
 
 

@@ -42,7 +42,7 @@ SAID = [
     "differ only in case",
     "a fifth of the scale",
     "rounds 9 different training scores to 0 and 1",
-    "also a training file of mood (16 rows)",
+    "also training data of mood (16 rows)",
     "1 training row has a zero byte in a text",
     "of the tokens in",
 ]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from tests.helpers import mood_rows, two_tasks, write_csv, write_two_tasks
+from tests.helpers import mood_rows, two_tasks, write_csv, write_jsonl, write_two_tasks
 
 import comity
-from comity import Recipe, load
+from comity import ComityError, Recipe, load, train
 from comity.cli.examples import EXAMPLES
 from comity.cli.main import COMMANDS, EPILOG, main, make_parser
 from comity.cli.options import Parser
@@ -309,6 +309,41 @@ def test_all_errors_of_files_come_together_before_the_encoder_is_loaded(
     ):
         assert words in err
     assert "AssertionError" not in err
+
+
+@pytest.mark.parametrize("how", ["check", "train", "dry run", "python"])
+def test_errors_of_rows_come_before_the_encoder_is_loaded(
+    recipe, tmp_path, capsys, monkeypatch, how
+):
+    """Every file and column exists, and the first rows are right."""
+
+    def never(*_, **__):
+        raise AssertionError("the encoder was loaded")
+
+    monkeypatch.setattr("comity.training.setup.load_as_declared", never)
+    write_csv(tmp_path / "mood-dev.csv", ["text", "mood"], [*mood_rows(0, 6), ("t", "sideways")])
+    pairs = [("x", "y", 1), ("short",), ("x", "z", "high"), (" ", "y", 1)]
+    write_csv(tmp_path / "alike.csv", ["a", "b", "score"], pairs)
+    rows = [{"a": "x", "b": "y", "score": 1}, {"a": "x", "score": 1}, {"a": "x", "b": "y"}]
+    write_jsonl(tmp_path / "dev.jsonl", rows)
+    settings = ['tasks.alike.dev="dev.jsonl"', "tasks.alike.empty_texts=error"]
+    if how == "python":
+        with pytest.raises(ComityError) as caught:
+            train(Recipe.load(recipe, settings), tmp_path, tmp_path / "run", quiet=True)
+        err = "\n".join(caught.value.messages)
+    else:
+        out = ["--dry-run"] if how == "dry run" else ["--out", str(tmp_path / "run")]
+        words = ["check"] if how == "check" else ["train", *out]
+        assert main([*words, str(recipe), "--set", *settings]) == 2
+        err = capsys.readouterr().err
+    for words in (
+        'mood-dev.csv:8: the label "sideways" is not a class',
+        "alike.csv:3: 1 field, but the header has 3",
+        "dev.jsonl:2: no key 'b'",
+        "dev.jsonl:3: no key 'score'",
+    ):
+        assert words in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_errors_of_the_encoder_and_of_rows_come_together(recipe, tmp_path, capsys):

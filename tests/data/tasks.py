@@ -6,7 +6,7 @@ from typing import Any
 from tests.helpers import write_csv
 
 from comity.data.notes import task_notes
-from comity.data.splits import TaskData, load_tasks
+from comity.data.splits import TaskData, read_tasks
 from comity.data.token_cache import TextEncoder
 from comity.recipe.recipe import Recipe
 
@@ -27,7 +27,7 @@ def load_task(folder: Path, settings: dict[str, Any] | None = None, /, **task: A
     recipe: dict[str, Any] = {"tasks": {"t": task}}
     if settings:
         recipe["train"] = settings
-    return load_tasks(Recipe.from_dict(recipe), folder, WORDS, 128)["t"]
+    return read_tasks(Recipe.from_dict(recipe), folder).tokenised(WORDS, 128)["t"]
 
 
 def task_of(

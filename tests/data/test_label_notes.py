@@ -96,7 +96,7 @@ def test_a_placeholder_in_dev_alone_is_an_error_with_the_key(tmp_path):
         task_of(tmp_path, GOOD, dev=["yes", "no", "?", "?"])
     (message,) = caught.value.messages
     assert message.startswith(f"{tmp_path / 'd.csv'}:4: the label")
-    assert "(also on line 5)" in message
+    assert "(also line 5)" in message
     assert 'ignore_labels = ["?"] in [tasks.t]' in message
     assert task_of(tmp_path, GOOD, dev=["yes", "?"], ignore_labels=["?"]).dev.ignored == 1
 
@@ -400,7 +400,7 @@ def test_one_error_for_each_wrong_label_however_many_rows_have_it(tmp_path):
     messages = errors_of(tmp_path, labels, "classification", classes=["no", "yes"], dev=["no"])
     assert len(messages) == 2
     assert 't.csv:10: the label "maybe" is not a class' in messages[0]
-    assert "(also on lines 11 and 13)" in messages[0]
+    assert "(also lines 11 and 13)" in messages[0]
 
 
 def test_many_unknown_labels_are_counted(tmp_path):

@@ -115,6 +115,6 @@ def test_columns_that_are_swapped_in_dev(tmp_path):
     train = [(f"question {n}", f"answer {n}", "yn"[n % 2]) for n in range(8)]
     dev = [(second, first, label) for first, second, label in train]
     found = notes_of_rows(tmp_path, ["a", "b", "label"], train, dev, **PAIRS, label="label")
-    assert "are the two columns swapped in one file?" in found
+    assert "are the two columns swapped in one of the two sets?" in found
     found = notes_of_rows(tmp_path, ["a", "b", "label"], train, train, **PAIRS, label="label")
     assert "swapped" not in found

@@ -1,7 +1,9 @@
 """Splits: files are read once, their errors, and dev rows that share no text with training."""
 
+import gc
 import hashlib
 import io
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.tasks import UNKNOWN, load_task
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv
+from tokenizers.normalizers import BertNormalizer
 
 from comity.data.leakage import find_leaks
 from comity.data.notes import task_notes
-from comity.data.splits import _groups, load_tasks, split_off
-from comity.data.token_cache import TextEncoder
+from comity.data.splits import _groups, read_tasks, split_off
+from comity.data.token_cache import TextEncoder, is_blank
 from comity.errors import ComityError
 
 WORDS = TextEncoder(lambda texts: [[len(word) for word in t.split()] for t in texts], 100, "words")
@@ -37,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(folder: Path, **changes: Any) -> dict[str, Any]:
-    return load_tasks(two_tasks(Path("encoder"), **changes), folder, WORDS, 128)
+    return read_tasks(two_tasks(Path("encoder"), **changes), folder).tokenised(WORDS, 128)
 
 
 def test_a_file_is_opened_at_most_three_times_and_hashed_once(folder, monkeypatch):
@@ -77,7 +80,7 @@ def test_a_file_of_several_splits_is_read_once(folder, monkeypatch):
 
     monkeypatch.setattr("hashlib.file_digest", counted_digest)
     tasks = load(folder, tasks__mood__dev="mood.csv")
-    assert tasks["mood"].train.table is tasks["mood"].dev.table
+    assert tasks["mood"].train.table.texts is tasks["mood"].dev.table.texts
     assert digests["mood.csv"] == 1
 
 
@@ -110,6 +113,70 @@ def test_errors_of_all_files_are_reported_together(folder):
     assert "mood.csv:3: 1 field, but the header has 2" in first
     assert "alike-dev.csv: there is no such file" in second
     assert 'alike.csv:2: the score "high" is not a number' in third
+
+
+def test_errors_of_dev_come_with_those_of_training(folder):
+    (folder / "mood.csv").write_text("text,mood\na,up\nb\n")
+    (folder / "mood-dev.csv").write_text("text,mood\na,sideways\nb,\n")
+    (folder / "alike.csv").write_text("a,b,score\nx,y,high\n ,y,1\n")
+    (folder / "alike-dev.csv").write_text("a,b,score\nx,y,9\n")
+    with pytest.raises(ComityError) as caught:
+        load(folder, tasks__alike__empty_texts="error")
+    messages = caught.value.messages
+    assert [m.removeprefix(f"{folder}/").split(": ")[0] for m in messages] == [
+        "mood.csv:3",
+        "mood-dev.csv:3",  # whether "sideways" is a class depends on the training rows
+        "alike.csv:2",
+        "alike.csv:3",
+        "alike-dev.csv:2",
+    ]
+    with pytest.raises(ComityError, match=r'mood-dev.csv:2: the label "sideways" is not a class'):
+        load(folder, tasks__mood__classes=["down", "up"])
+
+
+def test_another_tokenizer_reads_the_file_again_and_no_text_is_left(folder, tmp_path):
+    changes = {"tasks__mood__train": "mood-dev.csv"}
+    first = load(folder, **changes)
+    entries = {path.name for path in (tmp_path / "cache" / "tokens").iterdir()}
+    assert len(entries) == 2 * 3
+    assert not any(name.startswith(".building-") for name in entries)
+    other = TextEncoder(lambda texts: [[ord(c) for c in text] for text in texts], 200, "letters")
+    tasks = read_tasks(two_tasks(Path("encoder"), **changes), folder).tokenised(other, 128)
+    texts = [text for text, _ in mood_rows(100, 6)]
+    ids = tasks["mood"].train.table.texts[0].ids
+    assert "".join(map(chr, ids)) == "".join(texts)
+    again = load(folder, **changes)["mood"].train.table.texts[0].ids
+    assert again.tolist() == first["mood"].train.table.texts[0].ids.tolist()
+
+
+def test_a_file_that_changes_before_it_is_read_again_is_an_error(folder):
+    load(folder)
+    tables = read_tasks(two_tasks(Path("encoder")), folder)  # from the cache
+    write_csv(folder / "mood.csv", ["text", "mood"], mood_rows(0, 12))
+    other = TextEncoder(WORDS.encode, WORDS.size, "other")
+    with pytest.raises(ComityError, match=r"mood.csv: has changed while it was read"):
+        tables.tokenised(other, 128)
+
+
+def test_texts_of_files_with_errors_are_not_left(folder, tmp_path):
+    (folder / "alike.csv").write_text("a,b,score\nx,y,high\n")
+    with pytest.raises(ComityError):
+        load(folder)
+    gc.collect()
+    left = [path.name for path in (tmp_path / "cache" / "tokens").iterdir()]
+    assert not any(name.startswith(".building-") for name in left)
+
+
+def test_texts_without_tokens_are_blank():
+    """Where BERT's tokenizer drops a character; its tables are older than Python's."""
+    normalizer = BertNormalizer(lowercase=True, strip_accents=True)
+    for code in (*range(0xD800), *range(0xE000, 0x20000)):
+        character, category = chr(code), unicodedata.category(chr(code))
+        dropped = not normalizer.normalize_str(character).strip()
+        if category in ("Mn", "Cf"):
+            assert is_blank(character)
+        elif category != "Mc":
+            assert is_blank(character) == dropped, hex(code)
 
 
 def test_an_unreadable_file_of_two_tasks_is_reported_once(folder):
@@ -301,8 +368,8 @@ def test_one_file_for_training_and_dev_is_told(tmp_path):
         (leak,), masks = find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})
         assert masks["t"].all()
         sentence = leak.sentence(False)
-        assert f"{dev}, the dev file of t, is also a training file of t (10 rows)" in sentence
-        assert "name another file in tasks.t.dev" in sentence
+        assert f"{dev}, the dev set of t, is also training data of t (10 rows)" in sentence
+        assert "name another set in tasks.t.dev" in sentence
     data = load_task(tmp_path, dev=0.5, **PAIRS)
     assert find_leaks({"t": (data.train, columns)}, {"t": (data.dev, columns)})[0] == []
 

@@ -109,7 +109,8 @@ def test_what_is_written_and_what_is_not(exported):
         "by-mean": (one_text, ("comity", "onnx")),
         "second": (one_text, with_transformers),
         "deep-norm": (
-            "LayerNorm in sentence-transformers has another epsilon than in the head", ("comity", "onnx")
+            "LayerNorm in sentence-transformers has another epsilon than in the head",
+            ("comity", "onnx"),
         ),
         "interaction": ("the head reads two texts that are encoded separately", ("comity", "onnx")),
         "never": ("the head was not trained", ("comity", "onnx")),

@@ -271,6 +271,43 @@ def test_invalid_delimiters(path: Path, wrong: str):
     assert len(messages) == 1 and "delimiter =" in messages[0]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["sep", "SEP"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", "~"])
+def test_the_line_that_tells_excel_the_delimiter(path: Path, delimiter, name, end, mark):
+    lines = [f"{name}={delimiter}", "text,label", "a;b~c|d,up", '"e,f\tg",x,down', '"h', 'i",up']
+    content = mark + end.join(lines[:1] + [line.replace(",", delimiter) for line in lines[1:]])
+    rows, errors = read(path, content)
+    assert rows[-1] == Row(5, (f"h{end}i", "up"))
+    if delimiter in ",\t":
+        assert rows[0] == Row(3, ("a;b~c|d", "up"))
+        (error,) = errors
+        assert f"{path}:4: 3 fields, but the header has 2" in error
+
+
+def test_a_delimiter_that_is_set_differs_from_that_for_excel(path: Path):
+    assert read(path, "sep=;\na;b,1\nc;d,2\n", ["a;b"], delimiter=",") == ([Row(3, ("c;d",))], [])
+
+
+@pytest.mark.parametrize(("content", "lines"), [("sep=;\na\n\nb\n", [2, 3, 4]), ("a\nb\n", [1, 2])])
+def test_the_line_for_excel_is_no_row_without_a_header(path: Path, content, lines):
+    rows, errors = read(path, content, [0], header=False, delimiter=";")
+    assert ([row.line for row in rows], errors) == (lines, [])
+
+
+def test_doubts_about_quotes_name_the_line_after_that_for_excel(path: Path):
+    content = "sep=|\ntext|label\n" + '"a|b\nc"|d\n' * 3
+    (error,) = read(path, content)[1]
+    assert error.startswith(f"{path}:3: a quoted field starts here and ends on line 4")
+
+
+@pytest.mark.parametrize("first", ["sep=a", "sep=;;", "separator=;", 'sep="'])
+def test_other_first_lines_are_headers(path: Path, first: str):
+    (error,) = read(path, f"{first},label\nx,up\n", ["text"])[1]
+    assert error.startswith(f"{path}:1: no column")
+
+
 def test_ambiguous_delimiters(path: Path):
     content = "Yes;no,x\nOn;off,y\n"
     rows, messages = read(path, content, [0, 1], header=False)

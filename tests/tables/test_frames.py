@@ -11,16 +11,17 @@ import pytest
 
 from comity import ComityError
 from comity.errors import ErrorList
-from comity.tables.frames import FramePath, FrameTable, frame_columns, memory_name
+from comity.tables.frames import FrameTable, frame_columns, frame_path, memory_name, memory_role
+from comity.tables.locations import location, locations, row_list
 from comity.tables.reader import open_table
 from comity.tables.rows import NoValue, TableFormat
 
 pandas = pytest.importorskip("pandas")
 
 
-def rows_of(frame, columns, name="t"):
+def rows_of(frame, columns):
     errors = ErrorList()
-    table = open_table(FramePath.of(name, frame), TableFormat(), columns)
+    table = open_table(frame_path(frame, "t"), TableFormat(), columns)
     rows = list(table.rows(errors))
     errors.check()
     return rows
@@ -78,11 +79,11 @@ def test_columns_that_are_missing_or_twice_are_errors():
     frame = pandas.DataFrame([["a", "b", "c"]], columns=["text", "text", "x"])
     with pytest.raises(ComityError) as error:
         rows_of(frame, ["text", "y"])
-    assert error.value.messages == [
-        't: the column "text" occurs twice; rename one',
-        't: no column "y" (the columns are "text", "text", "x"); correct the name',
+    assert [m.removeprefix("pandas DataFrame of t: ") for m in error.value.messages] == [
+        'the column "text" occurs twice; rename one',
+        'no column "y" (the columns are "text", "text", "x"); correct the name',
     ]
-    with pytest.raises(ComityError, match="t: the table has no rows"):
+    with pytest.raises(ComityError, match="pandas DataFrame of t: the table has no rows"):
         rows_of(frame.iloc[:0], ["x"])
 
 
@@ -110,6 +111,22 @@ def test_what_is_a_table():
     others = ("a.csv", b"a", ["a"], {"a": [1]}, pandas.Series([1]), np.array([1]), 5, None)
     assert [frame_columns(other) for other in others] == [None] * len(others)
     assert frame_columns(pandas.DataFrame) is None
+
+
+def test_messages_name_the_library_and_the_rows_of_a_table():
+    frame = pandas.DataFrame({"text": ["a", "b", "c"]}, index=[30, 10, 20])
+    path = frame_path(frame, "mood train")
+    assert location(path, 30) == "pandas DataFrame of mood train, index 30"
+    assert row_list(path, [30, 10]) == "indices 30 and 10"
+    path = frame_path(frame.set_axis(["x", "y", "z"]), "mood train")
+    assert location(path, 0) == "pandas DataFrame of mood train, row 0"
+    path = frame_path(pyarrow.table({"text": ["a", "b", "c"]}))
+    assert locations(path, [0, 1], 5) == "pyarrow Table, rows 0, 1 and 3 more"
+
+
+def test_a_role_is_found_in_its_name():
+    assert memory_role(memory_name("mood train")) == "mood train"
+    assert memory_role("mood.csv") is None
 
 
 def test_a_table_that_was_not_passed_again_is_named():

@@ -14,6 +14,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -514,3 +516,22 @@ def test_damaged_text_gives_rows_or_errors(
     rows, messages = read(path, columns, header=header, quoting=quoting)
     assert rows or messages
     assert all(str(path) in message and "\n" not in message for message in messages)
+
+
+def test_the_columns_that_a_recipe_can_choose(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,,b,c d\n1,2,3,4,5\n")
+    (tmp_path / "t.jsonl").write_text('{"a": 1, "b": {"c": 2, "d": {"e": 3}}}\n{"f": 4}\n')
+    nested = pyarrow.table({"a": [1], "b": [{"c": 2, "d": {"e": 3}}]})
+    pyarrow.parquet.write_table(nested, tmp_path / "t.parquet")
+    found = {
+        name: open_table(tmp_path / name, TableFormat()).columns
+        for name in ("t.csv", "t.jsonl", "t.parquet")
+    }
+    assert found == {
+        "t.csv": ["a", "c d"],
+        "t.jsonl": ["a", "b.c", "b.d.e", "f"],
+        "t.parquet": ["a", "b.c", "b.d.e"],
+    }
+    assert open_table(tmp_path / "t.csv", TableFormat(header=False)).columns == [0, 1, 2, 3, 4]
+    for name, columns in found.items():
+        assert open_table(tmp_path / name, TableFormat(), columns).missing == []

@@ -76,7 +76,7 @@ def test_skipped_steps_and_checkpoints_are_told_even_if_quiet(capsys):
     assert first == "run/checkpoint-000006: cannot be used: it has no manifest.json"
     assert skips[0] == (
         "step 5 was skipped: the loss of mood or its gradient is not finite (mood.csv, "
-        "lines 2, 3, 4, 5, 6, 7, 8, 9, ...)"
+        "lines 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)"
     )
     assert len(skips) == progress.MOST_TOLD
     assert counted == "further skipped steps are only counted"

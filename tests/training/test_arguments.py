@@ -76,7 +76,7 @@ def test_resuming_needs_the_same_tables(data, tmp_path, tiny_checkpoint):
     with pytest.raises(ComityError, match="mood train>: the run was given this table in memory"):
         train(run.recipe(), out=run.path, **longer)
     values["tasks"]["mood"]["train"] = values["tasks"]["mood"]["train"].iloc[:30]
-    with pytest.raises(ComityError, match="mood train>: has changed since the run was started"):
+    with pytest.raises(ComityError, match="mood train: has changed since the run was started"):
         train(values, out=run.path, **longer)
 
 
@@ -91,9 +91,9 @@ def test_lines_are_the_index_of_the_table(data, tmp_path, tiny_checkpoint):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"mood": None}, '<table in memory: mood train>:40: the label "mood" is empty'),
-        ({"text": b"x"}, "<table in memory: mood train>:40: 'text' is of the type bytes, not text"),
-        ({"mood": "x"}, '>:40: the label "x"'),
+        ({"mood": None}, 'the label "mood" is empty; fill it in, or set missing_labels'),
+        ({"text": b"x"}, "'text' is of the type bytes, not text; give the row a text"),
+        ({"mood": "x"}, 'the label "x" is not a class of the training rows'),
     ],
 )
 def test_errors_name_the_row_and_the_column(tmp_path, tiny_checkpoint, data, change, sentence):
@@ -106,7 +106,8 @@ def test_errors_name_the_row_and_the_column(tmp_path, tiny_checkpoint, data, cha
     with pytest.raises(ComityError) as error:
         train(values, out=tmp_path / "run", quiet=True)
     (message,) = error.value.messages
-    assert sentence in message
+    assert f"pandas DataFrame of mood train, index 40: {sentence}" in message
+    assert "file" not in message and "line" not in message
     assert not (tmp_path / "run").exists()
 
 

@@ -25,10 +25,10 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("run_directory", type=Path, metavar="RUN", help="a run directory")
     command.add_argument(
         "file",
-        type=Path,
         nargs="?",
         metavar="FILE",
-        help="a labelled file, for every task whose columns it has (default: the dev sets)",
+        help="a labelled file or hf://OWNER/NAME:SPLIT, for every task whose columns it has "
+        "(default: the dev sets)",
     )
     command.add_argument("--task", help="evaluate only this task (default: all)")
     add_reading(command, "FILE", "the recipe's")

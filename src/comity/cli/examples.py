@@ -5,6 +5,11 @@ EXAMPLES = {
         "comity demo",
         "comity demo --out runs/demo --set train.epochs=1",
     ],
+    "init": [
+        "comity init reviews.csv pairs.jsonl",
+        "comity init data/mood-train.csv data/mood-dev.csv --out mood.toml",
+        "comity init reviews.csv --out -",
+    ],
     "check": [
         "comity check recipe.toml",
         "comity check recipe.toml --data data --json",

@@ -22,6 +22,7 @@ from comity.cli import (
     export,
     help,
     info,
+    init,
     paper,
     predict,
     push,
@@ -38,6 +39,7 @@ from comity.training.interrupts import Interrupted
 
 COMMANDS = (
     demo,
+    init,
     check,
     train,
     recipe,
@@ -62,6 +64,7 @@ COMMANDS = (
 EPILOG = """\
 examples:
   comity demo
+  comity init reviews.csv pairs.jsonl
   comity check recipe.toml --data data
   comity train recipe.toml --data data --out runs/first
   comity evaluate runs/first unseen.csv --task mood

@@ -141,7 +141,7 @@ def _class_row_notes(data: TaskData) -> list[str]:
         sentence = f"{len(absent):,} classes have no training row, but {dev_rows}: {names}"
     if isinstance(data.task.dev, str):
         return [f"{sentence}; add training rows, or remove such classes from `classes`"]
-    return [f"{sentence}; set another train.split_seed, name a dev file, or add rows"]
+    return [f"{sentence}; set another train.split_seed, name a dev set, or add rows"]
 
 
 def _single_row_notes(data: TaskData) -> list[str]:
@@ -217,7 +217,7 @@ def _scale_notes(data: TaskData, distinct: NDArray) -> list[str]:
     own = [int(np.floor(least)), int(np.ceil(most))]
     return [
         f"the training scores are all from {least:g} to {most:g}, a fifth of {scale} or less; if "
-        f"that is the scale of this file, set scale = {own} in [tasks.{data.name}]"
+        f"that is the scale of this task, set scale = {own} in [tasks.{data.name}]"
     ]
 
 

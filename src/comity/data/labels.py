@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from comity.data.token_cache import LabelColumn, TokenTable
 from comity.errors import ErrorList, nearest
-from comity.format import plural, some
+from comity.format import plural
 from comity.recipe.schema import TaskSection
+from comity.tables.locations import location, locations, row_list
 from comity.tables.rows import JsonNumber, NoValue, Value, shown
 from comity.targets import Classes, Target, is_number, loose_key
 
-GLUE_HINT = "the GLUE files have -1 where test labels are withheld; use a labelled file"
+GLUE_HINT = "GLUE has -1 where test labels are withheld; use a labelled split"
 
 PLACEHOLDERS = frozenset(
     [
@@ -75,11 +76,11 @@ class Labels(NamedTuple):
 
 def find_target(
     name: str, task: TaskSection, table: TokenTable, errors: ErrorList
-) -> tuple[Target, Labels] | None:
+) -> tuple[Target | None, Labels]:
     """What a task predicts, found in its training file, and the labels of that file.
 
-    Errors of the labels are added to `errors`. None if they leave unknown what to predict. The mean
-    and deviation of a regression come from its training rows, see `fit_target`.
+    Errors of the labels are added to `errors`. The target is None if they leave the classes
+    unknown. The mean and deviation of a regression come from its training rows, see `fit_target`.
     """
     before = errors.total
     if task.kind == "similarity":
@@ -93,7 +94,19 @@ def find_target(
     _check_class_weights(name, task, target, errors)
     _check_objectives(name, task, target, table.path, errors)
     labels = read_labels(name, task, target, table, errors)
-    return None if errors.total > before else (target, labels)
+    return (None if errors.total > before else target), labels
+
+
+def labels_alone(name: str, task: TaskSection, table: TokenTable, errors: ErrorList) -> Labels:
+    """The labels of a file if errors of the training file leave the classes unknown.
+
+    The classes are those of the recipe or of this file.
+    """
+    classes = Classes(())
+    if task.kind in ("classification", "multi-label"):
+        classes = _find_classes(name, task, table, errors)
+    target = Target(task.kind, task.head_name, classes=classes.names, scale=task.scale)
+    return read_labels(name, task, target, table, errors)
 
 
 def _find_classes(name: str, task: TaskSection, table: TokenTable, errors: ErrorList) -> Classes:
@@ -135,10 +148,11 @@ def _ignored(task: TaskSection) -> frozenset[str]:
 
 def some_lines(table: TokenTable, rows: NDArray[np.integer], most: int = 10) -> str:
     """Where rows are: `file.csv:3`, or `file.csv, lines 3, 7 and 12 more`."""
-    lines = table.lines[rows[:most]].tolist()
-    if len(rows) == 1:
-        return f"{table.path}:{lines[0]}"
-    return f"{table.path}, lines {some(lines, len(rows), most)}"
+    return locations(table.path, table.lines[rows[:most]].tolist(), len(rows), most)
+
+
+def _where(table: TokenTable, row: int | np.integer) -> str:
+    return location(table.path, int(table.lines[row]))
 
 
 def _check_class_weights(name: str, task: TaskSection, target: Target, errors: ErrorList) -> None:
@@ -198,7 +212,7 @@ def check_trainable(
     elif target.kind == "regression" and targets.min() == targets.max():
         errors.add(
             f"{path}: the training targets of the task {name} do not differ (all {rows} are "
-            f"{targets[0]:g}); use a labelled file"
+            f"{targets[0]:g}); use labelled rows"
         )
     elif target.kind == "regression":
         with np.errstate(over="ignore", invalid="ignore"):
@@ -288,7 +302,7 @@ def mapped_labels(
     for code in unknown[: errors.limit]:
         rows = np.flatnonzero(codes == code)
         errors.add(
-            f"{table.path}:{table.lines[rows[0]]}: the label {_quoted(column.values[code])}"
+            f"{_where(table, rows[0])}: the label {_quoted(column.values[code])}"
             f"{_others(table, rows)} is not in the label_map ({_listed(tuple(mapping))}); add "
             "it there"
         )
@@ -365,12 +379,12 @@ def _report_wrong(
         what = f'{rows:,} of {labelled:,} values in "{label}" are not {kind.many}'
         if rows == labelled:
             what = f'none of {labelled:,} values in "{label}" is {kind.one}'
-        where = f"{table.path}:{table.lines[int(np.argmax(codes == first))]}"
+        where = _where(table, int(np.argmax(codes == first)))
         errors.add(f"{where}: {what}, such as {_quoted(column.values[first])}; {advice}")
         wrong = [code for code in wrong if results[code].kind != kind]
     for code in wrong[: errors.limit]:
         rows = np.flatnonzero(codes == code)
-        where, others = f"{table.path}:{table.lines[rows[0]]}", _others(table, rows)
+        where, others = _where(table, rows[0]), _others(table, rows)
         errors.add(f"{where}: {results[code].what()}{others}; {results[code].advice()}")
     errors.skip(max(len(wrong) - errors.limit, 0))
 
@@ -401,7 +415,7 @@ def _others(table: TokenTable, rows: NDArray[np.integer], most: int = 5) -> str:
     if len(rows) < 2:
         return ""
     lines = table.lines[rows[1 : most + 1]].tolist()
-    return f" (also on line{'s' if len(rows) > 2 else ''} {some(lines, len(rows) - 1, most)})"
+    return f" (also {row_list(table.path, lines, len(rows) - 1, most)})"
 
 
 def _report_missing(
@@ -422,7 +436,7 @@ def _report_missing(
     for row in rows:
         value = column.values[column.codes[row]]
         what = value.reason if isinstance(value, NoValue) else f'the label "{label}" is empty'
-        errors.add(f"{table.path}:{table.lines[row]}: {what}; fill it in, or {skip}")
+        errors.add(f"{_where(table, row)}: {what}; fill it in, or {skip}")
 
 
 def _class_reader(name: str, task: TaskSection, target: Target) -> Callable[[Value], Any]:
@@ -566,7 +580,7 @@ _THOUSANDS = {
 def _number_advice(name: str, text: str, decimal: str) -> str:
     """What to do about a score that is not a number; "" if nothing is known about it."""
     other = "," if decimal == "." else "."
-    mark = f'set decimal_mark = "{other}" if the file writes numbers like this'
+    mark = f'set decimal_mark = "{other}" if numbers are written like this'
     readable = _number(text, other) is not None
     if _THOUSANDS[decimal].fullmatch(text):
         return "remove the thousands separators" + (f", or {mark}" if readable else "")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from comity.data.splits import Split
 from comity.data.token_cache import among, text_key
 from comity.format import plural
+from comity.tables.locations import location
 
 Keys = NDArray[np.uint64]
 EMPTY = text_key("")
@@ -31,10 +32,10 @@ class Leak:
         """The leak as a message with an example. `dropped`: its training rows are left out."""
         left_out = "such training rows are left out"
         if self.same_file is not None:
-            advice = left_out if dropped else f"name another file in tasks.{self.dev_task}.dev"
+            advice = left_out if dropped else f"name another set in tasks.{self.dev_task}.dev"
             return (
-                f"leak: {self.same_file}, the dev file of {self.dev_task}, is also a training file "
-                f"of {self.train_task} ({plural(self.rows, 'row')}); {advice}"
+                f"leak: {self.same_file}, the dev set of {self.dev_task}, is also training data of "
+                f"{self.train_task} ({plural(self.rows, 'row')}); {advice}"
             )
         advice = "use --drop-leaks to leave such training rows out"
         return (
@@ -94,7 +95,7 @@ def _same_rows(train: Split, dev: Split) -> bool:
 
 def _location(split: Split, index: int) -> str:
     """File and line of a row of a split."""
-    return f"{split.table.path}:{split.table.lines[split.rows[index]]}"
+    return location(split.table.path, int(split.table.lines[split.rows[index]]))
 
 
 def _row_keys(split: Split, columns: tuple[int, ...]) -> Keys:

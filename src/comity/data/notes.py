@@ -1,15 +1,14 @@
 """Sentences on the data of a task: rows that were left out or cut, and what looks wrong."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from comity.data.label_notes import label_notes
 from comity.data.splits import Split, TaskData
 from comity.data.token_cache import among, text_key, token_counts, unknown_counts
-from comity.format import plural, some
+from comity.format import plural
 from comity.tables.findings import finding_notes
+from comity.tables.locations import locations, row_list
 
 UNKNOWN_SHARE = 0.1
 """Share of unknown tokens from which the vocabulary probably does not fit the texts."""
@@ -41,23 +40,23 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
     """
     path, notes = split.table.path, []
     if split.unlabelled:
-        where = _lines(split.unlabelled_lines, split.unlabelled)
+        where = row_list(path, split.unlabelled_lines, split.unlabelled)
         rows = _have(split.unlabelled, "row", f" of {path}")
         notes.append(f"{rows} no label; left out ({where})")
     if split.ignored:
-        where = _lines(split.ignored_lines, split.ignored)
+        where = row_list(path, split.ignored_lines, split.ignored)
         rows = _have(split.ignored, "row", f" of {path}")
         notes.append(f"{rows} a label that ignore_labels lists; left out ({where})")
     if split.dropped:
-        where = _at(split, split.dropped_lines, split.dropped)
+        where = locations(path, split.dropped_lines, split.dropped)
         notes.append(f"{_have(split.dropped, f'{name} row')} an empty text; left out ({where})")
     empty = split.empty_lines
     if empty:
-        where = _at(split, empty, len(empty))
+        where = locations(path, empty, len(empty))
         notes.append(f"{_have(len(empty), f'{name} row')} an empty text; kept ({where})")
     zeros = split.zero_byte_lines
     if zeros:
-        where = _at(split, zeros, len(zeros))
+        where = locations(path, zeros, len(zeros))
         notes.append(
             f"{_have(len(zeros), f'{name} row')} a zero byte in a text, which the tokenizer leaves "
             f"out ({where})"
@@ -84,17 +83,6 @@ def unknown_share(data: TaskData, split: Split, unknown: int) -> float:
 
 def _have(count: int, noun: str, of: str = "") -> str:
     return f"{plural(count, noun)}{of} {'has' if count == 1 else 'have'}"
-
-
-def _lines(lines: Sequence[int], count: int) -> str:
-    """The lines of `count` rows, of which the first are known."""
-    return f"line{'' if count == 1 else 's'} {some(lines, count)}"
-
-
-def _at(split: Split, lines: Sequence[int], count: int) -> str:
-    """The same with the file."""
-    path = split.table.path
-    return f"{path}:{lines[0]}" if count == 1 else f"{path}, {_lines(lines, count)}"
 
 
 def _unknown_notes(data: TaskData, unknown: int) -> list[str]:
@@ -147,7 +135,7 @@ def _text_notes(data: TaskData) -> list[str]:
         notes.append(
             f'most dev texts of "{data.task.text_columns[0]}" are training texts of '
             f'"{data.task.text_columns[1]}" and the other way round; are the two columns swapped '
-            "in one file?"
+            "in one of the two sets?"
         )
     return notes
 

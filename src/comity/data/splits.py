@@ -1,4 +1,7 @@
-"""Loads the files of tasks and divides them into training and dev rows with targets."""
+"""Reads the files of tasks, divides them into training and dev rows with targets, tokenises them.
+
+Reading needs no encoder, so that every error of a file is reported before one is loaded.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +18,7 @@ from comity.data.labels import (
     check_trainable,
     find_target,
     fit_target,
+    labels_alone,
     mapped_labels,
     read_labels,
 )
@@ -28,12 +32,13 @@ from comity.data.token_cache import (
     token_counts,
 )
 from comity.errors import ComityError, ErrorList
-from comity.files import path_of
 from comity.format import plural
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import SPLIT, generator
-from comity.tables.frames import FramePath
+from comity.tables.frames import frame_path, memory_role
+from comity.tables.hub import table_path
+from comity.tables.locations import location
 from comity.tables.reader import open_table
 from comity.tables.rows import shown
 from comity.targets import Target
@@ -56,7 +61,7 @@ class Split:
     unlabelled_lines: tuple[int, ...] = ()  # the first of them
     ignored: int = 0  # rows left out because their label is one of `ignore_labels`
     ignored_lines: tuple[int, ...] = ()
-    dropped: int = 0  # rows left out because a text has no tokens
+    dropped: int = 0  # rows left out because a text is empty
     dropped_lines: tuple[int, ...] = ()
     leaked: int = 0  # rows left out because they are also in a dev set
 
@@ -65,15 +70,19 @@ class Split:
 
     @property
     def empty_lines(self) -> list[int]:
-        """The lines of the kept rows that have a text without tokens."""
-        empty = (token_counts(self.table, self.rows) == 0).any(axis=1)
-        return self.table.lines[self.rows[empty]].tolist()
+        """The lines of the kept rows that have a text without visible characters or tokens."""
+        empty = self.table.blank[self.rows] | (token_counts(self.table, self.rows) == 0)
+        return self.table.lines[self.rows[empty.any(axis=1)]].tolist()
 
     @property
     def zero_byte_lines(self) -> list[int]:
         """The lines of the rows that have a zero byte in a text."""
         found = self.rows[among(self.rows, self.table.zero_bytes)]
         return self.table.lines[found].tolist()
+
+    def tokenised(self, tables: TokenTables, encoder: TextEncoder) -> "Split":
+        """The split with the token ids of its texts."""
+        return replace(self, table=tables.tokenised(self.table, encoder))
 
     def take(self, kept: NDArray) -> "Split":
         """The split with only the rows at the indices (or in the mask) `kept`."""
@@ -110,11 +119,11 @@ class TaskData:
     name: str
     task: TaskSection
     target: Target
-    max_length: int
     train: Split
     dev: Split
     stage_train: Mapping[str, Split] = field(default_factory=dict)  # by the path in the recipe
     split_note: str = ""  # a sentence on a dev share that is not a plain draw of rows
+    max_length: int = 0  # in tokens; set by `TaskTables.tokenised`
 
     @property
     def read_columns(self) -> tuple[int, ...]:
@@ -124,106 +133,140 @@ class TaskData:
         return tuple(sorted({column for view in views for column in columns[view]}))
 
 
-def load_tasks(
-    recipe: Recipe,
-    folder: Path,
-    encoder: TextEncoder,
-    max_length: int,
-    frames: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, TaskData]:
-    """Read every file of a recipe.
+@dataclass(frozen=True)
+class TaskTables:
+    """The tasks of a recipe as they were read, without token ids."""
+
+    recipe: Recipe
+    tasks: dict[str, TaskData]
+    tables: TokenTables
+
+    def tokenised(self, encoder: TextEncoder, max_length: int) -> dict[str, TaskData]:
+        """The tasks with token ids.
+
+        Args:
+            max_length: the encoder's limit in tokens.
+
+        Raises:
+            ComityError: a task's `max_length` is more than that of the encoder.
+        """
+        errors = ErrorList()
+        lengths = {n: _max_length(n, self.recipe, max_length, errors) for n in self.tasks}
+        errors.check()
+        return {name: self._tokenised(name, encoder, lengths[name]) for name in self.tasks}
+
+    def _tokenised(self, name: str, encoder: TextEncoder, max_length: int) -> TaskData:
+        data = self.tasks[name]
+        return replace(
+            data,
+            max_length=max_length,
+            train=data.train.tokenised(self.tables, encoder),
+            dev=data.dev.tokenised(self.tables, encoder),
+            stage_train={
+                path: split.tokenised(self.tables, encoder)
+                for path, split in data.stage_train.items()
+            },
+        )
+
+
+def _max_length(name: str, recipe: Recipe, limit: int, errors: ErrorList) -> int:
+    """The limit of a task in tokens; an error if it is more than that of the encoder."""
+    max_length = recipe.tasks[name].max_length or recipe.train.max_length or limit
+    if max_length > limit:
+        errors.add(
+            f"tasks.{name}.max_length: {max_length} is more than the encoder's limit of {limit} "
+            "tokens; lower it"
+        )
+    return min(max_length, limit)
+
+
+def read_tasks(
+    recipe: Recipe, folder: Path, frames: Mapping[str, Any] = MappingProxyType({})
+) -> TaskTables:
+    """Read every file of a recipe, without an encoder.
 
     Args:
         folder: the folder that relative paths start from.
-        max_length: the encoder's limit in tokens.
         frames: tables in memory, by what the recipe has in place of a file.
 
     Raises:
         ComityError: every error of every file.
     """
     errors = ErrorList()
-    loader = _Loader(recipe, folder, encoder, max_length, errors, frames)
-    loaded: dict[str, TaskData] = {}
+    reader = _Reader(recipe, folder, errors, frames)
+    tasks: dict[str, TaskData] = {}
     for name, task in recipe.tasks.items():
-        data = loader.load(name, task)
+        data = reader.read(name, task)
         if data is not None:
-            loaded[name] = data
+            tasks[name] = data
     errors.check()
-    return loaded
+    return TaskTables(recipe, tasks, reader.tables)
 
 
-class _Loader:
-    """Loads the tasks of a recipe; arguments as in `load_tasks`."""
+class _Reader:
+    """Reads the tasks of a recipe; arguments as in `read_tasks`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        encoder: TextEncoder,
-        max_length: int,
-        errors: ErrorList,
-        frames: Mapping[str, Any],
-    ):
+    def __init__(self, recipe: Recipe, folder: Path, errors: ErrorList, frames: Mapping[str, Any]):
         self.recipe = recipe
         self.frames = frames
         self.folder = folder
-        self.max_length = max_length
         self.errors = errors
-        self.tables = TokenTables(encoder, errors)
+        self.tables = TokenTables(errors)
+        self._paths: dict[str, Path | None] = {}
 
-    def load(self, name: str, task: TaskSection) -> TaskData | None:
+    def read(self, name: str, task: TaskSection) -> TaskData | None:
         """The splits of one task, or None if there are errors."""
         errors = self.errors
         before = errors.total
-        max_length = self._task_max_length(name, task)
         train_table = self._read(task.train, task)
         dev_table = self._read(task.dev, task) if isinstance(task.dev, str) else None
         stage_tables = self._stage_tables(name, task)
-        if train_table is None:
+        target = train = None
+        if train_table is not None:
+            target, labels = find_target(name, task, train_table, errors)
+            train = _make_split(name, task, train_table, labels, errors)
+        if target is None or train is None:
+            for table in (dev_table, *stage_tables.values()):
+                if table is not None:
+                    labels = labels_alone(name, task, table, errors)
+                    _make_split(name, task, table, labels, errors)
             return None
-        unread = errors.total > before
-        found = find_target(name, task, train_table, errors)
-        if found is None or unread:
-            return None
-        target, labels = found
-        train = _make_split(name, task, train_table, labels, errors)
         stage_train = {
             path: self._labelled_split(name, task, target, table)
             for path, table in stage_tables.items()
         }
-        note = ""
-        if isinstance(task.dev, str):
-            if dev_table is None:  # its errors were reported for another task
-                return None
+        dev, note = None, ""
+        if dev_table is not None:
             dev = self._labelled_split(name, task, target, dev_table)
-            if not len(dev):
+            if not len(dev) and errors.total == before:
                 errors.add(_no_rows(dev_table.path, name))
-        elif errors.total > before:  # rows with errors are not in the split
-            return None
-        else:
+        elif isinstance(task.dev, float) and errors.total == before:
+            # Rows with errors are not in the split, so it is not divided if there are any.
             train, dev, note = self._split_off_dev(name, task, train, task.dev)
-        if errors.total > before:
+        if dev is None or errors.total > before:
             return None
         for split in (train, *stage_train.values()):
             check_trainable(name, target, split.table.path, split.targets, errors)
         if errors.total > before:
             return None
         target = fit_target(target, train.targets)
-        return TaskData(name, task, target, max_length, train, dev, stage_train, note)
-
-    def _task_max_length(self, name: str, task: TaskSection) -> int:
-        max_length = task.max_length or self.recipe.train.max_length or self.max_length
-        if max_length > self.max_length:
-            self.errors.add(
-                f"tasks.{name}.max_length: {max_length} is more than the encoder's limit of "
-                f"{self.max_length} tokens; lower it"
-            )
-        return min(max_length, self.max_length)
+        return TaskData(name, task, target, train, dev, stage_train, note)
 
     def _read(self, file: str, task: TaskSection) -> TokenTable | None:
-        frame = self.frames.get(file)
-        path = self.folder / path_of(file) if frame is None else FramePath.of(file, frame)
-        return self.tables.read(_source(path, task))
+        if file not in self._paths:
+            self._paths[file] = self._path(file)
+        path = self._paths[file]
+        return None if path is None else self.tables.read(_source(path, task))
+
+    def _path(self, file: str) -> Path | None:
+        """The path of a file, or None if a data set cannot be loaded."""
+        if file in self.frames:
+            return frame_path(self.frames[file], memory_role(file) or "")
+        try:
+            return table_path(file, self.folder)
+        except ComityError as error:
+            self.errors.extend(error)
+            return None
 
     def _stage_tables(self, name: str, task: TaskSection) -> dict[str, TokenTable]:
         """The tables of stages that train the task on a file of their own, by the file's path."""
@@ -232,9 +275,10 @@ class _Loader:
         tables: dict[str, TokenTable] = {}
         for path, file in files.items():
             table = self._read(path, file.read_as(task))
+            before = self.errors.total
             if table is not None and file.label_map:
                 table = mapped_labels(table, file.label_map, task, self.errors)
-            if table is not None:
+            if table is not None and self.errors.total == before:
                 tables[path] = table
         return tables
 
@@ -255,7 +299,7 @@ class _Loader:
         if not len(dev):
             reason = linked or (
                 f"{whole.table.path}: dev = {share} of {plural(len(whole), 'row')} leaves no dev "
-                f"rows; raise tasks.{name}.dev, or name a file there"
+                f"rows; raise tasks.{name}.dev, or name a dev set there"
             )
             self.errors.add(reason)
         return train, dev, linked or _shared_texts(name, task, train, dev)
@@ -276,13 +320,13 @@ def _make_split(
     """The rows of a table that the task uses: with a label, and with texts if those are needed."""
     rows = np.flatnonzero(labels.labelled).astype(np.int32)
     targets = labels.targets[rows]
-    empty = (token_counts(table, rows) == 0).any(axis=1)
+    empty = table.blank[rows].any(axis=1)
     lines = table.lines[rows[empty]].tolist()
     if task.empty_texts == "error":
         for line in lines:
             errors.add(
-                f"{table.path}:{line}: the text is empty; fill it in, or set empty_texts = "
-                f'"keep" or "drop" in [tasks.{name}]'
+                f"{location(table.path, line)}: the text is empty; fill it in, or set "
+                f'empty_texts = "keep" or "drop" in [tasks.{name}]'
             )
     ignored = np.flatnonzero(labels.ignored)
     unlabelled = np.flatnonzero(~labels.labelled & ~labels.ignored)
@@ -306,7 +350,7 @@ def split_off(split: Split, share: float, seed: int, by: str = "groups") -> tupl
     Tasks that use one table divide it in the same way, whatever rows they use. With `by` =
     "groups", rows that share a text (in any column, without regard to case and white space) are
     never separated: groups of such rows are drawn in random order until dev has its share, and a
-    group larger than what dev still needs stays in training. A text without tokens links no rows.
+    group larger than what dev still needs stays in training. A blank text links no rows.
     With "rows", every row is a group.
     """
     drawn = _draw(split.table, _dev_groups(split.table, by), share, seed)
@@ -354,7 +398,7 @@ def _linked(
         return ""
     in_largest = np.flatnonzero(groups == sizes.argmax())
     keys = np.asarray(table.keys)[in_largest]
-    counted = np.where(_empty(table, in_largest), np.uint64(0), keys)
+    counted = np.where(table.blank[in_largest], np.uint64(0), keys)
     texts, counts = np.unique(counted[counted != 0], return_counts=True)
     rows, columns = np.nonzero(keys == texts[counts.argmax()])
     text = _text_at(table, task, int(in_largest[rows[0]]), int(columns[0]))
@@ -364,7 +408,7 @@ def _linked(
         f"{table.path}: dev has {found:,} of the {plural(wanted, 'row')} that dev = {share} asks "
         f"for, and {linked:,} of {plural(len(table), 'row')} can only be training rows, because "
         f'texts in common link up to {largest} (such as "{text}", in {in_rows}); set split = '
-        f'"rows" in [tasks.{name}] to draw single rows, or name a dev file'
+        f'"rows" in [tasks.{name}] to draw single rows, or name a dev set'
     )
 
 
@@ -373,7 +417,7 @@ def _shared_texts(name: str, task: TaskSection, train: Split, dev: Split) -> str
     if task.split == "groups" or not len(dev):
         return ""
     known, keys = (np.asarray(split.table.keys)[split.rows] for split in (train, dev))
-    shared = among(keys, known) & ~_empty(dev.table, dev.rows)
+    shared = among(keys, known) & ~dev.table.blank[dev.rows]
     sharing = int(shared.any(axis=1).sum())
     if not sharing:
         return ""
@@ -391,20 +435,16 @@ def _text_at(table: TokenTable, task: TaskSection, row: int, column: int) -> str
     return shown(text if len(text) <= 60 else text[:60] + "...")
 
 
-def _empty(table: TokenTable, rows: Rows) -> NDArray[np.bool_]:
-    """Which texts `[n, texts]` of some rows have no token."""
-    return token_counts(table, rows) == 0
-
-
 def _dev_groups(table: TokenTable, by: str) -> Rows:
     """A group number `[n]` for each row.
 
-    By "groups", rows that share a text with tokens agree; by "rows", every row is its own group.
+    By "groups", rows that share a text agree, unless it is blank; by "rows", every row is its own
+    group.
     """
     if by == "rows":
         return np.arange(len(table))
     keys = np.array(table.keys)
-    empty = _empty(table, np.arange(len(table)))
+    empty = np.asarray(table.blank)
     # The row's other text in the place of an empty one adds no link.
     keys = np.where(empty, keys[:, ::-1], keys)
     without = empty.all(axis=1)
@@ -456,11 +496,12 @@ def file_split(
         ComityError: every error of the file.
     """
     errors = ErrorList()
-    table = TokenTables(encoder, errors).read(_source(path, task))
+    tables = TokenTables(errors)
+    table = tables.read(_source(path, task))
     errors.check()
     assert table is not None
     split = _make_split(name, task, table, read_labels(name, task, target, table, errors), errors)
     errors.check()
     if not len(split):
         raise ComityError(_no_rows(path, name))
-    return split
+    return split.tokenised(tables, encoder)

@@ -1,7 +1,10 @@
-"""Caches a table's token ids and labels on disk, in flat memory-mapped arrays.
+"""Caches a table's rows and token ids on disk, in flat memory-mapped arrays.
 
-The cache key covers the file's content, the columns, how the file is read, and the tokenizer, so a
-second start reads arrays only. Texts are not kept, only a hash of each, to find leaks.
+A file is read before there is a tokenizer, so that its errors need no encoder. An entry of the
+cache holds its rows: labels, lines and a hash of each text, to find leaks. Its key covers the
+file's content, the columns and how the file is read. A second entry, whose key also covers the
+tokenizer, holds the token ids. Texts are kept only from the reading of a file until they are
+tokenised, in a temporary folder.
 """
 
 import atexit
@@ -10,12 +13,15 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
+import weakref
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +29,15 @@ from numpy.typing import NDArray
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
 from comity.tables.findings import Finding
-from comity.tables.frames import FramePath, FrameTable
-from comity.tables.reader import open_table
-from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, as_text
-from comity.tables.text_files import cannot_read, open_bytes
+from comity.tables.reader import open_table, table_digest
+from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, row_texts
 
-_VERSION = "3"  # raise it when what a cache holds changes
-_CHUNK = 4096  # rows tokenised at a time
+_VERSION = "4"  # raise it when what a cache holds changes
+_CHUNK = 4096  # rows read and tokenised at a time
+_TEXTS = "texts.jsonl"
+
+_INVISIBLE = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Mn"))
+"""Unicode's spaces, control, format and private characters, and accents without a letter."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class TextEncoder:
 
     encode: Callable[[list[str]], list[list[int]]]
     size: int  # all ids are lower
-    fingerprint: str | None  # None: nothing is cached
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,18 @@ class TokenTable:
     """The rows of one file, in its order: token ids, lines, hashes of the texts, labels."""
 
     path: Path
-    texts: tuple[TextColumn, ...]
+    texts: tuple[TextColumn, ...]  # empty until `TokenTables.tokenised`
     labels: tuple[LabelColumn, ...]
     lines: NDArray[np.int64]  # [n]
     keys: NDArray[np.uint64]  # [n, texts], equal for texts that differ in case and space only
     reading: dict[str, Any]  # how the file was read, see `Table.describe`
     digest: str  # SHA-256 of the file
+    blank: NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), np.bool_))
+    """Which texts `[n, texts]` have no visible character, see `is_blank`."""
     zero_bytes: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """Rows that have a zero byte in a text."""
     findings: tuple[Finding, ...] = ()  # what looks wrong in the chosen columns
+    source: "TableSource | None" = None  # what the table was read from
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -94,18 +105,24 @@ class TableSource:
         """All columns, texts first."""
         return [*self.texts, *self.labels]
 
+    def texts_of(self, row: Row, errors: ErrorList) -> tuple[str, ...]:
+        """The texts of a row of all columns, see `as_text`."""
+        texts = Row(row.line, row.values[: len(self.texts)])
+        return row_texts(self.path, texts, errors)
+
 
 class TokenTables:
-    """Reads tables as token ids, and each file's digest and each source only once."""
+    """Reads tables and tokenises them; each digest, source and text column only once."""
 
-    def __init__(self, encoder: TextEncoder, errors: ErrorList):
-        self._encoder = encoder
+    def __init__(self, errors: ErrorList):
         self._errors = errors
         self._digests: dict[Path, str] = {}
         self._tables: dict[TableSource, TokenTable | None] = {}
+        self._texts: dict[TableSource, Path] = {}  # of tables that were read, not cached
+        self._tokens: dict[TableSource, tuple[TextColumn, ...]] = {}
 
     def read(self, source: TableSource) -> TokenTable | None:
-        """The table, from the cache, or read, tokenised and cached now.
+        """The table without token ids, from the cache, or read and cached now.
 
         Errors of the file are added to the error list, and such a file is never cached. None if
         rows could not be read; if only texts are wrong the table is returned, so that the caller
@@ -119,60 +136,102 @@ class TokenTables:
                 self._tables[source] = None
         return self._tables[source]
 
+    def tokenised(self, table: TokenTable, encoder: TextEncoder) -> TokenTable:
+        """The table with token ids, from the cache, or tokenised and cached now.
+
+        Raises:
+            ComityError: the file has to be read again for its texts, but has changed.
+        """
+        assert table.source is not None
+        if table.source not in self._tokens:
+            self._tokens[table.source] = self._tokenise(table, table.source, encoder)
+        return replace(table, texts=self._tokens[table.source])
+
     def _load(self, source: TableSource) -> TokenTable | None:
         if source.path not in self._digests:
-            self._digests[source.path] = _digest(source.path)
+            self._digests[source.path] = table_digest(source.path)
         digest = self._digests[source.path]
-        folder = cache_folder() / "tokens" / _cache_key(source, digest, self._encoder)
+        folder = _entry(_rows_key(source, digest))
         if not _complete(folder):
             built = self._build(source, digest, folder)
             if built is None:
                 return None
             folder = built
-        return _open(folder, source)
+        return _open_rows(folder, source)
 
     def _build(self, source: TableSource, digest: str, folder: Path) -> Path | None:
-        """The folder of a new cache entry, or None if rows could not be read."""
+        """The folder of a new entry with rows, or None if rows could not be read."""
         table = open_table(source.path, source.format, source.columns)
-        building = _new_folder(folder)
+        building, texts = _new_folder(folder), _new_folder(folder)
+        weakref.finalize(self, shutil.rmtree, texts, ignore_errors=True)
         unread, no_texts = ErrorList(self._errors.limit), ErrorList(self._errors.limit)
-        writer = _Writer(building, source, self._encoder, no_texts)
-        writer.write(table.rows(unread))
+        writer = _RowWriter(building, source, no_texts)
+        with (texts / _TEXTS).open("w", encoding="utf-8") as file:
+            writer.write(table.rows(unread), file)
         self._errors.merge(unread)
         self._errors.merge(no_texts)
         if unread:
             shutil.rmtree(building, ignore_errors=True)
             return None
+        self._texts[source] = texts
         findings = [asdict(finding) for finding in table.findings()]
         writer.finish({"reading": table.describe(), "digest": digest, "findings": findings})
-        if no_texts or self._encoder.fingerprint is None:  # not cached
-            atexit.register(shutil.rmtree, building, ignore_errors=True)
-            return building
-        return _publish(building, folder)
+        return _temporary(building) if no_texts else _publish(building, folder)
+
+    def _tokenise(
+        self, table: TokenTable, source: TableSource, encoder: TextEncoder
+    ) -> tuple[TextColumn, ...]:
+        rows = _rows_key(source, table.digest)
+        folder = _entry(_key({"rows": rows, "tokenizer": encoder.fingerprint}))
+        if not _complete(folder):
+            building = _new_folder(folder)
+            chunks = self._chunks(source, table.digest)
+            _write_tokens(building, len(source.texts), chunks, encoder)
+            folder = _publish(building, folder)
+        if source in self._texts:
+            shutil.rmtree(self._texts.pop(source), ignore_errors=True)
+        return _open_tokens(folder, len(source.texts))
+
+    def _chunks(self, source: TableSource, digest: str) -> Iterator[list[list[str]]]:
+        """The texts of some rows at a time, column by column."""
+        if source in self._texts:
+            with (self._texts[source] / _TEXTS).open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+            return
+        errors = ErrorList()
+        rows = open_table(source.path, source.format, source.columns).rows(errors)
+        while chunk := list(islice(rows, _CHUNK)):
+            yield _columns([source.texts_of(row, errors) for row in chunk])
+        if errors or table_digest(source.path) != digest:
+            raise ComityError(f"{source.path}: has changed while it was read; start again")
 
 
-def _digest(path: Path) -> str:
-    """The SHA-256 of a file or table. Raises `ComityError` where it cannot be read."""
-    if isinstance(path, FramePath):
-        return FrameTable(path, path.frame).digest
-    with open_bytes(path) as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ComityError(cannot_read(path, error)) from None
+def _rows_key(source: TableSource, digest: str) -> str:
+    return _key(
+        {
+            "version": _VERSION,
+            "file": digest,
+            "ending": source.path.suffix.lower(),
+            "texts": source.texts,
+            "labels": source.labels,
+            "format": asdict(source.format),
+        }
+    )
 
 
-def _cache_key(source: TableSource, digest: str, encoder: TextEncoder) -> str:
-    about = {
-        "version": _VERSION,
-        "file": digest,
-        "ending": source.path.suffix.lower(),
-        "texts": source.texts,
-        "labels": source.labels,
-        "format": asdict(source.format),
-        "tokenizer": encoder.fingerprint,
-    }
+def _key(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def _entry(key: str) -> Path:
+    """The folder of an entry of the cache."""
+    return cache_folder() / "tokens" / key
+
+
+def _temporary(folder: Path) -> Path:
+    """A folder that is deleted when Python ends."""
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _new_folder(folder: Path) -> Path:
@@ -181,9 +240,7 @@ def _new_folder(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     except OSError:
-        building = tempfile.mkdtemp(prefix="comity-")
-        atexit.register(shutil.rmtree, building, ignore_errors=True)
-        return Path(building)
+        return _temporary(Path(tempfile.mkdtemp(prefix="comity-")))
 
 
 def _publish(building: Path, folder: Path) -> Path:
@@ -207,89 +264,110 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-class _Writer:
-    """Tokenises rows in chunks and writes the files of a cache entry."""
+class _RowWriter:
+    """Writes the files of an entry with rows, and their texts to a file of their own."""
 
-    def __init__(self, folder: Path, source: TableSource, encoder: TextEncoder, errors: ErrorList):
+    def __init__(self, folder: Path, source: TableSource, errors: ErrorList):
         self.folder = folder
-        self.encoder = encoder
-        self.path = source.path
+        self.source = source
         self.errors = errors
-        self.type = np.uint16 if encoder.size <= 1 << 16 else np.int32
-        self.offsets = [array("q", [0]) for _ in source.texts]
         self.values: list[dict[str, int]] = [{} for _ in source.labels]
         self.codes = [array("i") for _ in source.labels]
         self.lines = array("q")
         self.keys = array("Q")
+        self.blank = array("b")
         self.zero_bytes = array("i")
 
-    def write(self, rows: Iterator[Row]) -> None:
-        files = [(self.folder / f"ids-{n}").open("wb") for n in range(len(self.offsets))]
-        try:
-            while chunk := list(islice(rows, _CHUNK)):
-                self._write_chunk(chunk, files)
-        finally:
-            for file in files:
-                file.close()
+    def write(self, rows: Iterator[Row], texts: TextIO) -> None:
+        """Add rows; `texts` gets a line for each chunk, a JSON list of the text columns."""
+        while chunk := list(islice(rows, _CHUNK)):
+            of_rows = [self.source.texts_of(row, self.errors) for row in chunk]
+            for row, own in zip(chunk, of_rows, strict=True):
+                self._add(row, own)
+            json.dump(_columns(of_rows), texts, ensure_ascii=False)
+            texts.write("\n")
 
-    def _write_chunk(self, chunk: list[Row], files: list[Any]) -> None:
-        columns = len(self.offsets)
-        texts = [
-            [as_text(self.path, row.line, row.values[column], self.errors) for row in chunk]
-            for column in range(columns)
-        ]
-        for offsets, file, column in zip(self.offsets, files, texts, strict=True):
-            for ids in self.encoder.encode(column):
-                offsets.append(offsets[-1] + len(ids))
-                file.write(np.asarray(ids, dtype=self.type).tobytes())
-        for number, row in enumerate(chunk):
-            if any("\0" in column[number] for column in texts):
-                self.zero_bytes.append(len(self.lines))
-            self.lines.append(row.line)
-            self.keys.extend(text_key(column[number]) for column in texts)
-            for known, codes, value in zip(
-                self.values, self.codes, row.values[columns:], strict=True
-            ):
-                codes.append(known.setdefault(json.dumps(_plain(value)), len(known)))
+    def _add(self, row: Row, texts: tuple[str, ...]) -> None:
+        if any("\0" in text for text in texts):
+            self.zero_bytes.append(len(self.lines))
+        self.lines.append(row.line)
+        self.keys.extend(map(text_key, texts))
+        self.blank.extend(map(is_blank, texts))
+        labels = row.values[len(texts) :]
+        for known, codes, value in zip(self.values, self.codes, labels, strict=True):
+            codes.append(known.setdefault(json.dumps(_plain(value)), len(known)))
 
     def finish(self, about: dict[str, Any]) -> None:
-        for number, offsets in enumerate(self.offsets):
-            np.save(self.folder / f"offsets-{number}.npy", np.frombuffer(offsets, np.int64))
         for number, codes in enumerate(self.codes):
             np.save(self.folder / f"codes-{number}.npy", np.frombuffer(codes, np.int32))
             values = [json.loads(value) for value in self.values[number]]
             (self.folder / f"values-{number}.json").write_text(json.dumps(values))
         np.save(self.folder / "lines.npy", np.frombuffer(self.lines, np.int64))
         np.save(self.folder / "zero-bytes.npy", np.frombuffer(self.zero_bytes, np.int32))
-        keys = np.frombuffer(self.keys, np.uint64).reshape(-1, len(self.offsets))
-        np.save(self.folder / "keys.npy", keys)
-        sizes = {file.name: file.stat().st_size for file in self.folder.iterdir()}
-        about = {**about, "type": np.dtype(self.type).name, "sizes": sizes}
-        (self.folder / "about.json").write_text(json.dumps(about))
+        for name, values, kind in (("keys", self.keys, np.uint64), ("blank", self.blank, np.bool_)):
+            columns = np.frombuffer(values, kind).reshape(-1, len(self.source.texts))
+            np.save(self.folder / f"{name}.npy", columns)
+        _write_about(self.folder, about)
 
 
-def _open(folder: Path, source: TableSource) -> TokenTable:
+def _columns(rows: list[tuple[str, ...]]) -> list[list[str]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _write_tokens(
+    folder: Path, columns: int, chunks: Iterator[list[list[str]]], encoder: TextEncoder
+) -> None:
+    """Write the files of an entry with token ids."""
+    kind = np.uint16 if encoder.size <= 1 << 16 else np.int32
+    offsets = [array("q", [0]) for _ in range(columns)]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"ids-{n}").open("wb")) for n in range(columns)]
+        for chunk in chunks:
+            for own, file, texts in zip(offsets, files, chunk, strict=True):
+                for ids in encoder.encode(texts):
+                    own.append(own[-1] + len(ids))
+                    file.write(np.asarray(ids, dtype=kind).tobytes())
+    for number, own in enumerate(offsets):
+        np.save(folder / f"offsets-{number}.npy", np.frombuffer(own, np.int64))
+    _write_about(folder, {"type": np.dtype(kind).name})
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    """Write the last file of an entry, which has the sizes of the others."""
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    (folder / "about.json").write_text(json.dumps({**about, "sizes": sizes}))
+
+
+def _array(folder: Path, name: str) -> NDArray:
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+
+def _open_rows(folder: Path, source: TableSource) -> TokenTable:
     about = json.loads((folder / "about.json").read_text())
-
-    def load(name: str) -> NDArray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r")
-
+    labels = [
+        LabelColumn(_values(folder / f"values-{n}.json"), _array(folder, f"codes-{n}"))
+        for n in range(len(source.labels))
+    ]
     return TokenTable(
         path=source.path,
-        texts=tuple(
-            TextColumn(_ids(folder / f"ids-{n}", about["type"]), load(f"offsets-{n}"))
-            for n in range(len(source.texts))
-        ),
-        labels=tuple(
-            LabelColumn(_values(folder / f"values-{n}.json"), load(f"codes-{n}"))
-            for n in range(len(source.labels))
-        ),
-        lines=load("lines"),
-        keys=load("keys"),
-        zero_bytes=load("zero-bytes"),
+        texts=(),
+        labels=tuple(labels),
+        lines=_array(folder, "lines"),
+        keys=_array(folder, "keys"),
+        blank=_array(folder, "blank"),
+        zero_bytes=_array(folder, "zero-bytes"),
         reading=about["reading"],
         digest=about["digest"],
         findings=tuple(Finding(**finding) for finding in about["findings"]),
+        source=source,
+    )
+
+
+def _open_tokens(folder: Path, columns: int) -> tuple[TextColumn, ...]:
+    kind = json.loads((folder / "about.json").read_text())["type"]
+    return tuple(
+        TextColumn(_ids(folder / f"ids-{n}", kind), _array(folder, f"offsets-{n}"))
+        for n in range(columns)
     )
 
 
@@ -326,6 +404,15 @@ def text_key(text: str) -> int:
     normal = " ".join(text.casefold().split())
     digest = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character: BERT's tokenizer then has no token for it.
+
+    >>> is_blank(" \\t"), is_blank("\\u200b\\ufffd"), is_blank("."), is_blank("\\u00e9")
+    (True, True, False, False)
+    """
+    return all(c == "\ufffd" or unicodedata.category(c) in _INVISIBLE for c in text)
 
 
 def among(keys: NDArray, others: NDArray) -> NDArray[np.bool_]:

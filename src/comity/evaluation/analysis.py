@@ -17,10 +17,11 @@ from comity.errors import ComityError, ErrorList
 from comity.evaluation.metrics import metrics_of
 from comity.evaluation.plots import band_numbers, histogram_by_band, scatter
 from comity.evaluation.predictions import kept_predictions
-from comity.files import path_of, path_text, sha256_of
+from comity.files import path_of, path_text
 from comity.format import markdown_table, markdown_text, or_dash
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
-from comity.tables.reader import open_table
+from comity.tables.hub import table_path
+from comity.tables.reader import open_table, table_digest
 from comity.targets import Target
 
 WORST = 20
@@ -210,18 +211,18 @@ def texts_at(
     """
     section, inputs = directory.recipe().tasks[task], directory.facts().inputs
     file = section.dev if isinstance(section.dev, str) else section.train
-    path = Path(inputs.data) / path_of(file)
+    path = path_of(file)
     if f"{task} dev" in inputs.in_memory:
         return path, None, "The texts are not shown because the data was in memory."
     if (directory.path / SLIM_WEIGHTS).is_file():
         return path, None, "The texts are not shown because a slim copy of a run has none."
     try:
-        now = sha256_of(path)
-    except OSError:
-        now = None
-    if now is None or now != digest:
-        what = "no longer exists" if now is None else "has changed since the run"
-        return path, None, f"The texts are not shown because {path} {what}."
+        path = table_path(file, Path(inputs.data))
+        changed = table_digest(path) != digest
+    except ComityError:
+        return path, None, f"The texts are not shown because {path} can no longer be read."
+    if changed:
+        return path, None, f"The texts are not shown because {path} has changed since the run."
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
     errors = ErrorList()

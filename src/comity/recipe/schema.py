@@ -154,11 +154,11 @@ class TaskSection(Section):
     kind: Kind = Field(description="What the task predicts.")
     train: str = Field(
         description="Training file: CSV, TSV, JSON Lines or Parquet; the extension sets the "
-        "format.",
+        "format. Or a data set of the Hugging Face hub: `hf://OWNER/NAME:SPLIT`.",
     )
     dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="File of the dev set, or a number: 0.1 holds out that share of the training "
-        "file, see `split`.",
+        description="File of the dev set (or a data set, as for `train`), or a number: 0.1 holds "
+        "out that share of the training file, see `split`.",
     )
     split: Literal["groups", "rows"] = Field(
         default="groups",
@@ -193,7 +193,8 @@ class TaskSection(Section):
     delimiter: str | None = Field(
         default=None,
         description="Character between two columns of a CSV or TSV file; a tab may be written "
-        "`tab`.",
+        "`tab`. If it is not set, a first line such as `sep=;` sets it, as in Excel. That line is "
+        "never a row.",
         json_schema_extra=default_is("detected"),
     )
     header: bool = Field(
@@ -245,9 +246,9 @@ class TaskSection(Section):
     )
     empty_texts: Literal["keep", "drop", "error"] = Field(
         default="keep",
-        description="What to do with a row that has a text without any token. `keep` or `drop`: "
-        "keep the row or leave it out, and report how many there are. `error`: report it as an "
-        "error.",
+        description="What to do with a row that has a text without any visible character. `keep` "
+        "or `drop`: keep the row or leave it out, and report how many there are. `error`: report "
+        "it as an error.",
     )
     # What is predicted, and how.
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from comity.errors import ComityError
 from comity.recipe.schema import (
     HEADS_OF,
     METRICS_OF,
@@ -11,6 +12,7 @@ from comity.recipe.schema import (
     TaskSection,
 )
 from comity.recipe.unused_keys import Report, Unused, report_unused
+from comity.tables.hub import HubName, is_hub_name
 from comity.tables.rows import JSON_LINES, PARQUET
 from comity.targets import loose_key
 
@@ -65,9 +67,13 @@ def check_columns(path: str, task: TaskSection, report: Report) -> None:
 
 def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report: Report) -> None:
     """Keys on how text files are read have no effect if the task has no text file."""
-    of_stages = [s.data[name].file for s in recipe.stages_declared if name in s.data]
-    files = [file for file in (task.train, task.dev, *of_stages) if isinstance(file, str)]
-    extensions = {Path(file).suffix.lower() for file in files}
+    files = {f"tasks.{name}.train": task.train, f"tasks.{name}.dev": task.dev}
+    for number, stage in enumerate(recipe.stages_declared):
+        if name in stage.data:
+            files[f"stages.{number}.data.{name}"] = stage.data[name].file
+    for key, file in files.items():
+        _check_hub_name(key, file, report)
+    extensions = {_extension(file) for file in files.values() if isinstance(file, str)}
     no_delimited = extensions <= {*JSON_LINES, *PARQUET}
     table = [
         *((key, no_delimited, "no file is CSV or TSV") for key in ("delimiter", "quoting")),
@@ -75,6 +81,19 @@ def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report:
         ("encoding", extensions <= {*PARQUET}, "all files are Parquet"),
     ]
     report_unused(task, f"tasks.{name}", table, report)
+
+
+def _check_hub_name(key: str, file: str | float, report: Report) -> None:
+    if isinstance(file, str) and is_hub_name(file):
+        try:
+            HubName.parse(file)
+        except ComityError as error:
+            report(key, *error.messages)
+
+
+def _extension(file: str) -> str:
+    """The extension of a file; data sets of the hub are read as Parquet is."""
+    return PARQUET[0] if is_hub_name(file) else Path(file).suffix.lower()
 
 
 def _check_head(path: str, task: TaskSection, report: Report) -> None:

@@ -29,6 +29,15 @@ class EncoderFacts:
 
 
 @dataclass(frozen=True)
+class HubFacts:
+    """A data set of the Hugging Face hub, or a folder that `datasets` has saved."""
+
+    name: str  # as in the recipe
+    revision: str | None  # the commit on the hub; None for a folder
+    fingerprint: str  # of `datasets`
+
+
+@dataclass(frozen=True)
 class RunInputs:
     """Everything a run reads. None of it may change between start and resume."""
 
@@ -39,6 +48,7 @@ class RunInputs:
     files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
     split_seed: int | None = None  # None in runs of older versions, which used the training seed
     in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
+    hub: dict[str, HubFacts] = field(default_factory=dict)  # roles that were data sets of the hub
 
     @property
     def digests(self) -> dict[str, str]:

@@ -20,6 +20,8 @@ from comity.tables.text_files import TextFile
 
 HEAD_LINES = 200
 DELIMITERS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r'sep=([^\w"\r\n])[\r\n]*', re.IGNORECASE)
+"""The line with which a CSV file tells Excel its delimiter. It comes first and is not a row."""
 
 # After this many records that only quotes explain, the rest of the file is not looked at.
 ENOUGH_PROOFS = 1000
@@ -33,6 +35,7 @@ class Dialect:
     delimiter: str
     quoting: bool
     names: list[str] | None
+    first_line: int  # where records begin: 2 after a line such as `sep=;`
     header_line: int  # line of the first record
     width: int  # fields of a row
 
@@ -45,13 +48,19 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     """
     path = file.path
     head = list(islice(file.lines(), HEAD_LINES))
+    separator = SEPARATOR_LINE.fullmatch(head[0]) if head else None
+    first_line = 2 if separator else 1
+    head = head[first_line - 1 :]
     if not any(line.strip("\r\n") for line in head):
         raise ComityError(f"{path}: the file is empty; add rows, or name another file")
-    delimiter = _find_delimiter(path, head, columns, format)
+    if separator and format.delimiter is None:
+        delimiter = separator[1]
+    else:
+        delimiter = _find_delimiter(path, head, columns, format)
     quoting = format.quoting
     if quoting is None:
-        quoting = _find_quoting(file, delimiter, head)
-    records = _head_records(head, delimiter, quoting)
+        quoting = _find_quoting(file, delimiter, head, first_line)
+    records = _head_records(head, delimiter, quoting, first_line)
     first = records[0]
     names = None
     if format.header:
@@ -64,7 +73,7 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
         if not widths:
             raise ComityError(broken_quote(path, first))
         width = widths.most_common(1)[0][0]
-    return Dialect(file.encoding, delimiter, quoting, names, first.line, width)
+    return Dialect(file.encoding, delimiter, quoting, names, first_line, first.line, width)
 
 
 def broken_quote(path: Path, record: Record) -> str:
@@ -83,13 +92,16 @@ def broken_quote(path: Path, record: Record) -> str:
     )
 
 
-def _head_records(head: list[str], delimiter: str, quoting: bool) -> list[Record]:
+def _head_records(
+    head: list[str], delimiter: str, quoting: bool, first_line: int = 1
+) -> list[Record]:
     """The records of the first lines, up to one that may be closed only after them.
 
     The lines of a text in quotes that is longer than `head` are then not taken for records.
     """
-    found = [r for r in split_records(head, delimiter, quoting) if r.fields != [""]]
-    if len(head) == HEAD_LINES:
+    records = split_records(head, delimiter, quoting, first_line)
+    found = [record for record in records if record.fields != [""]]
+    if first_line - 1 + len(head) == HEAD_LINES:
         cut = next((i for i, record in enumerate(found) if record.unclosed), len(found))
         found = found[: max(1, cut)]
     return found
@@ -195,14 +207,14 @@ class _Survey:
     first_doubt: Record | None = None
 
 
-def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
+def _find_quoting(file: TextFile, delimiter: str, head: list[str], first_line: int) -> bool:
     """Whether quotes enclose fields. Raises `ComityError` where that is ambiguous."""
     if not file.contains(b'"'):
         return False
     records = _head_records(head, delimiter, True)
     widths = Counter(len(record.fields) for record in records if record.fields)
     width = widths.most_common(1)[0][0] if widths else head[0].count(delimiter) + 1
-    survey = _survey(file, delimiter, width)
+    survey = _survey(file, delimiter, width, first_line)
     if survey.proofs > survey.doubts:
         return True  # records that do not fit are then errors
     contradicted = survey.broken or survey.plain or survey.odd_records > survey.odd_lines
@@ -220,16 +232,16 @@ def _find_quoting(file: TextFile, delimiter: str, head: list[str]) -> bool:
     return True
 
 
-def _survey(file: TextFile, delimiter: str, width: int) -> _Survey:
+def _survey(file: TextFile, delimiter: str, width: int, first_line: int) -> _Survey:
     survey = _Survey()
 
     def counted() -> Iterator[str]:
-        for line in file.lines():
+        for line in islice(file.lines(), first_line - 1, None):
             if line.count(delimiter) + 1 != width and line not in ("\n", "\r\n", "\r"):
                 survey.odd_lines += 1
             yield line
 
-    for record in split_records(counted(), delimiter, quoting=True):
+    for record in split_records(counted(), delimiter, True, first_line):
         fields = record.fields
         if fields == [""]:
             continue

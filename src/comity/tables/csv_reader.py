@@ -1,6 +1,7 @@
 """Reads delimited text: CSV, TSV and similar files."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class DelimitedTable(Table):
         for index, name in enumerate(self._dialect.names or map(str, range(self._dialect.width))):
             names.append(free_name(name or f"column {index}", names))
         return names
+
+    @property
+    def columns(self) -> list[str | int]:
+        """The names that occur once in the header, or without one the indices of the columns."""
+        names = self._dialect.names
+        if names is None:
+            return list(range(self._dialect.width))
+        return [name for name in names if name and names.count(name) == 1]
 
     @property
     def chosen_names(self) -> list[str]:
@@ -162,7 +171,9 @@ def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
     """
     blanks: list[Record] = []
     before_header = dialect.names is not None
-    for record in split_records(file.lines(), dialect.delimiter, dialect.quoting):
+    first_line = dialect.first_line
+    lines = islice(file.lines(), first_line - 1, None)
+    for record in split_records(lines, dialect.delimiter, dialect.quoting, first_line):
         if record.fields == [""]:
             if dialect.width == 1 and not before_header:
                 blanks.append(record)

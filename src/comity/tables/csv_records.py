@@ -32,21 +32,25 @@ class Record(NamedTuple):
     unclosed: bool = False
 
 
-def split_records(lines: Iterable[str], delimiter: str, quoting: bool) -> Iterator[Record]:
+def split_records(
+    lines: Iterable[str], delimiter: str, quoting: bool, first_line: int = 1
+) -> Iterator[Record]:
     """The records of `lines` (given with their ends), including blank ones.
+
+    `first_line` is the number of the first of them.
 
     After a broken quoted field the next record begins on the line after the one where it opened.
     A byte order mark at the start of a record, as in files that were joined, is dropped.
     """
     source = iter(lines)
     if not quoting:
-        for number, line in enumerate(source, 1):
+        for number, line in enumerate(source, first_line):
             content = line.removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")
             yield Record(number, number, content.split(delimiter))
         return
     strict = _strict_fields(delimiter)
     waiting = deque[str]()  # lines read ahead in search of a closing quote
-    number = 0
+    number = first_line - 1
     while True:
         line = waiting.popleft() if waiting else next(source, None)
         if line is None:

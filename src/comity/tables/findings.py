@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from comity.tables.locations import FramePath, row_list
+
 Kind = Literal["zero byte", "wrong encoding", "lost characters", "spreadsheet mark"]
 
 _CONTINUATION = "".join(
@@ -67,13 +69,15 @@ class Findings:
 
 def finding_notes(path: Path, findings: Iterable[Finding]) -> list[str]:
     """One sentence for each finding."""
-    return [f"{path}: {_sentence(finding)}" for finding in findings]
+    return [f"{path}: {_sentence(path, finding)}" for finding in findings]
 
 
-def _sentence(finding: Finding) -> str:
-    count, line, example = f"{finding.count:,}", finding.line, finding.example
-    one = finding.count == 1
-    values, first = ("value", f"line {line}") if one else ("values", f"first in line {line}")
+def _sentence(path: Path, finding: Finding) -> str:
+    count, example = f"{finding.count:,}", finding.example
+    one, first = finding.count == 1, row_list(path, [finding.line])
+    values, first = ("value", first) if one else ("values", f"first in {first}")
+    in_memory = isinstance(path, FramePath)
+    again = "read its source again" if in_memory else "save the file again from its source"
     match finding.kind:
         case "zero byte":
             verb = "contains" if one else "contain"
@@ -82,14 +86,13 @@ def _sentence(finding: Finding) -> str:
             verb = "looks" if one else "look"
             return (
                 f'{count} {values} {verb} like text decoded with the wrong encoding ("{example}", '
-                f"{first}); if so, correct `encoding`, or save the file again from its source as "
-                "UTF-8"
+                f"{first}); if so, {'' if in_memory else 'correct `encoding`, or '}{again} as UTF-8"
             )
         case "lost characters":
             verb = "contains" if one else "contain"
             return (
                 f'{count} {values} {verb} U+FFFD, which replaces a lost character ("{example}", '
-                f"{first}); if it was another one, save the file again from its source as UTF-8"
+                f"{first}); if it was another one, {again} as UTF-8"
             )
         case "spreadsheet mark":
             verb = "begins" if one else "begin"

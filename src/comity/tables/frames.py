@@ -11,11 +11,12 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from comity.errors import ComityError, ErrorList
+from comity.tables.locations import FramePath
 from comity.tables.rows import JsonNumber, NoValue, Row, Table, Value, WholeRow, no_column, shown
 
 
@@ -71,12 +72,18 @@ def is_missing(value: Any) -> bool:
 
 def row_labels(frame: Any, rows: int) -> list[int]:
     """What names the rows in messages: the index where it is unique numbers, else 0, 1, 2, ..."""
+    labels = _index(frame)
+    return labels if labels is not None and len(labels) == rows else list(range(rows))
+
+
+def _index(frame: Any) -> list[int] | None:
+    """The index of a DataFrame if it is unique numbers from 0."""
     index = getattr(frame, "index", None)
-    if index is not None and hasattr(index, "tolist"):
-        labels = index.tolist()
-        if all(type(label) is int and label >= 0 for label in labels) and len(set(labels)) == rows:
-            return labels
-    return list(range(rows))
+    if index is None or not hasattr(index, "tolist"):
+        return None
+    labels = index.tolist()
+    numbered = all(type(label) is int and label >= 0 for label in labels)
+    return labels if numbered and len(set(labels)) == len(labels) else None
 
 
 class FrameTable(Table):
@@ -183,26 +190,17 @@ def _type_name(value: Any) -> str:
 
 # --- tables where paths are expected --------------------------------------------------------------
 
-if TYPE_CHECKING:
-    _Path = Path
-else:
-    _Path = type(Path())  # the class of this system
 
+def frame_path(frame: Any, role: str = "") -> FramePath:
+    """The path of a table in memory; messages call it "pandas DataFrame of ROLE".
 
-class FramePath(_Path):
-    """The name of a table in memory, with the table; it goes wherever the path of a file goes.
-
-    `open_table` reads the table. A recipe has only the name.
+    They call its rows by the index if `row_labels` does.
     """
-
-    frame: Any = None
-
-    @classmethod
-    def of(cls, name: str, frame: Any) -> "FramePath":
-        """The path of `frame` under the name `name`."""
-        path = cls(name)
-        path.frame = frame
-        return path
+    path = FramePath(_type_name(frame) + (f" of {role}" if role else ""))
+    path.frame = frame
+    if _index(frame) is not None:
+        path.rows = ("index", "indices")
+    return path
 
 
 def memory_name(role: str) -> str:
@@ -214,9 +212,11 @@ def memory_name(role: str) -> str:
     return f"<table in memory: {role}>"
 
 
-def is_memory_name(name: str) -> bool:
-    """Whether `memory_name` made the name."""
-    return name.startswith("<table in memory: ")
+def memory_role(name: str) -> str | None:
+    """The role that `memory_name` made the name of, or None if the name is that of a file."""
+    start, end = memory_name("\0").split("\0")
+    named = name.startswith(start) and name.endswith(end)
+    return name.removeprefix(start).removesuffix(end) if named else None
 
 
 def not_in_memory(name: str) -> str:

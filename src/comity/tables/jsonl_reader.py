@@ -62,6 +62,16 @@ class JsonTable(Table):
         return self._names
 
     @property
+    def columns(self) -> list[str | int]:
+        """The keys of all objects; those of objects inside are written with dots."""
+        keys: dict[str | int, None] = {}
+        with open_text(self.path, self._encoding) as file:
+            for _, item in _objects(file, ErrorList()):
+                if len(keys) < MOST_KEYS:
+                    keys.update(dict.fromkeys(_dotted_keys(item)))
+        return list(keys)
+
+    @property
     def chosen_names(self) -> list[str]:
         """The chosen columns as the file spells them; a key with dots may lead into objects."""
         return self._columns

@@ -1,7 +1,8 @@
-"""Reads Parquet: strings, numbers and lists of all Arrow types as texts."""
+"""Reads Parquet and other Arrow tables: strings, numbers and lists of all types as texts."""
 
 import math
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -31,17 +32,22 @@ from comity.tables.rows import (
 BATCH_ROWS = 4096
 
 
-class ParquetTable(Table):
-    """A Parquet table. See `open_table` for arguments and errors; a line is a row, from 1."""
+class ArrowTable(Table):
+    """A table that comes in Arrow's record batches."""
 
-    def __init__(self, path: Path, columns: Sequence[str | int]):
+    first_row = 1
+
+    def __init__(self, path: Path, schema: pa.Schema, columns: Sequence[str | int]):
         super().__init__(path)
-        with _opened(path) as file:
-            self._schema = file.schema_arrow
+        self._schema = schema
         self._names: list[str] = []
         for name in self._schema.names:
             self._names.append(free_name(name, self._names))
         self._paths = self._find_columns([str(column) for column in columns])
+
+    @abstractmethod
+    def batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        """All rows, with some of the outer columns or all."""
 
     @property
     def names(self) -> list[str]:
@@ -49,13 +55,15 @@ class ParquetTable(Table):
         return self._names
 
     @property
+    def columns(self) -> list[str | int]:
+        """The columns that are no structs, and the fields of structs with dots, if they differ."""
+        names = list(_dotted_names(self._schema))
+        return [name for name in names if names.count(name) == 1]
+
+    @property
     def chosen_names(self) -> list[str]:
         """The chosen columns as the file spells them; a name with dots may lead into structs."""
         return [".".join(path) for path in self._paths]
-
-    def describe(self) -> dict[str, Any]:
-        """The format; everything else is in the file."""
-        return {"format": "parquet"}
 
     def arrow_types(self) -> dict[str, Any]:
         """The field of each outer column."""
@@ -87,21 +95,41 @@ class ParquetTable(Table):
         if self.missing:
             return
         outer = None if whole else list(dict.fromkeys(path[0] for path in self._paths))
-        line = 0
+        line = self.first_row - 1
+        for batch in self.batches(outer):
+            values = [self._column(batch, path) for path in self._paths]
+            rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
+            columns = [ArrowColumn(array, plain_values) for array in batch.columns]
+            for index, row in enumerate(rows):
+                line += 1
+                own: WholeRow = {}
+                if whole:
+                    cells = [ArrowValue(column, index) for column in columns]
+                    own = dict(zip(self._names, cells, strict=True))
+                yield Row(line, row), own
+        if line < self.first_row:
+            raise ComityError(f"{self.path}: there are no rows; add rows")
+
+    def _column(self, batch: pa.RecordBatch, path: list[str]) -> list[Value]:
+        return _column(batch, path)
+
+
+class ParquetTable(ArrowTable):
+    """A Parquet table. See `open_table` for arguments and errors; a line is a row, from 1."""
+
+    def __init__(self, path: Path, columns: Sequence[str | int]):
+        with _opened(path) as file:
+            schema = file.schema_arrow
+        super().__init__(path, schema, columns)
+
+    def describe(self) -> dict[str, Any]:
+        """The format; everything else is in the file."""
+        return {"format": "parquet"}
+
+    def batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        """All rows, with some of the outer columns or all."""
         with _opened(self.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=outer):
-                values = [_column(batch, path) for path in self._paths]
-                rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
-                columns = [ArrowColumn(array, plain_values) for array in batch.columns]
-                for index, row in enumerate(rows):
-                    line += 1
-                    own: WholeRow = {}
-                    if whole:
-                        cells = [ArrowValue(column, index) for column in columns]
-                        own = dict(zip(self._names, cells, strict=True))
-                    yield Row(line, row), own
-        if line == 0:
-            raise ComityError(f"{self.path}: the file has no rows; add rows")
+            yield from file.iter_batches(BATCH_ROWS, columns=columns)
 
 
 @contextmanager

@@ -3,15 +3,24 @@
 Values are not interpreted: "NA", "null" and "007" are texts, exactly as written.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from comity.errors import ComityError
 from comity.tables.csv_reader import DelimitedTable
-from comity.tables.frames import FramePath, FrameTable
+from comity.tables.frames import FrameTable
+from comity.tables.hub import HubPath
 from comity.tables.jsonl_reader import JsonTable
+from comity.tables.locations import FramePath
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
-from comity.tables.text_files import HEAD_BYTES, check_file, open_bytes, refuse_foreign
+from comity.tables.text_files import (
+    HEAD_BYTES,
+    cannot_read,
+    check_file,
+    open_bytes,
+    refuse_foreign,
+)
 
 
 def open_table(
@@ -20,7 +29,9 @@ def open_table(
     columns: Sequence[str | int] = (),
     extension: str | None = None,
 ) -> Table:
-    """Open a table to read the chosen columns: a file, or a table in memory (`FramePath`).
+    """Open a table to read the chosen columns.
+
+    It is a file, a table in memory (`FramePath`), or a split of a data set (`HubPath`).
 
     The file name's extension sets the format, unless `extension` does (".csv"). The encoding, the
     delimiter and the meaning of quotes are found here, once, unless `format` sets them; `columns`
@@ -35,6 +46,10 @@ def open_table(
     Raises:
         ComityError: the file cannot be read.
     """
+    if isinstance(path, HubPath):
+        from comity.tables.hub_reader import HubTable
+
+        return HubTable(path, columns)
     if isinstance(path, FramePath):
         return FrameTable(path, path.frame, columns)
     check_file(path)
@@ -52,6 +67,25 @@ def open_table(
         refuse_foreign(path, file.read(HEAD_BYTES))
     known = ", ".join(DELIMITED + JSON_LINES + PARQUET)
     raise ComityError(f'{path}: unknown extension "{extension}"; use one of {known}')
+
+
+def table_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, or of the values of another table.
+
+    Raises:
+        ComityError: the file cannot be read.
+    """
+    if isinstance(path, HubPath):
+        from comity.tables.hub_reader import HubTable
+
+        return HubTable(path).digest
+    if isinstance(path, FramePath):
+        return FrameTable(path, path.frame).digest
+    with open_bytes(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ComityError(cannot_read(path, error)) from None
 
 
 def check_format(path: Path, format: TableFormat, extension: str | None = None) -> None:

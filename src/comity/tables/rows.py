@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from comity.errors import ComityError, ErrorList, nearest
 from comity.tables.findings import Finding, Findings
+from comity.tables.locations import location
 
 DELIMITED = (".csv", ".tsv", ".txt", ".tab")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -122,6 +123,14 @@ class Table(ABC):
         """
 
     @property
+    def columns(self) -> list[str | int]:
+        """What a recipe can choose: the names, or without a header the indices of the columns.
+
+        A name with dots leads into objects. Raises `ComityError` as `names`.
+        """
+        return list(self.names)
+
+    @property
     @abstractmethod
     def chosen_names(self) -> list[str]:
         """The key of each chosen column in whole rows; a dotted key leads into objects."""
@@ -181,9 +190,11 @@ class Table(ABC):
 def as_text(path: Path, line: int, value: Value, errors: ErrorList) -> str:
     """A value as a text: a null is empty, and what is not a text is an error and empty."""
     if isinstance(value, NoValue):
-        errors.add(f"{path}:{line}: {value.reason}; give the row a text", kind=value.reason)
+        where = location(path, line)
+        errors.add(f"{where}: {value.reason}; give the row a text", kind=value.reason)
     elif isinstance(value, list):
-        errors.add(f"{path}:{line}: the text is a list; write it as one text", kind="list")
+        where = location(path, line)
+        errors.add(f"{where}: the text is a list; write it as one text", kind="list")
     return value if isinstance(value, str) else ""
 
 
@@ -237,12 +248,12 @@ def close_name(name: str | int, names: Iterable[str]) -> str:
     """A suggestion that ends a message, or "" if no name is close.
 
     >>> close_name("the text", ["the\\u00a0text", "label"])
-    '; the file has "the\\\\xa0text", with other spaces: rename the column, or copy its name'
+    '; there is "the\\\\xa0text", with other spaces: rename the column, or copy its name'
     """
     names = list(names)
     for other in names:
         if _letters(other) == _letters(str(name)) and name_key(other) != name_key(name):
-            return f'; the file has "{shown(other)}", with other spaces: rename the column, or ' + (
+            return f'; there is "{shown(other)}", with other spaces: rename the column, or ' + (
                 "copy its name"
             )
     return nearest(name, map(shown, names))

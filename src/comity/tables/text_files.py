@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from comity.errors import ComityError, nearest
-from comity.tables.frames import is_memory_name, not_in_memory
+from comity.tables.frames import memory_role, not_in_memory
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET
 
 HEAD_BYTES = 4096
@@ -63,7 +63,7 @@ def check_file(path: Path) -> None:
 
 
 def _not_found(path: Path) -> str:
-    if is_memory_name(path.name):
+    if memory_role(path.name) is not None:
         return not_in_memory(path.name)
     if not path.parent.is_dir():
         return f"{path}: there is no folder {path.parent}; check the path"

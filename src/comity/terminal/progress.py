@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from comity.format import clock, or_dash
+from comity.tables.locations import locations
 from comity.terminal.table import Table
 from comity.terminal.views import console, show_plan, show_score, tell
 from comity.terminal.waiting import QUICK, Waiting
@@ -151,10 +152,10 @@ class Display:
         self.skipped += 1
         if self.skipped > MOST_TOLD:
             return
-        lines = ", ".join(map(str, event.lines[:8])) + (", ..." if event.lines[8:] else "")
+        where = locations(event.path, event.lines, len(event.lines), 8)
         tell(
             f"step {event.step:,} was skipped: the loss of {event.task} or its gradient is not "
-            f"finite ({event.path}, lines {lines})"
+            f"finite ({where})"
         )
         if self.skipped == MOST_TOLD:
             tell("further skipped steps are only counted")

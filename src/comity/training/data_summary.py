@@ -12,6 +12,7 @@ from comity.data.summary import RunData, ScoreRange, SplitSummary, TaskSummary
 from comity.data.token_cache import token_counts
 from comity.format import plural
 from comity.runs.facts import EncoderFacts
+from comity.tables.locations import row_list
 from comity.training.setup import Prepared, head_spec
 
 
@@ -112,7 +113,9 @@ def _shared_files(tasks: Mapping[str, TaskData]) -> list[str]:
         by_none = "neither" if len(sharing) == 2 else "none of them"
         sentence = f"{path}: {plural(len(by_all), 'row')} {verb} used by {names}, "
         sentence += f"{len(unused):,} by {by_none}"
-        notes.append(sentence + (f" (first: line {unused[0]})" if unused else ""))
+        if unused:
+            sentence += f" (first: {row_list(sharing[0].train.table.path, unused[:1])})"
+        notes.append(sentence)
     return notes
 
 

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comity import hardware
-from comity.data.file_check import check_files, check_rows
 from comity.data.labels import check_trainable, fit_target
 from comity.data.leakage import Reading, find_leaks, without
 from comity.data.notes import task_notes
 from comity.data.packing import Template
-from comity.data.splits import Split, TaskData, load_tasks
+from comity.data.splits import Split, TaskData, TaskTables, read_tasks
 from comity.errors import ComityError, ErrorList
 from comity.format import plural
 from comity.model.checkpoint import (
     LoadedEncoder,
     load_as_declared,
+    local_checkpoint,
     masked_lm_tensors,
     text_encoder,
 )
@@ -32,8 +32,9 @@ from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.rng import INITIALISATION, MASKING
-from comity.runs.facts import EncoderFacts, Machine, RunInputs, TaskFacts
-from comity.tables.frames import FramePath
+from comity.runs.facts import EncoderFacts, HubFacts, Machine, RunInputs, TaskFacts
+from comity.tables.hub import HubPath
+from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
 from comity.training.balancers import check_installed
 
@@ -93,6 +94,7 @@ class Prepared:
         splits: dict[str, Split] = {}
         for name, data in self.tasks.items():
             splits |= {f"{name} {which}": split for which, split in _splits(data).items()}
+        paths = {role: split.table.path for role, split in splits.items()}
         return RunInputs(
             data=str(self.folder.resolve()),
             drop_leaks=self.drop_leaks,
@@ -100,7 +102,12 @@ class Prepared:
             tokenizer=self.loaded.tokenizer.fingerprint,
             files={role: split.table.digest for role, split in splits.items()},
             split_seed=self.recipe.train.split_seed,
-            in_memory=[r for r, s in splits.items() if isinstance(s.table.path, FramePath)],
+            in_memory=[role for role, path in paths.items() if type(path) is FramePath],
+            hub={
+                role: HubFacts(str(path), path.loaded.revision, path.loaded.fingerprint)
+                for role, path in paths.items()
+                if isinstance(path, HubPath)
+            },
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -129,7 +136,7 @@ class Prepared:
                 name, _, which = role.partition(" ")
                 raise ComityError(
                     f"{_splits(self.tasks[name])[which].table.path}: has changed since the run was "
-                    "started; restore the old file, or start a new run"
+                    "started; restore the old data, or start a new run"
                 )
 
 
@@ -172,7 +179,7 @@ def prepare(
     drop_leaks: bool = False,
     frames: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
-    """Load the encoder; read and check every file.
+    """Read and check every file, then load the encoder.
 
     Args:
         folder: where the recipe's relative paths start.
@@ -180,12 +187,12 @@ def prepare(
         frames: tables in memory, by what the recipe has in place of a file.
 
     Raises:
-        ComityError: with every error in the files and the checkpoint.
+        ComityError: with every error in the files, or else in the checkpoint.
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
-    check_files(recipe, folder, frames)
-    loaded = _load_encoder(recipe, folder, frames)
+    tables = _read_tables(recipe, folder, frames)
+    loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     hardware.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
     masked = any(stage.train_on != "labels" for stage in recipe.stages)
@@ -194,8 +201,7 @@ def prepare(
             f"{recipe.encoder.name}: the tokenizer has no token [MASK], which a stage with masked "
             "words needs; choose another encoder or remove that stage"
         )
-    encoder = text_encoder(loaded.tokenizer)
-    tasks = load_tasks(recipe, folder, encoder, loaded.encoder.max_length, frames)
+    tasks = tables.tokenised(text_encoder(loaded.tokenizer), loaded.encoder.max_length)
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
@@ -221,17 +227,17 @@ def prepare(
     )
 
 
-def _load_encoder(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> LoadedEncoder:
-    """The recipe's encoder; if it cannot be loaded, the errors of the files are reported too."""
+def _read_tables(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> TaskTables:
+    """The tasks without token ids; with errors of files comes that of an encoder's path."""
     try:
-        return load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
+        return read_tasks(recipe, folder, frames)
     except ComityError as error:
-        raise ComityError(*error.messages, *_file_errors(recipe, folder, frames)) from None
+        raise ComityError(*_path_errors(recipe), *error.messages) from None
 
 
-def _file_errors(recipe: Recipe, folder: Path, frames: Mapping[str, Any]) -> list[str]:
+def _path_errors(recipe: Recipe) -> list[str]:
     try:
-        check_rows(recipe, folder, frames)
+        local_checkpoint(recipe.encoder.name, recipe.encoder.revision)
     except ComityError as error:
         return error.messages
     return []

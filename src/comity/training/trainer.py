@@ -30,6 +30,7 @@ from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
+from comity.tables.locations import locations
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor
@@ -342,9 +343,9 @@ class Trainer:
         self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             self._check_weights()  # if these are not finite, the rows are not the cause
-            lines = ", ".join(str(line) for line in batch.lines[:8])
+            where = locations(path, batch.lines, len(batch.lines), 8)
             raise ComityError(
-                f"{path}: lines {lines}: the loss of {batch.task} or its "
+                f"{where}: the loss of {batch.task} or its "
                 f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
                 "lower the learning rate or check these rows"
             )
