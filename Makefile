@@ -3,13 +3,14 @@
 # make test-slow  run the slow tests: browser, docs, wheel
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
+# make docs       build the documentation site in build/docs
 # make mutants    break the code line by line, see that the tests notice
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale format clean
+.PHONY: demo test test-slow check docs mutants bench-train bench-surgery bench-encode bench-scale format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -25,6 +26,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutate.py
@@ -59,6 +64,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev

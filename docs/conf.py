@@ -1,0 +1,64 @@
+"""The settings of the documentation site, which `make docs` builds."""
+
+import re
+from importlib.metadata import version as version_of
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
+project = "Comity"
+author = copyright = "The Comity founders"
+release = version_of("comity")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["results"]
+highlight_language = "none"
+smartquotes = False  # would turn `--set` outside of code into a dash
+
+html_theme = "furo"
+html_title = f"Comity {release}"
+html_static_path = ["static"]
+html_css_files = ["comity.css"]
+html_show_sphinx = False
+html_copy_source = False
+
+myst_heading_anchors = 4
+
+default_role = "code"  # docstrings have single backticks, as in Markdown
+autodoc_class_signature = "separated"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+
+_PAGE = re.compile(r"^- \[([^]]+)\]\(([\w-]+)\.(?:md|rst)\)", re.MULTILINE)
+_OUTSIDE = re.compile(r"\[[^]]+\]\(\.\./([^)]+)\)")
+
+
+def adapt_page(app: Sphinx, name: str, source: list[str]) -> None:
+    """Name files outside of docs/ instead of linking them, and add the navigation to index.md."""
+    source[0] = _OUTSIDE.sub(r"`\1`", source[0])
+    if name == "index":
+        source[0] += navigation(source[0])
+
+
+def navigation(index: str) -> str:
+    """The navigation of the site: the lists of links in index.md, each with its heading."""
+    parts = re.sub(r"<!--.*?-->", "", index, flags=re.DOTALL).split("\n## ")[1:]
+    trees = []
+    for part in parts:
+        caption = part.partition("\n")[0]
+        pages = "\n".join(f"{title} <{page}>" for title, page in _PAGE.findall(part))
+        trees.append(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n")
+    return "".join(trees)
+
+
+def mark_example(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Show the indented lines below `Example:` in a docstring as code."""
+    lines[:] = [f"{line}:" if line.strip() == "Example:" else line for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_lexer("csv", TextLexer)
+    app.connect("source-read", adapt_page)
+    app.connect("autodoc-process-docstring", mark_example, priority=400)  # before napoleon
