@@ -3,6 +3,7 @@
 import re
 from importlib.metadata import version as version_of
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
@@ -27,6 +28,10 @@ default_role = "code"  # docstrings have single backticks, as in Markdown
 autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"exclude-members": "__init__, __new__"}
+maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 
 _PAGE = re.compile(r"^- \[([^]]+)\]\(([\w-]+)\.(?:md|rst)\)", re.MULTILINE)
 _OUTSIDE = re.compile(r"\[[^]]+\]\(\.\./([^)]+)\)")
@@ -50,15 +55,28 @@ def navigation(index: str) -> str:
     return "".join(trees)
 
 
+def adapt_tree(app: Sphinx, page: nodes.document) -> None:
+    """Wrap printed messages, but not tables; write a dash between a parameter and its meaning."""
+    for block in page.findall(nodes.literal_block):
+        if block.get("language") == "text" and "\u2502" not in block.astext():
+            block["classes"].append("wrap")
+    for text in list(page.findall(nodes.Text)):
+        if text == " -- " and text.parent is not None:
+            text.parent.replace(text, nodes.Text(": "))
+
+
 def mark_example(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Show the indented lines below `Example:` in a docstring as code."""
-    lines[:] = [f"{line}:" if line.strip() == "Example:" else line for line in lines]
+    if "Example:" in lines:
+        at = lines.index("Example:")
+        lines[at : at + 1] = ["Example::", ""]
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_lexer("csv", TextLexer)
     app.connect("source-read", adapt_page)
+    app.connect("doctree-read", adapt_tree)
     app.connect("autodoc-process-docstring", mark_example, priority=400)  # before napoleon

@@ -75,8 +75,9 @@ def _cell(action: argparse.Action) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Help as Markdown; argparse prints `%%` as `%`."""
-    return re.sub(r"([|<>*])", r"\\\1", text.replace("%%", "%"))
+    """Help as Markdown, with options as code; argparse prints `%%` as `%`."""
+    text = re.sub(r"([|<>*])", r"\\\1", text.replace("%%", "%"))
+    return re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", r"`\1`", text)
 
 
 def _general() -> str:

@@ -309,19 +309,20 @@ def test_the_commands_of_a_page(name, tmp_path, environment):
 
 @pytest.mark.slow
 def test_a_block_in_the_background_ends_with_its_page(tmp_path, environment):
-    page = """
+    program = "import os, time; print('ready', os.getpid(), flush=True); time.sleep(600)"
+    page = f"""
 <!-- background -->
 ```sh
-python3 -u -m http.server 0 --bind 127.0.0.1
+{shlex.quote(sys.executable)} -c "{program}"
 ```
 ```text
-Serving HTTP on ...
+ready 1
 ```
 ```sh
-pgrep -f "http.server 0 --bind 127.0.0.1" > started
+test -s background-3.log
 ```
 """
     run_page(blocks_of("page", page), tmp_path, environment)
-    number = int((tmp_path / "started").read_text().split()[0])
+    number = int((tmp_path / "background-3.log").read_text().split()[1])
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
