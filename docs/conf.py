@@ -49,9 +49,10 @@ def navigation(index: str) -> str:
     parts = re.sub(r"<!--.*?-->", "", index, flags=re.DOTALL).split("\n## ")[1:]
     trees = []
     for part in parts:
-        caption = part.partition("\n")[0]
-        pages = "\n".join(f"{title} <{page}>" for title, page in _PAGE.findall(part))
-        trees.append(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n")
+        caption, pages = part.partition("\n")[0], _PAGE.findall(part)
+        if pages:
+            lines = "\n".join(f"{title} <{page}>" for title, page in pages)
+            trees.append(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n")
     return "".join(trees)
 
 

@@ -72,8 +72,8 @@ BOXES = (
     Box(
         "run directory",
         (
-            "written and read",
-            "by runs/",
+            "written and read by",
+            "the package runs",
             "",
             "recipe, run facts",
             "metrics, predictions",
