@@ -3,13 +3,14 @@
 # make test-slow  run the slow tests: browser (Debian: apt-get install chromium), docs, wheel
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
+# make docs       build the documentation site in build/docs
 # make mutants    break the code line by line, see that the tests notice
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
+.PHONY: demo test test-slow check docs mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -17,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: $(VENV)/.installed-slow
+test-slow: $(VENV)/.installed-slow $(VENV)/.installed-docs
 	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/.installed-dev
@@ -25,6 +26,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutate.py
@@ -66,6 +71,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[slow]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev

@@ -1,6 +1,7 @@
-"""The documentation: docs/recipe.md is up to date, and every recipe in the project is valid."""
+"""The documentation: generated pages are up to date, and every recipe in the project is valid."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -18,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_reference_of_keys_is_up_to_date():
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     assert text == recipe_page(), f"docs/recipe.md differs from the schema; run: {REGENERATE}"
+
+
+def test_the_reference_of_commands_is_up_to_date():
+    page = runpy.run_path(str(ROOT / "docs" / "write_cli_page.py"))["page"]
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert text == page(), "docs/cli.md is not up to date; run: python docs/write_cli_page.py"
+    for option in ("`--extend LENGTH`", "`comity completion`", "COMITY_CACHE"):
+        assert option in text
 
 
 @pytest.mark.parametrize(

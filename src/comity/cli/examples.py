@@ -4,6 +4,7 @@ EXAMPLES = {
     "demo": [
         "comity demo",
         "comity demo --out runs/demo --set train.epochs=1",
+        "comity demo --files demo",
     ],
     "init": [
         "comity init reviews.csv pairs.jsonl",

@@ -158,13 +158,13 @@ def _is_demo(path: Path) -> bool:
 
 def _shortened(recipe: Recipe, data: Path) -> Recipe:
     """The recipe, with fewer epochs if training would take longer than `SECONDS`."""
-    seconds = plan_run(recipe, data).seconds or 0.0
-    if seconds <= SECONDS:
+    seconds, whole = plan_run(recipe, data).seconds, recipe.train.epochs
+    if seconds is None or whole is None or seconds <= SECONDS:
         return recipe
-    epochs = max(FEWEST_EPOCHS, math.floor(10 * recipe.train.epochs * SECONDS / seconds) / 10)
+    epochs = max(FEWEST_EPOCHS, math.floor(10 * whole * SECONDS / seconds) / 10)
     tell(
-        f"{recipe.train.epochs:g} epochs would take {clock(seconds)} on this machine, so the demo "
-        f"trains for {epochs:g}; comity demo --set train.epochs={recipe.train.epochs:g} trains for "
+        f"{whole:g} epochs would take {clock(seconds)} on this machine, so the demo "
+        f"trains for {epochs:g}; comity demo --set train.epochs={whole:g} trains for "
         "all of them"
     )
     values = recipe.to_dict()

@@ -17,8 +17,9 @@ from comity.terminal.table import LOSER, WINNER, Table
 
 if TYPE_CHECKING:  # these load torch, which `comity compare` does not need
     from comity.data.augment import AugmentReport
+    from comity.data.summary import SplitSummary
     from comity.evaluation.evaluate import Evaluation
-    from comity.training.data_summary import DataSummary, SplitSummary
+    from comity.training.data_summary import DataSummary
     from comity.training.plan import PlanSummary, SeriesPlan, StageSummary
 
 PLAIN_WIDTH = 160
