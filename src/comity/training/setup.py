@@ -35,6 +35,7 @@ from comity.rng import INITIALISATION, MASKING
 from comity.runs.facts import EncoderFacts, Machine, RunInputs, TaskFacts
 from comity.tables.frames import FramePath
 from comity.targets import HeadSpec
+from comity.track.trackers import check_installed as check_trackers
 from comity.training.balancers import check_installed
 
 
@@ -184,6 +185,7 @@ def prepare(
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
+    check_trackers(recipe.track.to)
     check_files(recipe, folder, frames)
     loaded = _load_encoder(recipe, folder, frames)
     hardware.choose_device(recipe.train.device)
