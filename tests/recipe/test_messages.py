@@ -8,7 +8,13 @@ from tests.recipe.helpers import ALIKE, MOOD, changed, errors_of
 
 from comity import ComityError, Recipe
 from comity.recipe.messages import FROM_ELSEWHERE, RENAMED, RENAMED_VALUES, keys_of
-from comity.recipe.schema import EncoderSection, StageSection, TaskSection, TrainSection
+from comity.recipe.schema import (
+    EncoderSection,
+    StageSection,
+    TaskSection,
+    TrackSection,
+    TrainSection,
+)
 
 # Table, old name, new name.
 RENAMED_KEYS = [
@@ -157,7 +163,7 @@ def test_an_old_value_gets_its_new_name(old, new):
         (
             {"colour": 1},
             'colour: unknown key "colour" at the top level; the keys of this table are encoder, '
-            "stages, tasks, train",
+            "stages, tasks, track, train",
         ),
         (
             {"train__freeze": "encoder", "tasks__alike__objectives": [{"loss": "cosent"}]},
@@ -193,6 +199,23 @@ def test_an_old_value_gets_its_new_name(old, new):
         (
             {"stages": [{"train_on": "masked-words", "freeze": "encoder"}, {}]},
             "stages.0.freeze: masked words train the encoder, so it cannot be frozen",
+        ),
+        (
+            {"track": {"to": ["wandb", "mflow"]}},
+            "track.to.1: expected one of 'tensorboard', 'wandb', 'trackio' or 'mlflow', got "
+            '"mflow"; did you mean "mlflow"?',
+        ),
+        (
+            {"track": {"to": ["wandb", "wandb"]}},
+            'track.to: "wandb" is listed twice; remove one of them',
+        ),
+        (
+            {"track": {"to": "tensorboard", "project": "x"}},
+            "track.project: has no effect here (tensorboard has no projects",
+        ),
+        (
+            {"track": {"to": "wandb", "project": ""}},
+            'track.project: expected text that is not empty, got ""',
         ),
     ],
 )
@@ -230,6 +253,8 @@ def test_a_task_called_like_a_type_keeps_its_name():
         ({"encoder__lr": 1e-3}, "train.lr"),
         ({"stages": [{"learning_rate": 1e-3}]}, "lr"),
         ({"stages": [{"seed": 1}]}, "train.seed"),
+        ({"train__report_to": "wandb"}, "track.to"),
+        ({"track": {"report_to": "wandb"}}, "to"),
     ],
 )
 def test_a_key_of_another_table_or_tool_is_suggested(change, suggestion):
@@ -238,7 +263,8 @@ def test_a_key_of_another_table_or_tool_is_suggested(change, suggestion):
 
 
 def test_names_of_other_tools_lead_to_keys_and_are_no_keys():
-    known = {key for s in (TrainSection, EncoderSection, TaskSection) for key in keys_of(s)}
+    tables = (TrainSection, EncoderSection, TaskSection, TrackSection)
+    known = {key for table in tables for key in keys_of(table)}
     assert set(FROM_ELSEWHERE.values()) <= known
     assert not set(FROM_ELSEWHERE) & known
 

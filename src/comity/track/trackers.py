@@ -127,8 +127,11 @@ class Wandb:
             ),
         )
         self.run.define_metric("*", step_metric="step")
-        folder = shlex.quote(str(Path(self.run.dir).parent))
-        self.where = f"wandb sync {folder}" if self.run.offline else self.run.url or mode
+        if self.run.offline:
+            folder = Path(self.run.dir).parents[1]
+            self.where = f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+        else:
+            self.where = self.run.url or mode
         return self.run.id
 
     def log(self, step: int, values: Values) -> None:
