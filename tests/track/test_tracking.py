@@ -205,15 +205,18 @@ def test_a_missing_api_key_is_told_without_a_prompt(data, recipe, tmp_path, wand
     )
 
 
-def test_one_failed_tracker_leaves_the_others_on(data, recipe, tmp_path, wandb, monkeypatch):
+def test_one_failed_tracker_leaves_the_others_on(
+    data, recipe, tmp_path, wandb, monkeypatch, capsys
+):
     class Broken:
-        def start(self, *_):
-            raise RuntimeError("broken")
+        def __init__(self):
+            raise ImportError("broken")
 
     monkeypatch.setitem(trackers.TRACKERS, "tensorboard", Broken)
     monkeypatch.setattr(trackers, "find_spec", lambda name: wandb.__spec__)
     run = train(recipe.tracked_by(["tensorboard", "wandb"]), data, tmp_path / "run", quiet=True)
     assert run.is_finished()
+    assert "tensorboard is turned off: broken; training is not affected" in capsys.readouterr().err
     assert ("kept/step", 9) in sent(*wandb.runs)
 
 

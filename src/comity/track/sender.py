@@ -14,7 +14,7 @@ from comity.recipe.schema import TrackSection
 from comity.runs.directory import TRACK, RunDirectory
 from comity.runs.entries import EndEntry, Entry
 from comity.runs.facts import RunFacts, new_run_id
-from comity.track.trackers import TRACKERS, Status, TrackedRun
+from comity.track.trackers import THREAD, TRACKERS, Status, TrackedRun
 from comity.track.values import kept_values, values_of
 
 LONGEST_REASON = 300
@@ -49,23 +49,26 @@ def _config(facts: RunFacts, path: Path) -> dict[str, Any]:
 
 
 class Sender:
-    """One tracker of one run. A failure ends its thread and is one of its `notes`."""
+    """One tracker of one run. A failure turns it off and is one of its `notes`."""
 
     def __init__(
         self, name: str, run: TrackedRun, directory: RunDirectory, entries: Sequence[Entry]
     ):
         self.name = name
-        self.tracker = TRACKERS[name]()
         self.run = run
         self.directory = directory
         self.steps: dict[str, int] = {}  # the last step of each value that the tracker has
         self.queue: queue.SimpleQueue[Entry | Status] = queue.SimpleQueue()
         self.notes: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
         """Sentences for the user, and whether they are about a failure."""
+        self.thread = threading.Thread(target=self._work, name=f"{THREAD}{name}", daemon=True)
         for entry in entries:
             self.queue.put(entry)
-        self.thread = threading.Thread(target=self._work, name=f"comity {name}", daemon=True)
-        self.thread.start()
+        try:
+            self.tracker = TRACKERS[name]()
+            self.thread.start()
+        except Exception as error:
+            self._turn_off(error)
 
     def send(self, entry: Entry) -> None:
         """Send an entry when those before it have been sent."""
@@ -76,12 +79,21 @@ class Sender:
         """End the tracker's run when everything has been sent."""
         self.queue.put(status)
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end of the tracker's run; returns whether it has come."""
+        if self.thread.is_alive():
+            self.thread.join(max(seconds, 0.0))
+        return not self.thread.is_alive()
+
     def _work(self) -> None:
         try:
             self._send_all()
         except BaseException as error:  # a library may raise SystemExit too
-            reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(".") or repr(error)
-            self.notes.put((f"{self.name} is turned off: {reason}; training is not affected", True))
+            self._turn_off(error)
+
+    def _turn_off(self, error: BaseException) -> None:
+        reason = " ".join(str(error).split())[:LONGEST_REASON].rstrip(".") or repr(error)
+        self.notes.put((f"{self.name} is turned off: {reason}; training is not affected", True))
 
     def _send_all(self) -> None:
         self.run.folder.mkdir(exist_ok=True)
@@ -90,6 +102,7 @@ class Sender:
         self.steps = earlier.get("steps", {})
         run = self.tracker.start(self.run, earlier.get("run"))
         self.notes.put((f"{self.name}: {self.tracker.where}", False))
+        write_record(path, {"run": run, "steps": self.steps})
         while not isinstance(item := self.queue.get(), str):
             self._log(item)
             write_record(path, {"run": run, "steps": self.steps})

@@ -1,6 +1,8 @@
 """The trackers: each starts or continues a run, logs values by step, and finishes.
 
-Every method may raise anything its library raises. Libraries are imported when a run starts.
+Every method may raise anything its library raises. The library is imported when the tracker is
+created, in the thread that trains: elsewhere, code that looks into `sys.modules` while it runs (as
+scikit-learn does) would find modules that are not yet complete.
 """
 
 import json
@@ -8,9 +10,11 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +29,9 @@ Status = Literal["finished", "stopped", "failed"]
 
 PROJECT = "comity"
 """The project of a run for which neither the recipe nor the library's own variable names one."""
+
+THREAD = "tracker "
+"""What the names of the threads of trackers begin with."""
 
 FINISH_SECONDS = 45.0
 """How long wandb may upload at the end of a run, after which `wandb sync` uploads the rest."""
@@ -75,12 +82,13 @@ def check_installed(names: Sequence[str]) -> None:
 class TensorBoard:
     """Event files in the run directory."""
 
+    def __init__(self) -> None:
+        self.tensorboard = import_module("torch.utils.tensorboard")
+
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Open a new event file; TensorBoard shows all those of a folder as one run."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self.where = f"tensorboard --logdir {shlex.quote(str(run.folder.parent))}"
-        self.writer = SummaryWriter(str(run.folder))
+        self.writer = self.tensorboard.SummaryWriter(str(run.folder))
         if earlier is None:
             code = "".join(f"    {line}\n" for line in tomli_w.dumps(run.config).splitlines())
             self.writer.add_text("config", code, 0)
@@ -104,21 +112,22 @@ class Wandb:
     go back, so a continued run could not add a score to the last step that it has seen.
     """
 
+    def __init__(self) -> None:
+        self.wandb = import_module("wandb")
+
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Start or continue the run."""
-        import wandb
-
-        mode = wandb.setup().settings.mode
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
+        mode = self.wandb.setup().settings.mode
+        if mode == "online" and not self.wandb.login(prompt=False, verify=False):
             raise RuntimeError("no API key; run `wandb login`, or set WANDB_MODE=offline")
-        self.run = wandb.init(
+        self.run = self.wandb.init(
             project=_project(run, "WANDB_PROJECT"),
             id=earlier or run.id,
             name=run.name,
             resume="allow",
             dir=None if "WANDB_DIR" in os.environ else run.folder,
             config=run.config,
-            settings=wandb.Settings(
+            settings=self.wandb.Settings(
                 console="off",  # the terminal is not logged
                 silent=True,
                 reinit="create_new",  # leaves a run of the user's own alone
@@ -146,13 +155,14 @@ class Wandb:
 class Trackio:
     """A run in Trackio: on this machine, or where its environment variables say."""
 
+    def __init__(self) -> None:
+        self.trackio = import_module("trackio")
+        _print_nothing("trackio")
+
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Start or continue the run."""
-        import trackio
-
-        _do_not_print("trackio")
         project = _project(run)
-        self.run = trackio.init(
+        self.run = self.trackio.init(
             project=project, name=run.name, config=run.config, resume="allow", embed=False
         )
         self.run.id = earlier or run.id  # by the name alone, it would continue any run called so
@@ -171,21 +181,23 @@ class Trackio:
 class Mlflow:
     """A run on the MLflow server in MLFLOW_TRACKING_URI, or in a local database without one."""
 
+    def __init__(self) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # reports of use to its makers
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        self.mlflow = import_module("mlflow")
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Start or continue the run."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # reports of use to its makers
-        from mlflow import MlflowClient, get_tracking_uri
-        from mlflow.entities import Param
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.client = MlflowClient()
+        self.client = self.mlflow.MlflowClient()
         self.id = earlier or self._create(run)
         if earlier:
             self.client.update_run(self.id, status="RUNNING")
         known = self.client.get_run(self.id).data.params  # they cannot be changed
-        params = [Param(n, _text(v)) for n, v in flat(run.config).items() if n not in known]
+        values = {n: _text(v) for n, v in flat(run.config).items() if n not in known}
+        params = [self.mlflow.entities.Param(name, value) for name, value in values.items()]
         self.client.log_batch(self.id, params=params)
-        self.where = f"run {self.id} in {get_tracking_uri()}"
+        self.where = f"run {self.id} in {self.mlflow.get_tracking_uri()}"
         return self.id
 
     def _create(self, run: TrackedRun) -> str:
@@ -196,10 +208,9 @@ class Mlflow:
 
     def log(self, step: int, values: Values) -> None:
         """Send the values."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        new = self.mlflow.entities.Metric
+        metrics = [new(name, value, now, step) for name, value in values.items()]
         self.client.log_batch(self.id, metrics=metrics)
 
     def finish(self, status: Status) -> None:
@@ -226,8 +237,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _do_not_print(package: str) -> None:
-    """Replace `print` in a package's modules: it would print on standard output."""
+def _print_nothing(package: str) -> None:
+    """Keep a package's `print` calls in a tracker's thread off standard output."""
+
+    def print_elsewhere(*values: Any, **options: Any) -> None:
+        if not threading.current_thread().name.startswith(THREAD):
+            print(*values, **options)
+
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == package:
-            module.print = lambda *_, **__: None  # type: ignore[attr-defined]
+            module.print = print_elsewhere  # type: ignore[attr-defined]

@@ -65,9 +65,7 @@ def _wait(senders: Sequence[Sender], on_event: Listener) -> None:
             True,
         ),
     ):
-        for sender in senders:
-            sender.thread.join(max(0.0, began + limit - time.monotonic()))
+        late = [s for s in senders if not s.wait(began + limit - time.monotonic())]
         _report(senders, on_event)
-        for sender in senders:
-            if sender.thread.is_alive():
-                on_event(TrackerNote(f"{sender.name} {sentence}", failed))
+        for sender in late:
+            on_event(TrackerNote(f"{sender.name} {sentence}", failed))
