@@ -1,6 +1,7 @@
 # make demo       install, train three small tasks, show scores and predictions
 # make test       install, run the tests
 # make test-slow  run the slow tests: browser, docs, wheel
+# make test-track install the experiment trackers, run their tests
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make mutants    break the code line by line, see that the tests notice
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow check mutants bench-train bench-surgery bench-encode bench-scale format clean
+.PHONY: demo test test-slow test-track check mutants bench-train bench-surgery bench-encode bench-scale format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -19,6 +20,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-track: $(VENV)/.installed-track
+	$(BIN)/python -m pytest -n 2 tests/track
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -59,6 +63,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-track: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tensorboard,wandb,trackio,mlflow]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
