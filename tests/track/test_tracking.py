@@ -37,6 +37,12 @@ def recipe(tiny_checkpoint) -> Recipe:
 
 
 @pytest.fixture(scope="module")
+def short(tiny_checkpoint) -> Recipe:
+    """Three steps; not tracked."""
+    return two_tasks(tiny_checkpoint, train__steps=3, train__epochs=..., train__conflict_every=0)
+
+
+@pytest.fixture(scope="module")
 def plain(data, recipe, tmp_path_factory) -> RunDirectory:
     """A run without trackers."""
     return train(recipe, data, tmp_path_factory.mktemp("plain"), quiet=True)
@@ -127,17 +133,15 @@ def test_the_learning_rate_follows_its_schedule(data, recipe, tmp_path, wandb):
     )
 
 
-def test_project_and_variables(data, recipe, tmp_path, wandb, monkeypatch):
+def test_project_and_variables(data, short, tmp_path, wandb, monkeypatch):
+    tracked = short.to_dict() | {"track": {"to": ["wandb"]}}
     monkeypatch.setenv("WANDB_PROJECT", "from-variable")
-    short = {**recipe.to_dict(), "track": {"to": ["wandb"]}}
-    short["train"] = {**short["train"], "steps": 1}
-    train(short, data, tmp_path / "one")
-    train({**short, "track": {"to": "wandb", "project": "mine"}}, data, tmp_path / "two")
-    assert [run.arguments["project"] for run in wandb.runs] == ["from-variable", "mine"]
-    assert wandb.runs[0].arguments["dir"] == tmp_path / "one" / "track"
+    train(tracked, data, tmp_path / "one")
     monkeypatch.setenv("WANDB_DIR", "elsewhere")
-    train(short, data, tmp_path / "three")
-    assert wandb.runs[2].arguments["dir"] is None  # so that the variable applies
+    train(tracked | {"track": {"to": "wandb", "project": "mine"}}, data, tmp_path / "two")
+    assert [run.arguments["project"] for run in wandb.runs] == ["from-variable", "mine"]
+    # With a variable of the user's own, wandb must not be told a folder.
+    assert [run.arguments["dir"] for run in wandb.runs] == [tmp_path / "one" / "track", None]
 
 
 def test_a_run_without_trackers_has_no_files_of_trackers(plain):
@@ -151,9 +155,9 @@ def test_trackers_do_not_change_a_run(data, recipe, tmp_path, wandb, plain):
     assert lines(plain, "evaluation") == lines(tracked, "evaluation")
 
 
-def test_the_points_of_a_sweep_are_runs_of_their_own(data, recipe, tmp_path, wandb):
+def test_the_points_of_a_sweep_are_runs_of_their_own(data, short, tmp_path, wandb):
     path = tmp_path / "recipe.toml"
-    path.write_text(tomli_w.dumps(recipe.tracked_by(["wandb"]).to_dict()))
+    path.write_text(tomli_w.dumps(short.tracked_by(["wandb"]).to_dict()))
     command = ["sweep", str(path), "--data", str(data), "--out", str(tmp_path / "sweep")]
     assert main([*command, "--quiet", "--set", "train.lr=1e-4,1e-3"]) == 0
     assert [run.arguments["name"] for run in wandb.runs] == ["train.lr=0.0001", "train.lr=0.001"]
@@ -162,8 +166,8 @@ def test_the_points_of_a_sweep_are_runs_of_their_own(data, recipe, tmp_path, wan
     assert all(run.exit_code == 0 for run in wandb.runs)
 
 
-def test_the_user_is_told_where_the_run_is(data, recipe, tmp_path, wandb, capsys):
-    tracked = recipe.tracked_by(["wandb"])
+def test_the_user_is_told_where_the_run_is(data, short, tmp_path, wandb, capsys):
+    tracked = short.tracked_by(["wandb"])
     run = train(tracked, data, tmp_path / "run")
     assert f"wandb: https://example.org/{run.facts().id}\n" in capsys.readouterr().err
     train(tracked, data, tmp_path / "quiet", quiet=True)
@@ -197,46 +201,44 @@ def test_a_failure_is_told_once_and_changes_nothing(
     assert rows is None or sum(len(run.rows) for run in wandb.runs) == rows
 
 
-def test_a_missing_api_key_is_told_without_a_prompt(data, recipe, tmp_path, wandb, capsys):
+def test_a_missing_api_key_is_told_without_a_prompt(data, short, tmp_path, wandb, capsys):
     wandb.logged_in = False
-    assert train(recipe.tracked_by(["wandb"]), data, tmp_path / "run", quiet=True).is_finished()
+    assert train(short.tracked_by(["wandb"]), data, tmp_path / "run", quiet=True).is_finished()
     assert "wandb is turned off: no API key; run `wandb login`, or set WANDB_MODE=offline" in (
         capsys.readouterr().err
     )
 
 
-def test_one_failed_tracker_leaves_the_others_on(
-    data, recipe, tmp_path, wandb, monkeypatch, capsys
-):
+def test_one_failed_tracker_leaves_the_others_on(data, short, tmp_path, wandb, monkeypatch, capsys):
     class Broken:
         def __init__(self):
             raise ImportError("broken")
 
     monkeypatch.setitem(trackers.TRACKERS, "tensorboard", Broken)
     monkeypatch.setattr(trackers, "find_spec", lambda name: wandb.__spec__)
-    run = train(recipe.tracked_by(["tensorboard", "wandb"]), data, tmp_path / "run", quiet=True)
+    run = train(short.tracked_by(["tensorboard", "wandb"]), data, tmp_path / "run", quiet=True)
     assert run.is_finished()
     assert "tensorboard is turned off: broken; training is not affected" in capsys.readouterr().err
-    assert ("kept/step", 9) in sent(*wandb.runs)
+    assert ("kept/step", 3) in sent(*wandb.runs)
 
 
-def test_training_does_not_wait_for_a_tracker(data, recipe, tmp_path, wandb, monkeypatch, capsys):
+def test_training_does_not_wait_for_a_tracker(data, short, tmp_path, wandb, monkeypatch, capsys):
     """A tracker that never answers: the run ends all the same."""
     monkeypatch.setattr(tracking, "SOON", 0.05)
     monkeypatch.setattr(tracking, "PATIENCE", 0.1)
     answer = threading.Event()
     monkeypatch.setattr(FakeWandb, "init", lambda self, **_: answer.wait())
     try:
-        assert train(recipe.tracked_by(["wandb"]), data, tmp_path / "run", quiet=True).is_finished()
+        assert train(short.tracked_by(["wandb"]), data, tmp_path / "run", quiet=True).is_finished()
         assert not answer.is_set()
         assert "wandb has not finished" in capsys.readouterr().err
     finally:
         answer.set()
 
 
-def test_a_stopped_run_is_marked_so(data, recipe, tmp_path, wandb):
+def test_a_stopped_run_is_marked_so(data, short, tmp_path, wandb):
     with pytest.raises(Interrupted):
-        train(recipe.tracked_by(["wandb"]), data, tmp_path / "run", on_event=signal_after_step(4))
+        train(short.tracked_by(["wandb"]), data, tmp_path / "run", on_event=signal_after_step(2))
     assert wandb.runs[0].exit_code == 1
 
 
@@ -298,12 +300,12 @@ def test_what_a_failed_tracker_lacks_is_sent_when_the_run_is_resumed(data, recip
 # --- the recipe and the command -------------------------------------------------------------------
 
 
-def test_track_is_no_difference_between_recipes(recipe):
-    tracked = recipe.tracked_by(["wandb", "mlflow"])
-    assert first_difference(recipe.to_dict(), tracked.to_dict()) is None
+def test_track_is_no_difference_between_recipes(short):
+    tracked = short.tracked_by(["wandb", "mlflow"])
+    assert first_difference(short.to_dict(), tracked.to_dict()) is None
     slower = tracked.to_dict()
     slower["train"]["lr"] = 1e-5
-    difference = first_difference(recipe.to_dict(), slower)
+    difference = first_difference(short.to_dict(), slower)
     assert difference == "train.lr is 0.001 there and 1e-05 here"
 
 
@@ -314,9 +316,9 @@ def test_runs_with_other_trackers_are_runs_of_one_recipe(data, recipe, tmp_path,
     assert same_recipes([run.path, plain.path]) == [[plain.path, run.path]]
 
 
-def test_the_command_chooses_trackers(data, recipe, tmp_path, wandb, capsys):
+def test_the_command_chooses_trackers(data, short, tmp_path, wandb, capsys):
     path = tmp_path / "recipe.toml"
-    path.write_text(tomli_w.dumps(recipe.to_dict()))
+    path.write_text(tomli_w.dumps(short.to_dict()))
     command = ["train", str(path), "--data", str(data), "--out", str(tmp_path / "run"), "--json"]
     assert main([*command, "--track", "wandb"]) == 0
     assert len(wandb.runs) == 1
@@ -324,11 +326,11 @@ def test_the_command_chooses_trackers(data, recipe, tmp_path, wandb, capsys):
     assert RunDirectory(tmp_path / "run").recipe().track.to == ("wandb",)
 
 
-def test_trackers_of_a_resumed_run(data, recipe, tmp_path, wandb, capsys):
+def test_trackers_of_a_resumed_run(data, short, tmp_path, wandb, capsys):
     """They may be edited in the run's recipe, and named on the command line."""
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(recipe, data, out, on_event=signal_after_step(2))
+        train(short, data, out, on_event=signal_after_step(2))
     with (out / "recipe.toml").open("a") as file:
         file.write('\n[track]\nto = "wandb"\nproject = "edited"\n')
     train_more = ["train", "--resume", str(out), "--quiet"]
@@ -338,11 +340,11 @@ def test_trackers_of_a_resumed_run(data, recipe, tmp_path, wandb, capsys):
     assert wandb.runs[0].arguments["project"] == "edited"
 
 
-def test_a_given_recipe_may_have_other_trackers_than_the_resumed_run(data, recipe, tmp_path, wandb):
+def test_a_given_recipe_may_have_other_trackers_than_the_resumed_run(data, short, tmp_path, wandb):
     out, path = tmp_path / "run", tmp_path / "recipe.toml"
     with pytest.raises(Interrupted):
-        train(recipe, data, out, on_event=signal_after_step(2))
-    path.write_text(tomli_w.dumps(recipe.to_dict() | {"track": {"to": "wandb", "project": "x"}}))
+        train(short, data, out, on_event=signal_after_step(2))
+    path.write_text(tomli_w.dumps(short.to_dict() | {"track": {"to": "wandb", "project": "x"}}))
     assert main(["train", str(path), "--resume", str(out), "--quiet"]) == 0
     assert wandb.runs[0].arguments["project"] == "x"
 
@@ -354,17 +356,17 @@ def test_a_given_recipe_may_have_other_trackers_than_the_resumed_run(data, recip
         ("wandb,wandb", 'track.to: "wandb" is listed twice; remove one of them'),
     ],
 )
-def test_wrong_trackers_on_the_command_line(data, recipe, tmp_path, capsys, names, message):
+def test_wrong_trackers_on_the_command_line(data, short, tmp_path, capsys, names, message):
     path = tmp_path / "recipe.toml"
-    path.write_text(tomli_w.dumps(recipe.to_dict()))
+    path.write_text(tomli_w.dumps(short.to_dict()))
     assert main(["train", str(path), "--out", str(tmp_path / "run"), "--track", names]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_package_is_an_error_before_anything_is_loaded(recipe, tmp_path, monkeypatch):
+def test_a_missing_package_is_an_error_before_anything_is_loaded(short, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    values = recipe.tracked_by(["wandb", "mlflow"]).to_dict()
+    values = short.tracked_by(["wandb", "mlflow"]).to_dict()
     values["encoder"]["name"] = str(tmp_path / "no encoder")
     with pytest.raises(ComityError) as caught:
         train(values, tmp_path / "no data", tmp_path / "run")

@@ -51,7 +51,7 @@ class TrackedRun:
 class Tracker(Protocol):
     """One run in one tracker."""
 
-    where: str  # how to see the run: an address or a command
+    where: str  # an address, or how to see the run
 
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Start the run, or continue the one whose id is `earlier`; returns its id."""
@@ -87,7 +87,7 @@ class TensorBoard:
 
     def start(self, run: TrackedRun, earlier: str | None) -> str:
         """Open a new event file; TensorBoard shows all those of a folder as one run."""
-        self.where = f"tensorboard --logdir {shlex.quote(str(run.folder.parent))}"
+        self.where = f"show it with tensorboard --logdir {shlex.quote(str(run.folder.parent))}"
         self.writer = self.tensorboard.SummaryWriter(str(run.folder))
         if earlier is None:
             code = "".join(f"    {line}\n" for line in tomli_w.dumps(run.config).splitlines())
@@ -138,7 +138,7 @@ class Wandb:
         self.run.define_metric("*", step_metric="step")
         if self.run.offline:
             folder = Path(self.run.dir).parents[1]
-            self.where = f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+            self.where = f"upload it with wandb sync {shlex.quote(str(folder))}/offline-run-*"
         else:
             self.where = self.run.url or mode
         return self.run.id
@@ -166,7 +166,7 @@ class Trackio:
             project=project, name=run.name, config=run.config, resume="allow", embed=False
         )
         self.run.id = earlier or run.id  # by the name alone, it would continue any run called so
-        self.where = f"trackio show --project {shlex.quote(project)}"
+        self.where = f"show it with trackio show --project {shlex.quote(project)}"
         return self.run.id
 
     def log(self, step: int, values: Values) -> None:
