@@ -1,6 +1,7 @@
 # make demo       install, train three small tasks, show scores and predictions
 # make test       install, run the tests
 # make test-slow  run the slow tests: browser (Debian: apt-get install chromium), docs, wheel
+# make test-track install the experiment trackers, run their tests
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make docs       build the documentation site in build/docs
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow check docs mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
+.PHONY: demo test test-slow test-track check docs mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-slow $(VENV)/.installed-docs
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-track: $(VENV)/.installed-track
+	$(BIN)/python -m pytest -n 2 tests/track
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -75,6 +79,10 @@ $(VENV)/.installed-slow: $(VENV)/.installed-dev
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+$(VENV)/.installed-track: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tensorboard,wandb,trackio,mlflow]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev

@@ -20,6 +20,7 @@ from comity.recipe.schema import (
     ObjectiveSection,
     StageSection,
     TaskSection,
+    TrackSection,
     TrainSection,
 )
 
@@ -170,7 +171,7 @@ def test_an_old_value_gets_its_new_name(old, new):
         (
             {"colour": 1},
             'colour: unknown key "colour" at the top level; the keys of this table are encoder, '
-            "stages, tasks, train",
+            "stages, tasks, track, train",
         ),
         (
             {"train__freeze": "encoder", "tasks__alike__objectives": [{"loss": "cosent"}]},
@@ -206,6 +207,23 @@ def test_an_old_value_gets_its_new_name(old, new):
         (
             {"stages": [{"train_on": "masked-words", "freeze": "encoder"}, {}]},
             "stages.0.freeze: masked words train the encoder, so it cannot be frozen",
+        ),
+        (
+            {"track": {"to": ["wandb", "mflow"]}},
+            "track.to.1: expected one of 'tensorboard', 'wandb', 'trackio' or 'mlflow', got "
+            '"mflow"; did you mean "mlflow"?',
+        ),
+        (
+            {"track": {"to": ["wandb", "wandb"]}},
+            'track.to: "wandb" is listed twice; remove one of them',
+        ),
+        (
+            {"track": {"to": "tensorboard", "project": "x"}},
+            "track.project: has no effect here (tensorboard has no projects",
+        ),
+        (
+            {"track": {"to": "wandb", "project": ""}},
+            'track.project: expected text that is not empty, got ""',
         ),
     ],
 )
@@ -243,6 +261,8 @@ def test_a_task_called_like_a_type_keeps_its_name():
         ({"encoder__lr": 1e-3}, "train.lr"),
         ({"stages": [{"learning_rate": 1e-3}]}, "lr"),
         ({"stages": [{"seed": 1}]}, "train.seed"),
+        ({"train__report_to": "wandb"}, "track.to"),
+        ({"track": {"report_to": "wandb"}}, "to"),
     ],
 )
 def test_a_key_of_another_table_or_tool_is_suggested(change, suggestion):
@@ -251,7 +271,8 @@ def test_a_key_of_another_table_or_tool_is_suggested(change, suggestion):
 
 
 def test_names_of_other_tools_lead_to_keys_and_are_no_keys():
-    known = {key for s in (TrainSection, EncoderSection, TaskSection) for key in keys_of(s)}
+    tables = (TrainSection, EncoderSection, TaskSection, TrackSection)
+    known = {key for table in tables for key in keys_of(table)}
     assert set(FROM_ELSEWHERE.values()) <= known
     assert not set(FROM_ELSEWHERE) & known
 

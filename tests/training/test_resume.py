@@ -191,7 +191,7 @@ def test_a_stop_is_announced(data, recipe, tmp_path):
 
     with pytest.raises(Interrupted):
         train(recipe, data, tmp_path / "run", on_event=listen)
-    assert events[-1] == StopRequested("SIGTERM")
+    assert StopRequested("SIGTERM") in events
 
 
 # --- damaged and foreign checkpoints --------------------------------------------------------------

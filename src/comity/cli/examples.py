@@ -20,6 +20,7 @@ EXAMPLES = {
         "comity train recipe.toml --out runs/first",
         "comity train recipe.toml --out runs/slow --set train.lr=1e-5 train.epochs=4",
         "comity train recipe.toml --out runs/mood-only --only mood",
+        "comity train recipe.toml --out runs/first --track tensorboard",
         "comity train recipe.toml --dry-run",
         "comity train --resume runs/first",
     ],

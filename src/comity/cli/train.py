@@ -41,6 +41,14 @@ def add_parser(commands: Commands) -> None:
         help="with --resume: train a finished run for longer, by a stage like the last one, such "
         "as epochs=1 or steps=500",
     )
+    command.add_argument(
+        "--track",
+        type=_names,
+        action="extend",
+        metavar="TRACKER",
+        help="show the run in tensorboard, wandb, trackio or mlflow (several: a,b); replaces "
+        "track.to of the recipe",
+    )
     add_dry_run(command)
     add_json(command)
     add_quiet(command)
@@ -49,6 +57,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     job = _resumed(options) if options.resume is not None else _new(options)
+    recipe = job.recipe if options.track is None else job.recipe.tracked_by(options.track)
     # What follows loads torch, which an error in the recipe does not need.
     from comity.runs.directory import RunDirectory
     from comity.runs.summary import run_summary
@@ -62,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             if job.extend:
                 check_extendable(RunDirectory(job.out))
             plan = plan_run(
-                extended(job.recipe, job.extend) if job.extend else job.recipe,
+                extended(recipe, job.extend) if job.extend else recipe,
                 job.data,
                 drop_leaks=job.drop_leaks,
                 precision=job.precision,
@@ -70,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             )
             return show(plan, show_plan, options.json)
         directory = train(
-            job.recipe,
+            recipe,
             job.data,
             job.out,
             resume=options.resume is not None,
@@ -126,9 +135,11 @@ def _resumed(options: argparse.Namespace) -> _Job:
         raise ComityError(
             "--resume continues with the run's own recipe; remove --set, or start a new run"
         )
-    if options.recipe is not None:
-        directory.check_recipe(Recipe.load(options.recipe, options.set), str(options.recipe))
     facts, recipe, extend = directory.facts(), directory.recipe(), _length(options.extend)
+    if options.recipe is not None:
+        given = Recipe.load(options.recipe, options.set)
+        directory.check_recipe(given, str(options.recipe))
+        recipe = recipe.model_copy(update={"track": given.track})
     if directory.is_finished() and extend is None:
         advice = "to train it for longer, add --extend epochs=1"
         if (directory.path / SLIM_WEIGHTS).is_file():
@@ -139,6 +150,11 @@ def _resumed(options: argparse.Namespace) -> _Job:
     data = options.data or Path(facts.inputs.data)
     drop_leaks = facts.inputs.drop_leaks
     return _Job(recipe, data, options.resume, drop_leaks, facts.precision, extend)
+
+
+def _names(text: str) -> list[str]:
+    """The trackers in a value of --track."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _length(text: str | None) -> dict[str, float] | None:

@@ -163,6 +163,7 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
     for run in runs:
         directory = RunDirectory.open(run)
         values = directory.recipe().to_dict()
+        values.pop("track", None)
         values.get("train", {}).pop("seed", None)
         if not values.get("train"):
             values.pop("train", None)

@@ -10,12 +10,16 @@ def first_difference(
 ) -> str | None:
     """The first key whose value differs between two nested tables, as part of a sentence.
 
-    `where` says what the tables are.
+    `where` says what the tables are. `[track]` does not count: it changes nothing that a run
+    computes.
 
     >>> first_difference({"train": {"lr": 1e-5}}, {"train": {"lr": 2e-5}})
     'train.lr is 1e-05 there and 2e-05 here'
     """
-    first, second = _flat(one), _flat(other)
+    first, second = (
+        {key: value for key, value in flat(table).items() if not key.startswith("track.")}
+        for table in (one, other)
+    )
     for key in {**second, **first}:
         if first.get(key) != second.get(key):
             values = (_shown(table.get(key)) for table in (first, second))
@@ -23,7 +27,7 @@ def first_difference(
     return None
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested tables and lists of tables as one table with dotted keys."""
     if isinstance(values, Mapping):
         items: Any = values.items()
@@ -33,7 +37,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: values}
     found: dict[str, Any] = {}
     for key, value in items:
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return found
 
 

@@ -17,6 +17,7 @@ from comity.recipe.schema import (
     StageKeys,
     StageSection,
     TaskSection,
+    TrackSection,
     TrainSection,
 )
 from comity.tables.frames import frame_columns
@@ -101,6 +102,9 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "task_type": "kind",
     "num_labels": "classes",
     "label_names": "classes",
+    "report_to": "to",
+    "wandb_project": "project",
+    "experiment_name": "project",
 }
 """Names in other tools, mostly the Hugging Face Trainer, by the name of the same key here."""
 
@@ -181,12 +185,18 @@ They are compared in lower case, with "_" for spaces and hyphens. A name that on
 here is in the list too, such as `acc`, which is closer to `mcc` than to `accuracy`.
 """
 
-_TABLES = {"train": TrainSection, "encoder": EncoderSection, "tasks.NAME": TaskSection}
+_TABLES = {
+    "train": TrainSection,
+    "encoder": EncoderSection,
+    "track": TrackSection,
+    "tasks.NAME": TaskSection,
+}
 
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text in quotes",
+    "string_too_short": "text that is not empty",
     "bool_type": "true or false",
     "dict_type": "a table",
     "model_type": "a table",
@@ -345,4 +355,4 @@ def _section_of(path: str) -> type[Section]:
         return StageFile if "data" in rest[1:2] else StageSection
     if first == "tasks":
         return ObjectiveSection if "objectives" in rest[1:2] else TaskSection
-    return EncoderSection if first == "encoder" else TrainSection
+    return {"encoder": EncoderSection, "track": TrackSection}.get(first, TrainSection)

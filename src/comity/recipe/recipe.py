@@ -91,6 +91,17 @@ class Recipe(RecipeSchema):
             left = self.model_validate(values)
         return self.from_dict(values, "--only")
 
+    def tracked_by(self, names: Sequence[str]) -> Self:
+        """The recipe with other trackers; `track.project` is kept where one of them has projects.
+
+        Raises:
+            ComityError: unknown tracker, or one that is named twice.
+        """
+        track = {**self.to_dict().get("track", {}), "to": list(names)}
+        if set(names) == {"tensorboard"}:
+            track.pop("project", None)
+        return self.from_dict({**self.to_dict(), "track": track}, "--track")
+
     def notes(self) -> list[str]:
         """Sentences on keys of [train] that a stage replaces."""
         return frozen_balancers(self)

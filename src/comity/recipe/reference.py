@@ -16,6 +16,7 @@ from comity.recipe.schema import (
     StageKeys,
     StageSection,
     TaskSection,
+    TrackSection,
     TrainSection,
 )
 
@@ -144,6 +145,14 @@ label_map = { "0" = 0, "1" = 5 }
 ```
 
 The file is read with the task's settings (`delimiter`, `header`, `decimal_mark`, ...).""",
+    ),
+    KeyGroup(
+        ("[track]",),
+        TrackSection,
+        "## `[track]`",
+        """\
+[Experiment trackers](track.md) show a run while it trains. `[track]` changes nothing that a run
+computes, so it may be changed when a run is resumed.""",
     ),
 )
 

@@ -44,6 +44,7 @@ def _check(recipe: RecipeSchema, report: Report) -> None:
     _check_split_seed(recipe, report)
     _check_overridden(recipe, report)
     _check_lengths(recipe, report)
+    _check_track(recipe, report)
     check_stages(recipe, report)
 
 
@@ -123,6 +124,15 @@ def _check_overridden(recipe: RecipeSchema, report: Report) -> None:
     learned = [("loss_weight", train.loss_weighting == "uncertainty", "loss weights are learned")]
     for name, task in recipe.tasks.items():
         report_unused(task, f"tasks.{name}", learned, report)
+
+
+def _check_track(recipe: RecipeSchema, report: Report) -> None:
+    names = recipe.track.to
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        report("track.to", f'"{name}" is listed twice; remove one of them')
+    alone = set(names) == {"tensorboard"}
+    table = [("project", alone, "tensorboard has no projects: the event files are in the run")]
+    report_unused(recipe.track, "track", table, report)
 
 
 def _check_lengths(recipe: RecipeSchema, report: Report) -> None:

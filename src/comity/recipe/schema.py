@@ -14,6 +14,7 @@ Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 MetricName = Literal[
     "accuracy", "macro_f1", "balanced_accuracy", "mcc", "micro_f1",
     "pearson", "spearman", "rmse", "mae",
@@ -610,6 +611,30 @@ class TrainSection(StageKeys):
     )
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class TrackSection(Section):
+    """The experiment trackers that show a run while it trains."""
+
+    to: Annotated[
+        tuple[TrackerName, ...],
+        BeforeValidator(_as_list, json_schema_input_type=TrackerName | list[TrackerName]),
+    ] = Field(
+        default=(),
+        strict=False,
+        description="The trackers: one, or a list of them. Each needs the extra of its name, such "
+        "as `comity[wandb]`.",
+        json_schema_extra=default_is("none"),
+    )
+    project: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="The project in `wandb` and `trackio`, and the experiment in `mlflow`.",
+        json_schema_extra=default_is("`WANDB_PROJECT`, `MLFLOW_EXPERIMENT_NAME`, or `comity`"),
+    )
+
+
 class StageFile(Section):
     """A training file that a stage uses for a task instead of the task's own."""
 
@@ -702,6 +727,7 @@ class RecipeSchema(Section):
     train: TrainSection = Field(
         default=TrainSection(), description="Settings of the whole run, and defaults for stages."
     )
+    track: TrackSection = Field(default=TrackSection(), description="The experiment trackers.")
     tasks: Annotated[dict[str, TaskSection], Field(min_length=1)] = Field(
         description="The tasks, by name."
     )

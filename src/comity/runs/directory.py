@@ -9,6 +9,7 @@ RUN/recipe.toml          the recipe, with overrides applied
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
     report.html          the page of `comity report`, with its numbers in report.json
+    track/               the files of experiment trackers, if there are any
 
 Every write is atomic: after a crash the previous version is still there. Each of the folders has a
 manifest with the run's id and the digest of every file, and the JSON records have digests of their
@@ -54,11 +55,14 @@ _BEST = TypeAdapter(BestModel)
 _DATA = TypeAdapter(RunData)
 
 _NAMES = r"(recipe\.toml|(run|best|data|report)\.json|metrics\.jsonl|report\.html)"
-_OF_A_RUN = re.compile(rf"{_NAMES}|\.{_NAMES}\.new|predictions|\.?(best|checkpoint)-.*")
+_OF_A_RUN = re.compile(rf"{_NAMES}|\.{_NAMES}\.new|predictions|track|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
 SLIM_WEIGHTS = "weights.json"
 """The file with the digests of the weights that a slim run does not have."""
+
+TRACK = "track"
+"""The folder for files of experiment trackers."""
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """The name of a checkpoint's folder, with its step."""

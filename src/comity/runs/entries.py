@@ -59,6 +59,7 @@ class TrainEntry:
     skipped: int  # steps since the start of the run
     examples_per_second: float
     tokens_per_second: float
+    lr: float | None = None  # the stage's `lr` on its schedule, at the last update
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from comity.training.events import (
     StepDone,
     StepSkipped,
     StopRequested,
+    TrackerNote,
 )
 from comity.training.plan import PlannedRun
 
@@ -111,6 +112,9 @@ class Display:
                 self.step_done(event)
             case Evaluated():
                 self.evaluated(event)
+            case TrackerNote():
+                if event.failed or not self.quiet:
+                    tell(event.sentence)
 
     @property
     def elapsed(self) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comity.evaluation.evaluate import Evaluation
+from comity.runs.entries import Entry
 from comity.training.plan import PlanSummary
 
 
@@ -81,8 +82,32 @@ class Evaluated:
     mean: float | None
 
 
+@dataclass(frozen=True)
+class Logged:
+    """An entry has been added to metrics.jsonl."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class TrackerNote:
+    """Where an experiment tracker shows the run, or that it has failed."""
+
+    sentence: str
+    failed: bool
+
+
 Event = (
-    DataRead | Planned | Resumed | RunStarted | StepDone | StepSkipped | Evaluated | StopRequested
+    DataRead
+    | Planned
+    | Resumed
+    | RunStarted
+    | StepDone
+    | StepSkipped
+    | Evaluated
+    | StopRequested
+    | Logged
+    | TrackerNote
 )
 
 Listener = Callable[[Event], None]

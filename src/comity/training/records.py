@@ -45,8 +45,10 @@ class Averages:
         return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
 
 
-def train_entry(progress: Progress, averages: Averages, norm: float | None) -> TrainEntry:
-    """The averages since the last entry; `norm` is that of the last step's gradient."""
+def train_entry(
+    progress: Progress, averages: Averages, norm: float | None, lr: float | None
+) -> TrainEntry:
+    """The averages since the last entry; `norm` and `lr` are those of the last update."""
     return TrainEntry(
         step=progress.step,
         examples=progress.examples,
@@ -55,6 +57,7 @@ def train_entry(progress: Progress, averages: Averages, norm: float | None) -> T
         skipped=progress.skipped,
         examples_per_second=round(averages.examples / averages.seconds, 2),
         tokens_per_second=round(averages.tokens / averages.seconds, 1),
+        lr=lr,
     )
 
 

@@ -36,6 +36,7 @@ from comity.runs.facts import EncoderFacts, HubFacts, Machine, RunInputs, TaskFa
 from comity.tables.hub import HubPath
 from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
+from comity.track.trackers import check_installed as check_trackers
 from comity.training.balancers import check_installed
 
 
@@ -191,6 +192,7 @@ def prepare(
     """
     for stage in recipe.stages:
         check_installed(stage.balancer)
+    check_trackers(recipe.track.to)
     tables = _read_tables(recipe, folder, frames)
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     hardware.choose_device(recipe.train.device)

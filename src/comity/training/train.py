@@ -13,6 +13,7 @@ from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
 from comity.training.setup import prepare
+from comity.training.tracking import tracked
 from comity.training.trainer import Trainer
 
 
@@ -66,10 +67,11 @@ def train(
     else:
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
-    trainer = _trainer(job, drop_leaks, on_event, precision)
-    trainer.plan(estimate_time)
-    run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
-    trainer.run(run, resume, bool(extend), command)
+    with tracked(job.recipe.track, out, on_event) as listener:
+        trainer = _trainer(job, drop_leaks, listener, precision)
+        trainer.plan(estimate_time)
+        run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
+        trainer.run(run, resume, bool(extend), command)
     return run
 
 

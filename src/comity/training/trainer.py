@@ -38,6 +38,7 @@ from comity.training.data_summary import data_summary
 from comity.training.events import (
     Evaluated,
     Listener,
+    Logged,
     Planned,
     Resumed,
     RunStarted,
@@ -114,7 +115,8 @@ class Trainer:
         self.progress = Progress()
         self.averages = Averages()
         self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, for the K tasks of the stage
-        self.norm: float | None = None  # of the last step's gradient, before clipping
+        self.norm: float | None = None  # of the last update's gradient, before clipping
+        self.lr: float | None = None  # of the last update: the stage's, on its schedule
         self.interrupts = Interrupts(lambda name: on_event(StopRequested(name)))
 
     @property
@@ -168,7 +170,7 @@ class Trainer:
             with self.interrupts:
                 while not (self.progress.selection.stopped_early or self._is_over()):
                     self.run_stage(self.plans[self.progress.stage])
-            directory.log(end_entry(self.progress))
+            self._log(end_entry(self.progress))
         except OSError as error:
             where, reason = error.filename or directory.path, error.strerror or error
             raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
@@ -321,7 +323,7 @@ class Trainer:
         )
         clip = max_norm / norm if 0 < max_norm < norm else 1.0
         self.optimizer.update(self.gradients, weights, clip, rates)
-        self.norm = norm
+        self.norm, self.lr = norm, factor * stage.lr
 
     def _skip(
         self,
@@ -339,7 +341,7 @@ class Trainer:
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
         step, path = self.progress.step + 1, batch.split.table.path
-        self.directory.log(SkippedEntry(step=step, task=batch.task, lines=batch.lines))
+        self._log(SkippedEntry(step=step, task=batch.task, lines=batch.lines))
         self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             self._check_weights()  # if these are not finite, the rows are not the cause
@@ -371,7 +373,7 @@ class Trainer:
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
-        self.progress, self.norm, self.balancer_state = Progress(), None, {}
+        self.progress, self.norm, self.lr, self.balancer_state = Progress(), None, None, {}
         return total
 
     def _time_steps(self, plan: StagePlan, steps: int) -> float:
@@ -460,11 +462,12 @@ class Trainer:
         if plan.shares:
             reason = plan.unprobed(self.settings.conflict_every)
             stage = plan.number, plan.stage.name, reason, plan.stage.balancer
-            self.directory.log(self.progress.conflict.summary(self.progress.step, *stage))
+            self._log(self.progress.conflict.summary(self.progress.step, *stage))
 
     def _log(self, entry: Entry | None) -> None:
         if entry is not None:
             self.directory.log(entry)
+            self.on_event(Logged(entry))
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -492,7 +495,7 @@ class Trainer:
         on_train, _ = self.evaluate(self.train_samples)
         scores = scores_of(evaluations)
         is_best = self._select(plan, scores)
-        self.directory.log(evaluation_entry(self.progress, evaluations, on_train))
+        self._log(evaluation_entry(self.progress, evaluations, on_train))
         self._log_stage_conflict(plan)
         self._write_predictions(dev, outputs)
         if is_best:
@@ -574,7 +577,7 @@ class Trainer:
         averages, self.averages = self.averages, Averages()
         if averages.seconds > 0:
             self._log(self.progress.conflict.steps_entry(self.progress.step))
-            self.directory.log(train_entry(self.progress, averages, self.norm))
+            self._log(train_entry(self.progress, averages, self.norm, self.lr))
 
     def _facts(self, command: list[str] | None) -> RunFacts:
         return RunFacts(
