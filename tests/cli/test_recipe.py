@@ -42,7 +42,7 @@ def test_an_unknown_key(capsys):
 
 def test_the_json_schema_is_json(capsys):
     schema = json.loads(output(capsys, "--json-schema"))
-    assert set(schema["properties"]) == {"encoder", "train", "tasks", "stages"}
+    assert set(schema["properties"]) == {"encoder", "train", "track", "tasks", "stages"}
 
 
 def test_one_thing_at_a_time(capsys):

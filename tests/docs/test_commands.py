@@ -36,7 +36,7 @@ LIMIT = 300
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n\n?)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-LANGUAGES = ("sh", "python", "toml", "csv", "text", "json", "bibtex", "")
+LANGUAGES = ("sh", "python", "toml", "csv", "text", "json", "ini", "bibtex", "")
 RUN_ELSEWHERE = {"python.md": "test_python_page.py runs its Python blocks"}
 
 
@@ -171,9 +171,7 @@ def test_blocks_are_marked_as_contributing_md_says():
     for block in BLOCKS:
         mark = block.mark
         assert mark in ("", "planned", "background", "varies") or mark.startswith(known), block
-        assert block.language in ("sh", "python", "toml", "csv", "text", "json", "bibtex", ""), (
-            block
-        )
+        assert block.language in LANGUAGES, block
         if mark.startswith("file: ") and block.page != "README.md":
             before = PAGES[block.page].read_text(encoding="utf-8").splitlines()[: block.line - 2]
             name = f"`{mark.removeprefix('file: ')}`"

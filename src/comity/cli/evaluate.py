@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _evaluations(options: argparse.Namespace) -> "Evaluations":
     from comity.inference.model import Evaluations, load
+    from comity.tables.hub import is_hub_name
     from comity.tables.reader import check_format
     from comity.tables.rows import TableFormat
 
@@ -73,9 +74,9 @@ def _evaluations(options: argparse.Namespace) -> "Evaluations":
         "quoting": options.quoting,
         "encoding": options.encoding,
     }
-    if options.file is not None:
-        check_format(options.file, TableFormat(**settings))
-    elif any(value is not None for value in settings.values()):
+    if options.file is not None and not is_hub_name(options.file):
+        check_format(Path(options.file), TableFormat(**settings))
+    elif options.file is None and any(value is not None for value in settings.values()):
         raise ComityError(
             "--delimiter, --quoting and --encoding are for FILE; name a labelled file, or leave "
             "them out"

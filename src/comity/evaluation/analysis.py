@@ -20,7 +20,7 @@ from comity.evaluation.predictions import kept_predictions
 from comity.files import path_of, path_text
 from comity.format import markdown_table, markdown_text, or_dash
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
-from comity.tables.hub import table_path
+from comity.tables.hub import is_hub_name, table_path
 from comity.tables.reader import open_table, table_digest
 from comity.targets import Target
 
@@ -220,7 +220,9 @@ def texts_at(
         path = table_path(file, Path(inputs.data))
         changed = table_digest(path) != digest
     except ComityError:
-        return path, None, f"The texts are not shown because {path} can no longer be read."
+        gone = not is_hub_name(file) and not path.exists()
+        what = "no longer exists" if gone else "can no longer be read"
+        return path, None, f"The texts are not shown because {path} {what}."
     if changed:
         return path, None, f"The texts are not shown because {path} has changed since the run."
     wanted, found = set(lines), {}

@@ -22,11 +22,12 @@ from comity.evaluation.metrics import (
     not_finite,
 )
 from comity.evaluation.predictions import probability_names
-from comity.files import sha256_of
 from comity.format import plural, some
 from comity.losses.task_losses import head_loss
 from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
 from comity.runs.directory import RunDirectory
+from comity.tables.hub import table_path
+from comity.tables.reader import table_digest
 from comity.targets import HeadSpec, Target
 
 BATCH_TOKENS = 4096
@@ -214,9 +215,9 @@ def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
     return float(head_loss(target, torch.from_numpy(outputs), wanted))
 
 
-def trained_on(run: RunDirectory, file: Path) -> str | None:
+def trained_on(run: RunDirectory, file: str) -> str | None:
     """A sentence if a run was trained on this very file, by its digest; else None."""
-    digest = sha256_of(file)
+    digest = table_digest(table_path(file, Path()))
     files = run.facts().inputs.files
     tasks = [
         name

@@ -16,8 +16,9 @@ Row = str | tuple[str, str]
 
 
 def difference(model: Model, folder: Path, task: str, rows: Sequence[Row]) -> float:
-    """The largest absolute difference of an answer of `folder / "model.onnx"` from the model's.
+    """The largest difference of an answer of `folder / "model.onnx"` from the model's.
 
+    For an answer above 1 or below -1, the difference is divided by its size.
     `rows` are texts, or pairs for a task that reads two texts.
     """
     outputs, target = model.outputs(task, rows), model.target(task)
@@ -28,9 +29,12 @@ def difference(model: Model, folder: Path, task: str, rows: Sequence[Row]) -> fl
     }
     found = _answers(folder, task, rows)
     return max(
-        float(np.abs(values - expected[name.rpartition(".")[2]]).max())
-        for name, values in found.items()
+        _largest(values, expected[name.rpartition(".")[2]]) for name, values in found.items()
     )
+
+
+def _largest(found: Any, expected: Any) -> float:
+    return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
 
 
 def _answers(folder: Path, task: str, rows: Sequence[Row]) -> dict[str, Any]:
