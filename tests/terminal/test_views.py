@@ -94,8 +94,8 @@ def test_a_run_shows_the_kept_model_and_each_tasks_own_best(capsys):
 def pair(tasks: tuple[str, str], conflicts: bool | None, expected: float | None) -> PairConflict:
     """A pair whose cosine is -0.1, with an interval if there is a verdict."""
     low, high = (None, None) if conflicts is None else (-0.2, -0.05 if conflicts else 0.1)
-    some = (expected, expected - 0.2, expected + 0.2) if expected is not None else (None,) * 3
-    return PairConflict(tasks, 1200, -0.1, low, high, conflicts, *some)
+    least, most = (None, None) if expected is None else (expected - 0.2, expected + 0.2)
+    return PairConflict(tasks, 1200, -0.1, low, high, conflicts, expected, least, most)
 
 
 def test_a_run_shows_each_pair_of_tasks_in_each_stage(capsys):
