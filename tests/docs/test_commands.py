@@ -213,7 +213,7 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     paths = [str(folder / "packages"), str(ROOT / "src"), *sys.path]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
         "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(paths),
     }
