@@ -101,7 +101,7 @@ def test_texts_of_a_file_that_changed_are_not_shown(run, tmp_path):
         gone = analyse(run.path, "alike", tmp_path)
     finally:
         path.write_bytes(kept)
-    for analysis, why in ((changed, "has changed since the run"), (gone, "can no longer be read")):
+    for analysis, why in ((changed, "has changed since the run"), (gone, "no longer exists")):
         assert analysis.note == f"The texts are not shown because {path} {why}."
         assert [miss.texts for miss in analysis.worst] == [None, None]
         assert "| 2 | 0 | 1 |\n" in markdown(analysis)
