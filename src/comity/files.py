@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, SHA-256 digests, and checks of what was written."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,13 +19,23 @@ _DIGEST = "sha256"  # the key of a record's digest of its other keys
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it: a crash leaves the old file."""
+    """Write a text file under a temporary name, then rename it: a crash leaves the old file.
+
+    Raises:
+        OSError: the file cannot be written; it names the file, and nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def path_text(path: str | Path) -> str:
@@ -180,6 +191,15 @@ def check_free(folder: Path) -> None:
         raise ComityError(
             f"{folder}: is not empty (it has {found[0].name}); choose a new or empty folder"
         )
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder. Unlike `shutil.copytree`, the first error ends it and is raised as it is."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in files_in(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -16,7 +16,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from comity.errors import ComityError
-from comity.files import files_in, give_same_permissions, read_record, sha256_of, write_record
+from comity.files import (
+    copy_folder,
+    files_in,
+    give_same_permissions,
+    read_record,
+    sha256_of,
+    write_record,
+)
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
 from comity.runs.facts import EncoderFacts, RunFacts, TaskFacts, versions
@@ -78,7 +85,7 @@ def write_saved_model(
     """
     if not (weights / HEADS).is_file():
         raise ComityError(f"{weights}: the weights are no longer there; load the run again")
-    shutil.copytree(weights / ENCODER, folder / ENCODER)
+    copy_folder(weights / ENCODER, folder / ENCODER)
     shutil.copy(weights / HEADS, folder)
     encoder = facts.inputs.encoder if isinstance(facts, RunFacts) else facts.encoder
     saved = SavedModel(

@@ -10,7 +10,6 @@ OUT/runs/ROW-seedN/      one run directory for each row and seed
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from comity.errors import ComityError
 from comity.evaluation.floors import untouched_cosine
 from comity.experiments.runner import Series, check_digests, check_folder
 from comity.experiments.slim import write_slim_run
-from comity.files import read_record, write_record
+from comity.files import copy_folder, read_record, write_record
 from comity.paper.rows import (
     PaperRow,
     all_rows,
@@ -283,7 +282,7 @@ class Paper:
         for run in sorted(earlier.glob("*/run.json")) if earlier else ():
             target = self.results / run.parent.name
             if not target.exists():
-                shutil.copytree(run.parent, target)
+                copy_folder(run.parent, target)
         self.series.slim = self.results
 
 
