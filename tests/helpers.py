@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import comity
 from comity import Recipe
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import EndEntry, EvaluationEntry
@@ -182,3 +183,15 @@ def number(value: float | None) -> float:
 def dev_scores(run: RunDirectory, task: str) -> dict[int, float]:
     """A task's dev score at each evaluation of a run, by step."""
     return {e.step: number(e.tasks[task].value) for e in run.entries(EvaluationEntry)}
+
+
+def write_small_demo(folder: Path, checkpoint: Path, rows: int = 24) -> None:
+    """The demo's recipe with a tiny encoder, as recipe.toml, and its first rows in data/."""
+    demo = Path(comity.__file__).parent / "demo"
+    (folder / "data").mkdir()
+    for file in (demo / "corpus").glob("*.csv"):
+        lines = file.read_text(encoding="utf-8").splitlines()[: rows + 1]
+        (folder / "data" / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = (demo / "demo.toml").read_text(encoding="utf-8")
+    text = text.replace('"minilm"', f'"{checkpoint}"').replace("epochs = 3", "epochs = 0.5")
+    (folder / "recipe.toml").write_text(text, encoding="utf-8")

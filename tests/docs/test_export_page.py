@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 from tests.export import hub
+from tests.helpers import write_small_demo
 
 from comity.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "export.md"
-DEMO = ROOT / "src" / "comity" / "demo"
-ROWS = 24
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -34,13 +33,7 @@ def commands(block: str) -> list[list[str]]:
 def folder(tmp_path, tiny_checkpoint, monkeypatch) -> Path:
     """The working directory of a reader: a recipe, its data, and a file with new texts."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for file in (DEMO / "corpus").glob("*.csv"):
-        lines = file.read_text(encoding="utf-8").splitlines()[: ROWS + 1]
-        (tmp_path / "data" / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    text = (DEMO / "demo.toml").read_text(encoding="utf-8")
-    text = text.replace('"minilm"', f'"{tiny_checkpoint}"').replace("epochs = 3", "epochs = 0.5")
-    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    write_small_demo(tmp_path, tiny_checkpoint)
     (tmp_path / "new.csv").write_text("text\nNever again.\n", encoding="utf-8")
     return tmp_path
 

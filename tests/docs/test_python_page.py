@@ -5,14 +5,13 @@ import runpy
 from pathlib import Path
 
 import pytest
+from tests.helpers import write_small_demo
 
 import comity
 from comity import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "python.md"
-DEMO = ROOT / "src" / "comity" / "demo"
-ROWS = 24
 
 
 def blocks() -> list[str]:
@@ -22,13 +21,7 @@ def blocks() -> list[str]:
 def test_every_block_runs(tmp_path, tiny_checkpoint, monkeypatch):
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for file in (DEMO / "corpus").glob("*.csv"):
-        lines = file.read_text(encoding="utf-8").splitlines()[: ROWS + 1]
-        (tmp_path / "data" / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    text = (DEMO / "demo.toml").read_text(encoding="utf-8")
-    text = text.replace('"minilm"', f'"{tiny_checkpoint}"').replace("epochs = 3", "epochs = 0.5")
-    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    write_small_demo(tmp_path, tiny_checkpoint)
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks()), encoding="utf-8")
     with pytest.warns(UserWarning, match="sentiment is left out: it reads one text per row"):
