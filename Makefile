@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: $(VENV)/.installed-slow $(VENV)/.installed-docs
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-track: $(VENV)/.installed-track
 	$(BIN)/python -m pytest -n 2 tests/track

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def _train(options: argparse.Namespace, precision: str, out: Path) -> Path:
 
     task = {
         "kind": "classification",
-        "train": "ids-sst-dev.csv",
+        "train": "ids-sst-train.csv",
         "dev": "ids-sst-dev.csv",
         "text": "sentence",
         "label": "sentiment",
@@ -174,7 +174,8 @@ def _serve_peer(kind: str, precision: str) -> None:
     def predict(body: Body) -> dict[str, Any]:
         return {"tasks": {task: [predicted(task, body.text)] for task in models}}
 
-    bound = socket.socket()
+    # With the protocol, as uvicorn opens sockets: asyncio then turns Nagle's algorithm off.
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(("127.0.0.1", 0))
     predicted(TASKS[0], "a text")
     print(json.dumps({"port": bound.getsockname()[1]}), flush=True)
@@ -362,7 +363,8 @@ async def _send_malformed(port: int, count: int) -> Counter[int]:
     draw = random.Random(0)
     found: Counter[int] = Counter()
     good = PATHS["predict"], b'{"text": "a"}'
-    for path, body in [_bad_request(draw) for _ in range(count)] or [good]:
+    paths = tuple(PATHS.values())
+    for path, body in [bad_request(draw, paths) for _ in range(count)] or [good]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
         status, content = await _request(reader, writer, path, body)
         if status != 200 and not json.loads(content)["error"]["message"]:
@@ -372,9 +374,9 @@ async def _send_malformed(port: int, count: int) -> Counter[int]:
     return found
 
 
-def _bad_request(draw: random.Random) -> tuple[str, bytes]:
+def bad_request(draw: random.Random, paths: Sequence[str]) -> tuple[str, bytes]:
     """A path of the API and a body that is wrong in a random way (a few are right by chance)."""
-    path = draw.choice([*PATHS.values(), "/v1/embeddings", "/v1/tasks/unknown"])
+    path = draw.choice([*paths, "/v1/embeddings", "/v1/tasks/unknown"])
     body = json.dumps(_random_object(draw)).encode()
     at = draw.randrange(len(body) + 1)
     bad = [

@@ -4,8 +4,10 @@ python docs/draw_architecture.py
 """
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+
+import svg
+from svg import INK
 
 OUTPUT = Path(__file__).parent / "images" / "data-flow.svg"
 
@@ -17,9 +19,8 @@ ROWS = (24, 144, 280, 400)  # top edges
 MIDDLE = SHORT // 2
 LINE = 17  # distance of text lines
 
-# A solid light background keeps the picture readable on dark pages. Files differ from packages by
-# their dashed border, so the picture does not depend on colour.
-BACKGROUND, INK, PACKAGE, FILE = "#f6f6f3", "#22262b", "#dde5ec", "#ffffff"
+# Files differ from packages by their dashed border, so the picture does not depend on colour.
+PACKAGE, FILE = "#dde5ec", "#ffffff"
 SANS, MONOSPACE = "sans-serif", "monospace"
 
 
@@ -91,12 +92,9 @@ BOXES = (
 )
 
 
-def text(x: float, y: float, content: str, size: int, font: str = SANS, more: str = "") -> str:
+def text(x: float, y: float, content: str, size: int) -> str:
     """One line of text, centred at x."""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-family="{font}" font-size="{size}" '
-        f'text-anchor="middle" fill="{INK}"{more}>{escape(content)}</text>'
-    )
+    return svg.text(x, y, content, size, anchor="middle")
 
 
 def draw_box(box: Box) -> list[str]:
@@ -109,7 +107,7 @@ def draw_box(box: Box) -> list[str]:
     parts = [
         f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{box.height}" rx="6" '
         f'fill="{fill}" stroke="{INK}"{dashes}/>',
-        text(centre, top, box.title, 15, font, ' font-weight="bold"'),
+        svg.text(centre, top, box.title, 15, bold=True, anchor="middle", font=font),
     ]
     parts += [
         text(centre, top + LINE * number, line, 12)
@@ -179,20 +177,8 @@ def picture() -> str:
         *across(0, rows[3], "", backwards=True),
         *(part for box in BOXES for part in draw_box(box)),
     ]
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-            "<title>Data flow in Comity</title>",
-            "<defs>",
-            '<marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-            f'markerHeight="7" orient="auto"><path d="M0,0 L10,5 L0,10 z" fill="{INK}"/></marker>',
-            "</defs>",
-            f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{BACKGROUND}"/>',
-            *parts,
-            "</svg>",
-            "",
-        ]
-    )
+    heads = [svg.arrow_head("head", INK)]
+    return svg.document(WIDTH, HEIGHT, "Data flow in Comity", parts, heads)
 
 
 if __name__ == "__main__":

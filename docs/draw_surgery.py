@@ -4,8 +4,10 @@ python docs/draw_surgery.py
 """
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+
+import svg
+from svg import INK, PALE, STRONG
 
 OUTPUT = Path(__file__).parent / "images" / "surgery.svg"
 
@@ -21,9 +23,9 @@ ORIGIN_Y = 312
 ORIGINS_X = (126, 456, 856)  # of the three panels
 LINE = 17  # distance of text lines
 
-# A solid light background keeps the picture readable on dark pages. Arrows differ by their width
-# and dashes and have labels, so the picture does not depend on colour.
-BACKGROUND, INK, PALE, STRONG = "#f6f6f3", "#22262b", "#8b9299", "#14506e"
+# Arrows differ by their width and dashes and have labels, so the picture does not depend on colour.
+HEADS = {INK: "ink", PALE: "pale", STRONG: "strong"}
+"""The arrow head of each colour."""
 
 
 def inner(one: Vector, other: Vector) -> float:
@@ -77,7 +79,7 @@ class Panel:
     def label(self, point: Vector, text: str, dx: int, dy: int, bold: bool = False) -> str:
         """A text beside a point, `dx` and `dy` pixels away."""
         x, y = self.at(point)
-        return text_at(x + dx, y + dy, text, 15, bold)
+        return svg.text(x + dx, y + dy, text, 15, bold=bold)
 
     def right_angle(self, along: Vector, other: Vector) -> str:
         """The sign of a right angle between two directions at the origin."""
@@ -87,23 +89,10 @@ class Panel:
         return f'<polyline points="{points}" fill="none" stroke="{INK}"/>'
 
 
-HEADS = {INK: "ink", PALE: "pale", STRONG: "strong"}
-"""The arrow head of each colour."""
-
-
-def text_at(x: float, y: float, text: str, size: int, bold: bool = False) -> str:
-    """A line of text that starts at x."""
-    weight = ' font-weight="bold"' if bold else ""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-family="sans-serif" font-size="{size}" '
-        f'fill="{INK}"{weight}>{escape(text)}</text>'
-    )
-
-
 def heading(x: int, title: str, *lines: str) -> list[str]:
     """The title of a panel and the text below it."""
-    below = [text_at(x, 34 + LINE * n, line, 13) for n, line in enumerate(lines, start=1)]
-    return [text_at(x, 34, title, 15, bold=True), *below]
+    below = [svg.text(x, 34 + LINE * n, line, 13) for n, line in enumerate(lines, start=1)]
+    return [svg.text(x, 34, title, 15, bold=True), *below]
 
 
 def conflict() -> list[str]:
@@ -174,27 +163,9 @@ def sums() -> list[str]:
 
 def picture() -> str:
     """The SVG document."""
-    heads = [
-        f'<marker id="{name}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="10" '
-        f'markerHeight="10" markerUnits="userSpaceOnUse" orient="auto">'
-        f'<path d="M0,0 L10,5 L0,10 z" fill="{colour}"/></marker>'
-        for colour, name in HEADS.items()
-    ]
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-            "<title>Gradient surgery of two task gradients</title>",
-            "<defs>",
-            *heads,
-            "</defs>",
-            f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{BACKGROUND}"/>',
-            *conflict(),
-            *projections(),
-            *sums(),
-            "</svg>",
-            "",
-        ]
-    )
+    heads = [svg.arrow_head(name, colour) for colour, name in HEADS.items()]
+    parts = [*conflict(), *projections(), *sums()]
+    return svg.document(WIDTH, HEIGHT, "Gradient surgery of two task gradients", parts, heads)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,36 @@ def test_a_device_that_is_not_there_is_one_sentence():
     assert hardware.choose_device("cpu").type == "cpu"
     with pytest.raises(ComityError, match='this machine has no "nonsense"; use "auto" or "cpu"'):
         hardware.choose_device("nonsense")
+
+
+SHAPES = """
+import sys
+import torch
+from comity import hardware
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+if sys.argv[1] == "limited":
+    hardware.limit_compiled_kernels(16)
+weight = torch.randn(384, 384).bfloat16()
+torch.randn(1, 384).bfloat16() @ weight
+before = resident()
+for rows in range(2, 400):
+    torch.randn(rows, 384).bfloat16() @ weight
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.skipif(
+    not hardware.fast_bf16(torch.device("cpu")), reason="this processor compiles no bf16 kernels"
+)
+def test_few_compiled_kernels_are_kept():
+    grown = {}
+    for how in ("limited", "unlimited"):
+        command = [sys.executable, "-c", SHAPES, how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        grown[how] = int(done.stdout)
+    assert grown["limited"] < grown["unlimited"] / 2

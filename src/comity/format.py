@@ -29,6 +29,21 @@ def some(items: Iterable[object], total: int, most: int = 10) -> str:
     return " and ".join(filter(None, (", ".join(shown), last)))
 
 
+def missing_extra(needing: str, packages: Sequence[str], extra: str) -> str:
+    """The sentence about packages of an extra that are not installed.
+
+    >>> missing_extra("plots need", ["matplotlib"], "plots")
+    'plots need matplotlib, which is not installed; run pip install "comity[plots]"'
+    >>> missing_extra("the export needs", ["onnx", "onnxscript"], "onnx")
+    'the export needs onnx and onnxscript, which are not installed; run pip install "comity[onnx]"'
+    """
+    verb = "is" if len(packages) == 1 else "are"
+    return (
+        f"{needing} {some(packages, len(packages))}, which {verb} not installed; "
+        f'run pip install "comity[{extra}]"'
+    )
+
+
 def clock(seconds: float) -> str:
     """A duration in seconds, as a person reads it.
 

@@ -1,6 +1,7 @@
 """The machine: device, processor class, compute dtype, and settings of the process."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,17 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(already)
+
+
+def limit_compiled_kernels(count: int = 128) -> None:
+    """Let oneDNN keep at most `count` compiled kernels; call this before the first product.
+
+    It compiles a kernel of up to a megabyte for every shape of a bf16 product, and by default torch
+    keeps 1,024 in each of two caches. A server meets ever new shapes, and grew by 1.3 GB in ten
+    minutes. A pass needs some 20 of them. Values that the user has set are kept.
+    """
+    for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(count))
 
 
 def keep_freed_memory() -> None:

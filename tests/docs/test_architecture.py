@@ -1,6 +1,5 @@
 """docs/architecture.md: the picture is up to date, packages are complete, and paths exist."""
 
-import importlib.util
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,7 +7,6 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "comity"
 PAGE = ROOT / "docs" / "architecture.md"
-SCRIPT = ROOT / "docs" / "draw_architecture.py"
 PICTURE = ROOT / "docs" / "images" / "data-flow.svg"
 
 
@@ -23,14 +21,11 @@ def section(title):
     return PAGE.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_the_picture_is_what_the_script_draws():
-    specification = importlib.util.spec_from_file_location("draw_architecture", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+def test_the_picture_is_what_the_script_draws(docs_script):
     written = PICTURE.read_text(encoding="utf-8")
-    assert written == module.picture(), "run: python docs/draw_architecture.py"
+    assert written == docs_script("draw_architecture").picture(), (
+        "run: python docs/draw_architecture.py"
+    )
 
 
 def test_the_picture_names_packages_that_exist():

@@ -19,11 +19,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.paper.test_paper import write_class_data
 
 from comity.cli.main import make_parser
-from comity.errors import ComityError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "src" / "comity" / "demo"
@@ -55,7 +56,7 @@ class Block:
     def is_run(self) -> bool:
         """Whether a test of this module runs it."""
         elsewhere = self.language == "python" and self.page in RUN_ELSEWHERE
-        held_back = self.mark == "planned" or self.mark.startswith("not run: ")
+        held_back = self.mark.startswith("not run: ")
         return self.language in ("sh", "python") and not elsewhere and not held_back
 
     def __str__(self) -> str:
@@ -84,7 +85,6 @@ def page_blocks(path: Path) -> list[Block]:
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 BLOCKS = [block for path in PAGES.values() for block in page_blocks(path)]
 NOT_RUN = [block for block in BLOCKS if block.mark.startswith("not run: ")]
-PLANNED = [block for block in BLOCKS if block.mark == "planned"]
 
 
 # --- what a page shows, compared with what is printed ---------------------------------------------
@@ -131,9 +131,9 @@ def test_words_and_their_order_are_compared(shown, missing):
 
 
 def test_a_block_has_its_mark_and_its_outputs():
-    page = "<!-- planned -->\n```sh\na\n```\nThen:\n\n```text\n1\n```\n```sh\nb\n```\n"
+    page = "<!-- background -->\n```sh\na\n```\nThen:\n\n```text\n1\n```\n```sh\nb\n```\n"
     assert [(b.line, b.mark, b.text, b.outputs) for b in blocks_of("page", page)] == [
-        (2, "planned", "a\n", ["1\n"]),
+        (2, "background", "a\n", ["1\n"]),
         (10, "", "b\n", []),
     ]
 
@@ -158,19 +158,11 @@ def test_a_command_that_is_not_run_is_valid(block):
         assert make_parser().parse_args(command)
 
 
-@pytest.mark.parametrize("block", PLANNED, ids=str)
-def test_a_planned_command_is_not_there_yet(block):
-    """If this fails, the command exists: remove the comment `planned`, so that it is run."""
-    with pytest.raises(ComityError):
-        for command in commands(block.text):
-            make_parser().parse_args(command)
-
-
 def test_blocks_are_marked_as_contributing_md_says():
     known = ("not run: ", "file: ")
     for block in BLOCKS:
         mark = block.mark
-        assert mark in ("", "planned", "background", "varies") or mark.startswith(known), block
+        assert mark in ("", "background", "varies") or mark.startswith(known), block
         assert block.language in LANGUAGES, block
         if mark.startswith("file: ") and block.page != "README.md":
             before = PAGES[block.page].read_text(encoding="utf-8").splitlines()[: block.line - 2]
@@ -216,6 +208,7 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
         "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(paths),
+        "SMALL_DEMO": str(demo),
     }
 
 
@@ -229,6 +222,43 @@ def _declare_mean_pooling(model: Path) -> None:
         for n, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])
     ]
     (model / "modules.json").write_text(json.dumps(modules))
+
+
+PREPARED = {
+    "serve.md": """
+        comity demo --files data
+        comity train data/recipe.toml --out runs/first
+    """,
+    "report.md": """
+        comity demo --files data
+        comity train data/recipe.toml --out runs/first
+        comity train data/recipe.toml --out runs/baseline --only sentiment
+        for seed in 0 1; do
+            for balancer in pcgrad sum; do
+                comity train data/recipe.toml --out runs/$balancer-$seed \\
+                    --set train.seed=$seed train.balancer=$balancer
+            done
+        done
+    """,
+}
+"""Commands for pages that begin with trained runs."""
+
+PORT_8000 = ("tutorial.md", "serve.md")
+
+
+def prepare(page: str, folder: Path, environment: dict[str, str]) -> None:
+    """Make the files and runs that a page begins with."""
+    if page == "README.md":
+        write_readme_files(folder)
+    if page == "paper.md":
+        write_class_data(folder / "DIR")
+    if page in ("paper.md", "report.md"):
+        (folder / "src" / "comity").mkdir(parents=True)
+        for name in ("recipes", "src/comity/paper"):
+            (folder / name).symlink_to(ROOT / name)
+        (folder / "src" / "comity" / "demo").symlink_to(environment["SMALL_DEMO"])
+    if page in PREPARED:
+        run(Block(page, 0, "sh", "", PREPARED[page]), folder, environment)
 
 
 def write_readme_files(folder: Path) -> None:
@@ -253,11 +283,13 @@ def write_readme_files(folder: Path) -> None:
         (data / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
+def run(
+    block: Block, folder: Path, environment: dict[str, str], python: str | Path = sys.executable
+) -> None:
     """Run a block and compare what it prints; exit code 2 is right where the page shows errors."""
     words = ["bash", "-euo", "pipefail", "-c", block.text]
     if block.language == "python":
-        words = [sys.executable, "-c", block.text]
+        words = [str(python), "-c", block.text]
     done = subprocess.run(
         words,
         cwd=folder,
@@ -297,8 +329,13 @@ def start(block: Block, folder: Path, environment: dict[str, str]) -> subprocess
     return process
 
 
-def run_page(blocks: list[Block], folder: Path, environment: dict[str, str]) -> None:
-    """Run the blocks of a page in their order."""
+def run_page(
+    blocks: list[Block],
+    folder: Path,
+    environment: dict[str, str],
+    python: str | Path = sys.executable,
+) -> None:
+    """Run the blocks of a page in their order; `python` runs its Python blocks."""
     background = []
     try:
         for block in blocks:
@@ -309,18 +346,24 @@ def run_page(blocks: list[Block], folder: Path, environment: dict[str, str]) -> 
             elif block.mark == "background":
                 background.append(start(block, folder, environment))
             elif block.is_run:
-                run(block, folder, environment)
+                run(block, folder, environment, python)
     finally:
         for process in background:
             process.terminate()
             process.wait(timeout=LIMIT)
 
 
+def page_names() -> list[Any]:
+    """The pages with blocks to run; those that serve on the same port are run one by one."""
+    alone = pytest.mark.xdist_group("port 8000")
+    names = sorted({block.page for block in BLOCKS if block.is_run})
+    return [pytest.param(name, marks=alone if name in PORT_8000 else ()) for name in names]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({block.page for block in BLOCKS if block.is_run}))
+@pytest.mark.parametrize("name", page_names())
 def test_the_commands_of_a_page(name, tmp_path, environment):
-    if name == "README.md":
-        write_readme_files(tmp_path)
+    prepare(name, tmp_path, environment)
     run_page(page_blocks(PAGES[name]), tmp_path, environment)
 
 

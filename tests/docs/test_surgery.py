@@ -1,6 +1,5 @@
 """docs/surgery.md: the picture is up to date, and its numbers are those of the balancer."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +13,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "surgery.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def drawing() -> ModuleType:
+@pytest.fixture
+def drawing(docs_script) -> ModuleType:
     """The script that draws the picture."""
-    specification = importlib.util.spec_from_file_location("draw_surgery", DOCS / "draw_surgery.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return docs_script("draw_surgery")
 
 
 def numbers(sentence: str) -> list[float]:

@@ -363,7 +363,7 @@ def test_packages_that_are_missing_are_named(exported, tmp_path, monkeypatch):
     with pytest.raises(ComityError) as error:
         export_onnx(exported.model, tmp_path / "exported")
     assert str(error.value) == (
-        "the export to ONNX needs onnx, onnxscript and onnxruntime (not installed); run "
+        "the export to ONNX needs onnx, onnxscript and onnxruntime, which are not installed; run "
         'pip install "comity[onnx]"'
     )
     assert not (tmp_path / "exported").exists()

@@ -387,7 +387,7 @@ def test_code_in_a_checkpoint_never_runs(copy):
 def test_a_missing_package_is_an_error_with_the_command(marian, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     error = error_of(marian)
-    assert f"translation needs {package} (not installed)" in error
+    assert f"translation needs {package}, which is not installed" in error
     assert 'pip install "comity[augment]"' in error
 
 

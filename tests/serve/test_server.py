@@ -1,5 +1,6 @@
 """Limits, the API key, errors of the model, and the end: over real connections."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -17,6 +18,7 @@ from tests.serve.helpers import Client, Reply, running
 from comity.inference.answers import Answer, Answerer
 from comity.serve.app import create_app
 from comity.serve.limits import Limits
+from comity.serve.server import open_socket
 
 PATHS = ("/v1/tasks/mood", "/v1/tasks/alike", "/v1/predict", "/v1/embeddings")
 
@@ -302,3 +304,26 @@ def test_what_is_not_http_is_refused(client, text):
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(100).startswith((b"HTTP/1.1 400", b""))
     assert client.get("/health").status == 200
+
+
+def test_answers_are_sent_without_waiting_for_acknowledgements():
+    """With Nagle's algorithm, an answer of two packets takes 40 ms longer."""
+    found: list[int] = []
+
+    async def exchange() -> None:
+        done = asyncio.Event()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            found.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        bound = open_socket("127.0.0.1", 0)
+        async with await asyncio.start_server(connected, sock=bound):
+            _, writer = await asyncio.open_connection(*bound.getsockname())
+            await done.wait()
+            writer.close()
+
+    asyncio.run(exchange())
+    assert found == [1]

@@ -205,7 +205,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ComityError) as caught:
         table_path("hf://owner/name:train", tmp_path)
     assert caught.value.messages == [
-        "data sets of the Hugging Face hub need datasets, which is not installed; install it with "
+        "data sets of the Hugging Face hub need datasets, which is not installed; run "
         'pip install "comity[hub]"'
     ]
 

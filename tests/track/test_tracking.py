@@ -371,8 +371,7 @@ def test_a_missing_package_is_an_error_before_anything_is_loaded(short, tmp_path
     with pytest.raises(ComityError) as caught:
         train(values, tmp_path / "no data", tmp_path / "run")
     assert caught.value.messages == [
-        f'tracker "{name}" needs {name}, which is not installed; install it with '
-        f'pip install "comity[{name}]"'
+        f'tracker "{name}" needs {name}, which is not installed; run pip install "comity[{name}]"'
         for name in ("wandb", "mlflow")
     ]
 

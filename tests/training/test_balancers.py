@@ -565,7 +565,10 @@ def test_weights_are_finite_for_a_rounded_gramian_of_many_gradients(name):
 def test_a_missing_torchjd_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     for name in TORCHJD:
-        message = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
+        message = (
+            f'balancer "{name}" needs torchjd with its solvers, which is not installed; run '
+            'pip install "comity[balancers]"'
+        )
         with pytest.raises(ComityError) as error:
             check_installed(name)
         assert error.value.messages == [message]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from comity.cli.options import Commands, add_command, check_exist
 from comity.errors import ComityError
+from comity.format import missing_extra
 from comity.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     check_exist([options.run_directory])
     _check_installed()
+    from comity import hardware
     from comity.serve.app import create_app
     from comity.serve.server import open_socket, read_api_key, run_server
     from comity.terminal.views import tell
@@ -100,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         batch_tokens=options.batch_tokens,
     )
     with open_socket(options.host, options.port) as bound:  # before the model is loaded
+        hardware.limit_compiled_kernels()
         with Waiting("loading the model"):
             model = _load(options)
             app = create_app(model, options.run_directory, limits, api_key)
@@ -140,7 +143,5 @@ def _is_loopback(host: str) -> bool:
 def _check_installed() -> None:
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
-        raise ComityError(
-            f"comity serve needs {missing[0].replace('_', '-')}, which is not installed; "
-            'install it with pip install "comity[serve]"'
-        )
+        names = [package.replace("_", "-") for package in missing]
+        raise ComityError(missing_extra("comity serve needs", names, "serve"))

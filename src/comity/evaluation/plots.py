@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from comity.errors import ComityError
+from comity.format import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,10 +52,7 @@ def picture(path: Path, width: float, height: float) -> Iterator["Figure"]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise ComityError(
-            f"{path}: plots need matplotlib, which is not installed; install it with "
-            'pip install "comity[plots]"'
-        ) from None
+        raise ComityError(missing_extra(f"{path}: plots need", ["matplotlib"], "plots")) from None
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure

@@ -13,7 +13,7 @@ from comity.errors import ComityError
 from comity.export.onnx_graph import INPUTS, answer_names, make_graph, output_name
 from comity.export.onnx_int8 import Int8Score, int8_scores, quantised_graph
 from comity.files import write_atomically
-from comity.format import some
+from comity.format import missing_extra
 from comity.inference.model import Model
 
 if TYPE_CHECKING:
@@ -83,10 +83,7 @@ def check_extra() -> None:
     """Raise a ComityError if a package of the extra is not installed."""
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise ComityError(
-            f"the export to ONNX needs {some(missing, len(missing))} (not installed); run "
-            'pip install "comity[onnx]"'
-        )
+        raise ComityError(missing_extra("the export to ONNX needs", missing, "onnx"))
 
 
 def described(model: Model, task: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from comity.errors import ComityError
 from comity.files import sha256_of
+from comity.format import missing_extra
 from comity.hardware import choose_device
 from comity.model.checkpoint import DOWNLOADED, find_checkpoint
 from comity.model.checkpoint_files import INDEX, WEIGHTS, TensorFiles, read_json_object
@@ -200,10 +201,7 @@ class Translator:
 def _check_extra() -> None:
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise ComityError(
-            f"translation needs {' and '.join(missing)} (not installed); run "
-            'pip install "comity[augment]"'
-        )
+        raise ComityError(missing_extra("translation needs", missing, "augment"))
 
 
 @contextmanager

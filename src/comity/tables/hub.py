@@ -15,6 +15,7 @@ from typing import Any
 
 from comity.errors import ComityError, nearest
 from comity.files import path_of
+from comity.format import missing_extra
 from comity.tables.locations import FramePath
 from comity.tables.rows import quoted_list, shortened
 
@@ -111,10 +112,8 @@ def _quiet() -> Iterator[None]:
     try:
         import datasets
     except ImportError:
-        raise ComityError(
-            "data sets of the Hugging Face hub need datasets, which is not installed; install it "
-            'with pip install "comity[hub]"'
-        ) from None
+        needing = "data sets of the Hugging Face hub need"
+        raise ComityError(missing_extra(needing, ["datasets"], "hub")) from None
     verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()

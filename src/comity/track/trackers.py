@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 import tomli_w
 
 from comity.errors import ErrorList
+from comity.format import missing_extra
 from comity.recipe.differences import flat
 from comity.track.values import Values
 
@@ -72,10 +73,7 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         found = find_spec(name)
         if found is None or found.origin is None:  # a mere folder of that name, as wandb makes one
-            errors.add(
-                f'tracker "{name}" needs {name}, which is not installed; install it with '
-                f'pip install "comity[{name}]"'
-            )
+            errors.add(missing_extra(f'tracker "{name}" needs', [name], name))
     errors.check()
 
 

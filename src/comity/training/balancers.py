@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from comity.errors import ComityError
+from comity.format import missing_extra
 from comity.rng import PCGRAD_ORDERS, generator
 
 Orders = list[list[int]]
@@ -181,8 +182,9 @@ def _weighting(name: str) -> Callable[[Tensor], Tensor]:
         projector = linalg.QuadprogProjector(reg_eps=UPGRAD_DIAGONAL)
         return aggregation.UPGradWeighting(projector=projector)
     except ImportError:
-        message = f'balancer "{name}" needs torchjd and its solvers; install comity[balancers]'
-        raise ComityError(message) from None
+        missing = ["torchjd with its solvers"]
+        sentence = missing_extra(f'balancer "{name}" needs', missing, "balancers")
+        raise ComityError(sentence) from None
 
 
 def _weigh(name: str, gramian: Tensor) -> Tensor:
