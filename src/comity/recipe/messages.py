@@ -87,6 +87,8 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "fp16": "precision",
     "random_seed": "seed",
     "freeze_encoder": "freeze",
+    "r_drop": "consistency",
+    "rdrop": "consistency",
     "sampling": "task_sampling",
     "model": "name",
     "model_name": "name",

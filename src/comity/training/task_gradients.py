@@ -157,8 +157,8 @@ class TaskGradients:
 
         A row of J is the gradient of the task's loss, averaged over the rows of its batch and
         multiplied by its loss weight. Both dropout draws of a task with `consistency` are in that
-        pass, and the gradients of both are added to the task's row of J. With micro-batches there are as many passes, and an objective
-        that compares rows compares those of one micro-batch.
+        pass, and both add to the task's row of J. With micro-batches there are as many passes, and
+        an objective that compares rows compares those of one micro-batch.
 
         Args:
             gradients: receives a row of J for each task in the step, and the gradients of heads.
