@@ -139,6 +139,7 @@ def test_one_vs_all_equals_scikit_learns_one_vs_rest():
     target = Target("classification", "linear", classes=tuple("abcd"), one_vs_all=True)
     assert target.outputs == 4
     found = target.probabilities(logits)
+    assert found is not None
     np.testing.assert_allclose(found, theirs.predict_proba(values), atol=1e-12)
     np.testing.assert_array_equal(target.predictions(logits), theirs.predict(values))
     assert np.abs(found - softmax(logits, axis=1)).max() > 0.05
@@ -147,7 +148,9 @@ def test_one_vs_all_equals_scikit_learns_one_vs_rest():
 def test_one_vs_all_of_hopeless_classes_has_probabilities():
     """Where every sigmoid is 0 in float64."""
     target = Target("classification", "linear", classes=("a", "b", "c"), one_vs_all=True)
-    found = target.probabilities(np.array([[-1000.0, -1001.0, -1002.0], [1000.0, 999.0, -1000.0]]))
+    logits = np.array([[-1000.0, -1001.0, -1002.0], [1000.0, 999.0, -1000.0]])
+    found = target.probabilities(logits)
+    assert found is not None
     np.testing.assert_allclose(found[0], softmax([0.0, -1.0, -2.0]))
     np.testing.assert_allclose(found[1], [0.5, 0.5, 0.0])
 
