@@ -342,8 +342,8 @@ def test_without_dropout_there_is_nothing_to_compare(tmp_path, tiny_checkpoint, 
     with pytest.raises(ComityError) as caught:
         prepare(recipe, tmp_path)
     assert caught.value.messages == [
-        f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); set "
-        "encoder.dropout, or remove it"
+        f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); raise "
+        "one, or remove it"
         for name in wrong
     ]
 

@@ -277,8 +277,8 @@ def _check_consistency(recipe: Recipe, encoder: Encoder) -> None:
             rates.append(_head_dropout(task, encoder))
         if task.consistency is not None and not any(map(drops, rates)):
             errors.add(
-                f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); set "
-                "encoder.dropout, or remove it"
+                f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); "
+                "raise one, or remove it"
             )
     errors.check()
 
