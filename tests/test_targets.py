@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from comity.targets import Classes, Target
 
@@ -125,3 +127,36 @@ def test_multi_label():
 def test_a_target_is_restored_from_its_json():
     target = Target("similarity", "bins", classes=(), scale=(0.0, 4.0), mean=0.5)
     assert Target.from_dict(target.to_dict()) == target
+
+
+def test_one_vs_all_equals_scikit_learns_one_vs_rest():
+    """The logits are those of its estimators."""
+    draws = np.random.default_rng(0)
+    gold = np.repeat(np.arange(4), 30)
+    values = draws.normal(size=(120, 3)) + draws.normal(size=(4, 3))[gold]
+    theirs = OneVsRestClassifier(LogisticRegression()).fit(values, gold)
+    logits = theirs.decision_function(values)
+    target = Target("classification", "linear", classes=tuple("abcd"), one_vs_all=True)
+    assert target.outputs == 4
+    found = target.probabilities(logits)
+    assert found is not None
+    np.testing.assert_allclose(found, theirs.predict_proba(values), atol=1e-12)
+    np.testing.assert_array_equal(target.predictions(logits), theirs.predict(values))
+    assert np.abs(found - softmax(logits, axis=1)).max() > 0.05
+
+
+def test_one_vs_all_of_hopeless_classes_has_probabilities():
+    """Where every sigmoid is 0 in float64."""
+    target = Target("classification", "linear", classes=("a", "b", "c"), one_vs_all=True)
+    logits = np.array([[-1000.0, -1001.0, -1002.0], [1000.0, 999.0, -1000.0]])
+    found = target.probabilities(logits)
+    assert found is not None
+    np.testing.assert_allclose(found[0], softmax([0.0, -1.0, -2.0]))
+    np.testing.assert_allclose(found[1], [0.5, 0.5, 0.0])
+
+
+def test_a_target_of_an_older_version_has_a_softmax():
+    values = Target("classification", "linear", classes=("a", "b", "c"), one_vs_all=True).to_dict()
+    assert Target.from_dict(values).one_vs_all
+    del values["one_vs_all"]
+    assert not Target.from_dict(values).one_vs_all

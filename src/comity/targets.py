@@ -141,6 +141,7 @@ class Target:
     mean: float = 0.0  # regression: mean of the training targets
     deviation: float = 1.0  # regression: standard deviation of the training targets
     rounding: str = "nearest"  # bins: "nearest", or "down" to the whole number below
+    one_vs_all: bool = False  # classes: each output is the logit of a sigmoid, not of a softmax
 
     @property
     def outputs(self) -> int:
@@ -149,6 +150,12 @@ class Target:
             binary = self.kind == "classification" and len(self.classes) == 2
             return 1 if binary else len(self.classes)
         return len(self.levels) if self.head == "bins" else 1
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether outputs are trained as logits of sigmoids: two classes, labels, one-vs-all."""
+        two = self.kind == "classification" and self.outputs == 1
+        return two or self.kind == "multi-label" or self.one_vs_all
 
     @property
     def levels(self) -> np.ndarray:
@@ -187,8 +194,8 @@ class Target:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray | None:
         """Probabilities `[n, classes]` (or levels) from outputs `[n, outputs]` float64.
 
-        The probabilities of multi-label classes are independent. None for a head that predicts a
-        number.
+        The probabilities of multi-label classes are independent. Those of a one-vs-all loss are
+        the sigmoids, divided by their sum. None for a head that predicts a number.
         """
         if self.kind == "multi-label":
             return _sigmoid(outputs)
@@ -197,6 +204,8 @@ class Target:
                 return None
             positive = _sigmoid(outputs)
             return np.concatenate([1 - positive, positive], axis=1)
+        if self.one_vs_all:  # the softmax of log sigmoids, whose sum is never 0
+            outputs = -np.logaddexp(0, -outputs)
         exponentials = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 

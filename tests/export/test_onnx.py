@@ -37,6 +37,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "sentiment": {"kind": "classification", "text": "a", "label": "mood"},
     "paraphrase": {"kind": "classification", **PAIR, "label": "topic", "pooling": "mean"},
     "similarity": {"kind": "similarity", **PAIR, "label": "score", "pooling": "cls+mean"},
+    "verdict": {"kind": "classification", "text": "a", "label": "topic", "loss": "one-vs-all"},
     "deep": {
         "kind": "classification",
         **PAIR,

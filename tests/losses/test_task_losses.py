@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from scipy.special import log_softmax
+from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from comity.losses.task_losses import (
     balanced_weights,
     binary_cross_entropy,
+    consistency_loss,
     cross_entropy,
     head_loss,
     squared_error,
@@ -62,6 +64,10 @@ def test_balanced_weights_average_to_one_over_the_rows():
             Target("classification", "linear", classes=("a", "b", "c")),
             torch.tensor([0, 2, 1, 1, 0]),
         ),
+        (
+            Target("classification", "linear", classes=("a", "b", "c"), one_vs_all=True),
+            torch.tensor([0, 2, 1, 1, 0]),
+        ),
         (Target("classification", "linear", classes=("a", "b")), torch.tensor([0, 1, 1, 1, 0])),
         (Target("similarity", "bins", scale=(0.0, 5.0)), torch.tensor([0, 5, 1, 1, 0])),
         (Target("similarity", "regression", scale=(0.0, 5.0)), torch.rand(5)),
@@ -81,3 +87,76 @@ def test_micro_batches_weighted_by_their_rows_add_up(target, wanted):
         for rows in micro_batches
     )
     torch.testing.assert_close(torch.as_tensor(added), whole)
+
+
+# --- one-vs-all -----------------------------------------------------------------------------------
+
+
+def test_one_vs_all_is_the_sum_of_torchs_loss_over_classes():
+    logits, wanted = torch.randn(6, 4), torch.tensor([0, 3, 3, 1, 2, 0])
+    target = Target("classification", "linear", classes=tuple("abcd"), one_vs_all=True)
+    labels = torch.zeros(6, 4)
+    labels[torch.arange(6), wanted] = 1.0
+    expected = torch.nn.BCEWithLogitsLoss(reduction="sum")(logits, labels) / 6
+    torch.testing.assert_close(head_loss(target, logits, wanted), expected)
+    weights = torch.tensor([2.0, 1.0, 0.0, 0.5])
+    each = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, labels).sum(dim=1)
+    weighted = (each * torch.tensor([2.0, 0.5, 0.5, 1.0, 0.0, 2.0])).sum() / 6
+    torch.testing.assert_close(head_loss(target, logits, wanted, weights), weighted)
+
+
+# --- consistency of two dropout draws -------------------------------------------------------------
+
+
+def both_ways(first, second):
+    """Half the sum of torch's two divergences, for each row (and label)."""
+    return (kl_divergence(first, second) + kl_divergence(second, first)) / 2
+
+
+THREE = ("a", "b", "c")
+CONSISTENCY = [
+    (
+        Target("classification", "linear", classes=("a", "b")),
+        lambda one, two: both_ways(Bernoulli(logits=one[:, 0]), Bernoulli(logits=two[:, 0])),
+    ),
+    (
+        Target("classification", "linear", classes=THREE),
+        lambda one, two: both_ways(Categorical(logits=one), Categorical(logits=two)),
+    ),
+    (
+        Target("classification", "linear", classes=THREE, one_vs_all=True),
+        lambda one, two: both_ways(Bernoulli(logits=one), Bernoulli(logits=two)).sum(dim=1),
+    ),
+    (
+        Target("multi-label", "linear", classes=THREE),
+        lambda one, two: both_ways(Bernoulli(logits=one), Bernoulli(logits=two)).mean(dim=1),
+    ),
+    (
+        Target("similarity", "bins", scale=(0.0, 5.0)),
+        lambda one, two: both_ways(Categorical(logits=one), Categorical(logits=two)),
+    ),
+    (Target("similarity", "regression"), lambda one, two: (one - two)[:, 0] ** 2),
+    (Target("similarity", "cosine"), lambda one, two: (one - two)[:, 0] ** 2),
+    (Target("regression", "regression"), lambda one, two: (one - two)[:, 0] ** 2),
+]
+
+
+@pytest.mark.parametrize(("target", "divergence"), CONSISTENCY)
+def test_consistency_and_its_gradient_equal_torchs_divergence(target, divergence):
+    generator = torch.Generator().manual_seed(0)
+    one, two = (
+        (3 * torch.randn(7, target.outputs, generator=generator)).requires_grad_() for _ in range(2)
+    )
+    found, expected = consistency_loss(target, one, two), divergence(one, two).mean()
+    assert expected > 0.1
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found, (one, two))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (one, two)))
+
+
+@pytest.mark.parametrize("target", [target for target, _ in CONSISTENCY])
+def test_equal_draws_are_consistent_and_huge_logits_finite(target):
+    outputs = torch.randn(5, target.outputs)
+    assert consistency_loss(target, outputs, outputs).item() == 0
+    huge = torch.full_like(outputs, 1e4)
+    assert math.isfinite(consistency_loss(target, huge, -huge).item())

@@ -94,7 +94,7 @@ def test_only_known_keywords():
 
 def test_every_key_has_a_description():
     tables = [node for node in nodes_of(SCHEMA) if "properties" in node]
-    assert len(tables) == 8  # the recipe and its seven tables
+    assert len(tables) == 9  # the recipe and its eight tables
     for table in tables:
         assert table["additionalProperties"] is False
         for key, node in table["properties"].items():
@@ -136,6 +136,10 @@ STAGE_FILE = {"file": "x.csv", "label": 0, "label_map": {"a": 1, "b": "c", "d": 
         {"tasks__alike__objectives": [{"loss": "ranking", "symmetric": True}]},
         {"stages": [{"data": {"mood": "x.csv", "alike": STAGE_FILE}}]},
         {"tasks__mood__dev": "dev.csv"},
+        {
+            "tasks__mood__consistency": {"kind": "r-drop", "weight": 0.5},
+            "tasks__mood__loss": "one-vs-all",
+        },
     ],
     ids=str,
 )
@@ -167,6 +171,9 @@ def test_a_right_value_fits(change):
         {"tasks__mood__kind": "odd"},
         {"tasks__mood__class_weights": "even"},
         {"tasks__mood__separator": ""},
+        {"tasks__mood__loss": "focal"},
+        {"tasks__mood__consistency": {"weight": 1.0}},
+        {"tasks__mood__consistency": {"kind": "r-drop", "weight": 0}},
         {"tasks__alike__objectives": [{"weight": 1.0}]},
         {"stages": [{"train_on": "tasks"}]},
         {"stages": [{"tasks": []}]},

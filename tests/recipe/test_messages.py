@@ -209,6 +209,44 @@ def test_an_old_value_gets_its_new_name(old, new):
             "stages.0.freeze: masked words train the encoder, so it cannot be frozen",
         ),
         (
+            {"tasks__mood__consistency": {"kind": "rdrop"}},
+            "tasks.mood.consistency.kind: expected one of 'r-drop', got \"rdrop\"; did you mean "
+            '"r-drop"?',
+        ),
+        (
+            {"tasks__mood__consistency": {"kind": "r-drop", "weight": -1.0}},
+            "tasks.mood.consistency.weight: expected a number above 0, got -1.0",
+        ),
+        (
+            {"tasks__mood__consistency": {"weight": 1.0}},
+            'tasks.mood.consistency.kind: missing; add "kind" to [tasks.mood.consistency]',
+        ),
+        (
+            {"tasks__mood__consistency": "r-drop"},
+            'tasks.mood.consistency: expected a table, got "r-drop"',
+        ),
+        (
+            {"tasks__mood__consistency": {"kind": "r-drop", "wieght": 1.0}},
+            'tasks.mood.consistency.wieght: unknown key "wieght" in [tasks.mood.consistency]; did '
+            'you mean "weight"?',
+        ),
+        (
+            {"tasks__mood__eval_only": True, "tasks__mood__consistency": {"kind": "r-drop"}},
+            "tasks.mood.consistency: has no effect here (the task is eval_only); remove it",
+        ),
+        (
+            {"tasks__mood__loss": "focal"},
+            "tasks.mood.loss: expected one of 'cross-entropy' or 'one-vs-all', got \"focal\"",
+        ),
+        (
+            {"tasks__mood__loss": "ranking"},
+            "tasks.mood.loss: expected one of 'cross-entropy' or 'one-vs-all', got \"ranking\"",
+        ),
+        (
+            {"tasks__alike__loss": "one-vs-all"},
+            "tasks.alike.loss: has no effect here (only classification has a choice); remove it",
+        ),
+        (
             {"track": {"to": ["wandb", "mflow"]}},
             "track.to.1: expected one of 'tensorboard', 'wandb', 'trackio' or 'mlflow', got "
             '"mflow"; did you mean "mlflow"?',
@@ -261,6 +299,7 @@ def test_a_task_called_like_a_type_keeps_its_name():
         ({"encoder__lr": 1e-3}, "train.lr"),
         ({"stages": [{"learning_rate": 1e-3}]}, "lr"),
         ({"stages": [{"seed": 1}]}, "train.seed"),
+        ({"tasks__mood__r_drop": 1.0}, "consistency"),
         ({"train__report_to": "wandb"}, "track.to"),
         ({"track": {"report_to": "wandb"}}, "to"),
     ],
@@ -291,6 +330,8 @@ def test_names_of_other_tools_lead_to_keys_and_are_no_keys():
         ("tasks__mood__kind", "multiclass", '"classification"'),
         ("train__balancer", "gradient surgery", '"pcgrad"'),
         ("train__precision", "bfloat16", '"bf16"'),
+        ("tasks__mood__loss", "BCE", '"one-vs-all"'),
+        ("tasks__mood__loss", "one vs rest", '"one-vs-all"'),
     ],
 )
 def test_a_value_of_another_tool_is_suggested(key, value, suggestion):
@@ -305,9 +346,10 @@ def test_a_metric_without_a_counterpart_gets_the_list_alone():
 
 def test_values_of_other_tools_lead_to_values_and_are_no_values():
     sections = (TrainSection, TaskSection, StageSection, ObjectiveSection)
-    fields = {name: field for s in sections for name, field in s.model_fields.items()}
+    fields = [field for section in sections for field in section.model_fields.items()]
     for key, values in VALUES_FROM_ELSEWHERE.items():
-        choices = re.findall(r"'([^']+)'", str(fields[key].annotation))
+        types = [str(field.annotation) for name, field in fields if name == key]
+        choices = re.findall(r"'([^']+)'", " ".join(types))
         assert {value for meant in values.values() for value in meant} <= set(choices), key
         assert not set(values) & {choice.replace("-", "_") for choice in choices}, key
 

@@ -15,7 +15,9 @@ def test_a_key_is_found_in_every_table_that_has_it():
     assert tables_of("lr") == [("[train]", "[[stages]]")]
     assert tables_of("batch_size") == [("[train]",), ("[tasks.NAME]",)]
     assert tables_of("text") == [("[tasks.NAME]",), ("[stages.data.NAME]",)]
-    assert tables_of("weight") == [("[[tasks.NAME.objectives]]",)]
+    assert tables_of("weight") == [
+        ("[[tasks.NAME.objectives]]",), ("[tasks.NAME.consistency]",)
+    ]  # fmt: skip
 
 
 def test_a_full_key_is_found_in_its_table():
@@ -45,7 +47,7 @@ def test_a_key_is_listed_once_per_table():
     assert len(entries) == len(set(entries))
     in_train = {name for table, name in entries if table == "[train]"}
     assert in_train == set(TrainSection.model_fields)
-    assert len({table for table, _ in entries}) == 2 + len(RecipeSchema.model_fields)
+    assert len({table for table, _ in entries}) == 3 + len(RecipeSchema.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_gradients_with_objectives_equal_autograds(folder, tiny_checkpoint):
     given = replace(given, dropout=None)
     encoded = trainer.model.encode([given])
     (outputs,) = trainer.model.outputs([given], encoded)
-    loss = trainer.task_gradients[0]._loss(part, outputs, encoded[0].texts)
+    loss = trainer.task_gradients[0]._loss(part, [outputs], encoded[0].texts)
     # Kendall et al. 2018, equation 7: exp(-s) / 2 of a squared error, and s / 2.
     total = math.exp(-0.3) / 2 * loss
     value = loss.item()

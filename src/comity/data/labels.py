@@ -90,8 +90,10 @@ def find_target(
         target = Target(task.kind, task.head_name)
         return target, read_labels(name, task, target, table, errors)
     classes = _find_classes(name, task, table, errors)
-    target = Target(task.kind, task.head_name, classes=classes.names)
+    one_vs_all = task.loss == "one-vs-all"
+    target = Target(task.kind, task.head_name, classes=classes.names, one_vs_all=one_vs_all)
     _check_class_weights(name, task, target, errors)
+    _check_loss(name, target, table.path, errors)
     _check_objectives(name, task, target, table.path, errors)
     labels = read_labels(name, task, target, table, errors)
     return (None if errors.total > before else target), labels
@@ -161,6 +163,14 @@ def _check_class_weights(name: str, task: TaskSection, target: Target, errors: E
             known = ", ".join(target.classes)
             hint = nearest(weighted, target.classes) or f"; the classes are {known}"
             errors.add(f'tasks.{name}.class_weights: unknown class "{weighted}"{hint}')
+
+
+def _check_loss(name: str, target: Target, path: Path, errors: ErrorList) -> None:
+    if target.one_vs_all and len(target.classes) == 2:
+        errors.add(
+            f"tasks.{name}.loss: one-vs-all needs three or more classes, but {path} has two, which "
+            "already have one sigmoid; remove it"
+        )
 
 
 def _check_objectives(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comity.model.bert import Bert
@@ -80,6 +81,8 @@ def answers(target: Target, outputs: Tensor) -> dict[str, Tensor]:
         probabilities = torch.sigmoid(outputs)
     elif target.outputs == 1:
         probabilities = torch.sigmoid(torch.cat([-outputs, outputs], dim=1))
+    elif target.one_vs_all:  # log sigmoids
+        probabilities = torch.softmax(-F.softplus(-outputs), dim=1)
     else:
         probabilities = torch.softmax(outputs, dim=1)
     found = {"logits": outputs, "probabilities": probabilities}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from comity.export.folders import (
@@ -163,7 +164,7 @@ def _write_modules(
 def _write_cross_encoder(source: Source, folder: Path, task: str) -> Part:
     spec, name = source.spec(task), f"{CROSS_ENCODERS}/{task}"
     weight, bias = output_layer(source, task)
-    activation = _SIGMOID if _is_sigmoid(spec.target) else _IDENTITY
+    activation = _SIGMOID if spec.target.sigmoid else _IDENTITY
     length = source.max_length(task)
     if spec.pooling == "pooler" and not spec.layers:
         write_bert(
@@ -189,12 +190,6 @@ def _write_cross_encoder(source: Source, folder: Path, task: str) -> Part:
     return Part(name, "head", (task,), "sentence_transformers.CrossEncoder", _note(spec.target))
 
 
-def _is_sigmoid(target: Target) -> bool:
-    """Whether outputs are independent logits of classes."""
-    two = target.kind == "classification" and target.outputs == 1
-    return two or target.kind == "multi-label"
-
-
 def _cross_encoder_config(spec: HeadSpec, activation: str) -> dict[str, Any]:
     config = head_config(spec)
     if spec.target.outputs == 1 and spec.target.classes:  # one logit, that of the second class
@@ -209,6 +204,11 @@ def _note(target: Target) -> str:
         return "predict gives the probability of each label"
     if target.kind == "classification" and target.outputs == 1:
         return f'predict gives the probability of "{target.classes[1]}"'
+    if target.one_vs_all:
+        return (
+            "predict gives a sigmoid for each class; divided by their sum they are the "
+            "probabilities of the classes"
+        )
     if target.kind == "classification":
         return "predict gives logits; with apply_softmax=True it gives probabilities"
     if target.head == "bins":
@@ -238,10 +238,8 @@ def difference(source: Source, folder: Path, part: Part) -> float:
         model = CrossEncoder(str(folder / part.folder), device="cpu")
         predicted: Any = model.predict(pairs, show_progress_bar=False)
     ours = source.model.outputs(task, sample_rows(source, task))
-    if _is_sigmoid(target):
-        probabilities = target.probabilities(ours)
-        assert probabilities is not None
-        ours = probabilities if target.kind == "multi-label" else probabilities[:, 1:]
+    if target.sigmoid:
+        ours = torch.sigmoid(torch.from_numpy(ours)).numpy()
     return largest_difference(as_outputs(target, predicted), ours)
 
 

@@ -85,7 +85,7 @@ def head_config(spec: HeadSpec) -> dict[str, Any]:
     problem = "single_label_classification"
     if target.head == "regression":
         problem = "regression"
-    elif target.kind == "multi-label":
+    elif target.kind == "multi-label" or target.one_vs_all:  # pipelines apply a sigmoid
         problem = "multi_label_classification"
     return {
         "architectures": ["BertForSequenceClassification"],
@@ -98,6 +98,8 @@ def head_config(spec: HeadSpec) -> dict[str, Any]:
 
 def _note(spec: HeadSpec) -> str:
     target = spec.target
+    if target.one_vs_all:
+        return "scores are sigmoids; divided by their sum they are the probabilities of the classes"
     if target.head == "bins":
         return "the score is the mean of the labels, weighted by their probabilities"
     if target.kind == "similarity":

@@ -43,6 +43,19 @@ def binary_cross_entropy(
     return _weighted_mean(losses, targets, class_weights)
 
 
+def one_vs_all(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a sigmoid for each class, with logits `[B, C]` and targets `[B]`.
+
+    Lin & Le 2024 ("BERT and Beyond", one-versus-all). A row's loss is the sum over classes: the
+    log-likelihood of C independent yes-or-no answers. The gradient on a logit then has the size
+    that it has in `cross_entropy`, probability minus label. `class_weights [C]` multiply each row's
+    loss by the weight of its own class.
+    """
+    wanted = F.one_hot(targets, logits.shape[1]).float()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+    return _weighted_mean(losses.sum(dim=1), targets, class_weights)
+
+
 def _weighted_mean(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
     if class_weights is not None:
         losses = losses * class_weights[targets]
@@ -58,11 +71,37 @@ def head_loss(
     target: Target, outputs: Tensor, wanted: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
     """The loss of a head's outputs against `wanted`, which `Target.trained_on` gives."""
-    if target.kind == "multi-label" or (target.kind == "classification" and target.outputs == 1):
+    if target.one_vs_all:
+        return one_vs_all(outputs, wanted, class_weights)
+    if target.sigmoid:
         return binary_cross_entropy(outputs, wanted, class_weights)
     if target.head in ("linear", "bins"):
         return cross_entropy(outputs, wanted, class_weights)
     return squared_error(outputs, wanted)
+
+
+def consistency_loss(target: Target, first: Tensor, second: Tensor) -> Tensor:
+    """R-Drop's loss between the outputs `[B, outputs]` of two dropout draws of the same rows.
+
+    Half the sum of the two Kullback-Leibler divergences (Liang et al. 2021, section 2.1), as a mean
+    over rows. Softmax outputs (classes, levels) are one distribution over all of them. A sigmoid is
+    a distribution over yes and no: the divergences of a row are summed over the classes of a
+    one-vs-all loss and averaged over labels, as the head's losses are. For a head that predicts a
+    number: the mean squared difference, of scores as they are trained.
+    """
+    first, second = first.float(), second.float()
+    difference = first - second
+    if target.head in ("regression", "cosine"):
+        return difference.square().mean()
+    # KL(p, q) + KL(q, p) is the sum of (p - q)(log p - log q). The normalisers of the logarithms
+    # cancel, so logits may stand for them, and no logarithm of 0 is taken.
+    if target.sigmoid:
+        divergences = (torch.sigmoid(first) - torch.sigmoid(second)) * difference
+    else:
+        divergences = (first.softmax(dim=1) - second.softmax(dim=1)) * difference
+    if target.kind == "multi-label":
+        return divergences.mean() / 2
+    return divergences.sum(dim=1).mean() / 2
 
 
 @dataclass(frozen=True)

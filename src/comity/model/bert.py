@@ -72,6 +72,7 @@ class Bert(Encoder):
             attention_dropout = config.attention_probs_dropout_prob
         self.embedding_dropout = embedding_dropout
         self.hidden_dropout = hidden_dropout
+        self.dropout_rates = (embedding_dropout, hidden_dropout, attention_dropout)
         self.word_embeddings = nn.Parameter(torch.empty(config.vocab_size, self.width))
         self.position_embeddings = nn.Parameter(torch.empty(self.max_length, self.width))
         self.segment_embeddings = nn.Parameter(torch.empty(self.segment_types, self.width))

@@ -52,6 +52,7 @@ class Encoder(nn.Module, ABC):
     max_length: int  # tokens in a sequence at most, including [CLS] and [SEP]
     segment_types: int  # 1: both texts of a pair get segment 0
     hidden_dropout: float  # dropout rate of hidden states, and the default rate of heads
+    dropout_rates: tuple[float, ...]  # all of them, that of hidden states too
     pooling: str  # how the checkpoint was trained to give one vector; one of `pooling.WIDTHS`
     word_embeddings: nn.Parameter  # [V, H]
 

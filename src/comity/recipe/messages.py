@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from comity.errors import did_you_mean, nearest
 from comity.recipe.schema import (
+    ConsistencySection,
     EncoderSection,
     ObjectiveSection,
     RecipeSchema,
@@ -86,6 +87,8 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "fp16": "precision",
     "random_seed": "seed",
     "freeze_encoder": "freeze",
+    "r_drop": "consistency",
+    "rdrop": "consistency",
     "sampling": "task_sampling",
     "model": "name",
     "model_name": "name",
@@ -164,6 +167,11 @@ VALUES_FROM_ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "infonce": ("ranking",),
         "mnrl": ("ranking",),
         "multiplenegativesrankingloss": ("ranking",),
+        "ce": ("cross-entropy",),
+        "softmax": ("cross-entropy",),
+        "bce": ("one-vs-all",),
+        "ovr": ("one-vs-all",),
+        "one_vs_rest": ("one-vs-all",),
     },
     "precision": {
         "32": ("float32",),
@@ -267,8 +275,10 @@ def _message(key: str, details: list[Any]) -> str:
 def _meant(key: str, given: Any, choices: list[str]) -> str:
     """A suggestion for a wrong value that ends a message, or ""."""
     known = VALUES_FROM_ELSEWHERE.get(key, {}) if choices else {}
-    meant = known.get(re.sub("[ -]", "_", str(given).casefold()))
-    return nearest(given, choices) if meant is None else did_you_mean(meant)
+    meant = known.get(re.sub("[ -]", "_", str(given).casefold()), ())
+    # Keys of one name in two tables have different values.
+    meant = tuple(choice for choice in meant if choice in choices)
+    return did_you_mean(meant) if meant else nearest(given, choices)
 
 
 def _unknown_key(parent: str, key: str) -> str:
@@ -354,5 +364,6 @@ def _section_of(path: str) -> type[Section]:
     if first == "stages":
         return StageFile if "data" in rest[1:2] else StageSection
     if first == "tasks":
-        return ObjectiveSection if "objectives" in rest[1:2] else TaskSection
+        inner = {"objectives": ObjectiveSection, "consistency": ConsistencySection}
+        return inner.get(rest[1] if len(rest) > 1 else "", TaskSection)
     return {"encoder": EncoderSection, "track": TrackSection}.get(first, TrainSection)

@@ -9,6 +9,7 @@ from comity.format import markdown_table
 from comity.recipe.json_schema import Node, section_json_schema
 from comity.recipe.messages import RENAMED
 from comity.recipe.schema import (
+    ConsistencySection,
     EncoderSection,
     ObjectiveSection,
     Section,
@@ -112,6 +113,15 @@ rows from 0. The run records the commit and a digest of the rows. No code of a d
 Losses on the embeddings of the two texts of a pair, added to the head's loss. They need a
 similarity task, or a classification task with two classes. Objectives compare the rows of a batch
 with each other, so more `micro_batches`, which split the batch, leave fewer negatives.""",
+    ),
+    KeyGroup(
+        ("[tasks.NAME.consistency]",),
+        ConsistencySection,
+        "### `[tasks.NAME.consistency]`",
+        """\
+Two dropout draws of the same rows should give the same prediction. Written in one line:
+`consistency = { kind = "r-drop" }`. [R-Drop](choose.md#consistency) has the divergence for each
+head. Objectives, evaluation and stages on masked words use one draw.""",
     ),
     KeyGroup(
         ("[[stages]]",),

@@ -12,6 +12,7 @@ HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
 Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
+HeadLoss = Literal["cross-entropy", "one-vs-all"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -149,6 +150,21 @@ class ObjectiveSection(Section):
     )
 
 
+class ConsistencySection(Section):
+    """A loss on the difference between two dropout draws of the same rows."""
+
+    kind: Literal["r-drop"] = Field(
+        description="How two draws are compared. `r-drop`: each row is encoded twice in a step, "
+        "with two dropout draws. The head's loss is the mean of both, and the divergence between "
+        "the two predictions is added to it (Liang et al. 2021).",
+    )
+    weight: Positive = Field(
+        default=1.0,
+        description="Factor on the divergence. Liang et al. add up the losses of the two draws "
+        "where we take their mean, so their alpha is twice this factor.",
+    )
+
+
 class TaskSection(Section):
     """One task: its files and columns, its head, and how it is trained."""
 
@@ -276,6 +292,13 @@ class TaskSection(Section):
         default="nearest",
         description="How the `bins` head rounds scores in training. `down` rounds 2.6 to 2.",
     )
+    loss: HeadLoss = Field(
+        default="cross-entropy",
+        description="Loss of a classification with three or more classes. `cross-entropy`: of a "
+        "softmax over the classes. `one-vs-all`: a sigmoid for each class and the sum of their "
+        "binary cross-entropies (Lin & Le 2024); the probabilities are the sigmoids, divided by "
+        "their sum.",
+    )
     view: View | None = Field(
         default=None,
         description="What the head reads: the `first` or `second` text alone, or the `pair` in "
@@ -339,6 +362,12 @@ class TaskSection(Section):
         description="Losses on embeddings, added to the head's loss; see below.",
         json_schema_extra=default_is("none"),
     )
+    consistency: ConsistencySection | None = Field(
+        default=None,
+        description="A loss on the difference between two dropout draws of the same rows, added "
+        "to the head's loss; see below. A step encodes twice as many tokens of this task.",
+        json_schema_extra=default_is("none"),
+    )
     batch_size: Count | None = Field(
         default=None,
         description="Rows in a batch of this task.",
@@ -346,7 +375,8 @@ class TaskSection(Section):
     )
     batch_tokens: Count | None = Field(
         default=None,
-        description="Token budget of a batch of this task, instead of `batch_size`.",
+        description="Token budget of a batch of this task, instead of `batch_size`. With "
+        "`consistency`, both draws of a row count.",
         json_schema_extra=default_is("`train.batch_tokens`"),
     )
     micro_batches: Count = Field(
@@ -426,6 +456,11 @@ class TaskSection(Section):
         if self.objectives and not self.apart:
             return (*self.views, "first", "second")
         return self.views
+
+    @property
+    def draws(self) -> int:
+        """The dropout draws that a step of training encodes of each row."""
+        return 1 if self.consistency is None else 2
 
     @property
     def metric_name(self) -> MetricName:

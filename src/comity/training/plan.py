@@ -116,7 +116,10 @@ def _sampled_task(
     tokens = section.batch_tokens
     if tokens is None and section.batch_size is None:
         tokens = train.batch_tokens
-    views = section.trained_views if stage.train_on == "labels" else section.views
+    views = section.views
+    if stage.train_on == "labels":
+        # Each further dropout draw encodes what the head reads once more.
+        views = (*section.trained_views, *(section.draws - 1) * section.views)
     batches = TaskBatches(
         data.name,
         split.lengths(views, data.max_length),

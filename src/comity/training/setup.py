@@ -26,11 +26,12 @@ from comity.model.checkpoint import (
     masked_lm_tensors,
     text_encoder,
 )
-from comity.model.dropout import torch_generator
+from comity.model.dropout import drops, torch_generator
 from comity.model.encoder import Encoder
 from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
+from comity.recipe.schema import TaskSection
 from comity.rng import INITIALISATION, MASKING
 from comity.runs.facts import EncoderFacts, HubFacts, Machine, RunInputs, TaskFacts
 from comity.tables.hub import HubPath
@@ -150,7 +151,7 @@ def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
         views=task.views,
         pooling=task.pooling or default,
         embedding_pooling=task.embedding_pooling or task.pooling or encoder.text_pooling,
-        dropout=encoder.hidden_dropout if task.head_dropout is None else task.head_dropout,
+        dropout=_head_dropout(task, encoder),
         interaction=task.interaction,
         layers=task.head_layers,
         add_norm=task.add_norm,
@@ -197,6 +198,7 @@ def prepare(
     loaded = load_as_declared(recipe, recipe.encoder.name, recipe.encoder.revision)
     hardware.choose_device(recipe.train.device)
     _check_freeze(recipe, loaded.encoder)
+    _check_consistency(recipe, loaded.encoder)
     masked = any(stage.train_on != "labels" for stage in recipe.stages)
     if masked and loaded.tokenizer.mask_id is None:
         raise ComityError(
@@ -264,6 +266,25 @@ def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
                 f"freeze: cannot freeze {plural(stage.freeze, 'layer')}, {recipe.encoder.name} has "
                 f'only {layers}; freeze fewer, or write "encoder" to freeze all'
             )
+
+
+def _check_consistency(recipe: Recipe, encoder: Encoder) -> None:
+    """Two dropout draws are the same where nothing is dropped."""
+    errors = ErrorList()
+    for name, task in recipe.tasks.items():
+        rates = [*encoder.dropout_rates]
+        if task.head_name != "cosine":  # which has no dropout of its own
+            rates.append(_head_dropout(task, encoder))
+        if task.consistency is not None and not any(map(drops, rates)):
+            errors.add(
+                f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); "
+                "raise one, or remove it"
+            )
+    errors.check()
+
+
+def _head_dropout(task: TaskSection, encoder: Encoder) -> float:
+    return encoder.hidden_dropout if task.head_dropout is None else task.head_dropout
 
 
 def _untrained_pooler(tasks: Mapping[str, TaskData], loaded: LoadedEncoder) -> list[str]:

@@ -15,6 +15,7 @@ from comity.data.splits import PAIR, Split, TaskData
 from comity.losses.task_losses import (
     TextPairs,
     balanced_weights,
+    consistency_loss,
     cross_entropy,
     head_loss,
     objective_loss,
@@ -25,9 +26,6 @@ from comity.model.masked_lm import mask_words
 from comity.model.multitask import MASKED, DropoutKeys, ModelInput, MultiTaskModel, to_packed
 from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
-
-DRAW = 0
-"""The number of the dropout draw; a row has only one in each step."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class MicroBatch:
     share: float  # of the batch's rows
     inputs: Packed  # the views that the head reads
     texts: Packed | None  # both texts separately, if objectives need them and the head reads a pair
+    draws: int = 1  # how often `inputs` are encoded, each time with another dropout draw
 
     @property
     def packed(self) -> list[Packed]:
-        """Everything that is encoded."""
-        return [self.inputs] if self.texts is None else [self.inputs, self.texts]
+        """Everything that is encoded, once for each draw."""
+        texts = [] if self.texts is None else [self.texts]
+        return [self.inputs, *texts, *[self.inputs] * (self.draws - 1)]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class TaskGradients:
         data, views, split = self.tasks[task], self.model.tasks[task].views, self.splits[task]
         count = min(data.task.micro_batches, len(indices))
         needs_texts = data.task.trained_views != views and not masked
+        draws = 1 if masked else data.task.draws
         numbers = np.arange(first, first + len(indices))
         micro_batches = []
         parts = zip(np.array_split(indices, count), np.array_split(numbers, count), strict=True)
@@ -140,7 +141,7 @@ class TaskGradients:
             inputs = self._packed(split, part, views, data.max_length)
             texts = self._packed(split, part, PAIR, data.max_length) if needs_texts else None
             share = len(part) / len(indices)
-            micro_batches.append(MicroBatch(task, part, part_numbers, share, inputs, texts))
+            micro_batches.append(MicroBatch(task, part, part_numbers, share, inputs, texts, draws))
         return Batch(task, split, micro_batches)
 
     def _packed(
@@ -155,8 +156,9 @@ class TaskGradients:
         """Compute the task gradients of a step: one forward and one backward pass for all tasks.
 
         A row of J is the gradient of the task's loss, averaged over the rows of its batch and
-        multiplied by its loss weight. With micro-batches there are as many passes, and an objective
-        that compares rows compares those of one micro-batch.
+        multiplied by its loss weight. Both dropout draws of a task with `consistency` are in that
+        pass, and both add to the task's row of J. With micro-batches there are as many passes, and
+        an objective that compares rows compares those of one micro-batch.
 
         Args:
             gradients: receives a row of J for each task in the step, and the gradients of heads.
@@ -173,16 +175,20 @@ class TaskGradients:
         gradients.begin(words, 1 if one_row else len(tasks))
         losses = torch.zeros(len(batches), device=self.device)
         for numbers, micro_batches in _passes(batches):
-            inputs = [self._input(micro_batch, words, *keys) for micro_batch in micro_batches]
-            rows = [0 if one_row else tasks.index(each.task) for each in micro_batches]
+            draws = [self._draws(micro_batch, words, *keys) for micro_batch in micro_batches]
+            inputs = list(itertools.chain(*draws))
+            rows = [0 if one_row else tasks.index(each.task) for each in inputs]
             encoded = self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
-            outputs = self.model.outputs(inputs, encoded)
+            results = zip(self.model.outputs(inputs, encoded), encoded, strict=True)
             total = torch.zeros((), device=self.device)
-            results = zip(numbers, micro_batches, outputs, encoded, strict=True)
-            for number, micro_batch, output, vectors in results:
-                loss = self._loss(micro_batch, output, vectors.texts)
-                losses[number] += loss.detach() * micro_batch.share
-                total = total + self._weighted(micro_batch.task, loss) * micro_batch.share
+            for number, micro_batch, own in zip(numbers, micro_batches, draws, strict=True):
+                found = [next(results) for _ in own]
+                outputs, texts = [output for output, _ in found], found[0][1].texts
+                loss = self._loss(micro_batch, outputs, texts)
+                divergence = self._divergence(micro_batch.task, outputs)
+                losses[number] += (loss + divergence).detach() * micro_batch.share
+                weighted = self._weighted(micro_batch.task, loss, divergence)
+                total = total + weighted * micro_batch.share
             total.backward()
         gradients.finish()
         return losses.tolist(), tasks
@@ -246,12 +252,23 @@ class TaskGradients:
 
     def _input(self, micro_batch: MicroBatch, words: NDArray[np.int64], *keys: int) -> ModelInput:
         """A micro-batch on the device, its ids replaced by their indices in `words`."""
-        inputs, *texts = [self._on_device(packed, words) for packed in micro_batch.packed]
+        inputs = self._on_device(micro_batch.inputs, words)
+        texts = None if micro_batch.texts is None else self._on_device(micro_batch.texts, words)
         dropout = self.dropout_keys(micro_batch, *keys)
-        count = len(micro_batch.indices)
-        return ModelInput(micro_batch.task, inputs, count, dropout, texts[0] if texts else None)
+        return ModelInput(micro_batch.task, inputs, len(micro_batch.indices), dropout, texts)
 
-    def dropout_keys(self, micro_batch: MicroBatch, *keys: int) -> DropoutKeys:
+    def _draws(
+        self, micro_batch: MicroBatch, words: NDArray[np.int64], *keys: int
+    ) -> list[ModelInput]:
+        """A micro-batch as `_input`, once for each dropout draw; objectives read the first."""
+        first = self._input(micro_batch, words, *keys)
+        others = [
+            replace(first, dropout=self.dropout_keys(micro_batch, *keys, draw=draw), texts=None)
+            for draw in range(1, micro_batch.draws)
+        ]
+        return [first, *others]
+
+    def dropout_keys(self, micro_batch: MicroBatch, *keys: int, draw: int = 0) -> DropoutKeys:
         """A dropout key for each sequence and for each row in the head.
 
         They depend on seed, `keys` (the step), task, view, draw, and the row's number in the step.
@@ -266,7 +283,7 @@ class TaskGradients:
                     *keys,
                     task_key,
                     name_key(view),
-                    DRAW,
+                    draw,
                     rows=micro_batch.numbers,
                 )
                 for view in views
@@ -288,14 +305,24 @@ class TaskGradients:
             packed.longest,
         )
 
-    def _loss(self, micro_batch: MicroBatch, outputs: Tensor, texts: Sequence[Tensor]) -> Tensor:
-        """The mean loss of a micro-batch's rows: the head's loss plus the task's objectives."""
+    def _loss(
+        self, micro_batch: MicroBatch, outputs: Sequence[Tensor], texts: Sequence[Tensor]
+    ) -> Tensor:
+        """The mean loss of a micro-batch's rows: the head's loss plus the task's objectives.
+
+        `outputs` has one tensor for each dropout draw; the head's loss is the mean over them.
+        """
         task, indices = micro_batch.task, micro_batch.indices
         split, target = self.splits[task], self.model.tasks[task].target
         labels = split.targets[indices]
         trained_on = np.ascontiguousarray(target.trained_on(labels))
-        weights = self.class_weights[task]
-        loss = head_loss(target, outputs, torch.from_numpy(trained_on).to(self.device), weights)
+        wanted = torch.from_numpy(trained_on).to(self.device)
+        loss = head_loss(
+            target,
+            torch.cat(list(outputs)),
+            torch.cat([wanted] * len(outputs)),
+            self.class_weights[task],
+        )
         objectives = self.tasks[task].task.objectives
         if objectives:
             keys = split.table.keys[split.rows[indices]]
@@ -304,12 +331,24 @@ class TaskGradients:
                 loss = loss + objective.weight * objective_loss(objective, target, pairs)
         return loss
 
-    def _weighted(self, task: str, loss: Tensor) -> Tensor:
-        """The loss times the task's loss weight, from the recipe or learned."""
+    def _divergence(self, task: str, outputs: Sequence[Tensor]) -> Tensor:
+        """The weighted loss between two dropout draws; 0 without a second one."""
+        section = self.tasks[task].task
+        if section.consistency is None:
+            return torch.zeros((), device=self.device)
+        divergence = consistency_loss(self.model.tasks[task].target, *outputs)
+        return section.consistency.weight * divergence
+
+    def _weighted(self, task: str, loss: Tensor, divergence: Tensor) -> Tensor:
+        """The loss times the task's loss weight, from the recipe or learned.
+
+        A learned weight belongs to a likelihood, which the divergence of two draws is not.
+        """
         log_variance = self.model.log_variance(task)
         if log_variance is None:
-            return loss * self.tasks[task].task.loss_weight
-        return uncertainty_weighted(loss, log_variance, self.model.tasks[task].target)
+            return (loss + divergence) * self.tasks[task].task.loss_weight
+        target = self.model.tasks[task].target
+        return uncertainty_weighted(loss, log_variance, target) + divergence
 
 
 def _passes(batches: Sequence[Batch]) -> Iterator[tuple[list[int], list[MicroBatch]]]:
