@@ -14,7 +14,7 @@ from comity.inference.saved_model import LOCAL, public_encoder
 from comity.model.checkpoint import MINILM, MINILM_SHA256
 from comity.model.checkpoint_files import WEIGHTS
 from comity.recipe.schema import Stage
-from comity.runs.entries import EvaluationEntry, RecordedScore
+from comity.runs.entries import RecordedScore
 from comity.runs.facts import EncoderFacts
 from comity.targets import HeadSpec, Target
 
@@ -79,11 +79,11 @@ def task_scores(source: Source) -> dict[str, TaskScore]:
     """
     directory = source.directory
     best = directory.best()
-    kept = [entry for entry in directory.entries(EvaluationEntry) if entry.step == best.step]
+    kept = directory.kept_evaluation()
     scores = {}
     for task, score in best.tasks.items():
         found = kept_predictions(directory, task)
-        recorded = kept[-1].tasks.get(task) if kept else None
+        recorded = kept.tasks.get(task) if kept else None
         between = None
         if score.value is not None:
             between = interval(score.metric, found.gold, found.predicted, task)
