@@ -39,7 +39,9 @@ def calibrate(
     """
     threshold = target.threshold if target.has_threshold else None
     if reason := not_finite(outputs):
-        return TaskCalibration(1.0, threshold, metric, None, None, [f"nothing was fitted: {reason}"])
+        return TaskCalibration(
+            1.0, threshold, metric, None, None, [f"nothing was fitted: {reason}"]
+        )
     as_trained = _scores(metric, gold, _probabilities(target, outputs), target.predictions(outputs))
     if len(gold) < LEAST_ROWS:
         note = f"nothing was fitted: {len(gold)} dev rows are too few, {LEAST_ROWS} are needed"
@@ -67,7 +69,9 @@ def _fitted_where_it_helps(
             "(perhaps all dev rows are predicted right)"
         )
     elif after.log_loss >= before.log_loss:
-        notes.append("the temperature stays 1: a fitted one did not lower the cross-fitted log loss")
+        notes.append(
+            "the temperature stays 1: a fitted one did not lower the cross-fitted log loss"
+        )
     else:
         target = replace(target, temperature=temperature)
     if not target.has_threshold:
@@ -75,15 +79,15 @@ def _fitted_where_it_helps(
     if before.value is None or after.value is None:
         notes.append(f"the threshold stays 0.5: {metric} has no value")
     elif after.value <= before.value:
-        notes.append(f"the threshold stays 0.5: a fitted one did not raise the cross-fitted {metric}")
+        notes.append(
+            f"the threshold stays 0.5: a fitted one did not raise the cross-fitted {metric}"
+        )
     else:
         target = replace(target, threshold=fit_threshold(target, metric, gold, outputs))
     return target, notes
 
 
-def fit_temperature(
-    target: Target, gold: NDArray, outputs: NDArray[np.float64]
-) -> float | None:
+def fit_temperature(target: Target, gold: NDArray, outputs: NDArray[np.float64]) -> float | None:
     """The temperature T with the lowest log loss of `outputs / T` (Guo et al. 2017, section 4.2).
 
     None if the log loss has no minimum inside the range from `LOWEST` to `HIGHEST`.
@@ -113,15 +117,15 @@ def fit_threshold(
     scores = np.round(positive.ravel(), DIGITS)
     true = gold.ravel().astype(bool)
     levels, level_of = np.unique(scores, return_inverse=True)
-    if len(levels) < 2:
+    as_trained = METRICS[metric](gold, replace(target, threshold=0.5).predictions(outputs)).value
+    if len(levels) < 2 or as_trained is None:
         return 0.5
     # What is at or below each level, but the highest, is predicted to be negative.
     negatives = np.bincount(level_of, weights=~true, minlength=len(levels)).cumsum()[:-1]
     missed = np.bincount(level_of, weights=true, minlength=len(levels)).cumsum()[:-1]
     values = _on_counts(metric, true.sum() - missed, (~true).sum() - negatives, missed, negatives)
-    as_trained = METRICS[metric](gold, replace(target, threshold=0.5).predictions(outputs)).value
-    best = np.nanmax(values, initial=-np.inf)
-    if as_trained is None or best <= as_trained:
+    best = np.nanmax(values)
+    if best <= as_trained + 1e-12:
         return 0.5
     ranges = _runs(values == best)
     low, high = max(ranges, key=lambda ends: levels[ends[1]] - levels[ends[0]])
@@ -197,7 +201,8 @@ def log_loss(gold: NDArray, probabilities: NDArray[np.float64]) -> float:
         of_true = np.where(gold > 0, probabilities, 1 - probabilities)
     else:
         of_true = probabilities[np.arange(len(gold)), gold.astype(np.int64)]
-    return float(-np.log(np.maximum(of_true, np.finfo(np.float64).tiny)).mean())
+    least = np.finfo(np.float64).eps  # the smallest probability that 1 - p can have
+    return float(-np.log(np.maximum(of_true, least)).mean())
 
 
 def _probabilities(target: Target, outputs: NDArray[np.float64]) -> NDArray[np.float64]:

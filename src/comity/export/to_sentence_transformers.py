@@ -23,6 +23,7 @@ from comity.export.folders import (
     largest_difference,
     output_layer,
     row_code,
+    threshold_note,
     write_bert,
     write_json,
 )
@@ -205,6 +206,11 @@ def _cross_encoder_config(spec: HeadSpec, activation: str) -> dict[str, Any]:
 
 
 def _note(target: Target) -> str:
+    return "; ".join(filter(None, (_result(target), threshold_note(target))))
+
+
+def _result(target: Target) -> str:
+    """What `predict` gives."""
     if target.kind == "multi-label":
         return "predict gives the probability of each label"
     if target.kind == "classification" and target.outputs == 1:
@@ -242,6 +248,8 @@ def difference(source: Source, folder: Path, part: Part) -> float:
         probabilities = target.probabilities(ours)
         assert probabilities is not None
         ours = probabilities if target.kind == "multi-label" else probabilities[:, 1:]
+    else:
+        ours = ours / target.temperature
     return largest_difference(as_outputs(target, predicted), ours)
 
 

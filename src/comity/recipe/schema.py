@@ -381,6 +381,15 @@ class TaskSection(Section):
         json_schema_extra=default_is("equal weights"),
     )
 
+    calibrate: bool = Field(
+        default=False,
+        description="Whether to calibrate the kept model on the dev rows, for classification and "
+        "multi-label: a temperature that the logits are divided by (Guo et al. 2017) and, for two "
+        "classes and multi-label, the probability above which a class or label is predicted (one "
+        "for all labels), which maximises the metric. Either is left out where it does not help "
+        "rows that it was not fitted on. The weights are the same.",
+    )
+
     @property
     def table_format(self) -> TableFormat:
         """How the task's files are read."""

@@ -14,9 +14,7 @@ class BestScore:
     step: int
 
 
-def selected(
-    scores: Mapping[str, Score], trained: Mapping[str, Score], select_by: str
-) -> Score:
+def selected(scores: Mapping[str, Score], trained: Mapping[str, Score], select_by: str) -> Score:
     """The score that models are selected by; the arguments are those of `Selection.update`."""
     return mean_score(trained) if select_by == "mean" else scores[select_by]
 
