@@ -16,8 +16,9 @@ from tests.helpers import ADJECTIVES, NOUNS, number, stop_at_evaluation, write_c
 from comity import ComityError, Model, Recipe, load, train
 from comity.cli.main import main
 from comity.evaluation.predictions import kept_predictions
-from comity.export.export import export
-from comity.export.folders import Source
+from comity.export import to_sentence_transformers, to_transformers
+from comity.export.export import export, open_source
+from comity.export.onnx import described
 from comity.runs.directory import RunDirectory
 from comity.runs.summary import reached, run_summary
 
@@ -57,7 +58,14 @@ def recipe_of(encoder: Path, calibrate: bool = True, **settings: Any) -> Recipe:
         "same": {**TWO, **two, "label": "same", "metric": "mcc", "pooling": "mean"},
         "score": {**TWO, "kind": "similarity", "head": "regression", "label": "score"},
     }
-    train = {"precision": "float32", "batch_size": 8, "lr": 3e-3, "epochs": 2, **settings}
+    train = {
+        "precision": "float32",
+        "batch_size": 16,
+        "lr": 3e-3,
+        "epochs": 2,
+        "eval_train_rows": 20,
+        **settings,
+    }
     return Recipe.from_dict({"encoder": {"name": str(encoder)}, "train": train, "tasks": tasks})
 
 
@@ -209,6 +217,9 @@ def test_the_server_applies_it(run, model, texts):
 
 def test_an_exported_model_applies_it(run, model, texts, tmp_path):
     export(run.path, "comity", tmp_path / "comity")
+    card = (tmp_path / "comity" / "README.md").read_text(encoding="utf-8")
+    assert "mood was calibrated on its dev set: temperature" in card
+    assert f"threshold {model.target('mood').threshold:.6f}" in card
     model.save_pretrained(tmp_path / "saved")
     for folder in ("comity", "saved"):
         other = load(tmp_path / folder, device="cpu")
@@ -216,53 +227,41 @@ def test_an_exported_model_applies_it(run, model, texts, tmp_path):
             assert other.predict(task, texts) == model.predict(task, texts)
 
 
-def test_onnx_has_the_temperature_in_the_graph(run, model, texts, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnx_ir")
-    from comity.export.onnx_check import _answers
-
-    export(run.path, "onnx", tmp_path / "onnx")  # which also compares the probabilities
-    described = json.loads((tmp_path / "onnx" / "tasks.json").read_text())["tasks"]
-    for task in ("mood", "topic", "tags"):
-        rows = [row["text"] for row in texts]
-        found = _answers(tmp_path / "onnx", task, rows)[f"{task}.probabilities"]
-        probabilities, decided = expected(model, run, task, texts)
-        np.testing.assert_allclose(found, probabilities, atol=1e-5)
-        threshold = described[task].get("threshold", 0.5)
-        assert threshold == model.target(task).threshold
-        if task == "mood":
-            assert ((found[:, 1] > threshold) == decided).all()
-    assert "threshold" not in described["topic"]
+def test_onnx_describes_the_thresholds(model):
+    """The temperatures in the graph are tested in tests/export/test_onnx.py."""
+    tasks = {task: described(model, task) for task in CALIBRATED}
+    assert "threshold" not in tasks["topic"]
+    for task in ("mood", "tags", "same"):
+        assert tasks[task].get("threshold", 0.5) == model.target(task).threshold
 
 
 def test_other_libraries_get_the_temperature_and_are_told_the_threshold(
     run, model, texts, tmp_path
 ):
     transformers = pytest.importorskip("transformers")
-    pytest.importorskip("sentence_transformers")
-    found = export(run.path, "transformers", tmp_path / "hf")
-    notes = {part.tasks[0]: part.note for part in found.parts if part.tasks}
-    threshold = model.target("mood").threshold
-    assert f"above a probability of {threshold:.6f}" in notes["mood"]
-    assert notes["topic"] == ""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    source = open_source(run.path)
+    threshold = f"above a probability of {model.target('mood').threshold:.6f}"
+    parts = to_transformers.write(source, tmp_path / "hf", ["topic", "mood"])
+    for part in parts[1:]:
+        assert to_transformers.difference(source, tmp_path / "hf", part) < 1e-4
+        assert (threshold in part.note) == (part.tasks == ("mood",))
     classify = transformers.pipeline("text-classification", model=str(tmp_path / "hf/tasks/topic"))
     probabilities, _ = expected(model, run, "topic", texts)
     for row, p in zip(classify([row["text"] for row in texts]), probabilities, strict=True):
         assert row["score"] == pytest.approx(p.max(), abs=1e-4)
-    card = (tmp_path / "hf" / "README.md").read_text()
-    assert "mood was calibrated on its dev set: temperature" in card
-    assert f"{threshold:.6f}" in card
-    from sentence_transformers import CrossEncoder
-
-    export(run.path, "sentence-transformers", tmp_path / "st")
-    encoder = CrossEncoder(str(tmp_path / "st/cross-encoders/same"), device="cpu")
+    parts = to_sentence_transformers.write(source, tmp_path / "st", ["same"])
+    assert to_sentence_transformers.difference(source, tmp_path / "st", parts[1]) < 1e-4
+    encoder = sentence_transformers.CrossEncoder(
+        str(tmp_path / "st/cross-encoders/same"), device="cpu"
+    )
     pairs: Any = [(row["text"], row["second"]) for row in texts]
     probabilities, _ = expected(model, run, "same", texts)
     np.testing.assert_allclose(encoder.predict(pairs), probabilities[:, 1], atol=1e-4)
 
 
 def test_the_report_says_it(run, tmp_path):
-    assert main(["report", str(run.path), "--out", str(tmp_path / "report.html")]) == 0
+    assert main(["report", str(run.path), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     assert f"with a temperature of {run.best().calibration['mood'].temperature:.4f}" in page
 
@@ -326,11 +325,3 @@ def test_a_wrong_value_is_an_error(tiny_checkpoint):
     values["tasks"]["mood"]["calibrate"] = "yes"
     with pytest.raises(ComityError, match=r"tasks\.mood\.calibrate"):
         Recipe.from_dict(values)
-
-
-def test_source_is_float32(run):
-    """The facts of an export's source hold the calibration too."""
-    from comity.export.export import open_source
-
-    source: Source = open_source(run.path)
-    assert source.spec("mood").target.threshold == run.best().calibration["mood"].threshold
