@@ -50,7 +50,12 @@ class Evaluation:
     rows: dict[str, int] = field(default_factory=dict)  # unlabelled, dropped, clipped and more
     interval: Interval | None = None  # of the score, where requested
     temperature: float = 1.0  # that the logits are divided by, as in `Target`
-    threshold: float = 0.5
+    threshold: float | None = None  # of two classes or several labels, as in `Target`
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature or a threshold was fitted."""
+        return self.temperature != 1.0 or self.threshold not in (None, 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; a metric without a value is null and has a reason."""
@@ -67,7 +72,7 @@ class Evaluation:
             values["reason"] = self.score.reason
         if self.interval is not None:
             values["interval"] = [self.interval.low, self.interval.high]
-        if (self.temperature, self.threshold) != (1.0, 0.5):
+        if self.is_calibrated:
             values |= {"temperature": self.temperature, "threshold": self.threshold}
         if self.names:
             values["classes"] = list(self.names)
@@ -164,7 +169,7 @@ def evaluate_outputs(
         _confusion(target, split.targets, predictions),
         interval=found,
         temperature=target.temperature,
-        threshold=target.threshold,
+        threshold=target.threshold if target.has_threshold else None,
     )
     if reason:
         return replace(evaluation, confusion=None)

@@ -193,11 +193,11 @@ def show_evaluation(evaluation: "Evaluation") -> None:
     others = [f"{name} {or_dash(s.value)}" for name, s in evaluation.others.items()]
     head = f"{evaluation.task}, {plural(evaluation.n, 'row')}"
     out.print(f"{head}: {', '.join(others)}" if others else head)
-    if (evaluation.temperature, evaluation.threshold) != (1.0, 0.5):
-        out.print(
-            f"{evaluation.task}: calibrated, with temperature {evaluation.temperature:.4f} and "
-            f"threshold {evaluation.threshold:.4f}"
-        )
+    if evaluation.is_calibrated:
+        found = f"temperature {evaluation.temperature:.4f}"
+        if evaluation.threshold is not None:
+            found += f", threshold {evaluation.threshold:.4f}"
+        out.print(f"{evaluation.task}: calibrated, {found}")
     if evaluation.classes:
         _show_classes(out, evaluation)
     if evaluation.confusion is not None:
