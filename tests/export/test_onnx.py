@@ -298,6 +298,7 @@ def test_the_file_describes_itself(exported):
         "texts": 1,
         "max_length": 128,
         "outputs": ["tags.logits", "tags.probabilities"],
+        "threshold": 0.6,
         "labels": ["cold", "hot"],
     }
     assert tasks["similarity"]["levels"] == [0, 1, 2, 3, 4, 5]

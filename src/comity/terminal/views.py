@@ -303,7 +303,7 @@ def show_run(summary: RunSummary) -> None:
     out.print(table)
     show_calibration(best.calibration)
     if best.calibration:
-        out.print("The column `kept model` is with the calibration, the others are as trained.")
+        out.print('The column "kept model" is with the calibration, the others are as trained.')
     if summary.skipped:
         steps = plural(summary.skipped, "step")
         out.print(f"{steps} skipped, because a loss or gradient was not finite.")
@@ -318,7 +318,7 @@ def show_calibration(calibration: Mapping[str, TaskCalibration]) -> None:
     if not calibration:
         return
     table = _table(
-        "Calibration on dev; cross-fitted: fitted on one half of the rows, measured on the other",
+        "Calibration on dev",
         ["task", "fitted", "measure"],
         ["as trained", "cross-fitted"],
     )
@@ -341,6 +341,7 @@ def show_calibration(calibration: Mapping[str, TaskCalibration]) -> None:
         table.add_section()
     out = console()
     out.print(table)
+    out.print("Cross-fitted: fitted on one half of the dev rows, measured on the other half.")
     for task, found in calibration.items():
         for note in found.notes:
             out.print(f"{task}: {note}")
