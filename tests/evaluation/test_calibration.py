@@ -68,7 +68,7 @@ def test_the_temperature_is_that_of_scikit_learn(target: Target):
     found = fit_temperature(target, gold, outputs)
     assert found is not None
     assert found > 2  # the logits are three times too large
-    probabilities = replace(target, temperature=found).probabilities(outputs)
+    probabilities: Any = replace(target, temperature=found).probabilities(outputs)
     expected = theirs(target, gold, outputs).predict_proba(outputs)
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
