@@ -383,11 +383,11 @@ class TaskSection(Section):
 
     calibrate: bool = Field(
         default=False,
-        description="Whether to calibrate the kept model on the dev rows, for classification and "
-        "multi-label: a temperature that the logits are divided by (Guo et al. 2017) and, for two "
-        "classes and multi-label, the probability above which a class or label is predicted (one "
-        "for all labels), which maximises the metric. Either is left out where it does not help "
-        "rows that it was not fitted on. The weights are the same.",
+        description="Whether to calibrate the kept model on the dev rows. Classification and "
+        "multi-label get a temperature that divides the logits (Guo et al. 2017). Two classes and "
+        "multi-label also get the threshold with the best metric: the probability above which a "
+        "class or label is predicted (one for all labels). Either is left out where it does not "
+        "help rows that it was not fitted on. The weights are the same.",
     )
 
     @property
