@@ -78,9 +78,9 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 CALIBRATION = {
-    "sentiment": TaskCalibration(2.0, 0.4, "accuracy", None, None),
+    "u-v": TaskCalibration(2.0, 0.48, "accuracy", None, None),
     "deep": TaskCalibration(0.5, None, "accuracy", None, None),
-    "tags": TaskCalibration(3.0, 0.4, "micro_f1", None, None),
+    "tags": TaskCalibration(3.0, 0.48, "micro_f1", None, None),
 }
 
 
@@ -298,7 +298,7 @@ def test_the_file_describes_itself(exported):
         "texts": 1,
         "max_length": 128,
         "outputs": ["tags.logits", "tags.probabilities"],
-        "threshold": 0.4,
+        "threshold": 0.48,
         "labels": ["cold", "hot"],
     }
     assert tasks["similarity"]["levels"] == [0, 1, 2, 3, 4, 5]
