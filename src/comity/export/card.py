@@ -397,8 +397,10 @@ def _calibration(source: Source, tasks: Sequence[str]) -> list[str]:
             lines.append(f"- {markdown_text(task)} was calibrated on its dev set: {what}.")
             if found.as_trained and found.cross_fitted:
                 lines[-1] += f" Cross-fitted there: {_gain(found.as_trained, found.cross_fitted)}."
-    other = "Any other" if lines else "A"
-    return [*lines, f"- {other} probability is the model's own estimate. It was not calibrated."]
+    if len(lines) < len(tasks):
+        other = "Any other" if lines else "A"
+        lines.append(f"- {other} probability is the model's own estimate. It was not calibrated.")
+    return lines
 
 
 def _gain(before: CalibrationScores, after: CalibrationScores) -> str:
