@@ -16,6 +16,7 @@ Purposes and the integers that their draws depend on, after the seed:
     MASKING         step, task, view, row        masked words
     BOOTSTRAP       task (and no seed)           resamples of evaluated rows
     TIMING          -                            dropout of steps that are timed and undone
+    CALIBRATION     task (and no seed)           halves of the dev rows
 """
 
 import zlib
@@ -35,6 +36,7 @@ SAMPLE = 8
 MASKING = 9
 BOOTSTRAP = 10
 TIMING = 11
+CALIBRATION = 12
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio, the increment of SplitMix64
 

@@ -1,5 +1,6 @@
 """Targets: labels as files spell them, as numbers, and predictions from outputs."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -142,6 +143,8 @@ class Target:
     deviation: float = 1.0  # regression: standard deviation of the training targets
     rounding: str = "nearest"  # bins: "nearest", or "down" to the whole number below
     one_vs_all: bool = False  # classes: each output is the logit of a sigmoid, not of a softmax
+    temperature: float = 1.0  # what logits are divided by; fitted by `calibrate`
+    threshold: float = 0.5  # two classes, multi-label: predicted above this probability
 
     @property
     def outputs(self) -> int:
@@ -152,10 +155,14 @@ class Target:
         return len(self.levels) if self.head == "bins" else 1
 
     @property
+    def has_threshold(self) -> bool:
+        """Whether predictions compare a probability with `threshold`."""
+        return self.kind == "multi-label" or (self.kind == "classification" and self.outputs == 1)
+
+    @property
     def sigmoid(self) -> bool:
         """Whether outputs are trained as logits of sigmoids: two classes, labels, one-vs-all."""
-        two = self.kind == "classification" and self.outputs == 1
-        return two or self.kind == "multi-label" or self.one_vs_all
+        return self.has_threshold or self.one_vs_all
 
     @property
     def levels(self) -> np.ndarray:
@@ -195,8 +202,10 @@ class Target:
         """Probabilities `[n, classes]` (or levels) from outputs `[n, outputs]` float64.
 
         The probabilities of multi-label classes are independent. Those of a one-vs-all loss are
-        the sigmoids, divided by their sum. None for a head that predicts a number.
+        the sigmoids, divided by their sum. None for a head that predicts a number. Logits are
+        divided by `temperature` first.
         """
+        outputs = outputs / self.temperature
         if self.kind == "multi-label":
             return _sigmoid(outputs)
         if self.outputs == 1:
@@ -216,11 +225,12 @@ class Target:
         has no scale. Metrics use what is returned here, so they describe what users see.
         """
         probabilities = self.probabilities(outputs)
-        if self.kind == "multi-label":
-            return (outputs > 0).astype(np.int64)
+        if self.has_threshold:
+            # The output at which the probability is the threshold; 0 for the threshold 0.5.
+            least = self.temperature * math.log(self.threshold / (1 - self.threshold))
+            positive = (outputs > least).astype(np.int64)
+            return positive if self.kind == "multi-label" else positive[:, 0]
         if self.kind == "classification":
-            if self.outputs == 1:
-                return (outputs[:, 0] > 0).astype(np.int64)
             return outputs.argmax(axis=1)
         if self.head == "bins":
             assert probabilities is not None

@@ -1,6 +1,7 @@
 """`comity evaluate`: evaluate a run on its dev sets or another labelled file."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.evaluation.evaluate import trained_on
     from comity.runs.directory import RunDirectory
-    from comity.terminal.views import show_evaluation, show_scores, tell
+    from comity.terminal.views import show_calibration, show_evaluation, show_scores, tell
     from comity.terminal.waiting import Waiting
 
     with naming_options(header=False), Waiting("evaluating"):
@@ -49,8 +50,12 @@ def run(options: argparse.Namespace) -> int:
     if options.file is not None and is_run:
         warning = trained_on(RunDirectory.open(options.run_directory), options.file)
         notes += [warning] if warning else []
+    fitted = RunDirectory.open(options.run_directory).best().calibration if is_run else {}
+    fitted = {task: one for task, one in fitted.items() if task in found.tasks}
     if options.json:
         tasks = {task: evaluation.to_dict() for task, evaluation in found.tasks.items()}
+        for task, one in fitted.items():
+            tasks[task]["calibration"] = asdict(one)
         values = tasks[options.task] if options.task else {"tasks": tasks, "skipped": found.skipped}
         print_json({**values, "notes": notes})
         return 0
@@ -58,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     show_scores(f"{options.run_directory}, {what}", {"score": found.tasks})
     for evaluation in found.tasks.values():
         show_evaluation(evaluation)
+    show_calibration(fitted)
     for sentence in (*found.skipped.values(), *(f"Warning: {note}" for note in notes)):
         tell(sentence)
     return 0

@@ -49,6 +49,13 @@ class Evaluation:
     warning: str | None = None  # a sentence where the model predicts nothing but one class
     rows: dict[str, int] = field(default_factory=dict)  # unlabelled, dropped, clipped and more
     interval: Interval | None = None  # of the score, where requested
+    temperature: float = 1.0  # that the logits are divided by, as in `Target`
+    threshold: float | None = None  # of two classes or several labels, as in `Target`
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature or a threshold was fitted."""
+        return self.temperature != 1.0 or self.threshold not in (None, 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; a metric without a value is null and has a reason."""
@@ -65,6 +72,8 @@ class Evaluation:
             values["reason"] = self.score.reason
         if self.interval is not None:
             values["interval"] = [self.interval.low, self.interval.high]
+        if self.is_calibrated:
+            values |= {"temperature": self.temperature, "threshold": self.threshold}
         if self.names:
             values["classes"] = list(self.names)
         if self.confusion is not None:
@@ -159,6 +168,8 @@ def evaluate_outputs(
         len(split),
         _confusion(target, split.targets, predictions),
         interval=found,
+        temperature=target.temperature,
+        threshold=target.threshold if target.has_threshold else None,
     )
     if reason:
         return replace(evaluation, confusion=None)
@@ -212,7 +223,7 @@ def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[i
 def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
     """The head's loss on `outputs: [n, outputs]`, without class weights."""
     wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
-    return float(head_loss(target, torch.from_numpy(outputs), wanted))
+    return float(head_loss(target, torch.from_numpy(outputs / target.temperature), wanted))
 
 
 def trained_on(run: RunDirectory, file: str) -> str | None:

@@ -386,9 +386,9 @@ CALIBRATION_BINS = 15
 def calibration_error(gold: ArrayLike, probabilities: ArrayLike) -> Score:
     """Expected calibration error (Guo et al. 2017, equation 3); lower is better.
 
-    Rows fall into 15 bins of equal width by confidence, the probability of the predicted class. In
-    each bin the share of right predictions is compared with the mean confidence; the error is the
-    mean of these gaps over rows. `gold: [n]` class numbers, `probabilities: [n, C]`.
+    Rows fall into 15 bins of equal width by confidence, the probability of the most probable class.
+    In each bin the share of rows of that class is compared with the mean confidence; the error is
+    the mean of these gaps over rows. `gold: [n]` class numbers, `probabilities: [n, C]`.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -404,18 +404,21 @@ def calibration_error(gold: ArrayLike, probabilities: ArrayLike) -> Score:
         reason = "no rows"
     elif bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         reason = f"the probabilities of {bad} of {len(gold)} rows are not finite"
-    value = None if reason else _calibration_gap(gold, probabilities)
+    right = probabilities.argmax(axis=1) == gold
+    value = None if reason else calibration_gap(probabilities.max(axis=1), right)
     return Score("calibration_error", value, reason, higher_is_better=False)
 
 
-def _calibration_gap(gold: NDArray, probabilities: NDArray) -> float:
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == gold
+def calibration_gap(confidence: NDArray, right: NDArray) -> float:
+    """The mean gap between confidence and share of right predictions, over bins of confidence.
+
+    `confidence: [n]` from 0 to 1; `right: [n]` bool.
+    """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = np.searchsorted(edges[1:-1], confidence)  # a bin includes its upper edge, as published
     # |B| / n times |accuracy - confidence| is |the sum of the differences| / n.
     gaps = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(gold))
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from comity.inference.saved_model import LOCAL, public_encoder
 from comity.model.checkpoint import MINILM, MINILM_SHA256
 from comity.model.checkpoint_files import WEIGHTS
 from comity.recipe.schema import Stage
-from comity.runs.entries import EvaluationEntry, RecordedScore
+from comity.runs.calibration import CalibrationScores
+from comity.runs.entries import RecordedScore
 from comity.runs.facts import EncoderFacts
 from comity.targets import HeadSpec, Target
 
@@ -44,23 +45,6 @@ Flickr30k, SNLI and MultiNLI, Quora question triplets, Natural Questions, SQuAD 
 Evaluation data that comes from one of these collections is not new to it."""
 
 
-_USE_AND_LIMITS = [
-    "## Intended use and limits",
-    "",
-    "The model is meant for texts like those it was trained on, in their language. For other "
-    "texts its predictions have not been evaluated: evaluate them on labelled texts of your "
-    "own first.",
-    "",
-    "- It gives a prediction for any text, however unlike the training texts it is.",
-    "- A probability is the model's own estimate. It was not calibrated.",
-    "- Only the first tokens of a text are read; the table of tasks says how many.",
-    "- It can repeat biases of the encoder, of the training texts and of the people who "
-    "labelled them.",
-    "- It should not decide alone on matters that affect people.",
-    "",
-]
-
-
 @dataclass(frozen=True)
 class TaskScore:
     """A task's score on its dev set, as the run recorded it."""
@@ -79,11 +63,11 @@ def task_scores(source: Source) -> dict[str, TaskScore]:
     """
     directory = source.directory
     best = directory.best()
-    kept = [entry for entry in directory.entries(EvaluationEntry) if entry.step == best.step]
+    kept = directory.kept_evaluation()
     scores = {}
     for task, score in best.tasks.items():
         found = kept_predictions(directory, task)
-        recorded = kept[-1].tasks.get(task) if kept else None
+        recorded = kept.tasks.get(task) if kept else None
         between = None
         if score.value is not None:
             between = interval(score.metric, found.gold, found.predicted, task)
@@ -243,7 +227,7 @@ def _body(
         "",
         _MINILM if _is_minilm(encoder) else _unknown_encoder(encoder),
         "",
-        *_USE_AND_LIMITS,
+        *_use_and_limits(source, tasks),
         *_licence(encoder),
     ]
 
@@ -380,6 +364,50 @@ def _unknown_encoder(encoder: EncoderFacts) -> str:
     return (
         f"{where}; SHA-256 of {digests}. What it was pre-trained on, and its licence, are not "
         "recorded."
+    )
+
+
+def _use_and_limits(source: Source, tasks: Sequence[str]) -> list[str]:
+    return [
+        "## Intended use and limits",
+        "",
+        "The model is meant for texts like those it was trained on, in their language. For other "
+        "texts its predictions have not been evaluated: evaluate them on labelled texts of your "
+        "own first.",
+        "",
+        "- It gives a prediction for any text, however unlike the training texts it is.",
+        *_calibration(source, tasks),
+        "- Only the first tokens of a text are read; the table of tasks says how many.",
+        "- It can repeat biases of the encoder, of the training texts and of the people who "
+        "labelled them.",
+        "- It should not decide alone on matters that affect people.",
+        "",
+    ]
+
+
+def _calibration(source: Source, tasks: Sequence[str]) -> list[str]:
+    """What was fitted on the dev sets, and which probabilities were not calibrated."""
+    fitted = source.directory.best().calibration
+    lines = []
+    for task in tasks:
+        if task in fitted:
+            found = fitted[task]
+            what = f"temperature {found.temperature:.4f}"
+            what += "" if found.threshold is None else f", threshold {found.threshold:.6f}"
+            lines.append(f"- {markdown_text(task)} was calibrated on its dev set: {what}.")
+            if found.as_trained and found.cross_fitted:
+                lines[-1] += f" Cross-fitted there: {_gain(found.as_trained, found.cross_fitted)}."
+    if len(lines) < len(tasks):
+        other = "Any other" if lines else "A"
+        lines.append(f"- {other} probability is the model's own estimate. It was not calibrated.")
+    return lines
+
+
+def _gain(before: CalibrationScores, after: CalibrationScores) -> str:
+    """The calibration error before and after."""
+    return (
+        f"a calibration error of {after.calibration_error:.4f} instead of "
+        f"{before.calibration_error:.4f}"
     )
 
 

@@ -101,7 +101,8 @@ def write_bert(
 def output_layer(source: Source, task: str) -> tuple[Tensor, Tensor]:
     """The weight `[outputs, W]` and bias `[outputs]` of a head's last layer.
 
-    Those of a head that predicts a number give it in the unit of the labels.
+    Those of a head that predicts a number give it in the unit of the labels. Logits are divided by
+    the temperature of a calibration.
     """
     layer: Any = source.model.network.head(task).output
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
@@ -109,13 +110,28 @@ def output_layer(source: Source, task: str) -> tuple[Tensor, Tensor]:
     if target.head == "regression":
         low, high = torch.from_numpy(target.restore(np.array([0.0, 1.0])))
         weight, bias = weight * (high - low), bias * (high - low) + low
+    weight, bias = weight / target.temperature, bias / target.temperature
     return weight.float(), bias.float()
 
 
 def as_outputs(target: Target, values: NDArray) -> NDArray[np.float64]:
-    """Outputs of `output_layer` as those of the head, `[n, outputs]`: logits or one number."""
+    """Outputs of `output_layer` as those of the head, `[n, outputs]`: logits or one number.
+
+    Logits are those divided by the temperature.
+    """
     values = values.astype(np.float64).reshape(len(values), -1)
     return target.normalise(values) if target.head == "regression" else values
+
+
+def threshold_note(target: Target) -> str:
+    """What the user of another library has to know about a task's threshold, or ""."""
+    if target.threshold == 0.5:
+        return ""
+    what = "a label" if target.kind == "multi-label" else f'"{target.classes[1]}"'
+    return (
+        f"Comity predicts {what} above a probability of {target.threshold:.6f}, a threshold that "
+        "this format cannot hold: compare the probability with it"
+    )
 
 
 def largest_difference(first: NDArray, second: NDArray) -> float:

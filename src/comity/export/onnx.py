@@ -101,6 +101,8 @@ def described(model: Model, task: str) -> dict[str, Any]:
         values["embedding"] = output_name(task, "embedding")
     if target.classes:
         values["labels"] = list(target.classes)
+    if target.threshold != 0.5:
+        values["threshold"] = target.threshold
     if target.head == "bins":
         values["levels"] = target.levels.tolist()
     if target.kind == "similarity":

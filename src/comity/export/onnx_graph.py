@@ -72,19 +72,21 @@ def answers(target: Target, outputs: Tensor) -> dict[str, Tensor]:
     """What the head's `outputs [B, outputs]` say, as in `Target.probabilities` and `predictions`.
 
     `logits [B, outputs]` and `probabilities [B, classes]` (or levels) of a head with classes or
-    levels; `score [B]`, in the label's unit, of a task that predicts a number.
+    levels; `score [B]`, in the label's unit, of a task that predicts a number. A temperature is
+    part of the probabilities, not of the logits.
     """
     if target.kind == "regression" or (target.kind == "similarity" and target.head != "bins"):
         score: Any = target.restore(outputs[:, 0])  # pyright: ignore[reportArgumentType]
         return {"score": score.clamp(*target.scale) if target.kind == "similarity" else score}
+    scaled = outputs if target.temperature == 1 else outputs / target.temperature
     if target.kind == "multi-label":
-        probabilities = torch.sigmoid(outputs)
+        probabilities = torch.sigmoid(scaled)
     elif target.outputs == 1:
-        probabilities = torch.sigmoid(torch.cat([-outputs, outputs], dim=1))
+        probabilities = torch.sigmoid(torch.cat([-scaled, scaled], dim=1))
     elif target.one_vs_all:  # log sigmoids
-        probabilities = torch.softmax(-F.softplus(-outputs), dim=1)
+        probabilities = torch.softmax(-F.softplus(-scaled), dim=1)
     else:
-        probabilities = torch.softmax(outputs, dim=1)
+        probabilities = torch.softmax(scaled, dim=1)
     found = {"logits": outputs, "probabilities": probabilities}
     if target.head == "bins":
         levels = torch.from_numpy(target.levels).to(outputs)

@@ -21,7 +21,7 @@ def lacks(spec: HeadSpec) -> str | None:
 def write(source: Source, folder: Path, tasks: list[str]) -> list[Part]:
     """Write the model into an empty folder."""
     directory = source.directory
-    write_saved_model(folder, directory.kept_model(), directory.facts(), directory.recipe())
+    write_saved_model(folder, directory.kept_model(), directory.kept_facts(), directory.recipe())
     return [Part(".", "model", tuple(source.model.tasks), "comity.Model", source.untrained_note)]
 
 

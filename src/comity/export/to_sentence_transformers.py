@@ -24,6 +24,7 @@ from comity.export.folders import (
     largest_difference,
     output_layer,
     row_code,
+    threshold_note,
     write_bert,
     write_json,
 )
@@ -200,6 +201,11 @@ def _cross_encoder_config(spec: HeadSpec, activation: str) -> dict[str, Any]:
 
 
 def _note(target: Target) -> str:
+    return "; ".join(filter(None, (_result(target), threshold_note(target))))
+
+
+def _result(target: Target) -> str:
+    """What `predict` gives."""
     if target.kind == "multi-label":
         return "predict gives the probability of each label"
     if target.kind == "classification" and target.outputs == 1:
@@ -238,6 +244,7 @@ def difference(source: Source, folder: Path, part: Part) -> float:
         model = CrossEncoder(str(folder / part.folder), device="cpu")
         predicted: Any = model.predict(pairs, show_progress_bar=False)
     ours = source.model.outputs(task, sample_rows(source, task))
+    ours = ours / target.temperature
     if target.sigmoid:
         ours = torch.sigmoid(torch.from_numpy(ours)).numpy()
     return largest_difference(as_outputs(target, predicted), ours)

@@ -23,6 +23,7 @@ from comity.export.folders import (
     as_outputs,
     largest_difference,
     output_layer,
+    threshold_note,
     write_bert,
 )
 from comity.export.samples import columns_read, sample_rows, sample_texts
@@ -104,7 +105,7 @@ def _note(spec: HeadSpec) -> str:
         return "the score is the mean of the labels, weighted by their probabilities"
     if target.kind == "similarity":
         return f"scores outside {target.scale[0]:g} to {target.scale[1]:g} are not clipped"
-    return ""
+    return threshold_note(target)
 
 
 def difference(source: Source, folder: Path, part: Part) -> float:
@@ -117,7 +118,7 @@ def difference(source: Source, folder: Path, part: Part) -> float:
     (logits,) = _forward("AutoModelForSequenceClassification", folder / part.folder, columns)
     if target.kind == "classification" and target.outputs == 1:
         logits = logits[:, 1:] - logits[:, :1]
-    ours = source.model.outputs(task, sample_rows(source, task))
+    ours = source.model.outputs(task, sample_rows(source, task)) / target.temperature
     return largest_difference(as_outputs(target, logits), ours)
 
 

@@ -588,7 +588,7 @@ def load(
     if (path / saved_model.FILE).is_file():
         return Model.from_pretrained(path, device=device, precision=precision)
     directory = RunDirectory.open(path)
-    facts, recipe = directory.facts(), directory.recipe()
+    facts, recipe = directory.kept_facts(), directory.recipe()
     return _assembled(facts, recipe, path, directory.kept_model(), device, precision)
 
 

@@ -411,6 +411,15 @@ class TaskSection(Section):
         json_schema_extra=default_is("equal weights"),
     )
 
+    calibrate: bool = Field(
+        default=False,
+        description="Whether to calibrate the kept model on the dev rows. Classification and "
+        "multi-label get a temperature that divides the logits (Guo et al. 2017). Two classes and "
+        "multi-label also get the threshold with the best metric: the probability above which a "
+        "class or label is predicted (one for all labels). Either is left out where it does not "
+        "help rows that it was not fitted on. The weights are the same.",
+    )
+
     @property
     def table_format(self) -> TableFormat:
         """How the task's files are read."""

@@ -18,7 +18,7 @@ from comity.targets import loose_key
 
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
-    "class_weights", "objectives", "rounding", "loss", "consistency",
+    "class_weights", "objectives", "rounding", "loss", "consistency", "calibrate",
 )  # fmt: skip
 _HEAD_KEYS = ("head_dropout", "head_lr", "interaction", "head_layers", "add_norm")
 
@@ -149,6 +149,7 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
             task.kind != "classification",
             "only classification has class weights",
         ),
+        ("calibrate", not labelled, "only classification and multi-label can be calibrated"),
         ("rounding", task.head_name != "bins", "only the bins head rounds scores"),
         ("loss", task.kind != "classification", "only classification has a choice"),
         ("embedding_pooling", not task.objectives, "the task has no objectives"),

@@ -40,6 +40,7 @@ from comity.report.figures import (
     worst_table,
 )
 from comity.report.tasks import TaskView
+from comity.runs.calibration import TaskCalibration
 from comity.runs.entries import StageConflictEntry
 
 TEMPLATE, STYLE = "page.html", "page.css"
@@ -334,6 +335,8 @@ def _task_block(number: int, view: TaskView) -> Block:
     scores = ", ".join(f"{name} {shown(value)}" for name, value in view.scores.items())
     sentences = [f"{view.kind}, head {view.head}, {plural(view.rows, 'dev row')}: {scores}."]
     items, tables = [], []
+    if view.fitted is not None:
+        sentences.extend(_fitted(view.fitted))
     if view.not_finite:
         sentences.append(
             f"{plural(view.not_finite, 'row')} with a prediction that is not a finite number left "
@@ -363,6 +366,21 @@ def _task_block(number: int, view: TaskView) -> Block:
         tables,
         items,
     )
+
+
+def _fitted(found: TaskCalibration) -> list[str]:
+    """What `calibrate` has fitted, and what it is worth on rows that it was not fitted on."""
+    also = "" if found.threshold is None else f" and a threshold of {found.threshold:.4f}"
+    sentences = [f"Calibrated on dev, with a temperature of {found.temperature:.4f}{also}."]
+    before, after = found.as_trained, found.cross_fitted
+    if before and after:
+        sentences.append(
+            "Cross-fitted (fitted on one half of the rows, measured on the other): "
+            f"{found.metric} {shown(after.value)} instead of {shown(before.value)}, log loss "
+            f"{shown(after.log_loss)} instead of {shown(before.log_loss)}, calibration error "
+            f"{shown(after.calibration_error)} instead of {shown(before.calibration_error)}."
+        )
+    return sentences + [f"{visible(note[0].upper() + note[1:])}." for note in found.notes]
 
 
 def _data_blocks(report: Report) -> list[Block]:

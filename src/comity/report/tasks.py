@@ -17,6 +17,7 @@ from comity.evaluation.metrics import (
 from comity.evaluation.plots import band_numbers
 from comity.evaluation.predictions import TaskPredictions, kept_predictions, probability_names
 from comity.files import path_text
+from comity.runs.calibration import TaskCalibration
 from comity.runs.directory import RunDirectory
 from comity.targets import Target
 
@@ -92,6 +93,7 @@ class TaskView:
     classes: list[ClassScore]  # of each class or label
     confusion: list[list[int]] | None  # true down, predicted across
     calibration: Calibration | None  # None for a head without probabilities
+    fitted: TaskCalibration | None  # what `calibrate` has fitted for the kept model
     numbers: Numbers | None  # for a task that predicts a number
     wrong: int | None  # rows with a wrong prediction; None for numbers
     worst: list[Miss]
@@ -129,6 +131,7 @@ def task_view(directory: RunDirectory, task: str, texts: bool) -> TaskView:
         classes=_classes(target, gold, predicted),
         confusion=_confusion(target, gold, predicted),
         calibration=_calibration(target, gold, probabilities),
+        fitted=directory.best().calibration.get(task),
         numbers=_numbers(target, gold, predicted),
         wrong=len(order) if target.classes else None,
         worst=[
@@ -213,7 +216,8 @@ def _worst_first(
         wrong = np.flatnonzero(gold != predicted)
         if probabilities is None:
             return wrong
-        return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+        confidence = probabilities[wrong, _indices(target, predicted[wrong])]
+        return wrong[np.argsort(-confidence, kind="stable")]
     if target.kind == "multi-label":
         errors = (gold != predicted).sum(axis=1)
         wrong = np.flatnonzero(errors)

@@ -4,7 +4,7 @@ RUN/recipe.toml          the recipe, with overrides applied
     run.json             RunFacts: id, seed, recipe, precision, inputs, tasks, machine, versions
     metrics.jsonl        one JSON object per line: one of the entries below
     predictions/000300/sentiment.csv
-    best.json            BestModel: the folder of the best model, and its scores
+    best.json            BestModel: the folder of the best model, its scores and calibration
     data.json            RunData: rows, labels and lengths of every split
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -44,6 +44,7 @@ from comity.files import (
 from comity.format import or_dash
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
+from comity.runs.calibration import calibrated
 from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
 from comity.runs.facts import FORMAT, RunFacts
 
@@ -291,9 +292,21 @@ class RunDirectory:
     @property
     def warnings(self) -> list[str]:
         """A sentence for each task of which the kept model predicts nothing but one class."""
-        step = self.best().step
-        kept = [entry for entry in self.entries(EvaluationEntry) if entry.step == step]
-        return kept[-1].warnings if kept else []
+        kept = self.kept_evaluation()
+        return kept.warnings if kept else []
+
+    def kept_evaluation(self) -> EvaluationEntry | None:
+        """The evaluation of the kept model, with its calibration; None if it was not recorded."""
+        best = self.best()
+        found = [entry for entry in self.entries(EvaluationEntry) if entry.step == best.step]
+        return best.kept(found[-1]) if found else None
+
+    def kept_facts(self) -> RunFacts:
+        """The contents of run.json, with the calibration of the kept model in its heads."""
+        facts, calibration = self.facts(), self.best().calibration
+        heads = calibrated({name: task.head for name, task in facts.tasks.items()}, calibration)
+        tasks = {name: replace(task, head=heads[name]) for name, task in facts.tasks.items()}
+        return replace(facts, tasks=tasks)
 
     def kept_model(self) -> Path:
         """The folder of the best model, all of whose files have been checked.

@@ -1,7 +1,12 @@
 """The records of a run's progress: best.json and the lines of metrics.jsonl."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
+
+from comity.recipe.schema import NOT_AVERAGED
+from comity.runs.calibration import TaskCalibration
 
 
 @dataclass(frozen=True)
@@ -11,17 +16,6 @@ class RecordedScore:
     metric: str
     value: float | None
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class BestModel:
-    """The contents of best.json: which model was kept, and its dev scores."""
-
-    folder: str  # in the run directory
-    step: int
-    by: str  # train.select_by: "mean" or a task
-    score: RecordedScore
-    tasks: dict[str, RecordedScore]
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,32 @@ class RecordedEvaluation:
     reason: str | None = None  # why `value` is None
     confusion_matrix: list[list[int]] | None = None
     warning: str | None = None  # where the model predicts nothing but one class
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The contents of best.json: which model was kept, its dev scores, and its calibration.
+
+    The scores describe the predictions with the calibration, if there is one. The model was
+    selected by its scores as trained, which are in metrics.jsonl.
+    """
+
+    folder: str  # in the run directory
+    step: int
+    by: str  # train.select_by: "mean" or a task
+    score: RecordedScore
+    tasks: dict[str, RecordedScore]
+    calibration: dict[str, TaskCalibration] = field(default_factory=dict)  # tasks with `calibrate`
+    calibrated: dict[str, RecordedEvaluation] = field(default_factory=dict)  # the same tasks on dev
+
+    def kept(self, entry: "EvaluationEntry") -> "EvaluationEntry":
+        """The entry of metrics.jsonl about this model, with the calibration in its dev scores."""
+        if not self.calibrated:
+            return entry
+        tasks = {**entry.tasks, **self.calibrated}
+        values = [t.value for t in tasks.values() if t.metric not in NOT_AVERAGED]
+        known = [value for value in values if value is not None]
+        return replace(entry, tasks=tasks, mean=float(np.mean(known)) if known else None)
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,11 @@ class RunSummary:
 
     @property
     def kept(self) -> EvaluationEntry | None:
-        """The evaluation of the kept model."""
-        step = self.best and self.best.step
-        return next((e for e in self.evaluations if e.step == step), None)
+        """The evaluation of the kept model, with its calibration."""
+        best = self.best
+        if best is None:
+            return None
+        return next((best.kept(e) for e in self.evaluations if e.step == best.step), None)
 
     @property
     def warnings(self) -> list[str]:
@@ -96,5 +98,5 @@ def reached(directory: RunDirectory) -> Reached:
     """The step, mean and task scores of the kept model."""
     best = directory.best()
     tasks = {name: score.value for name, score in best.tasks.items()}
-    means = [entry.mean for entry in directory.entries(EvaluationEntry) if entry.step == best.step]
-    return Reached(best.step, None if None in tasks.values() or not means else means[0], tasks)
+    kept = directory.kept_evaluation()
+    return Reached(best.step, None if None in tasks.values() or not kept else kept.mean, tasks)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural, precision_name
+from comity.runs.calibration import TaskCalibration
 from comity.runs.entries import StageConflictEntry
 from comity.runs.summary import RunSummary
 from comity.terminal.table import LOSER, WINNER, Table
@@ -192,6 +193,11 @@ def show_evaluation(evaluation: "Evaluation") -> None:
     others = [f"{name} {or_dash(s.value)}" for name, s in evaluation.others.items()]
     head = f"{evaluation.task}, {plural(evaluation.n, 'row')}"
     out.print(f"{head}: {', '.join(others)}" if others else head)
+    if evaluation.is_calibrated:
+        found = f"temperature {evaluation.temperature:.4f}"
+        if evaluation.threshold is not None:
+            found += f", threshold {evaluation.threshold:.4f}"
+        out.print(f"{evaluation.task}: calibrated, {found}")
     if evaluation.classes:
         _show_classes(out, evaluation)
     if evaluation.confusion is not None:
@@ -295,6 +301,9 @@ def show_run(summary: RunSummary) -> None:
     table.add_row("mean", "", or_dash(kept and kept.mean))
     out = console()
     out.print(table)
+    show_calibration(best.calibration)
+    if best.calibration:
+        out.print('The column "kept model" is with the calibration, the others are as trained.')
     if summary.skipped:
         steps = plural(summary.skipped, "step")
         out.print(f"{steps} skipped, because a loss or gradient was not finite.")
@@ -302,6 +311,40 @@ def show_run(summary: RunSummary) -> None:
         _show_conflict(entry, out)
     for sentence in summary.warnings:
         out.print(f"Warning: {sentence}")
+
+
+def show_calibration(calibration: Mapping[str, TaskCalibration]) -> None:
+    """Print what was fitted for each calibrated task, and what it is worth on other rows."""
+    if not calibration:
+        return
+    table = _table(
+        "Calibration on dev",
+        ["task", "fitted", "measure"],
+        ["as trained", "cross-fitted"],
+    )
+    for task, found in calibration.items():
+        fitted = [task, "", ""], [f"temperature {found.temperature:.4f}", "", ""]
+        if found.threshold is not None:
+            fitted[1][1] = f"threshold {found.threshold:.4f}"
+        before, after = found.as_trained, found.cross_fitted
+        measures = (
+            (found.metric, before and before.value, after and after.value),
+            ("log loss", before and before.log_loss, after and after.log_loss),
+            (
+                "calibration error",
+                before and before.calibration_error,
+                after and after.calibration_error,
+            ),
+        )
+        for name, what, (measure, *values) in zip(*fitted, measures, strict=True):
+            table.add_row(name, what, measure, *map(or_dash, values))
+        table.add_section()
+    out = console()
+    out.print(table)
+    out.print("Cross-fitted: fitted on one half of the dev rows, measured on the other half.")
+    for task, found in calibration.items():
+        for note in found.notes:
+            out.print(f"{task}: {note}")
 
 
 def _show_conflict(entry: StageConflictEntry, out: Console) -> None:

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
 from comity.evaluation.evaluate import Evaluation, scores_of
 from comity.evaluation.metrics import Score, mean_score
+from comity.runs.calibration import TaskCalibration
 from comity.runs.entries import (
     BestModel,
     BestOfTask,
@@ -91,14 +93,30 @@ def end_entry(progress: Progress) -> EndEntry:
     )
 
 
-def best_model(best: BestScore, scores: Mapping[str, Score], select_by: str) -> BestModel:
-    """The record of the model to keep; `scores` are its dev scores by task."""
+def best_model(
+    best: BestScore,
+    scores: Mapping[str, Score],
+    select_by: str,
+    calibration: Mapping[str, TaskCalibration] = MappingProxyType({}),
+    calibrated: Mapping[str, Evaluation] = MappingProxyType({}),
+) -> BestModel:
+    """The record of the model to keep.
+
+    Args:
+        best: the score that selects models, and the step.
+        scores: the dev scores by task.
+        select_by: "mean" or a task.
+        calibration: what was fitted, for each task with `calibrate`.
+        calibrated: the evaluations of these tasks on dev, with their calibration.
+    """
     return BestModel(
         folder=f"best-{best.step:06d}",
         step=best.step,
         by=select_by,
         score=_recorded_score(best.score),
         tasks={name: _recorded_score(score) for name, score in scores.items()},
+        calibration=dict(calibration),
+        calibrated={name: _recorded_evaluation(found) for name, found in calibrated.items()},
     )
 
 

@@ -14,6 +14,11 @@ class BestScore:
     step: int
 
 
+def selected(scores: Mapping[str, Score], trained: Mapping[str, Score], select_by: str) -> Score:
+    """The score that models are selected by; the arguments are those of `Selection.update`."""
+    return mean_score(trained) if select_by == "mean" else scores[select_by]
+
+
 @dataclass
 class Selection:
     """The best scores so far, and how long ago they were reached. Saved in checkpoints."""
@@ -43,7 +48,7 @@ class Selection:
             known = self.best_of_task.get(name)
             if better(score, known and known.score):
                 self.best_of_task[name] = BestScore(score, step)
-        chosen = mean_score(trained) if select_by == "mean" else scores[select_by]
+        chosen = selected(scores, trained, select_by)
         if self.best is not None and trained and not better(chosen, self.best.score):
             return False
         self.best = BestScore(chosen, step)

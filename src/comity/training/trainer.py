@@ -20,6 +20,7 @@ from comity import hardware
 from comity.data.splits import Split
 from comity.data.task_sampling import PlannedBatch, SampledTask
 from comity.errors import ComityError
+from comity.evaluation.calibration import calibrate
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
 from comity.evaluation.metrics import Score, mean_score
 from comity.evaluation.predictions import write_predictions
@@ -27,10 +28,12 @@ from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
+from comity.runs.calibration import TaskCalibration, calibrated
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.tables.locations import locations
+from comity.targets import HeadSpec
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor
@@ -58,6 +61,7 @@ from comity.training.records import (
     evaluation_entry,
     train_entry,
 )
+from comity.training.selection import BestScore, selected
 from comity.training.setup import Prepared, describe_machine
 from comity.training.task_gradients import Batch, TaskGradients
 
@@ -483,9 +487,34 @@ class Trainer:
             outputs[name] = task_outputs(
                 self.model, name, split, self.prepared.template, data.max_length
             )
-            spec, metric = self.model.tasks[name], data.task.metric_name
-            evaluations[name] = evaluate_outputs(name, spec, metric, split, outputs[name])
+            evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
         return evaluations, outputs
+
+    def _scored(
+        self,
+        task: str,
+        heads: Mapping[str, HeadSpec],
+        splits: Mapping[str, Split],
+        outputs: Mapping[str, Any],
+    ) -> Evaluation:
+        metric = self.prepared.tasks[task].task.metric_name
+        return evaluate_outputs(task, heads[task], metric, splits[task], outputs[task])
+
+    def _calibrate(
+        self, splits: Mapping[str, Split], outputs: Mapping[str, Any]
+    ) -> dict[str, TaskCalibration]:
+        """Calibrate the tasks that ask for it on their dev rows."""
+        return {
+            name: calibrate(
+                name,
+                self.model.tasks[name].target,
+                data.task.metric_name,
+                splits[name].targets,
+                outputs[name],
+            )
+            for name, data in self.prepared.tasks.items()
+            if data.task.calibrate
+        }
 
     def _evaluate_and_keep(self, plan: StagePlan) -> None:
         """Evaluate dev and a sample of training, keep the best model, write a checkpoint."""
@@ -497,9 +526,12 @@ class Trainer:
         is_best = self._select(plan, scores)
         self._log(evaluation_entry(self.progress, evaluations, on_train))
         self._log_stage_conflict(plan)
-        self._write_predictions(dev, outputs)
+        calibration = self._calibrate(dev, outputs) if is_best else {}
+        heads = calibrated(self.model.tasks, calibration)
+        self._write_predictions(dev, outputs, heads)
         if is_best:
-            self._write_best(scores)
+            own = {name: self._scored(name, heads, dev, outputs) for name in calibration}
+            self._write_best({**evaluations, **own}, calibration)
         self._end_evaluation(plan)
         self._write_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
@@ -513,21 +545,29 @@ class Trainer:
 
     def _select(self, plan: StagePlan, scores: Mapping[str, Score]) -> bool:
         """Whether the current model is the best so far; otherwise count towards `patience`."""
-        selection = self.progress.selection
-        tasks = self.prepared.tasks
-        trained = {name: s for name, s in scores.items() if not tasks[name].task.eval_only}
+        selection, trained = self.progress.selection, self._of_trained(scores)
         if selection.update(self.progress.step, scores, trained, self.settings.select_by):
             return True
         if plan.stage.train_on == "labels":  # masked words may well gain a task nothing
             selection.count_without_gain(self.settings.patience)
         return False
 
+    def _of_trained(self, scores: Mapping[str, Score]) -> dict[str, Score]:
+        """The scores of the tasks that are not `eval_only`."""
+        tasks = self.prepared.tasks
+        return {name: s for name, s in scores.items() if not tasks[name].task.eval_only}
+
     # --- the run directory ----------------------------------------------------------------------
 
-    def _write_best(self, scores: Mapping[str, Score]) -> None:
-        best = self.progress.selection.best
-        assert best is not None
-        record = best_model(best, scores, self.settings.select_by)
+    def _write_best(
+        self, evaluations: Mapping[str, Evaluation], calibration: Mapping[str, TaskCalibration]
+    ) -> None:
+        """Keep the current model; the evaluations of calibrated tasks are with the calibration."""
+        select_by, scores = self.settings.select_by, scores_of(evaluations)
+        score = selected(scores, self._of_trained(scores), select_by)
+        best = BestScore(score, self.progress.step)
+        own = {name: evaluations[name] for name in calibration}
+        record = best_model(best, scores, select_by, calibration, own)
         self.directory.write_best(record, self._save_model)
 
     def _save_model(self, folder: Path) -> None:
@@ -535,11 +575,16 @@ class Trainer:
         masters = self.flat.masters_by_name()
         save_model(folder, prepared.encoder, prepared.loaded.tokenizer, masters)
 
-    def _write_predictions(self, splits: Mapping[str, Split], outputs: Mapping[str, Any]) -> None:
+    def _write_predictions(
+        self,
+        splits: Mapping[str, Split],
+        outputs: Mapping[str, Any],
+        heads: Mapping[str, HeadSpec],
+    ) -> None:
         def save(folder: Path) -> None:
             for name, split in splits.items():
                 separator = self.prepared.tasks[name].task.separator
-                target = self.model.tasks[name].target
+                target = heads[name].target
                 write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
 
         self.directory.write_predictions(self.progress.step, save)
