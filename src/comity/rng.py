@@ -16,6 +16,7 @@ Purposes and the integers that their draws depend on, after the seed:
     MASKING         step, task, view, row        masked words
     BOOTSTRAP       task (and no seed)           resamples of evaluated rows
     TIMING          -                            dropout of steps that are timed and undone
+    FOLDS           digest of the file, count    folds of the training rows
 """
 
 import zlib
@@ -35,6 +36,7 @@ SAMPLE = 8
 MASKING = 9
 BOOTSTRAP = 10
 TIMING = 11
+FOLDS = 12
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio, the increment of SplitMix64
 
