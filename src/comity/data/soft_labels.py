@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from comity.errors import ComityError
+from comity.targets import Target
 
 FORMAT = 1
 """Version of the file. Files of another one are refused."""
@@ -123,21 +124,35 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
         known, digest = about.pop("format"), about.pop("sha256")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise ComityError(
-            f"{path}: does not hold soft labels, or is damaged; write it again with comity "
+            f"{path}: does not hold soft labels, or is damaged; delete it and repeat comity "
             "baseline --folds"
         ) from None
     if known != FORMAT:
         raise ComityError(
-            f"{path}: was written by another version of comity; write it again with comity "
+            f"{path}: was written by another version of comity; delete it and repeat comity "
             "baseline --folds"
         )
     if digest != _digest(arrays, about):
         raise ComityError(
-            f"{path}: has changed since it was written; restore it, or write it again with comity "
+            f"{path}: has changed since it was written; restore it, or delete it and repeat comity "
             "baseline --folds"
         )
     lists = {"classes": tuple(about["classes"]), "weights": tuple(about["weights"])}
     return SoftLabels(**{"logits": None, **about, **arrays, **lists})
+
+
+def soft_values(target: Target, outputs: NDArray) -> tuple[NDArray, NDArray | None]:
+    """`SoftLabels.values` and `SoftLabels.logits` of a head's outputs `[n, outputs]`."""
+    if target.kind == "similarity":
+        return target.normalise(target.predictions(outputs)), None
+    if target.kind == "regression":
+        return target.predictions(outputs), None
+    logits = outputs
+    if target.kind == "classification" and target.outputs == 1:
+        logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+    values = target.probabilities(outputs)
+    assert values is not None
+    return values, logits
 
 
 def _digest(arrays: Mapping[str, NDArray], facts: Mapping[str, Any]) -> str:

@@ -46,7 +46,8 @@ class FoldFacts:
 
     number: int  # from 1
     count: int
-    sha256: str  # of the fold's rows
+    rows: int
+    sha256: str  # of the rows, as indices in the file
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ def prepare(
     if fold is not None:
         ((name, data),) = tasks.items()
         tasks[name], digest = without_fold(data, fold, recipe.train.split_seed)
-        fold_facts = FoldFacts(fold.number, fold.count, digest)
+        rows = len(data.train) - len(tasks[name].train)
+        fold_facts = FoldFacts(fold.number, fold.count, rows, digest)
     notes = [*recipe.notes(), *loaded.notes, *_untrained_pooler(tasks, loaded)]
     predictions = None
     if masked:
