@@ -42,6 +42,18 @@ def read(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+def linked(pairs: Pairs) -> list[tuple[set[str], set[int]]]:
+    """The texts and rows of each group of rows that texts link, found by merging sets."""
+    groups: list[tuple[set[str], set[int]]] = []
+    for row, pair in enumerate(pairs):
+        texts, rows = {read(text) for text in pair} - {""}, {row}
+        for group in [group for group in groups if group[0] & texts]:
+            groups.remove(group)
+            texts, rows = texts | group[0], rows | group[1]
+        groups.append((texts, rows))
+    return groups
+
+
 @given(
     pairs=st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(TEXTS)), min_size=4),
     count=st.integers(2, 4),
@@ -49,29 +61,20 @@ def read(text: str) -> str:
     data=st.data(),
 )
 def test_no_text_is_both_in_a_fold_and_outside_of_it(pairs, count, seed, data):
-    rows = data.draw(st.lists(st.integers(0, len(pairs) - 1), unique=True, min_size=1))
-    split = split_of(pairs, sorted(rows))
-    try:
-        folds = fold_of_rows(split, count, seed)
-    except ComityError:
-        # Only where there are too few groups: each new group has a row that links to none before.
-        texts: list[set[str]] = []
-        for row in sorted(rows):
-            own = {read(text) for text in pairs[row]} - {""}
-            linked = [group for group in texts if group & own]
-            texts = [group for group in texts if group not in linked]
-            texts.append(own.union(*linked))
-        assert len(texts) < count or len(rows) < len(pairs)  # other rows may link groups too
+    rows = sorted(data.draw(st.sets(st.integers(0, len(pairs) - 1), min_size=1)))
+    split = split_of(pairs, rows)
+    if count > sum(1 for _, own in linked(pairs) if own & set(rows)):
+        with pytest.raises(ComityError, match="use fewer folds"):
+            fold_of_rows(split, count, seed)
         return
+    folds = fold_of_rows(split, count, seed)
     assert len(folds) == len(rows)
     assert set(folds.tolist()) == set(range(1, count + 1))
-    for fold in range(1, count + 1):
-        inside, outside = (
-            {read(t) for row, is_in in zip(sorted(rows), found, strict=True) if is_in
-             for t in pairs[row]} - {""}
-            for found in (folds == fold, folds != fold)
-        )  # fmt: skip
-        assert not inside & outside
+    texts: dict[str, set[int]] = {}
+    for row, fold in zip(rows, folds.tolist(), strict=True):
+        for text in pairs[row]:
+            texts.setdefault(read(text), set()).add(fold)
+    assert all(len(of_text) == 1 for text, of_text in texts.items() if text)
     np.testing.assert_array_equal(folds, fold_of_rows(split, count, seed))
 
 
@@ -84,8 +87,8 @@ def test_folds_are_equally_large_and_drawn_from_the_seed():
 
 
 def test_a_large_group_is_a_fold_of_its_own():
-    linked: Pairs = [("hub", f"spoke {n}") for n in range(6)]
-    split = split_of([*linked, *((f"a {n}", f"b {n}") for n in range(6))])
+    around_one: Pairs = [("hub", f"spoke {n}") for n in range(6)]
+    split = split_of([*around_one, *((f"a {n}", f"b {n}") for n in range(6))])
     folds = fold_of_rows(split, 2, 0)
     assert len(set(folds[:6])) == len(set(folds[6:])) == 1
     assert folds[0] != folds[6]

@@ -19,7 +19,7 @@ from tests.helpers import (
 )
 from torch import equal
 
-from comity import ComityError, load, train
+from comity import ComityError, Recipe, load, train
 from comity.cli.main import main
 from comity.data.folds import Fold
 from comity.data.soft_labels import read_soft_labels
@@ -105,15 +105,12 @@ def test_the_table_has_floors_and_the_mean_over_seeds(trained, capsys):
 
 
 def test_a_shared_model_is_compared_with_the_tasks_alone(trained, tmp_path, capsys):
-    shared = []
-    for seed in (0, 1):
-        recipe = two_tasks(tmp_path, **STEPS, train__seed=seed).to_dict()
-        recipe["encoder"] = (
-            RunDirectory(trained.parent / "out" / "runs" / "mood-seed0")
-            .recipe()
-            .to_dict()["encoder"]
-        )
-        shared.append(train(recipe, trained.parent / "data", tmp_path / str(seed), quiet=True).path)
+    data = trained.parent / "data"
+    shared = [
+        train(Recipe.load(trained, [f"train.seed={seed}"]), data, tmp_path / str(seed)).path
+        for seed in (0, 1)
+    ]
+    capsys.readouterr()
     runs = ["--compare", *map(str, shared)]
     assert main([*command(trained), "--seeds", "2", "--json", *runs]) == 0
     comparison = json.loads(capsys.readouterr().out)["comparison"]
@@ -205,12 +202,7 @@ def test_a_stopped_baseline_keeps_what_is_finished(recipe, tmp_path, monkeypatch
 
 
 def test_a_stopped_run_without_a_fold_is_resumed_without_it(recipe, tmp_path):
-    alone = two_tasks(tmp_path).from_dict(
-        Baseline(recipe, tmp_path / "data", tmp_path / "out", seeds=1)
-        .series.runs[0]
-        .recipe.to_dict()
-        | {"train": {"precision": "float32", "batch_size": 8, "steps": 4, "evaluate_every": 2}}
-    )
+    alone = Recipe.load(recipe, ["train.evaluate_every=2"]).only(["mood"])
 
     def run(name: str, **options) -> RunDirectory:
         return train_run(alone, tmp_path / "data", tmp_path / name, **options)
@@ -227,7 +219,7 @@ def test_a_stopped_run_without_a_fold_is_resumed_without_it(recipe, tmp_path):
 
 
 def test_a_run_without_a_fold_is_started_again_by_its_own_command(recipe, tmp_path):
-    alone = Baseline(recipe, tmp_path / "data", tmp_path / "out", seeds=1).series.runs[0].recipe
+    alone = Recipe.load(recipe).only(["mood"])
     words = ["comity", "baseline", "recipe.toml"]
     with pytest.raises(KeyboardInterrupt):
         train_run(
