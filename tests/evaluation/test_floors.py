@@ -103,7 +103,7 @@ def test_an_untouched_encoder_reads_pairs_with_their_interaction(tmp_path, tiny_
     found = untouched_floor(*task(tmp_path, tiny_checkpoint, "alike", **changes))
     features, gold = [], []
     for rows in (alike_rows(0, 20), alike_rows(1000, 10)):
-        u, v = (mean_vectors(tiny_checkpoint, [row[i] for row in rows]) for i in (0, 1))
+        u, v = (mean_vectors(tiny_checkpoint, [str(row[i]) for row in rows]) for i in (0, 1))
         features.append(np.hstack([u, v, abs(u - v), u * v]))
         gold.append([row[2] for row in rows])
     predicted = Ridge().fit(features[0], gold[0]).predict(features[1])

@@ -100,7 +100,7 @@ def _texts(split: Split) -> NDArray[np.uint64]:
 def _without_texts(split: Split, texts: NDArray[np.uint64]) -> Split:
     """A split without the rows that have one of these texts."""
     keys = np.asarray(split.table.keys)[split.rows]
-    return split.take(~among(keys, texts).any(axis=1))
+    return split.take(np.flatnonzero(~among(keys, texts).any(axis=1)))
 
 
 def _digest(rows: Rows) -> str:
