@@ -1,5 +1,6 @@
 """`comity baseline`: tasks alone, floors, the comparison with a shared model, and soft labels."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -276,6 +277,21 @@ def test_the_folds_do_not_depend_on_the_seed_and_the_files_have_no_texts(trained
     assert not np.array_equal(first.values, second.values)
     for noun in ("house", "great", "number"):
         assert not any(noun.encode() in path.read_bytes() for path in paths)
+
+
+def test_a_split_seed_that_only_another_task_needs_changes_no_fold(tmp_path, tiny_checkpoint):
+    share = {"tasks__alike__dev": 0.2, "train__split_seed": 7}
+    recipe = write_recipe(tmp_path, tiny_checkpoint, **share)
+    Baseline(recipe, tmp_path / "data", tmp_path / "out", seeds=1, folds=2).train(quiet=True)
+    for task, texts in (("mood", 36), ("alike", 16)):
+        labels = read_soft_labels(tmp_path / "out" / "teachers" / f"{task}-seed0.safetensors")
+        assert len(labels.rows) == texts
+        for fold in (1, 2):
+            run = RunDirectory(tmp_path / "out" / "runs" / f"{task}-seed0-fold{fold}of2")
+            held_out = labels.rows[labels.folds == fold]
+            recorded = run.facts().inputs.fold
+            assert recorded is not None
+            assert recorded.sha256 == hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest()
 
 
 # --- bad input ------------------------------------------------------------------------------------

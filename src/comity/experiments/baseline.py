@@ -140,7 +140,8 @@ class Baseline:
         sentences = []
         for task in self.tasks if self.folds else ():
             split, count = prepared.tasks[task].train, len(self.folds)
-            largest = int(np.bincount(fold_of_rows(split, count, self._split_seed)).max())
+            seed = self._recipe(task, self.seeds[0]).train.split_seed
+            largest = int(np.bincount(fold_of_rows(split, count, seed)).max())
             if largest * count > 2 * len(split):
                 sentences.append(
                     f"{task}: one of {count} folds has {largest:,} of "
@@ -148,10 +149,6 @@ class Baseline:
                     "teacher trains on the others alone"
                 )
         return sentences
-
-    @property
-    def _split_seed(self) -> int:
-        return self.whole.train.split_seed
 
     @property
     def notes(self) -> list[str]:
@@ -267,7 +264,7 @@ class Baseline:
         run = self._by_name[name]
         prepared = prepare(run.recipe, self.series.data, self.drop_leaks)
         data = prepared.tasks[task]
-        folds = fold_of_rows(data.train, len(self.folds), self._split_seed)
+        folds = fold_of_rows(data.train, len(self.folds), run.recipe.train.split_seed)
         values, logits, weights = None, None, []
         for fold, folder in zip(self.folds, folders, strict=True):
             check_digests(folder, self._by_name[_fold_name(name, fold)].digests, self.drop_leaks)

@@ -71,6 +71,7 @@ def _copy_columns(source: Path, target: Path) -> None:
 
 
 def digests_of_weights(kept: Path) -> dict[str, str]:
+    """SHA-256 of each weight file of a run's kept model, by its path in the model's folder."""
     files = sorted(kept.rglob("*.safetensors"))
     return {file.relative_to(kept).as_posix(): sha256_of(file) for file in files}
 
