@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from comity.data.folds import Fold, fold_of_rows
@@ -40,8 +41,9 @@ from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
 from comity.runs.directory import RunDirectory, is_finished, validated
 from comity.runs.summary import reached
+from comity.terminal.waiting import Waiting
 from comity.training.plan import SeriesPlan
-from comity.training.setup import prepare
+from comity.training.setup import Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,9 @@ class Baseline:
             ComityError: after the last run, with the errors of every run that failed.
         """
         self.check()
-        for task in self.tasks:
-            self._floors(task)
+        with Waiting("scoring the untouched encoder", quiet):
+            for task in self.tasks:
+                self._floors(task)
         errors = ErrorList()
         try:
             self.series.train(quiet)
@@ -189,8 +192,9 @@ class Baseline:
             errors.extend(error)
         finally:
             self._keep_slim_runs()
-        for name, task, seed in self._runs():
-            self._write_teacher(name, task, seed)
+        with Waiting("predicting the folds", quiet):
+            for name, task, seed in self._runs():
+                self._write_teacher(name, task, seed)
         errors.check()
 
     def _keep_slim_runs(self) -> None:
@@ -262,30 +266,13 @@ class Baseline:
         if not folders or path.is_file() or not all(map(is_finished, folders)):
             return
         run = self._by_name[name]
+        for fold_name, folder in zip(names, folders, strict=True):
+            check_digests(folder, self._by_name[fold_name].digests, self.drop_leaks)
         prepared = prepare(run.recipe, self.series.data, self.drop_leaks)
         data = prepared.tasks[task]
         folds = fold_of_rows(data.train, len(self.folds), run.recipe.train.split_seed)
-        values, logits, weights = None, None, []
-        for fold, folder in zip(self.folds, folders, strict=True):
-            check_digests(folder, self._by_name[_fold_name(name, fold)].digests, self.drop_leaks)
-            model = load(folder)
-            own = np.flatnonzero(folds == fold.number)
-            outputs = task_outputs(
-                model.network, task, data.train.take(own), prepared.template, data.max_length
-            )
-            found, found_logits = soft_values(model.target(task), outputs)
-            if not np.isfinite(found).all():
-                raise ComityError(
-                    f"{folder}: predicts numbers that are not finite; lower the learning rate"
-                )
-            if values is None:
-                values = np.zeros((len(folds), *found.shape[1:]))
-                logits = None if found_logits is None else np.zeros_like(values)
-            values[own] = found
-            if logits is not None:
-                logits[own] = found_logits
-            weights.append(digests_of_weights(RunDirectory(folder).kept_model()))
-        assert values is not None
+        values, logits = _out_of_fold(prepared, task, folds, folders)
+        kept = [RunDirectory(folder).kept_model() for folder in folders]
         labels = SoftLabels(
             task=task,
             kind=data.target.kind,
@@ -298,7 +285,7 @@ class Baseline:
             count=len(self.folds),
             seed=seed,
             file=data.train.table.digest,
-            weights=tuple(weights),
+            weights=tuple(map(digests_of_weights, kept)),
             recipe=run.recipe.to_dict(),
             digests=run.digests,
             drop_leaks=self.drop_leaks,
@@ -352,6 +339,35 @@ class Baseline:
             mean=statistics.fmean(known) if known and complete else None,
             deviation=statistics.stdev(known) if len(known) > 1 and complete else None,
         )
+
+
+def _out_of_fold(
+    prepared: Prepared, task: str, folds: NDArray[np.int32], runs: Sequence[Path]
+) -> tuple[NDArray, NDArray | None]:
+    """`SoftLabels.values` and `SoftLabels.logits` of a task's training rows.
+
+    `folds [n]` are the folds of the rows; fold k was left out by the k-th of the runs.
+    """
+    data = prepared.tasks[task]
+    order, values, logits = [], [], []
+    for number, run in enumerate(runs, start=1):
+        model = load(run)
+        rows = np.flatnonzero(folds == number)
+        outputs = task_outputs(
+            model.network, task, data.train.take(rows), prepared.template, data.max_length
+        )
+        # A regression has the run's own mean and deviation.
+        found, found_logits = soft_values(model.target(task), outputs)
+        if not np.isfinite(found).all():
+            raise ComityError(
+                f"{run}: predicts numbers that are not finite; lower the learning rate"
+            )
+        order.append(rows)
+        values.append(found)
+        if found_logits is not None:
+            logits.append(found_logits)
+    back = np.argsort(np.concatenate(order))
+    return np.concatenate(values)[back], np.concatenate(logits)[back] if logits else None
 
 
 def _fold_name(name: str, fold: Fold) -> str:
