@@ -17,6 +17,7 @@ Purposes and the integers that their draws depend on, after the seed:
     BOOTSTRAP       task (and no seed)           resamples of evaluated rows
     TIMING          -                            dropout of steps that are timed and undone
     CALIBRATION     task (and no seed)           halves of the dev rows
+    FOLDS           digest of the file, count    folds of the training rows
 """
 
 import zlib
@@ -37,6 +38,7 @@ MASKING = 9
 BOOTSTRAP = 10
 TIMING = 11
 CALIBRATION = 12
+FOLDS = 13
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio, the increment of SplitMix64
 

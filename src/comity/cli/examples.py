@@ -68,6 +68,11 @@ EXAMPLES = {
         "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",
         "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --dry-run",
     ],
+    "baseline": [
+        "comity baseline recipe.toml --out runs/alone --dry-run",
+        "comity baseline recipe.toml --out runs/alone --compare runs/first",
+        "comity baseline recipe.toml --out runs/alone --seeds 1 --folds 5",
+    ],
     "analyse": [
         "comity analyse runs/first --task similarity --out figures",
     ],

@@ -13,6 +13,7 @@ import comity
 from comity.cli import (
     analyse,
     augment,
+    baseline,
     check,
     clean,
     compare,
@@ -52,6 +53,7 @@ COMMANDS = (
     compare,
     report,
     sweep,
+    baseline,
     analyse,
     augment,
     paper,

@@ -1,4 +1,4 @@
-"""Training in `comity sweep` and `comity paper`."""
+"""Training in the commands that train several runs."""
 
 import argparse
 from collections.abc import Callable
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from comity.errors import ComityError
 
 if TYPE_CHECKING:
+    from comity.experiments.baseline import Baseline
     from comity.experiments.sweep import Sweep
     from comity.paper.run import Paper
 
 
 def train_series(
-    series: "Sweep | Paper", options: argparse.Namespace, write: Callable[[], object]
+    series: "Baseline | Sweep | Paper", options: argparse.Namespace, write: Callable[[], object]
 ) -> None:
     """Train all runs; if training stops early, call `write` for the finished ones."""
     from comity.terminal.views import tell

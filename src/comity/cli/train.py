@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from comity.runs.summary import run_summary
     from comity.terminal.progress import Display
     from comity.terminal.views import show_plan, show_run
-    from comity.training.train import check_extendable, extended, plan_run, train
+    from comity.training.train import check_extendable, extended, fold_of, plan_run, train
 
     quiet = options.quiet or options.json
     with Display(quiet=quiet or options.dry_run) as display:
@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
                 job.data,
                 drop_leaks=job.drop_leaks,
                 precision=job.precision,
+                fold=fold_of(RunDirectory(job.out).facts().inputs) if options.resume else None,
                 on_event=display,
             )
             return show(plan, show_plan, options.json)

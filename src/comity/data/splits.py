@@ -292,7 +292,7 @@ class _Reader:
         self, name: str, task: TaskSection, whole: Split, share: float
     ) -> tuple[Split, Split, str]:
         """Training and dev rows of one table, and a note on them; an error if dev is empty."""
-        groups = _dev_groups(whole.table, task.split)
+        groups = row_groups(whole.table, task.split)
         drawn = _draw(whole.table, groups, share, self.recipe.train.split_seed)
         train, dev = _divided(whole, drawn)
         linked = _linked(name, task, whole.table, groups, drawn, share)
@@ -353,7 +353,7 @@ def split_off(split: Split, share: float, seed: int, by: str = "groups") -> tupl
     group larger than what dev still needs stays in training. A blank text links no rows.
     With "rows", every row is a group.
     """
-    drawn = _draw(split.table, _dev_groups(split.table, by), share, seed)
+    drawn = _draw(split.table, row_groups(split.table, by), share, seed)
     return _divided(split, drawn)
 
 
@@ -435,7 +435,7 @@ def _text_at(table: TokenTable, task: TaskSection, row: int, column: int) -> str
     return shown(text if len(text) <= 60 else text[:60] + "...")
 
 
-def _dev_groups(table: TokenTable, by: str) -> Rows:
+def row_groups(table: TokenTable, by: str) -> Rows:
     """A group number `[n]` for each row.
 
     By "groups", rows that share a text agree, unless it is blank; by "rows", every row is its own

@@ -4,7 +4,7 @@ It reads only the run directories, which hold the dev predictions of each run's 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,40 @@ def compare_groups(*groups: Sequence[Path]) -> Comparison:
                 f"{group[0]}: has none of the tasks of {groups[0][0]} ({tasks}); "
                 "compare runs that have a task in common"
             )
+    return _comparison(tables, [_name(group) for group in groups])
+
+
+def compare_with_alone(alone: Mapping[str, Sequence[Path]], *others: Sequence[Path]) -> Comparison:
+    """Compare groups of runs of several tasks with runs that train each task alone.
+
+    The mean of the tasks trained alone is that of their first runs, of their second runs, and so
+    on; it is left out if tasks have different numbers of runs.
+
+    Args:
+        alone: the runs of each task, which differ only in the seed.
+        others: groups of runs that differ only in the seed.
+
+    Raises:
+        ComityError: not a run, none of the tasks, different dev rows.
+    """
+    tables = []
+    for task, runs in alone.items():
+        (table,) = (t for t in score_tables([runs, *others]) if t.task == task)
+        tables.append(table)
+    for index, group in enumerate(others, start=1):
+        if not any(index in table.sides for table in tables):
+            raise ComityError(
+                f"{group[0]}: has none of the tasks {', '.join(alone)}; name a run of the same "
+                "tasks"
+            )
+    counted = [table for table in tables if table.higher_is_better]
+    if len(counted) > 1 and len({len(runs) for runs in alone.values()}) == 1:
+        tables.append(_mean_table(counted))
+    return _comparison(tables, ["each task alone", *(_name(group) for group in others)])
+
+
+def _comparison(tables: Sequence["ScoreTable"], names: Sequence[str]) -> Comparison:
+    """The sides of each table against the first side, which all tables have."""
     found = {
         (table.task, index): table.difference(0, index)
         for table in tables
@@ -118,7 +152,6 @@ def compare_groups(*groups: Sequence[Path]) -> Comparison:
     }
     known = {key: e.p for key, e in found.items() if e is not None and e.p is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
-    names = [_name(group) for group in groups]
     compared = []
     for table in tables:
         entries = []

@@ -1,14 +1,145 @@
-"""Scores that need no training, to compare trained models with."""
+"""Scores that need no training, to compare trained models with.
+
+The majority floor predicts the same for every row. The untouched encoder has only its pretrained
+weights: its texts are pooled as it was trained (`Encoder.text_pooling`), and scikit-learn fits a
+linear model on these vectors, or their cosine is the prediction.
+"""
+
+import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from comity.data.splits import PAIR, Split
+from comity.data.splits import PAIR, Split, TaskData
 from comity.evaluation.evaluate import by_length
 from comity.evaluation.metrics import METRICS, Score
 from comity.model.checkpoint import LoadedEncoder
 from comity.model.heads import CosineHead
 from comity.model.multitask import MultiTaskModel, to_packed
+from comity.targets import Target
+
+COSINE_METRICS = ("pearson", "spearman")
+"""The metrics of a cosine, which has no unit."""
+
+ITERATIONS = 1000
+"""Iterations of the logistic regression at most."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A score on dev that needs no training of the encoder, and what predicts it."""
+
+    score: Score
+    model: str  # such as "always 2" or "logistic regression"
+
+
+# --- without an encoder ---------------------------------------------------------------------------
+
+
+def majority_floor(data: TaskData) -> Floor:
+    """The score on dev of the best constant: what is most frequent in training, or the mean.
+
+    Classification: the most frequent class. Multi-label: the most frequent set of labels, which may
+    be none. Similarity and regression: the mean score, which has no correlation. Of equally
+    frequent ones the first is taken.
+    """
+    targets = data.train.targets
+    if data.target.classes:
+        different, counts = np.unique(targets, axis=0, return_counts=True)
+        constant = different[counts.argmax()]
+    else:
+        constant = targets.mean()
+    predicted = np.repeat(np.asarray(constant)[None], len(data.dev), axis=0)
+    return Floor(_score(data, predicted), f"always {_named(data.target, constant)}")
+
+
+def _named(target: Target, constant: NDArray) -> str:
+    label = target.label(constant)
+    if isinstance(label, list):
+        return ", ".join(label) or "no label"
+    return f"{label:.4g}" if isinstance(label, float) else label
+
+
+# --- with an untouched encoder --------------------------------------------------------------------
+
+
+def untouched_floor(loaded: LoadedEncoder, data: TaskData) -> Floor:
+    """The score on dev of an encoder whose weights are not trained.
+
+    Similarity: the cosine of the two texts' vectors, which learns nothing. All other tasks: a
+    logistic regression on the vectors of the training rows (one for each label of a multi-label
+    task), or for numbers a ridge regression, both from scikit-learn with its default settings. The
+    vectors of a pair are [u; v; |u - v|; u * v].
+
+    Args:
+        loaded: the encoder as loaded from its checkpoint.
+        data: the task, with token ids.
+    """
+    metric = data.task.metric_name
+    if data.target.kind == "similarity" and metric in COSINE_METRICS:
+        return Floor(untouched_cosine(loaded, data.dev, data.max_length)[metric], "cosine")
+    views = tuple(PAIR[column] for column in data.read_columns)
+    train, dev = (
+        text_vectors(loaded, split, views, data.max_length) for split in (data.train, data.dev)
+    )
+    predicted, model = _fitted(data.target.kind, train, data.train.targets, dev)
+    return Floor(_score(data, predicted), model)
+
+
+@torch.inference_mode()
+def text_vectors(
+    loaded: LoadedEncoder, split: Split, views: tuple[str, ...], max_length: int
+) -> NDArray[np.float32]:
+    """One vector for each row of a split: `[n, W]` for one view, `[n, 4 W]` for two.
+
+    W is the hidden size, or twice that for an encoder that is pooled by "cls+mean". A view is
+    "first" or "second": a text that is encoded alone, without dropout.
+    """
+    model, pooling = MultiTaskModel(loaded.encoder, {}), loaded.encoder.text_pooling
+    device = loaded.encoder.word_embeddings.device
+    vectors: NDArray[np.float32] | None = None  # [n, texts, W]
+    for indices in by_length(split.lengths(views, max_length)):
+        packed = to_packed(split.pack(indices, views, loaded.template, max_length), device)
+        found = model.embed(packed, pooling).cpu().numpy()
+        found = found.reshape(len(views), len(indices), -1).swapaxes(0, 1)
+        if vectors is None:
+            vectors = np.zeros((len(split), *found.shape[1:]), dtype=np.float32)
+        vectors[indices] = found
+    assert vectors is not None
+    if len(views) == 1:
+        return vectors[:, 0]
+    u, v = vectors[:, 0], vectors[:, 1]
+    return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+
+
+def _fitted(kind: str, train: NDArray, targets: NDArray, dev: NDArray) -> tuple[NDArray, str]:
+    """Predictions for the vectors `dev [m, F]` of a model that is fitted on `train [n, F]`."""
+    if kind == "classification":
+        return _logistic(train, targets, dev), "logistic regression"
+    if kind == "multi-label":
+        columns = [_logistic(train, column, dev) for column in targets.T]
+        return np.stack(columns, axis=1), "logistic regression for each label"
+    from sklearn.linear_model import Ridge
+
+    return Ridge().fit(train, targets).predict(dev), "ridge regression"
+
+
+def _logistic(train: NDArray, targets: NDArray, dev: NDArray) -> NDArray:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if (targets == targets[0]).all():  # a label that every row has, or none
+        return np.full(len(dev), targets[0])
+    with warnings.catch_warnings():
+        # The last digits of its weights do not matter here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(max_iter=ITERATIONS).fit(train, targets).predict(dev)
+
+
+def _score(data: TaskData, predicted: NDArray) -> Score:
+    return METRICS[data.task.metric_name](data.dev.targets, predicted)
 
 
 @torch.inference_mode()
@@ -30,4 +161,4 @@ def untouched_cosine(loaded: LoadedEncoder, pairs: Split, max_length: int) -> di
         packed = to_packed(pairs.pack(indices, PAIR, loaded.template, max_length), device)
         vectors = model.embed(packed, loaded.encoder.text_pooling)
         cosines[indices] = head(list(vectors.split(len(indices))), None)[:, 0].cpu().numpy()
-    return {name: METRICS[name](pairs.targets, cosines) for name in ("pearson", "spearman")}
+    return {name: METRICS[name](pairs.targets, cosines) for name in COSINE_METRICS}

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+from comity.data.folds import Fold
 from comity.errors import ComityError, ErrorList
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
@@ -26,6 +28,7 @@ class SeriesRun:
     examples: int
     tokens: int
     digests: dict[str, str]  # as `RunInputs.digests`
+    fold: Fold | None = None  # of the training rows, which the run leaves out
 
 
 class Series:
@@ -43,6 +46,7 @@ class Series:
         drop_leaks: bool = False,
         command: list[str] | None = None,
         slim: Path | None = None,
+        folds: Mapping[str, Fold] = MappingProxyType({}),
     ):
         """Plan the runs.
 
@@ -51,6 +55,7 @@ class Series:
             data: the folder where the recipes' relative paths start.
             command: the command line to record in each run.json.
             slim: a folder of slim runs; one with a run's name counts as that run, finished.
+            folds: the fold that a run leaves out, by the name of the run.
         """
         check_folder(out)
         self.data = data
@@ -58,15 +63,17 @@ class Series:
         self.drop_leaks = drop_leaks
         self.command = command
         self.slim = slim
+        self.not_needed: set[str] = set()  # names of runs that count as finished
         self._notes: dict[str, str] = {}  # by sentence
         self.runs: list[SeriesRun] = []
         planned: dict[str, SeriesRun | ComityError] = {}
         failed: dict[str, ComityError] = {}
         for name, recipe in recipes.items():
-            key = _data_key(recipe)
+            fold = folds.get(name)
+            key = f"{_data_key(recipe)} {fold}"
             if key not in planned:
                 try:
-                    planned[key] = self._plan(name, recipe)
+                    planned[key] = self._plan(name, recipe, fold)
                 except ComityError as error:
                     planned[key] = error
             found = planned[key]
@@ -81,9 +88,10 @@ class Series:
         """The notes on the data, each sentence once; not of the first run: with the run's name."""
         return list(self._notes.values())
 
-    def _plan(self, name: str, recipe: Recipe) -> SeriesRun:
-        prepared = prepare(recipe, self.data, self.drop_leaks)
-        for sentence in (*prepared.notes, *prepared.leaks):
+    def _plan(self, name: str, recipe: Recipe, fold: Fold | None) -> SeriesRun:
+        prepared = prepare(recipe, self.data, self.drop_leaks, fold=fold)
+        # The run on all rows has the same notes, with other counts.
+        for sentence in (*prepared.notes, *prepared.leaks) if fold is None else ():
             self._notes.setdefault(sentence, f"{name}: {sentence}" if self.runs else sentence)
         plans = plan_stages(recipe.stages, prepared.tasks, recipe.train)
         counts = [count for plan in plans for count in plan.counts]
@@ -94,6 +102,7 @@ class Series:
             sum(count.examples for count in counts),
             sum(count.tokens for count in counts),
             prepared.inputs().digests,
+            fold,
         )
 
     def check(self) -> None:
@@ -111,7 +120,7 @@ class Series:
         return [run for run in self.runs if not self._is_finished(run)]
 
     def _is_finished(self, run: SeriesRun) -> bool:
-        return any(is_finished(folder) for folder in self._folders(run))
+        return run.name in self.not_needed or any(map(is_finished, self._folders(run)))
 
     def _folders(self, run: SeriesRun) -> list[Path]:
         """Where the run and its slim copy are."""
@@ -135,7 +144,9 @@ class Series:
         if not left:
             return 0.0
         sample = max(left, key=lambda run: run.steps)
-        seconds = plan_run(sample.recipe, self.data, drop_leaks=self.drop_leaks).seconds
+        seconds = plan_run(
+            sample.recipe, self.data, drop_leaks=self.drop_leaks, fold=sample.fold
+        ).seconds
         if seconds is None:
             return None
         return seconds * sum(run.tokens for run in left) / sample.tokens
@@ -178,6 +189,7 @@ class Series:
             drop_leaks=self.drop_leaks,
             on_event=display,
             command=self.command,
+            fold=run.fold,
         )
         _delete_checkpoints(directory)
 

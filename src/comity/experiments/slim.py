@@ -46,7 +46,7 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
             slim.log(entry)
     shutil.copy(directory.path / "best.json", slim.path)
     slim.write_predictions(best.step, lambda folder: _copy_predictions(directory, folder))
-    write_record(slim.path / SLIM_WEIGHTS, _digests(directory.kept_model()))
+    write_record(slim.path / SLIM_WEIGHTS, digests_of_weights(directory.kept_model()))
 
 
 def _without_paths(facts: RunFacts) -> RunFacts:
@@ -70,7 +70,8 @@ def _copy_columns(source: Path, target: Path) -> None:
             writer.writerow(row[: len(PREDICTION_COLUMNS)])
 
 
-def _digests(kept: Path) -> dict[str, str]:
+def digests_of_weights(kept: Path) -> dict[str, str]:
+    """SHA-256 of each weight file of a run's kept model, by its path in the model's folder."""
     files = sorted(kept.rglob("*.safetensors"))
     return {file.relative_to(kept).as_posix(): sha256_of(file) for file in files}
 

@@ -414,7 +414,10 @@ class RunDirectory:
         return f"comity train --resume {shlex.quote(str(self.path))}"
 
     def _restart_command(self) -> str:
-        inputs = self.facts().inputs
+        facts = self.facts()
+        if facts.inputs.fold and facts.command:  # comity train would train on all rows
+            return shlex.join(facts.command)
+        inputs = facts.inputs
         words = ["comity", "train", str(self.path / "recipe.toml"), "--data", inputs.data]
         words += ["--drop-leaks"] if inputs.drop_leaks else []
         return shlex.join([*words, "--out", str(self.path), "--overwrite"])

@@ -38,6 +38,19 @@ class HubFacts:
 
 
 @dataclass(frozen=True)
+class FoldFacts:
+    """The fold of the training rows that a run has not seen (`comity.data.folds`).
+
+    It is drawn from the split seed and the training file, so that the rows can be found again.
+    """
+
+    number: int  # from 1
+    count: int
+    rows: int
+    sha256: str  # of the rows, as indices in the file
+
+
+@dataclass(frozen=True)
 class RunInputs:
     """Everything a run reads. None of it may change between start and resume."""
 
@@ -49,13 +62,15 @@ class RunInputs:
     split_seed: int | None = None  # None in runs of older versions, which used the training seed
     in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
     hub: dict[str, HubFacts] = field(default_factory=dict)  # roles that were data sets of the hub
+    fold: FoldFacts | None = None  # None: the run has seen all training rows
 
     @property
     def digests(self) -> dict[str, str]:
-        """One digest for the encoder, one for the tokenizer, and one for each file."""
+        """One digest for the encoder, the tokenizer and each file, and one for rows left out."""
         weights = " ".join(f"{name}:{digest}" for name, digest in self.encoder.sha256.items())
         files = {f"file of {role}": digest for role, digest in self.files.items()}
-        return {"encoder": weights, "tokenizer": self.tokenizer, **files}
+        held_out = {"fold of training rows": self.fold.sha256} if self.fold else {}
+        return {"encoder": weights, "tokenizer": self.tokenizer, **files, **held_out}
 
 
 @dataclass(frozen=True)

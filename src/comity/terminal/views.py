@@ -376,8 +376,15 @@ def _cosine(value: float | None, low: float | None, high: float | None) -> str:
     return shown if low is None else f"{shown} ({low:.3f} to {high:.3f})"
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """Print runs side by side, compared with the first one, and how to read the table."""
+GROUP_SEEDS = "train at least two seeds of each recipe and use --group-seeds"
+"""How `comity compare` reaches a verdict."""
+
+
+def show_comparison(comparison: Comparison, for_verdicts: str = GROUP_SEEDS) -> None:
+    """Print runs side by side, compared with the first one, and how to read the table.
+
+    `for_verdicts` says what to do where a side has one run.
+    """
     out = console()
     out.print(comparison_table(comparison))
     tested = [verdict for verdict in comparison.verdicts if verdict.p is not None]
@@ -389,7 +396,7 @@ def show_comparison(comparison: Comparison) -> None:
     if len(tested) < sum(verdict.difference is not None for verdict in comparison.verdicts):
         out.print(
             "A single run says nothing about other seeds: its intervals cover dev rows alone. For "
-            "verdicts, train at least two seeds of each recipe and use --group-seeds."
+            f"verdicts, {for_verdicts}."
         )
 
 
@@ -459,6 +466,14 @@ def show_sweep(recipe: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     table = _table(f"Sweep of {recipe}", [], columns)
     for row in rows:
         table.add_row(*(Text(cell, style=WINNER if cell.endswith("*") else "") for cell in row))
+    console().print(table)
+
+
+def show_baseline(recipe: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the scores of tasks that were trained alone, one row of cells per task."""
+    table = _table(f"Tasks of {recipe}, on dev", ["task"], columns)
+    for row in rows:
+        table.add_row(*row)
     console().print(table)
 
 

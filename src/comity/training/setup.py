@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comity import hardware
+from comity.data.folds import Fold, without_fold
 from comity.data.labels import check_trainable, fit_target
 from comity.data.leakage import Reading, find_leaks, without
 from comity.data.notes import task_notes
@@ -33,7 +34,7 @@ from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import INITIALISATION, MASKING
-from comity.runs.facts import EncoderFacts, HubFacts, Machine, RunInputs, TaskFacts
+from comity.runs.facts import EncoderFacts, FoldFacts, HubFacts, Machine, RunInputs, TaskFacts
 from comity.tables.hub import HubPath
 from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
@@ -53,6 +54,7 @@ class Prepared:
     leaks: list[str]  # one sentence per leak
     drop_leaks: bool = False
     predictions: dict[str, Tensor] | None = None  # the checkpoint's masked-language head, if needed
+    fold: FoldFacts | None = None  # of the training rows, which are left out
 
     @property
     def encoder(self) -> Encoder:
@@ -110,6 +112,7 @@ class Prepared:
                 for role, path in paths.items()
                 if isinstance(path, HubPath)
             },
+            fold=self.fold,
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -132,6 +135,11 @@ class Prepared:
             raise ComityError(
                 f"{self.recipe.encoder.name}: the encoder or its tokenizer has changed since the "
                 "run was started; restore the old one, or start a new run"
+            )
+        if recorded.fold != now.fold:
+            raise ComityError(
+                f"{self.folder}: the training rows that the run leaves out have changed since it "
+                "was started; start a new run"
             )
         for role, digest in now.files.items():
             if recorded.files.get(role) != digest:
@@ -180,6 +188,7 @@ def prepare(
     folder: Path,
     drop_leaks: bool = False,
     frames: Mapping[str, Any] = MappingProxyType({}),
+    fold: Fold | None = None,
 ) -> Prepared:
     """Read and check every file, then load the encoder.
 
@@ -187,6 +196,7 @@ def prepare(
         folder: where the recipe's relative paths start.
         drop_leaks: leave out training rows whose texts also appear in a dev set.
         frames: tables in memory, by what the recipe has in place of a file.
+        fold: leave out this fold of the training rows; the recipe has one task.
 
     Raises:
         ComityError: with every error in the files, or else in the checkpoint.
@@ -209,6 +219,12 @@ def prepare(
     leaks, masks = find_leaks(_training_rows(tasks), _dev_rows(tasks))
     if drop_leaks:
         tasks = _without_leaks(tasks, masks)
+    fold_facts = None
+    if fold is not None:
+        ((name, data),) = tasks.items()
+        tasks[name], digest = without_fold(data, fold, recipe.train.split_seed)
+        rows = len(data.train) - len(tasks[name].train)
+        fold_facts = FoldFacts(fold.number, fold.count, rows, digest)
     notes = [*recipe.notes(), *loaded.notes, *_untrained_pooler(tasks, loaded)]
     predictions = None
     if masked:
@@ -228,6 +244,7 @@ def prepare(
         [leak.sentence(drop_leaks) for leak in leaks],
         drop_leaks,
         predictions,
+        fold_facts,
     )
 
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from comity import hardware
+from comity.data.folds import Fold
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+from comity.runs.facts import RunInputs
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
@@ -30,6 +32,7 @@ def train(
     estimate_time: bool = False,
     on_event: Listener = ignore,
     command: list[str] | None = None,
+    fold: Fold | None = None,
 ) -> RunDirectory:
     """Train a recipe and keep the run in a directory, without showing progress.
 
@@ -37,6 +40,8 @@ def train(
         recipe, data, out, resume, extend, overwrite, drop_leaks, on_event: as for `comity.train`.
         estimate_time: time a few steps first, so that the plan says how long the run will take.
         command: the command line to record in run.json.
+        fold: leave out this fold of the training rows; the recipe has one task. A resumed run has
+            its own.
 
     Raises:
         ComityError: with every error in the recipe, its files or the checkpoint.
@@ -54,6 +59,7 @@ def train(
         run = RunDirectory.open(out)
         facts = run.facts()
         drop_leaks, precision = facts.inputs.drop_leaks, facts.precision
+        fold = fold_of(facts.inputs)
         job = resolve(recipe, facts.inputs.data if data is None else data)
         run.check_recipe(job.recipe, "the given recipe")
         if run.is_finished() and not extend:
@@ -68,7 +74,7 @@ def train(
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
     with tracked(job.recipe.track, out, on_event) as listener:
-        trainer = _trainer(job, drop_leaks, listener, precision)
+        trainer = _trainer(job, drop_leaks, listener, precision, fold)
         trainer.plan(estimate_time)
         run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
         trainer.run(run, resume, bool(extend), command)
@@ -116,18 +122,19 @@ def plan_run(
     *,
     drop_leaks: bool = False,
     precision: str | None = None,
+    fold: Fold | None = None,
     on_event: Listener = ignore,
 ) -> PlanSummary:
     """Plan a run, with an estimate of its time, and train nothing.
 
     Args:
-        recipe, data, drop_leaks: as in `train`.
+        recipe, data, drop_leaks, fold: as in `train`.
         precision: "float32" or "bfloat16", to plan a resumed run; otherwise the recipe's.
 
     Raises:
         ComityError: as `train`.
     """
-    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision)
+    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision, fold)
     return trainer.plan(estimate_time=True)
 
 
@@ -139,7 +146,18 @@ def evaluate_untrained(recipe: RecipeLike, data: str | Path | None = None) -> di
     return trainer.evaluate(dev)[0]
 
 
-def _trainer(job: Job, drop_leaks: bool, on_event: Listener, precision: str | None) -> Trainer:
-    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames)
+def fold_of(inputs: RunInputs) -> Fold | None:
+    """The fold that a run leaves out."""
+    return None if inputs.fold is None else Fold(inputs.fold.number, inputs.fold.count)
+
+
+def _trainer(
+    job: Job,
+    drop_leaks: bool,
+    on_event: Listener,
+    precision: str | None,
+    fold: Fold | None = None,
+) -> Trainer:
+    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
     on_event(DataRead((*prepared.notes, *prepared.leaks)))
     return Trainer(prepared, on_event, precision)
