@@ -1,4 +1,4 @@
-"""Weight averages: against torch's and by hand, without effect on training, resumed and extended."""
+"""Weight averages: against torch's and by hand, in runs, and in resumed and extended runs."""
 
 import shutil
 from pathlib import Path
@@ -101,10 +101,9 @@ def test_the_mean_of_evaluations_equals_torchs(count):
         seen.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         theirs = AveragedModel(module)
         for weights in seen[-count:]:
-            theirs.module.load_state_dict(weights)
-            module_then = nn.Linear(5, 3)
-            module_then.load_state_dict(weights)
-            theirs.update_parameters(module_then)
+            then = nn.Linear(5, 3)
+            then.load_state_dict(weights)
+            theirs.update_parameters(then)
         ours.swap_in()
         for found, expected in zip(module.parameters(), theirs.module.parameters(), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

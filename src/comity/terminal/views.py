@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
-from comity.format import clock, or_dash, plural, precision_name
+from comity.format import clock, or_dash, plural, precision_name, some
 from comity.runs.entries import StageConflictEntry
 from comity.runs.summary import RunSummary
 from comity.terminal.table import LOSER, WINNER, Table
@@ -295,6 +295,14 @@ def show_run(summary: RunSummary) -> None:
     table.add_row("mean", "", or_dash(kept and kept.mean))
     out = console()
     out.print(table)
+    if summary.average:
+        out.print(f"Evaluated and kept: the {summary.average}.")
+    if summary.soup:
+        kept = [member.run for member in summary.soup if member.kept]
+        out.print(
+            f"A soup: the mean of the weights of {some(kept, len(kept))}, chosen on dev from "
+            f"{plural(len(summary.soup), 'run')}."
+        )
     if summary.skipped:
         steps = plural(summary.skipped, "step")
         out.print(f"{steps} skipped, because a loss or gradient was not finite.")
