@@ -68,6 +68,10 @@ EXAMPLES = {
         "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",
         "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --dry-run",
     ],
+    "soup": [
+        "comity soup runs/seed-0 runs/seed-1 runs/seed-2 --out runs/soup",
+        "comity soup runs/rates/* --out runs/soup --overwrite --json",
+    ],
     "analyse": [
         "comity analyse runs/first --task similarity --out figures",
     ],

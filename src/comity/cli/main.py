@@ -29,6 +29,7 @@ from comity.cli import (
     recipe,
     report,
     serve,
+    soup,
     sweep,
     train,
 )
@@ -52,6 +53,7 @@ COMMANDS = (
     compare,
     report,
     sweep,
+    soup,
     analyse,
     augment,
     paper,

@@ -74,13 +74,13 @@ def run_summary(directory: RunDirectory) -> RunSummary:
         evaluations=evaluations,
         conflict=stage_conflicts(directory),
         skipped=len(directory.entries(SkippedEntry)),
-        average=_average(recipe.train),
+        average=weight_average(recipe.train),
         soup=facts.soup,
     )
 
 
-def _average(train: TrainSection) -> str | None:
-    """What was averaged, or None where the trained weights were evaluated."""
+def weight_average(train: TrainSection) -> str | None:
+    """What was averaged, in words; None where the trained weights were evaluated."""
     if train.average == "ema":
         return f"moving average of the weights, decay {train.average_decay:g}"
     if train.average == "last-evaluations":

@@ -276,9 +276,10 @@ def show_run(summary: RunSummary) -> None:
         print(f"{summary.run}: {summary.status}")
     if best is None:
         return
+    kind = "soup" if summary.soup else f"kept step {best.step:,}"
     title = (
         f"{summary.run}: {summary.encoder}, {precision_name(summary.precision)}, "
-        f"kept step {best.step:,} (selected by {best.by})"
+        f"{kind} (selected by {best.by})"
     )
     columns = ("kept model", "best score", "at step", "on training rows")
     table = _table(title, ["task", "metric"], columns)
