@@ -173,6 +173,17 @@ def test_a_task_can_select(folder, tiny_checkpoint, runs, tmp_path):
     assert RunDirectory(tmp_path / "out").best().by == "alike"
 
 
+def test_a_soup_that_was_not_written_to_its_end_says_how_to_repeat_it(runs, tmp_path):
+    make_soup(runs[:2], out := tmp_path / "out")
+    metrics = out / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    status = RunDirectory.open(out).status().sentence
+    assert "start it again with comity soup " in status
+    command = status.partition("again with ")[2].split()
+    assert main(command[1:]) == 0
+    assert RunDirectory.open(out).is_finished()
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

@@ -94,17 +94,10 @@ def make_soup(
         weights = _weights(run)
         alone.append((run, dev.evaluate(weights)))
         everything = _sum(everything, weights)
-    (best, result), *others = sorted(alone, key=cmp_to_key(_compare))
-    members = [_member(best, result, result, True)]
-    kept, count = _sum({}, _weights(best)), 1
-    for run, own in others:
-        tried = _sum(kept, _weights(run))
-        with_it = dev.evaluate(_divided(tried, count + 1))
-        helps = not better(result.score, with_it.score)
-        members.append(_member(run, own, with_it, helps))
-        if helps:
-            kept, count, result = tried, count + 1, with_it
+    alone.sort(key=cmp_to_key(_compare))
+    members, weights, result = _greedy(alone, dev)
     all_runs = dev.evaluate(_divided(everything, len(found)))
+    best, _ = alone[0]
     facts = replace(
         best.facts,
         machine=describe_machine(dev.device),
@@ -116,7 +109,7 @@ def make_soup(
         soup=members,
     )
     soup = _Run(out, RunDirectory.create(out, overwrite), facts, best.recipe)
-    _write(soup, best, dev, _divided(kept, count), result)
+    _write(soup, best, dev, weights, result)
     return Soup(
         out=str(out),
         by=dev.by,
@@ -125,6 +118,23 @@ def make_soup(
         tasks={task: score.value for task, score in scores_of(result.evaluations).items()},
         all_runs=all_runs.score.value,
     )
+
+
+def _greedy(
+    alone: Sequence[tuple[_Run, _Result]], dev: "_DevSets"
+) -> tuple[list[SoupMember], dict[str, Tensor], _Result]:
+    """Try the runs in their order; returns what came of each, the soup's weights and its result."""
+    (best, result), *others = alone
+    members = [_member(best, result, result, True)]
+    kept, count = _sum({}, _weights(best)), 1
+    for run, own in others:
+        tried = _sum(kept, _weights(run))
+        with_it = dev.evaluate(_divided(tried, count + 1))
+        helps = not better(result.score, with_it.score)
+        members.append(_member(run, own, with_it, helps))
+        if helps:
+            kept, count, result = tried, count + 1, with_it
+    return members, _divided(kept, count), result
 
 
 # --- which runs can be averaged -------------------------------------------------------------------
@@ -271,7 +281,7 @@ def _member(run: _Run, own: _Result, with_it: _Result, kept: bool) -> SoupMember
 
 
 def _write(soup: _Run, best: _Run, dev: _DevSets, weights: Weights, result: _Result) -> None:
-    """Write a run without steps; the end entry comes last, as a stopped write is no run."""
+    """Write a run without steps. The end entry comes last: without it the run is unfinished."""
     directory, progress = soup.directory, Progress()
     scores = scores_of(result.evaluations)
     progress.selection.update(progress.step, scores, dev.trained(scores), dev.by)

@@ -401,7 +401,10 @@ class RunDirectory:
         return f"comity train --resume {shlex.quote(str(self.path))}"
 
     def _restart_command(self) -> str:
-        inputs = self.facts().inputs
+        inputs, soup = self.facts().inputs, self.facts().soup
+        if soup:
+            runs = [member.run for member in soup]
+            return shlex.join(["comity", "soup", *runs, "--out", str(self.path), "--overwrite"])
         words = ["comity", "train", str(self.path / "recipe.toml"), "--data", inputs.data]
         words += ["--drop-leaks"] if inputs.drop_leaks else []
         return shlex.join([*words, "--out", str(self.path), "--overwrite"])
