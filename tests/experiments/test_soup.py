@@ -153,7 +153,7 @@ def test_a_soup_is_a_run_that_says_what_it_is(runs, tmp_path, capsys):
         assert main(command) == 0, command
     card = next((tmp_path / "exported").rglob("README.md")).read_text()
     assert "A soup of" in card
-    assert "soup" in (tmp_path / "out" / "report.html").read_text()
+    assert "mean of the weights of" in (tmp_path / "out" / "report.html").read_text()
     write_slim_run(Path(out), tmp_path / "slim")
     members = RunDirectory.open(tmp_path / "slim").facts().soup
     assert sorted(member.run for member in members) == ["0", "1", "2", "3"]
