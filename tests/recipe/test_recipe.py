@@ -49,6 +49,17 @@ def test_defaults_are_the_papers_heads():
         ({"tasks__mood__metric": "pearson"}, ["tasks.mood.metric", "accuracy"]),
         ({"train__select_by": "moood"}, ["train.select_by", 'did you mean "mood"']),
         ({"train__steps": 3, "train__epochs": 2}, ["train.steps", "not both"]),
+        ({"train__average": "emma"}, ["train.average", 'did you mean "ema"']),
+        ({"train__average_decay": 0.9}, ["train.average_decay", "no effect", "average is none"]),
+        ({"train__average": "ema", "train__average_decay": 1.0}, ["train.average_decay", "1"]),
+        (
+            {"train__average": "ema", "train__average_last": 3},
+            ["train.average_last", "no effect", "average is ema"],
+        ),
+        (
+            {"train__average": "last-evaluations", "train__average_last": 1},
+            ["train.average_last", "at least 2"],
+        ),
         ({"tasks__a/b": MOOD}, ["tasks.a/b", "file name"]),
         ({"tasks__..": MOOD}, ["tasks...", "file name"]),
         ({"tasks__nul": MOOD}, ["tasks.nul", "file name"]),

@@ -15,7 +15,9 @@ from tests.helpers import ADJECTIVES, NOUNS, number, stop_at_evaluation, write_c
 
 from comity import ComityError, Model, Recipe, load, train
 from comity.cli.main import main
+from comity.evaluation.calibration import calibrate
 from comity.evaluation.predictions import kept_predictions
+from comity.experiments.soup import make_soup
 from comity.export import to_sentence_transformers, to_transformers
 from comity.export.export import export, open_source
 from comity.export.onnx import described
@@ -302,6 +304,24 @@ def test_a_resumed_and_an_extended_run_fit_again(run, data, tiny_checkpoint, tmp
     model = load(extended, device="cpu")
     for task in CALIBRATED:
         assert model.evaluate(task).score.value == extended.best().tasks[task].value
+
+
+def test_a_soup_is_calibrated_for_its_own_weights(run, data, tiny_checkpoint, tmp_path):
+    other = train(recipe_of(tiny_checkpoint, seed=1), data, tmp_path / "other")
+    make_soup([run.path, other.path], tmp_path / "soup")
+    soup = RunDirectory.open(tmp_path / "soup")
+    model = load(soup, device="cpu")
+    plain = RunDirectory.open(tmp_path / "soup").facts().tasks
+    for task in CALIBRATED:
+        assert plain[task].head.target.temperature == 1
+        gold = model.dev_split(task).targets
+        rows = list(csv.DictReader((data / "dev.csv").open(newline="")))
+        again = calibrate(
+            task, plain[task].head.target, plain[task].metric, gold, model.outputs(task, rows)
+        )
+        assert soup.best().calibration[task].temperature == pytest.approx(again.temperature)
+        assert soup.best().calibration[task].threshold == pytest.approx(again.threshold)
+        assert model.evaluate(task).score.value == soup.best().tasks[task].value
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from comity.cli import (
     recipe,
     report,
     serve,
+    soup,
     sweep,
     train,
 )
@@ -54,6 +55,7 @@ COMMANDS = (
     report,
     sweep,
     baseline,
+    soup,
     analyse,
     augment,
     paper,

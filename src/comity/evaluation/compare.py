@@ -187,7 +187,8 @@ def _entry(name: str, side: "Side", mean: Estimate | None, verdict: Verdict | No
 def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
     """Group runs that differ only in the seed; each group is sorted by seed.
 
-    Encoder, tokenizer and data files must have the same content; their paths may differ.
+    Encoder, tokenizer and data files must have the same content; their paths may differ. A soup is
+    never grouped with the runs that it was made from.
 
     Raises:
         ComityError: not a run, or two runs of one group with the same seed.
@@ -201,7 +202,7 @@ def same_recipes(runs: Sequence[Path]) -> list[list[Path]]:
         if not values.get("train"):
             values.pop("train", None)
         facts = directory.facts()
-        made_of = facts.inputs.digests
+        made_of = facts.inputs.digests, [member.id for member in facts.soup]
         group = groups.setdefault(json.dumps([values, made_of], sort_keys=True), {})
         seed = facts.seed
         if seed in group:

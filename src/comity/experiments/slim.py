@@ -51,7 +51,9 @@ def _fill(directory: RunDirectory, slim: RunDirectory) -> None:
 
 def _without_paths(facts: RunFacts) -> RunFacts:
     encoder = replace(facts.inputs.encoder, folder=None)
-    return replace(facts, inputs=replace(facts.inputs, data=".", encoder=encoder), command=None)
+    inputs = replace(facts.inputs, data=".", encoder=encoder)
+    soup = [replace(member, run=Path(member.run).name) for member in facts.soup]
+    return replace(facts, inputs=inputs, soup=soup, command=None)
 
 
 def _copy_predictions(directory: RunDirectory, folder: Path) -> None:

@@ -17,6 +17,7 @@ from comity.recipe.schema import Stage
 from comity.runs.calibration import CalibrationScores
 from comity.runs.entries import RecordedScore
 from comity.runs.facts import EncoderFacts
+from comity.runs.summary import weight_average
 from comity.targets import HeadSpec, Target
 
 FILE = "README.md"
@@ -317,7 +318,6 @@ def _scores(source: Source, scores: Mapping[str, TaskScore]) -> list[str]:
 
 def _training(source: Source) -> list[str]:
     facts, recipe = source.directory.facts(), source.directory.recipe()
-    best = source.directory.best()
     stages = [f"- {_stage(stage)}" for stage in recipe.stages]
     versions = ", ".join(f"{k} {v}" for k, v in facts.versions.items() if k != "platform")
     rows = []
@@ -331,15 +331,32 @@ def _training(source: Source) -> list[str]:
         "",
         *stages,
         "",
-        f"Seed {facts.seed}, {precision_name(facts.precision)}; the model is that of step "
-        f"{best.step:,} of {plural(facts.steps or best.step, 'step')}. Versions: "
-        f"{markdown_text(versions)}.",
+        f"{_which_model(source)} Versions: {markdown_text(versions)}.",
         "",
         *markdown_table(["task", "data", "SHA-256"], rows),
         "",
         "A task without a dev file was evaluated on a part of its training file.",
         "",
     ]
+
+
+def _which_model(source: Source) -> str:
+    """The seed, and which of the weights of the training the model has."""
+    facts, best = source.directory.facts(), source.directory.best()
+    precision = precision_name(facts.precision)
+    average = weight_average(source.directory.recipe().train)
+    averaged = f"; evaluated were the {average}" if average else ""
+    if facts.soup:
+        seeds = [member.seed for member in facts.soup if member.kept]
+        return (
+            f"A soup of {plural(len(seeds), 'run')} (seeds {some(seeds, len(seeds))}), "
+            f"{precision}: the mean of the weights that these runs kept{averaged}."
+        )
+    steps = plural(facts.steps or best.step, "step")
+    return (
+        f"Seed {facts.seed}, {precision}; the model is that of step {best.step:,} of {steps}"
+        f"{averaged}."
+    )
 
 
 def _stage(stage: Stage) -> str:

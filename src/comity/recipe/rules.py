@@ -3,7 +3,7 @@
 import re
 
 from comity.errors import ErrorList, nearest
-from comity.recipe.schema import NOT_AVERAGED, EncoderSection, RecipeSchema
+from comity.recipe.schema import NOT_AVERAGED, EncoderSection, RecipeSchema, TrainSection
 from comity.recipe.stage_rules import check_stages
 from comity.recipe.task_rules import check_task
 from comity.recipe.unused_keys import NO_EFFECT, Report, report_unused
@@ -40,6 +40,7 @@ def _check(recipe: RecipeSchema, report: Report) -> None:
     for name in recipe.tasks:
         check_task(name, recipe, report)
     _check_select_by(recipe, report)
+    _check_average(recipe.train, report)
     _check_conflict_every(recipe, report)
     _check_split_seed(recipe, report)
     _check_overridden(recipe, report)
@@ -86,6 +87,15 @@ def _check_select_by(recipe: RecipeSchema, report: Report) -> None:
     elif chosen == "mean" and all(metric in NOT_AVERAGED for metric in metrics):
         excluded = " and ".join(sorted(set(metrics)))
         report(key, f"the mean excludes {excluded}; set train.select_by to a task")
+
+
+def _check_average(train: TrainSection, report: Report) -> None:
+    reason = f"average is {train.average}"
+    table = [
+        ("average_decay", train.average != "ema", reason),
+        ("average_last", train.average != "last-evaluations", reason),
+    ]
+    report_unused(train, "train", table, report)
 
 
 def _check_conflict_every(recipe: RecipeSchema, report: Report) -> None:

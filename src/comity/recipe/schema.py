@@ -15,6 +15,7 @@ LossName = Literal["ranking", "contrastive", "cosent"]
 HeadLoss = Literal["cross-entropy", "one-vs-all"]
 BalancerName = Literal["sum", "mean", "pcgrad", "gradvac", "mgda", "imtl-g", "cagrad", "upgrad"]
 TaskSamplingName = Literal["round-robin", "sequential", "proportional", "temperature", "annealed"]
+AverageName = Literal["none", "ema", "last-evaluations"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 MetricName = Literal[
     "accuracy", "macro_f1", "balanced_accuracy", "mcc", "micro_f1",
@@ -622,6 +623,25 @@ class TrainSection(StageKeys):
         description="Maximum norm of the gradient, which is clipped once, after the balancer; 0 "
         "disables clipping.",
     )
+    average: AverageName = Field(
+        default="none",
+        description="Which weights are evaluated, kept and exported. `none`: the trained weights. "
+        "`ema`: their exponential moving average over updates, see `average_decay`. "
+        "`last-evaluations`: their mean over the last `average_last` evaluations (checkpoint "
+        "averaging, Vaswani et al. 2017; Izmailov et al. 2018). Training itself does not change. "
+        "Each stage starts a new average, unless it has `keep_optimizer_state`.",
+    )
+    average_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.999,
+        description="Decay d of the moving average, for `ema`: each update makes it d times itself "
+        "plus 1 - d times the weights. It spans about the last 1 / (1 - d) updates. Update n uses "
+        "(1 + n) / (10 + n) where that is smaller, as TensorFlow's `ExponentialMovingAverage`.",
+    )
+    average_last: Annotated[int, Field(ge=2)] = Field(
+        default=3,
+        description="Number of evaluations whose weights are averaged, for `last-evaluations`; "
+        "`evaluate_every` sets how often they come. Each needs as much memory as the weights.",
+    )
     conflict_every: Annotated[int, Field(ge=0)] = Field(
         default=100,
         description="Steps between two conflict probes. A probe computes the gradients of two "
@@ -748,9 +768,9 @@ class StageSection(StageKeys):
     )
     keep_optimizer_state: bool = Field(
         default=False,
-        description="Keep AdamW's moments and step counts from the previous stage, and the "
-        "balancer's state if both stages have the same tasks and balancer. Learning rates follow "
-        "this stage's own schedule in any case.",
+        description="Keep AdamW's moments and step counts from the previous stage, the average of "
+        "the weights, and the balancer's state if both stages have the same tasks and balancer. "
+        "Learning rates follow this stage's own schedule in any case.",
     )
 
 

@@ -430,6 +430,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("encoder, start of SHA-256", _listed(facts.inputs.encoder.sha256, 16)),
         ("data files, start of SHA-256", _listed(facts.inputs.files, 16)),
     ]
+    if report.run.average:
+        rows.append(("evaluated weights", report.run.average))
+    if facts.soup:
+        kept = [member.run for member in facts.soup if member.kept]
+        rows.append(("a soup", f"mean of the weights of {some(kept, len(kept))}"))
     if facts.command:
         rows.append(("command", " ".join(facts.command)))
     if facts.commit:

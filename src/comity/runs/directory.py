@@ -417,6 +417,9 @@ class RunDirectory:
         facts = self.facts()
         if facts.inputs.fold and facts.command:  # comity train would train on all rows
             return shlex.join(facts.command)
+        if facts.soup:
+            runs = [member.run for member in facts.soup]
+            return shlex.join(["comity", "soup", *runs, "--out", str(self.path), "--overwrite"])
         inputs = facts.inputs
         words = ["comity", "train", str(self.path / "recipe.toml"), "--data", inputs.data]
         words += ["--drop-leaks"] if inputs.drop_leaks else []

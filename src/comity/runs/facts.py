@@ -94,6 +94,18 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class SoupMember:
+    """A run that was offered to a soup, see `comity.experiments.soup`."""
+
+    run: str  # its directory, as it was named
+    id: str | None
+    seed: int
+    score: float | None  # on dev, of the run alone
+    with_it: float | None  # on dev, of the soup with it
+    kept: bool
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """The contents of run.json."""
 
@@ -109,6 +121,7 @@ class RunFacts:
     id: str | None = None  # random; also in the manifests of the run's folders
     recipe: dict[str, Any] | None = None  # the content of recipe.toml, to notice an edit
     steps: int | None = None  # of the whole plan
+    soup: list[SoupMember] = field(default_factory=list)  # of a soup: in the order of the attempts
 
 
 def new_run_id() -> str:

@@ -1,7 +1,8 @@
 """A run at a glance: how far it has come, its scores and its conflicts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from comity.recipe.schema import TrainSection
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import (
     BestModel,
@@ -10,7 +11,7 @@ from comity.runs.entries import (
     SkippedEntry,
     StageConflictEntry,
 )
-from comity.runs.facts import Machine
+from comity.runs.facts import Machine, SoupMember
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RunSummary:
     evaluations: list[EvaluationEntry]
     conflict: list[StageConflictEntry]  # one for each stage that trains two tasks or more
     skipped: int  # steps
+    average: str | None = None  # what was averaged to give the evaluated weights
+    soup: list[SoupMember] = field(default_factory=list)  # the runs that a soup was made from
 
     @property
     def kept(self) -> EvaluationEntry | None:
@@ -54,7 +57,7 @@ def run_summary(directory: RunDirectory) -> RunSummary:
         ComityError: a file is damaged.
     """
     facts = directory.facts()
-    directory.recipe()  # an edited recipe does not describe the run
+    recipe = directory.recipe()  # an edited recipe does not describe the run
     evaluations = directory.entries(EvaluationEntry)
     status = directory.status()
     return RunSummary(
@@ -73,7 +76,18 @@ def run_summary(directory: RunDirectory) -> RunSummary:
         evaluations=evaluations,
         conflict=stage_conflicts(directory),
         skipped=len(directory.entries(SkippedEntry)),
+        average=weight_average(recipe.train),
+        soup=facts.soup,
     )
+
+
+def weight_average(train: TrainSection) -> str | None:
+    """What was averaged, in words; None where the trained weights were evaluated."""
+    if train.average == "ema":
+        return f"moving average of the weights, decay {train.average_decay:g}"
+    if train.average == "last-evaluations":
+        return f"mean of the weights at the last {train.average_last} evaluations"
+    return None
 
 
 def stage_conflicts(directory: RunDirectory) -> list[StageConflictEntry]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
-from comity.format import clock, or_dash, plural, precision_name
+from comity.format import clock, or_dash, plural, precision_name, some
 from comity.runs.calibration import TaskCalibration
 from comity.runs.entries import StageConflictEntry
 from comity.runs.summary import RunSummary
@@ -282,9 +282,10 @@ def show_run(summary: RunSummary) -> None:
         print(f"{summary.run}: {summary.status}")
     if best is None:
         return
+    kind = "soup" if summary.soup else f"kept step {best.step:,}"
     title = (
         f"{summary.run}: {summary.encoder}, {precision_name(summary.precision)}, "
-        f"kept step {best.step:,} (selected by {best.by})"
+        f"{kind} (selected by {best.by})"
     )
     columns = ("kept model", "best score", "at step", "on training rows")
     table = _table(title, ["task", "metric"], columns)
@@ -304,6 +305,14 @@ def show_run(summary: RunSummary) -> None:
     show_calibration(best.calibration)
     if best.calibration:
         out.print('The column "kept model" is with the calibration, the others are as trained.')
+    if summary.average:
+        out.print(f"Evaluated and kept: the {summary.average}.")
+    if summary.soup:
+        kept = [member.run for member in summary.soup if member.kept]
+        out.print(
+            f"A soup: the mean of the weights of {some(kept, len(kept))}, chosen on dev from "
+            f"{plural(len(summary.soup), 'run')}."
+        )
     if summary.skipped:
         steps = plural(summary.skipped, "step")
         out.print(f"{steps} skipped, because a loss or gradient was not finite.")

@@ -1,4 +1,4 @@
-"""Training checkpoints: weights, optimizer moments, balancer state and counters."""
+"""Training checkpoints: weights, their average, moments, balancer state and counters."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,12 +13,13 @@ from comity.errors import ComityError
 from comity.files import read_record, write_record
 from comity.model.parameters import FlatParameters
 from comity.runs.directory import RunDirectory, validated
+from comity.training.averaging import WeightAverage
 from comity.training.conflict import ConflictMonitor
 from comity.training.optim import FlatAdamW
 from comity.training.selection import Selection
 
-BALANCER = "balancer."
-"""Prefix of the balancer's tensors in the file."""
+BALANCER, AVERAGE = "balancer.", "average."
+"""Prefixes of the tensors of the balancer and of the weight average in the file."""
 
 
 @dataclass
@@ -52,12 +53,14 @@ def write_checkpoint(
     progress: Progress,
     flat: FlatParameters,
     optimizer: FlatAdamW,
+    average: WeightAverage,
     balancer_state: Mapping[str, Tensor],
     keep: int,
 ) -> None:
     """Write everything that a resumed run needs, then delete all but the newest `keep` ones."""
     tensors = {
         **{f"{BALANCER}{name}": tensor for name, tensor in balancer_state.items()},
+        **{f"{AVERAGE}{name}": tensor for name, tensor in average.tensors().items()},
         "masters": flat.masters,
         "first_moments": optimizer.first,
         "second_moments": optimizer.second,
@@ -81,9 +84,9 @@ class Restored:
 
 
 def read_checkpoint(
-    directory: RunDirectory, flat: FlatParameters, optimizer: FlatAdamW
+    directory: RunDirectory, flat: FlatParameters, optimizer: FlatAdamW, average: WeightAverage
 ) -> Restored:
-    """Restore the newest undamaged checkpoint of the run into `flat` and `optimizer`.
+    """Restore the newest undamaged checkpoint into `flat`, `optimizer` and `average`.
 
     Raises:
         ComityError: no checkpoint can be used, or it is one of another model.
@@ -96,6 +99,7 @@ def read_checkpoint(
         flat.masters.copy_(tensors["masters"])
         optimizer.first.copy_(tensors["first_moments"])
         optimizer.second.copy_(tensors["second_moments"])
+        average.restore(_under(AVERAGE, tensors))
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise ComityError(
             f"{folder}: cannot be read as a checkpoint ({error}); delete it to continue from the "
@@ -104,12 +108,16 @@ def read_checkpoint(
     flat.refresh(0, len(flat.masters))
     for segment, step in zip(flat.segments, state.segment_steps, strict=True):
         segment.step = step
-    balancer_state = {
-        name.removeprefix(BALANCER): tensor
+    return Restored(state.progress, _under(BALANCER, tensors), notes)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(BALANCER)
+        if name.startswith(prefix)
     }
-    return Restored(state.progress, balancer_state, notes)
 
 
 def _check_sizes(

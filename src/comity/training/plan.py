@@ -151,8 +151,13 @@ def _evaluations(
     return {int(end) for end in ends} | last
 
 
-def memory(flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int) -> dict[str, int]:
-    """Bytes for parameters (masters and compute buffer), task gradients and optimizer state."""
+def memory(
+    flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int, averages: int
+) -> dict[str, int]:
+    """Bytes for parameters (masters and compute buffer), task gradients and optimizer state.
+
+    `averages` is the number of vectors for the weight average, which is listed if there are any.
+    """
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
     dense = flat.shared_stop - flat.table_stop
@@ -167,6 +172,7 @@ def memory(flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int
         "parameters": 4 * numbers + buffer,
         "task gradients": 4 * (rows * dense + heads + whole_table),
         "optimizer": 8 * numbers,
+        **({"weight average": 4 * numbers * averages} if averages else {}),
     }
 
 
@@ -201,6 +207,7 @@ class PlanSummary:
 def plan_summary(
     plans: Sequence[StagePlan],
     tasks: Mapping[str, TaskData],
+    average: str,
     memory_bytes: dict[str, int],
     precision: str,
     device: str,
@@ -212,7 +219,7 @@ def plan_summary(
         memory_bytes=memory_bytes,
         precision=precision,
         device=device,
-        notes=_micro_batch_notes(tasks),
+        notes=[*_micro_batch_notes(tasks), *_average_notes(average, plans)],
         seconds=None if seconds is None else round(seconds, 1),
     )
 
@@ -224,6 +231,21 @@ def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:
         "compare only the rows of one; for more negatives, lower micro_batches"
         for name, data in tasks.items()
         if data.task.objectives and data.task.micro_batches > 1
+    ]
+
+
+def _average_notes(average: str, plans: Sequence[StagePlan]) -> list[str]:
+    """A note if there are never two evaluations to average."""
+    in_a_row = longest = 0
+    for plan in plans:
+        kept = in_a_row if plan.stage.keep_optimizer_state else 0
+        in_a_row = kept + len(plan.evaluations)
+        longest = max(longest, in_a_row)
+    if average != "last-evaluations" or longest > 1:
+        return []
+    return [
+        "train.average: no stage has two evaluations, so nothing is averaged; train for longer or "
+        "lower train.evaluate_every"
     ]
 
 

@@ -34,6 +34,7 @@ from comity.runs.entries import Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.tables.locations import locations
 from comity.targets import HeadSpec
+from comity.training.averaging import make_average
 from comity.training.balancers import BALANCERS, Orders, draw_orders
 from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from comity.training.conflict import ConflictMonitor
@@ -98,6 +99,7 @@ class Trainer:
         self.optimizer = FlatAdamW(
             self.flat, recipe.train.betas, recipe.train.eps, recipe.train.weight_decay
         )
+        self.average = make_average(recipe.train, self.flat)
         self.gradients = Gradients(self.flat, 0)  # `start_stage` allocates the rows
         self.plans = plan_stages(recipe.stages, prepared.tasks, recipe.train)
         self.task_gradients = [
@@ -133,7 +135,8 @@ class Trainer:
         summary = plan_summary(
             self.plans,
             self.prepared.tasks,
-            memory(self.flat, self.plans, self.settings.conflict_every),
+            self.settings.average,
+            memory(self.flat, self.plans, self.settings.conflict_every, self.average.vectors),
             _name(self.dtype),
             str(self.device),
             self.time_left() if estimate_time else None,
@@ -202,7 +205,8 @@ class Trainer:
                 self._evaluate_and_keep(plan)
 
     def start_stage(self, plan: StagePlan) -> None:
-        """Allocate the stage's gradients; reset the optimizer unless the stage keeps its state.
+        """Allocate the stage's gradients; reset the optimizer and the average of the weights unless
+        the stage keeps their state.
 
         The balancer's state describes the stage's tasks, so it is kept with the optimizer's only
         where the stage before had the same tasks and balancer.
@@ -216,6 +220,7 @@ class Trainer:
             self.progress.selection.without_gain = 0
             if not plan.stage.keep_optimizer_state:
                 self.optimizer.reset()
+                self.average.restart()
             if not self._keeps_balancer_state(plan):
                 self.balancer_state = {}
         depth = self.prepared.encoder.depth
@@ -308,7 +313,7 @@ class Trainer:
     def _update(
         self, plan: StagePlan, present: set[str], weights: list[float], norm: float
     ) -> None:
-        """Clip the combined gradient, then take one AdamW step."""
+        """Clip the combined gradient, take one AdamW step, and update the average."""
         stage, max_norm = plan.stage, self.settings.max_grad_norm
         factor = schedule_factor(
             self.progress.stage_step, len(plan.steps), stage.warmup, stage.lr_schedule
@@ -327,6 +332,7 @@ class Trainer:
         )
         clip = max_norm / norm if 0 < max_norm < norm else 1.0
         self.optimizer.update(self.gradients, weights, clip, rates)
+        self.average.after_update()
         self.norm, self.lr = norm, factor * stage.lr
 
     def _skip(
@@ -377,6 +383,7 @@ class Trainer:
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
+        self.average.restart()
         self.progress, self.norm, self.lr, self.balancer_state = Progress(), None, None, {}
         return total
 
@@ -517,8 +524,12 @@ class Trainer:
         }
 
     def _evaluate_and_keep(self, plan: StagePlan) -> None:
-        """Evaluate dev and a sample of training, keep the best model, write a checkpoint."""
+        """Evaluate dev and a sample of training, keep the best model, write a checkpoint.
+
+        The averaged weights are evaluated and kept; the checkpoint has the trained ones too.
+        """
         self._check_weights()
+        self.average.swap_in()
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
         on_train, _ = self.evaluate(self.train_samples)
@@ -532,6 +543,8 @@ class Trainer:
         if is_best:
             own = {name: self._scored(name, heads, dev, outputs) for name in calibration}
             self._write_best({**evaluations, **own}, calibration)
+        self.average.swap_out()
+        self.average.after_evaluation()
         self._end_evaluation(plan)
         self._write_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
@@ -595,6 +608,7 @@ class Trainer:
             self.progress,
             self.flat,
             self.optimizer,
+            self.average,
             self.balancer_state,
             self.settings.keep_checkpoints,
         )
@@ -612,6 +626,7 @@ class Trainer:
         """If a signal has arrived, write a checkpoint and raise `Interrupted`."""
         number = self.interrupts.received
         if number is not None:
+            self.average.swap_out()  # the signal may have come during an evaluation
             self._check_weights()
             self._log_training()
             self._write_checkpoint()
@@ -643,7 +658,7 @@ class Trainer:
         """Continue from the last checkpoint, provided that the run's inputs are unchanged."""
         self.directory.remove_unfinished_writes()
         self.prepared.check_unchanged(self.directory.facts().inputs)
-        restored = read_checkpoint(self.directory, self.flat, self.optimizer)
+        restored = read_checkpoint(self.directory, self.flat, self.optimizer, self.average)
         self.progress, self.balancer_state = restored.progress, restored.balancer_state
         self.directory.forget_after(self.progress.step)
         self.on_event(Resumed(self.progress.step, tuple(restored.notes)))
