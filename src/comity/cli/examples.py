@@ -73,6 +73,10 @@ EXAMPLES = {
         "comity baseline recipe.toml --out runs/alone --compare runs/first",
         "comity baseline recipe.toml --out runs/alone --seeds 1 --folds 5",
     ],
+    "ablate": [
+        "comity ablate recipe.toml --out runs/parts --dry-run",
+        "comity ablate recipe.toml --out runs/parts --parts balancer pooling --seeds 3",
+    ],
     "soup": [
         "comity soup runs/seed-0 runs/seed-1 runs/seed-2 --out runs/soup",
         "comity soup runs/rates/* --out runs/soup --overwrite --json",

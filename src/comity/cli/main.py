@@ -11,6 +11,7 @@ from pathlib import Path
 
 import comity
 from comity.cli import (
+    ablate,
     analyse,
     augment,
     baseline,
@@ -55,6 +56,7 @@ COMMANDS = (
     report,
     sweep,
     baseline,
+    ablate,
     soup,
     analyse,
     augment,

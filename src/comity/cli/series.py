@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from comity.errors import ComityError
 
 if TYPE_CHECKING:
+    from comity.experiments.ablation import Ablation
     from comity.experiments.baseline import Baseline
     from comity.experiments.sweep import Sweep
     from comity.paper.run import Paper
 
 
 def train_series(
-    series: "Baseline | Sweep | Paper", options: argparse.Namespace, write: Callable[[], object]
+    series: "Ablation | Baseline | Sweep | Paper",
+    options: argparse.Namespace,
+    write: Callable[[], object],
 ) -> None:
     """Train all runs; if training stops early, call `write` for the finished ones."""
     from comity.terminal.views import tell

@@ -94,10 +94,11 @@ def compare(runs: Sequence[Path], group_seeds: bool = False) -> Comparison:
     return compare_groups(*(same_recipes(runs) if group_seeds else [[run] for run in runs]))
 
 
-def compare_groups(*groups: Sequence[Path]) -> Comparison:
+def compare_groups(*groups: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
     """Compare groups of runs with the first group, by the means of their runs' scores.
 
-    The runs of a group differ only in the seed; groups may have different numbers of runs.
+    The runs of a group differ only in the seed; groups may have different numbers of runs. `names`
+    are those of the groups; default: the paths of their first runs.
 
     Raises:
         ComityError: not a run, no task in common, different dev rows.
@@ -110,7 +111,7 @@ def compare_groups(*groups: Sequence[Path]) -> Comparison:
                 f"{group[0]}: has none of the tasks of {groups[0][0]} ({tasks}); "
                 "compare runs that have a task in common"
             )
-    return _comparison(tables, [_name(group) for group in groups])
+    return _comparison(tables, names or [_name(group) for group in groups])
 
 
 def compare_with_alone(alone: Mapping[str, Sequence[Path]], *others: Sequence[Path]) -> Comparison:

@@ -1,5 +1,6 @@
 """The recipe: read from TOML or dictionaries, and checked before anything else is loaded."""
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,12 @@ class Recipe(RecipeSchema):
         return cls.from_dict(values, source=str(path))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Self:
+    def from_dict(
+        cls, values: Mapping[str, Any], source: str = "recipe", drop_unused: bool = False
+    ) -> Self:
         """Validate a recipe given as nested dictionaries; `source` names it in error messages.
+
+        With `drop_unused`, keys without effect are left out; otherwise they are errors.
 
         Raises:
             ComityError: all errors of the recipe, each with `source` and the key.
@@ -55,6 +60,11 @@ class Recipe(RecipeSchema):
         errors.check()
         try:
             recipe = cls.model_validate(values)
+            while drop_unused and (keys := keys_without_effect(recipe)):
+                values = copy.deepcopy(dict(values))
+                for key in keys:
+                    _remove(values, key)
+                recipe = cls.model_validate(values)
         except ValidationError as error:
             raise ComityError(*type_errors(error, source)) from None
         check_rules(recipe, source, errors)
@@ -84,12 +94,7 @@ class Recipe(RecipeSchema):
         if self.stages_declared:
             stages = [_with_tasks(stage, tasks) for stage in values["stages"]]
             values["stages"] = [stage for stage in stages if stage.get("tasks") != []]
-        left = self.model_validate(values)
-        while keys := keys_without_effect(left):
-            for key in keys:
-                _remove(values, key)
-            left = self.model_validate(values)
-        return self.from_dict(values, "--only")
+        return self.from_dict(values, "--only", drop_unused=True)
 
     def tracked_by(self, names: Sequence[str]) -> Self:
         """The recipe with other trackers; `track.project` is kept where one of them has projects.

@@ -486,6 +486,20 @@ def show_baseline(recipe: str, columns: Sequence[str], rows: Sequence[Sequence[s
     console().print(table)
 
 
+def show_ablation(recipe: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print what each part of a recipe is worth, one row of cells per part."""
+    table = _table(f"What each part of {recipe} is worth, on dev", ["part"], columns)
+    for row in rows:
+        table.add_row(*row)
+    out = console()
+    out.print(table)
+    out.print(
+        "Scores of the whole recipe minus those without the part, as means over seeds. The "
+        "interval, p (two-sided, Holm over all differences) and the verdict are of the last score. "
+        "A single seed gives no verdict."
+    )
+
+
 def show_augmented(output: Path, report: "AugmentReport") -> None:
     """Print how many rows were read, dropped and written."""
     dropped = {
