@@ -292,7 +292,8 @@ def _untrained_pooler(tasks: Mapping[str, TaskData], loaded: LoadedEncoder) -> l
     encoder, reading = loaded.encoder, []
     for name, data in tasks.items():
         spec = head_spec(data, encoder)
-        pooler = "pooler" in (spec.pooling, *[spec.embedding_pooling] * len(data.task.objectives))
+        embeddings = [spec.embedding_pooling] * len(data.task.objectives)
+        pooler = "pooler" in (*spec.poolings, *embeddings)
         if pooler and encoder.pooling != "pooler":
             reading.append(name)
     if not reading:
