@@ -152,7 +152,7 @@ def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
         pooling=task.pooling or default,
         embedding_pooling=task.embedding_pooling or task.pooling or encoder.text_pooling,
         dropout=_head_dropout(task, encoder),
-        interaction=task.interaction,
+        interaction=task.interaction and not task.both,
         layers=task.head_layers,
         add_norm=task.add_norm,
         embeds=not task.eval_only and task.embeds,
