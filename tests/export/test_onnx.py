@@ -285,7 +285,7 @@ def test_float32_scores_equal_those_of_evaluate(exported):
     for score in exported.result.scores:
         expected = exported.model.evaluate(score.task).score
         assert score.metric == expected.name
-        assert score.float32.value == pytest.approx(expected.value, abs=1e-6)
+        assert score.float32.value == pytest.approx(expected.value, abs=1e-5)
 
 
 def test_weights_are_stored_once(exported):
@@ -348,7 +348,7 @@ def test_large_weights_are_in_a_second_file(exported, tmp_path, monkeypatch):
         size = path.stat().st_size
         export._save(onnx_ir.load(path), path, {})
         assert path.stat().st_size < size
-        assert path.with_name(f"{file}.data").stat().st_size > size / 2
+        assert path.with_name(f"{file}.data").stat().st_size > size / 3
         rows = [[text] for text in ("a good film", "cat")]
         expected, found = (
             program(folder, monkeypatch, file)["run"]("sentiment", rows)
