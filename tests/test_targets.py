@@ -171,7 +171,7 @@ def test_the_probabilities_of_two_heads_are_averaged_and_not_their_logits():
     pair, texts = np.array([[9.0, 0.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])
     outputs = np.concatenate([pair, texts], axis=1)
     expected = 0.25 * softmax(pair, axis=1) + 0.75 * softmax(texts, axis=1)
-    np.testing.assert_allclose(target.probabilities(outputs), expected)
+    np.testing.assert_allclose(np.asarray(target.probabilities(outputs)), expected)
     assert target.predictions(outputs).tolist() == [1]
     assert (0.25 * pair + 0.75 * texts).argmax() == 0  # logits would say another class
 
@@ -188,11 +188,12 @@ def test_two_heads_of_two_classes():
 def test_scores_of_two_heads_are_clipped_before_they_are_averaged():
     scale = (1.0, 5.0)
     target = Target("similarity", "regression", scale=scale, text_head="cosine", mix=0.75)
-    outputs = np.array([[1.5, 0.5], [0.25, -0.5], [0.5, 0.5]])  # shares of the scale
+    outputs = np.array([[1.5, 0.5], [0.25, -0.5], [0.5, 0.5], [-1, -2]])  # shares of the scale
     assert target.probabilities(outputs) is None
-    expected = [0.75 * 5 + 0.25 * 3, 0.75 * 2 + 0.25 * 1, 3]
+    expected = [0.75 * 5 + 0.25 * 3, 0.75 * 2 + 0.25 * 1, 3, 1]
     assert target.predictions(outputs).tolist() == pytest.approx(expected)
-    assert target.clipped(outputs).tolist() == [True, True, False]
+    assert target.clipped(outputs).tolist() == [False, False, False, True]  # an end of the scale
+    assert target.clipped(np.array([[1.1, -0.1], [1.1, 1.1]])).tolist() == [False, True]
     assert not target.has_levels
 
 
@@ -205,7 +206,7 @@ def test_bins_count_by_their_expected_score():
     assert not target.has_levels
     both = Target("similarity", "bins", scale=(0.0, 2.0), text_head="bins")
     outputs = np.concatenate([levels, np.log([[0.6, 0.2, 0.2]])], axis=1)
-    np.testing.assert_allclose(both.probabilities(outputs), [[0.4, 0.25, 0.35]])
+    np.testing.assert_allclose(np.asarray(both.probabilities(outputs)), [[0.4, 0.25, 0.35]])
     assert both.predictions(outputs).tolist() == pytest.approx([0.95])
     assert both.has_levels
 

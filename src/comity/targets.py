@@ -276,14 +276,12 @@ class Target:
         """Which rows of `outputs [n, outputs]` have a score that `predictions` clips, `[n]` bool.
 
         A score beyond the scale by rounding alone, such as a cosine of 1.0000001, does not count.
-        With the view "both": where the score of one of its heads is clipped.
+        With the view "both", the scores of both heads must be beyond the same end.
         """
-        if self.text_head is not None:
-            return np.logical_or(*self._of_parts(Target.clipped, outputs))
-        if self.kind != "similarity" or self.head == "bins":
+        if self.kind != "similarity" or any(part.head == "bins" for part in self.parts):
             return np.zeros(len(outputs), dtype=np.bool_)
-        shares = outputs[:, 0]  # of the scale, see `normalise`
-        return (shares < -ROUNDING) | (shares > 1 + ROUNDING)
+        shares = outputs  # [n, heads], of the scale; see `normalise`
+        return (shares < -ROUNDING).all(axis=1) | (shares > 1 + ROUNDING).all(axis=1)
 
     def _of_parts(self, function: "Callable[[Target, Any], Any]", outputs: np.ndarray) -> list[Any]:
         """What a method gives for each of the `parts` and its outputs."""

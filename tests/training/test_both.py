@@ -99,7 +99,7 @@ class BothReference(Reference):
             loss = loss + cosent(*self.text_vectors(0), closeness)
         if len(draws) == 1:
             return loss, torch.zeros(())
-        terms = [divergence(part, *pair) for part, *pair in zip(target.parts, *draws, strict=True)]
+        terms = [divergence(*own) for own in zip(target.parts, draws[0], draws[1], strict=True)]
         return loss, 3.0 * sum(terms, torch.zeros(()))
 
 

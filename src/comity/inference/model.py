@@ -244,7 +244,10 @@ class Model:
         return [task for task, why in misfits.items() if why is None]
 
     def outputs(self, task: str, texts: Rows) -> NDArray[np.float64]:
-        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
+        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number.
+
+        With `view = "both"`: those of the head on the pair, then those of the second head.
+        """
         self.section(task)
         return self._outputs([task], Texts(texts, task))[task]
 
