@@ -115,7 +115,8 @@ class BothHeads(nn.Module):
 
     def __init__(self, width: int, task: HeadSpec):
         super().__init__()
-        # A task named "x.pair" could have the weights of "x" if these names had no asterisk.
+        # With the asterisk, which no task's name has, no tensor of a task "x.heads.pair" has the
+        # name of one of "x".
         names = ("*pair", "*texts")
         heads = (make_head(width, part) for part in task.parts)
         self.heads = nn.ModuleDict(dict(zip(names, heads, strict=True)))
