@@ -96,10 +96,11 @@ class BothReference(Reference):
             loss = loss + torch.stack(own).mean()
         if section.objectives:
             closeness = torch.from_numpy(self.labels / 5).float()
-            loss = loss + cosent(*self.text_vectors(0), closeness)
+            first, second = self.text_vectors(0)
+            loss = loss + cosent(first, second, closeness)
         if len(draws) == 1:
             return loss, torch.zeros(())
-        terms = [divergence(*own) for own in zip(target.parts, draws[0], draws[1], strict=True)]
+        terms = [divergence(p, a, b) for p, a, b in zip(target.parts, *draws, strict=True)]
         return loss, 3.0 * sum(terms, torch.zeros(()))
 
 
