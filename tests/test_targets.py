@@ -160,3 +160,64 @@ def test_a_target_of_an_older_version_has_a_softmax():
     assert Target.from_dict(values).one_vs_all
     del values["one_vs_all"]
     assert not Target.from_dict(values).one_vs_all
+
+
+# --- two heads: view = "both" ---------------------------------------------------------------------
+
+
+def test_the_probabilities_of_two_heads_are_averaged_and_not_their_logits():
+    target = Target("classification", "linear", ("a", "b", "c"), text_head="linear", mix=0.25)
+    assert target.outputs == 6
+    pair, texts = np.array([[9.0, 0.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])
+    outputs = np.concatenate([pair, texts], axis=1)
+    expected = 0.25 * softmax(pair, axis=1) + 0.75 * softmax(texts, axis=1)
+    np.testing.assert_allclose(np.asarray(target.probabilities(outputs)), expected)
+    assert target.predictions(outputs).tolist() == [1]
+    assert (0.25 * pair + 0.75 * texts).argmax() == 0  # logits would say another class
+
+
+def test_two_heads_of_two_classes():
+    target = Target("classification", "linear", ("no", "yes"), text_head="linear")
+    assert target.outputs == 2
+    outputs = np.array([[0.0, 0.0], [5.0, -1.0], [-5.0, 1.0], [40.0, -800.0]])
+    expected = expit(outputs).mean(axis=1)
+    np.testing.assert_allclose(np.asarray(target.probabilities(outputs))[:, 1], expected)
+    assert target.predictions(outputs).tolist() == [0, 1, 0, 0]
+
+
+def test_scores_of_two_heads_are_clipped_before_they_are_averaged():
+    scale = (1.0, 5.0)
+    target = Target("similarity", "regression", scale=scale, text_head="cosine", mix=0.75)
+    outputs = np.array([[1.5, 0.5], [0.25, -0.5], [0.5, 0.5], [-1, -2]])  # shares of the scale
+    assert target.probabilities(outputs) is None
+    expected = [0.75 * 5 + 0.25 * 3, 0.75 * 2 + 0.25 * 1, 3, 1]
+    assert target.predictions(outputs).tolist() == pytest.approx(expected)
+    assert target.clipped(outputs).tolist() == [False, False, False, True]  # an end of the scale
+    assert target.clipped(np.array([[1.1, -0.1], [1.1, 1.1]])).tolist() == [False, True]
+    assert not target.has_levels
+
+
+def test_bins_count_by_their_expected_score():
+    target = Target("similarity", "bins", scale=(0.0, 2.0), text_head="cosine")
+    levels = np.log([[0.2, 0.3, 0.5]])
+    outputs = np.concatenate([levels, [[0.9]]], axis=1)
+    assert target.predictions(outputs).tolist() == pytest.approx([(1.3 + 1.8) / 2])
+    assert target.probabilities(outputs) is None
+    assert not target.has_levels
+    both = Target("similarity", "bins", scale=(0.0, 2.0), text_head="bins")
+    outputs = np.concatenate([levels, np.log([[0.6, 0.2, 0.2]])], axis=1)
+    np.testing.assert_allclose(np.asarray(both.probabilities(outputs)), [[0.4, 0.25, 0.35]])
+    assert both.predictions(outputs).tolist() == pytest.approx([0.95])
+    assert both.has_levels
+
+
+def test_two_heads_of_a_regression():
+    target = Target("regression", "regression", mean=10.0, deviation=4.0, text_head="regression")
+    assert target.predictions(np.array([[1.0, -3.0]])).tolist() == [(14 + -2) / 2]
+
+
+def test_a_target_of_an_older_version_has_one_head():
+    values = Target("similarity", "bins", text_head="cosine", mix=0.25).to_dict()
+    assert Target.from_dict(values).text_head == "cosine"
+    del values["text_head"], values["mix"]
+    assert Target.from_dict(values) == Target("similarity", "bins")

@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -145,19 +145,54 @@ class Target:
     one_vs_all: bool = False  # classes: each output is the logit of a sigmoid, not of a softmax
     temperature: float = 1.0  # what logits are divided by; fitted by `calibrate`
     threshold: float = 0.5  # two classes, multi-label: predicted above this probability
+    text_head: str | None = None  # view "both": the head that reads the two texts separately
+    mix: float = 0.5  # view "both": the share of `head` in a prediction
 
     @property
     def outputs(self) -> int:
-        """Outputs of the head for one row."""
+        """Outputs for one row: with the view "both" those of `head`, then those of `text_head`."""
+        if self.text_head is not None:
+            return sum(part.outputs for part in self.parts)
         if self.head == "linear":
-            binary = self.kind == "classification" and len(self.classes) == 2
-            return 1 if binary else len(self.classes)
+            return 1 if self._two_classes else len(self.classes)
         return len(self.levels) if self.head == "bins" else 1
 
     @property
     def has_threshold(self) -> bool:
         """Whether predictions compare a probability with `threshold`."""
-        return self.kind == "multi-label" or (self.kind == "classification" and self.outputs == 1)
+        return self.kind == "multi-label" or self._two_classes
+
+    @property
+    def _two_classes(self) -> bool:
+        return self.kind == "classification" and len(self.classes) == 2
+
+    @property
+    def parts(self) -> "tuple[Target, ...]":
+        """The target of each head: this one or, with the view "both", two."""
+        if self.text_head is None:
+            return (self,)
+        return replace(self, text_head=None), replace(self, head=self.text_head, text_head=None)
+
+    @property
+    def head_names(self) -> str:
+        """The heads as a user reads them, such as "linear" or "bins + cosine"."""
+        if self.text_head is None:
+            return self.head
+        return f"{self.head} + {'cosine' if self.text_head == 'cosine' else 'interaction'}"
+
+    def split(self, outputs: Any) -> tuple[Any, ...]:
+        """Outputs `[n, outputs]`, an array or a tensor, as those of each of the `parts`."""
+        first = self.parts[0].outputs
+        return (outputs,) if self.text_head is None else (outputs[:, :first], outputs[:, first:])
+
+    def mixed(self, first: Any, second: Any) -> Any:
+        """The predictions of the two heads of the view "both" as one, by `mix`."""
+        return self.mix * first + (1 - self.mix) * second
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the task predicts a probability for each whole number of its scale."""
+        return all(part.head == "bins" for part in self.parts)
 
     @property
     def sigmoid(self) -> bool:
@@ -176,7 +211,7 @@ class Target:
         return (values - self.mean) / self.deviation
 
     def trained_on(self, values: np.ndarray) -> np.ndarray:
-        """The targets of the head's loss: classes, indicators, levels or normalised scores.
+        """The targets of the loss of `head`: classes, indicators, levels or normalised scores.
 
         The `bins` head is trained on scores rounded to whole numbers, halves up, or always down
         if `rounding` is "down".
@@ -202,9 +237,12 @@ class Target:
         """Probabilities `[n, classes]` (or levels) from outputs `[n, outputs]` float64.
 
         The probabilities of multi-label classes are independent. Those of a one-vs-all loss are
-        the sigmoids, divided by their sum. None for a head that predicts a number. Logits are
-        divided by `temperature` first.
+        the sigmoids, divided by their sum. The view "both" mixes the probabilities of its heads.
+        None where a head predicts a number. Logits are divided by `temperature` first.
         """
+        if self.text_head is not None:
+            first, second = self._of_parts(Target.probabilities, outputs)
+            return None if first is None or second is None else self.mixed(first, second)
         outputs = outputs / self.temperature
         if self.kind == "multi-label":
             return _sigmoid(outputs)
@@ -222,9 +260,17 @@ class Target:
         """Class indices `[n]`, indicators `[n, classes]`, or scores `[n]` in the label's unit.
 
         Scores of a similarity task are clipped to its scale (`clipped` marks them); a regression
-        has no scale. Metrics use what is returned here, so they describe what users see.
+        has no scale. Metrics use what is returned here, so they describe what users see. The view
+        "both" mixes the probabilities of classes, or the scores after each is clipped.
         """
         probabilities = self.probabilities(outputs)
+        if self.text_head is not None:
+            if self.kind != "classification":
+                return self.mixed(*self._of_parts(Target.predictions, outputs))
+            assert probabilities is not None
+            if self.has_threshold:
+                return (probabilities[:, 1] > self.threshold).astype(np.int64)
+            return probabilities.argmax(axis=1)
         if self.has_threshold:
             # The output at which the probability is the threshold; 0 for the threshold 0.5.
             least = self.temperature * math.log(self.threshold / (1 - self.threshold))
@@ -242,11 +288,17 @@ class Target:
         """Which rows of `outputs [n, outputs]` have a score that `predictions` clips, `[n]` bool.
 
         A score beyond the scale by rounding alone, such as a cosine of 1.0000001, does not count.
+        With the view "both", the scores of both heads must be beyond the same end.
         """
-        if self.kind != "similarity" or self.head == "bins":
+        if self.kind != "similarity" or any(part.head == "bins" for part in self.parts):
             return np.zeros(len(outputs), dtype=np.bool_)
-        shares = outputs[:, 0]  # of the scale, see `normalise`
-        return (shares < -ROUNDING) | (shares > 1 + ROUNDING)
+        shares = outputs  # [n, heads], of the scale; see `normalise`
+        return (shares < -ROUNDING).all(axis=1) | (shares > 1 + ROUNDING).all(axis=1)
+
+    def _of_parts(self, function: "Callable[[Target, Any], Any]", outputs: np.ndarray) -> list[Any]:
+        """What a method gives for each of the `parts` and its outputs."""
+        pairs = zip(self.parts, self.split(outputs), strict=True)
+        return [function(part, own) for part, own in pairs]
 
     def label(self, prediction: Any) -> Any:
         """One prediction as the user reads it: a class name, a list of names, or a number."""
@@ -275,14 +327,18 @@ def _sigmoid(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A task as the model sees it: what it predicts and how its head is built."""
+    """A task as the model sees it: what it predicts and how its head is built.
+
+    With `view = "both"` the task has two heads. The first reads the pair; the second, which
+    `target.text_head` names, reads the two texts. `layers`, `dropout` and `add_norm` are for both.
+    """
 
     target: Target
-    views: tuple[str, ...]  # read by the head: "first", "second" or "pair"
+    views: tuple[str, ...]  # read by the heads: "first", "second" or "pair"
     pooling: str = "pooler"  # of what the head reads: "pooler", "cls", "mean" or "cls+mean"
-    embedding_pooling: str = "mean"  # of the texts that objectives read, as `pooling`
+    embedding_pooling: str = "mean"  # of texts that objectives or a second head read, as `pooling`
     dropout: float = 0.1  # in the head
-    interaction: bool = False
+    interaction: bool = False  # of a task with one head
     layers: int = 0  # dense layers before the head's output
     add_norm: bool = False
     embeds: bool = False  # whether training improves the embedding of a single text
@@ -291,6 +347,34 @@ class HeadSpec:
     def apart(self) -> bool:
         """Whether the head reads the embeddings of two texts that are encoded separately."""
         return self.interaction or self.target.head == "cosine"
+
+    @property
+    def both(self) -> bool:
+        """Whether one head reads the pair and a second one its two texts."""
+        return self.target.text_head is not None
+
+    @property
+    def parts(self) -> "tuple[HeadSpec, ...]":
+        """The spec of each head: this one or, with the view "both", two."""
+        if not self.both:
+            return (self,)
+        pair, texts = self.target.parts
+        interaction = texts.head != "cosine"
+        return (
+            replace(self, target=pair, views=self.views[:1]),
+            replace(
+                self,
+                target=texts,
+                views=self.views[1:],
+                pooling=self.embedding_pooling,
+                interaction=interaction,
+            ),
+        )
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The pooling of each of the `views`."""
+        return tuple(part.pooling for part in self.parts for _ in part.views)
 
     @property
     def text_pooling(self) -> str:

@@ -76,7 +76,35 @@ TASKS: dict[str, dict[str, Any]] = {
         "head": "regression",
         "interaction": True,
     },
+    "two-heads": {
+        "kind": "similarity",
+        **PAIR,
+        "label": "score",
+        "view": "both",
+        "mix": 0.25,
+        "embedding_pooling": "cls+mean",
+        "max_length": 10,
+    },
+    "two-of-bins": {
+        "kind": "similarity",
+        **PAIR,
+        "label": "score",
+        "view": "both",
+        "interaction": True,
+        "pooling": "cls",
+        "embedding_pooling": "mean",
+    },
+    "two-of-classes": {
+        "kind": "classification",
+        **PAIR,
+        "label": "topic",
+        "loss": "one-vs-all",
+        "view": "both",
+        "mix": 0.75,
+        "head_layers": 1,
+    },
 }
+BOTH = ("two-heads", "two-of-bins", "two-of-classes")
 
 CALIBRATION = {
     "u-v": TaskCalibration(2.0, 0.48, "accuracy", None, None),
@@ -211,7 +239,7 @@ def test_the_rows_reach_clipped_scores_cut_texts_and_every_label(exported):
 def test_embeddings_equal_those_of_the_model(exported, monkeypatch):
     names = program(exported.parent, monkeypatch)
     trained = [task for task, described in names["tasks"].items() if "embedding" in described]
-    assert trained == ["short", "cosine", "u-v", "dotted.name"]
+    assert trained == ["short", "cosine", "u-v", "dotted.name", *BOTH]
     texts = [text for row in ROWS for text in row]
     for task in trained:
         own = exported.model.encode(texts, task)
@@ -270,7 +298,7 @@ def test_float32_scores_equal_those_of_evaluate(exported):
     for score in exported.result.scores:
         expected = exported.model.evaluate(score.task).score
         assert score.metric == expected.name
-        assert score.float32.value == pytest.approx(expected.value, abs=1e-6)
+        assert score.float32.value == pytest.approx(expected.value, abs=1e-5)
 
 
 def test_weights_are_stored_once(exported):
@@ -303,7 +331,8 @@ def test_the_file_describes_itself(exported):
         "labels": ["cold", "hot"],
     }
     assert tasks["similarity"]["levels"] == [0, 1, 2, 3, 4, 5]
-    assert (tasks["cosine"]["view"], tasks["cosine"]["scale"]) == ("both", [0, 5])
+    assert (tasks["cosine"]["view"], tasks["cosine"]["scale"]) == ("texts", [0, 5])
+    assert (tasks["two-heads"]["view"], "levels" in tasks["two-heads"]) == ("pair+texts", False)
 
 
 def test_no_path_of_this_machine_is_in_the_files(exported):
@@ -333,7 +362,7 @@ def test_large_weights_are_in_a_second_file(exported, tmp_path, monkeypatch):
         size = path.stat().st_size
         export._save(onnx_ir.load(path), path, {})
         assert path.stat().st_size < size
-        assert path.with_name(f"{file}.data").stat().st_size > size / 2
+        assert path.with_name(f"{file}.data").stat().st_size > size / 3
         rows = [[text] for text in ("a good film", "cat")]
         expected, found = (
             program(folder, monkeypatch, file)["run"]("sentiment", rows)

@@ -229,9 +229,10 @@ def _level_notes(data: TaskData, distinct: NDArray) -> list[str]:
     if len(levels) > 2 or len(levels) >= len(distinct):
         return []
     seen = " and ".join(f"{level:g}" for level in levels)
+    others = '"regression"' if data.task.both else '"regression" or "cosine"'
     return [
         f"the bins head rounds {len(distinct):,} different training scores to {seen}; set head = "
-        f'"regression" or "cosine" in [tasks.{data.name}]'
+        f"{others} in [tasks.{data.name}]"
     ]
 
 

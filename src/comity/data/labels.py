@@ -84,14 +84,27 @@ def find_target(
     """
     before = errors.total
     if task.kind == "similarity":
-        target = Target(task.kind, task.head_name, scale=task.scale, rounding=task.rounding)
+        target = Target(
+            task.kind,
+            task.head_name,
+            scale=task.scale,
+            rounding=task.rounding,
+            text_head=task.text_head,
+            mix=task.mix,
+        )
         return target, read_labels(name, task, target, table, errors)
     if task.kind == "regression":
-        target = Target(task.kind, task.head_name)
+        target = Target(task.kind, task.head_name, text_head=task.text_head, mix=task.mix)
         return target, read_labels(name, task, target, table, errors)
     classes = _find_classes(name, task, table, errors)
-    one_vs_all = task.loss == "one-vs-all"
-    target = Target(task.kind, task.head_name, classes=classes.names, one_vs_all=one_vs_all)
+    target = Target(
+        task.kind,
+        task.head_name,
+        classes=classes.names,
+        one_vs_all=task.loss == "one-vs-all",
+        text_head=task.text_head,
+        mix=task.mix,
+    )
     _check_class_weights(name, task, target, errors)
     _check_loss(name, target, table.path, errors)
     _check_objectives(name, task, target, table.path, errors)

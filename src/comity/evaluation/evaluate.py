@@ -23,8 +23,8 @@ from comity.evaluation.metrics import (
 )
 from comity.evaluation.predictions import probability_names
 from comity.format import plural, some
-from comity.losses.task_losses import head_loss
-from comity.model.multitask import ModelInput, MultiTaskModel, to_packed
+from comity.losses.task_losses import task_loss
+from comity.model.multitask import MultiTaskModel
 from comity.runs.directory import RunDirectory
 from comity.tables.hub import table_path
 from comity.tables.reader import table_digest
@@ -107,12 +107,11 @@ def task_outputs(
 ) -> NDArray[np.float64]:
     """The outputs `[n, outputs]` of a task's head for the rows of a split, in their order."""
     spec = model.tasks[task]
-    device = model.encoder.word_embeddings.device
     lengths = split.lengths(spec.views, max_length)
     outputs = np.zeros((len(split), spec.target.outputs))
     for indices in by_length(lengths, batch_tokens):
-        packed = to_packed(split.pack(indices, spec.views, template, max_length), device)
-        (found,) = model([ModelInput(task, packed, len(indices))])
+        views = split.pack(indices, spec.views, template, max_length)
+        (found,) = model([model.evaluated(task, views)])
         outputs[indices] = found.cpu().double().numpy()
     return outputs
 
@@ -208,22 +207,21 @@ def _collapsed(target: Target, gold: NDArray, predicted: NDArray) -> str | None:
 
 
 def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[int]] | None:
-    """The confusion matrix of the classes or, for a `bins` head, of the levels of the scale.
+    """The confusion matrix of the classes or, where levels are predicted, of the levels.
 
     A score counts as the nearest level, halves up, whatever the head was trained on.
     """
     if target.kind == "classification":
         return confusion_matrix(gold, predicted, len(target.classes)).tolist()
-    if target.head != "bins" or not np.isfinite(predicted).all():
+    if not target.has_levels or not np.isfinite(predicted).all():
         return None
     true, found = (np.floor(scores + 0.5) - target.levels[0] for scores in (gold, predicted))
     return confusion_matrix(true, found, len(target.levels)).tolist()
 
 
 def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
-    """The head's loss on `outputs: [n, outputs]`, without class weights."""
-    wanted = torch.from_numpy(np.ascontiguousarray(target.trained_on(targets)))
-    return float(head_loss(target, torch.from_numpy(outputs / target.temperature), wanted))
+    """The loss of a task's heads on `outputs: [n, outputs]`, without class weights."""
+    return float(task_loss(target, torch.from_numpy(outputs / target.temperature), targets))
 
 
 def trained_on(run: RunDirectory, file: str) -> str | None:

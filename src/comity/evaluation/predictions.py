@@ -129,7 +129,7 @@ def _header(target: Target) -> list[str]:
 
 def probability_names(target: Target) -> list[str]:
     """The names of the columns of `Target.probabilities`: the classes, or the levels."""
-    if target.head == "bins":
+    if target.has_levels:
         return [str(level) for level in target.levels]
     return list(target.classes)
 

@@ -237,7 +237,7 @@ def _tasks(source: Source, tasks: Sequence[str]) -> list[str]:
     rows = []
     for task in tasks:
         spec = source.spec(task)
-        reads = "a pair of texts" if spec.views == ("pair",) or spec.apart else "a text"
+        reads = "a pair of texts" if "pair" in spec.views or spec.apart else "a text"
         target = spec.target
         rows.append(
             [

@@ -92,7 +92,7 @@ def described(model: Model, task: str) -> dict[str, Any]:
     target = spec.target
     values: dict[str, Any] = {
         "kind": target.kind,
-        "view": "both" if spec.apart else spec.views[0],
+        "view": "pair+texts" if spec.both else "texts" if spec.apart else spec.views[0],
         "texts": model.text_count(task),
         "max_length": model.facts.tasks[task].max_length,
         "outputs": answer_names(task, target),
@@ -103,7 +103,7 @@ def described(model: Model, task: str) -> dict[str, Any]:
         values["labels"] = list(target.classes)
     if target.threshold != 0.5:
         values["threshold"] = target.threshold
-    if target.head == "bins":
+    if target.has_levels:
         values["levels"] = target.levels.tolist()
     if target.kind == "similarity":
         values["scale"] = list(target.scale)

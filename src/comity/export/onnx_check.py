@@ -55,8 +55,10 @@ def _answers(folder: Path, task: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _sequences(view: str, rows: Sequence[Row]) -> list[Row]:
-    if view == "both":
+    if view == "texts":
         return [text for row in rows for text in row]
+    if view == "pair+texts":
+        return [sequence for row in rows for sequence in (row, *row)]
     if view == "pair" or isinstance(rows[0], str):
         return list(rows)
     return [row[("first", "second").index(view)] for row in rows]

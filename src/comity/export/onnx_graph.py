@@ -29,7 +29,7 @@ with an operator for GELU; the parts that older versions need instead are slower
 def make_graph(network: MultiTaskModel) -> "onnx_ir.Model":
     """The ONNX graph of a float32 model; batch size and length are dynamic."""
     # The exporter treats sizes of 0 and 1 as special, and one tensor for two inputs as one input.
-    example = tuple(torch.ones(4, 8, dtype=torch.int64) for _ in INPUTS)
+    example = tuple(torch.ones(6, 8, dtype=torch.int64) for _ in INPUTS)
     dynamic = {0: "batch", 1: "length"}
     module = _Answers(network).eval()
     with quiet(), torch.no_grad():
@@ -73,8 +73,14 @@ def answers(target: Target, outputs: Tensor) -> dict[str, Tensor]:
 
     `logits [B, outputs]` and `probabilities [B, classes]` (or levels) of a head with classes or
     levels; `score [B]`, in the label's unit, of a task that predicts a number. A temperature is
-    part of the probabilities, not of the logits.
+    part of the probabilities, not of the logits. With the view "both", the logits are those of both
+    heads, and all else is mixed.
     """
+    if target.text_head is not None:
+        parts = zip(target.parts, target.split(outputs), strict=True)
+        first, second = (answers(part, own) for part, own in parts)
+        found = {name: target.mixed(first[name], second[name]) for name in first if name in second}
+        return found | {"logits": outputs} if "logits" in found else found
     if target.kind == "regression" or (target.kind == "similarity" and target.head != "bins"):
         score: Any = target.restore(outputs[:, 0])  # pyright: ignore[reportArgumentType]
         return {"score": score.clamp(*target.scale) if target.kind == "similarity" else score}
@@ -98,7 +104,8 @@ class _Answers(nn.Module):
     """All outputs of a model for one padded batch.
 
     A head that reads one sequence has an answer for each row of the batch. One that encodes two
-    texts separately has an answer for each pair of rows: 0 and 1, 2 and 3, ...
+    texts separately has an answer for each pair of rows: 0 and 1, 2 and 3, ... A task with the view
+    "both" has an answer for each three rows: the pair, its first and its second text.
     """
 
     def __init__(self, network: MultiTaskModel):
@@ -121,9 +128,12 @@ class _Answers(nn.Module):
         }
         found = {}
         for task, spec in self.network.tasks.items():
-            vectors = pooled[spec.pooling]
-            # The slice of first texts leaves out the last row of an odd batch.
-            views = [vectors[:-1:2], vectors[1::2]] if spec.apart else [vectors]
+            count = len(spec.views)
+            # The slices leave out the last rows of a batch that cannot be divided by `count`.
+            views = [
+                pooled[pooling][index : index + 1 - count or None : count]
+                for index, pooling in enumerate(spec.poolings)
+            ]
             outputs = self.network.head(task)(views, None)
             for name, values in answers(spec.target, outputs).items():
                 found[output_name(task, name)] = values

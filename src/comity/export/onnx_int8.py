@@ -126,7 +126,7 @@ def _outputs(session: "InferenceSession", model: Model, task: str, split: Split)
 
 
 def padded(views: Sequence[PackedRows]) -> dict[str, NDArray[np.int64]]:
-    """The graph's inputs for packed rows; of two views, the two sequences of a row are adjacent."""
+    """The graph's inputs for packed rows; of several views, those of a row are adjacent."""
     count, longest = len(views[0].offsets) - 1, max(view.longest for view in views)
     ids, mask, segments = np.zeros((3, count, len(views), longest), dtype=np.int64)
     for index, view in enumerate(views):

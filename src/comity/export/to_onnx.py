@@ -43,7 +43,8 @@ def example(source: Source, part: Part, path: str) -> str:
     task = part.tasks[0]
     how = described(source.model, task)
     texts = list(EXAMPLE_TEXTS[: how["texts"]])
-    sequences = {"both": texts, "pair": [tuple(texts)], "second": texts[1:]}
+    pair = [tuple(texts)]
+    sequences = {"texts": texts, "pair": pair, "pair+texts": [*pair, *texts], "second": texts[1:]}
     batch = sequences.get(how["view"], texts[:1])
     return "\n".join(
         [

@@ -64,6 +64,8 @@ class Module:
 
 def lacks(spec: HeadSpec) -> str | None:
     """Why a head cannot be expressed, or None if it can."""
+    if spec.both:
+        return "the prediction is the mean of two heads; CrossEncoder has one"
     if spec.target.head == "cosine":
         return None  # the similarity of two embeddings
     if spec.interaction:

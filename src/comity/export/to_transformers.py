@@ -42,6 +42,8 @@ _READS = {"mean": "the mean of all tokens", "cls": "[CLS] without the pooler"}
 
 def lacks(spec: HeadSpec) -> str | None:
     """Why a head cannot be expressed, or None if it can."""
+    if spec.both:
+        return "the prediction is the mean of two heads; BertForSequenceClassification has one"
     if spec.target.head == "cosine":
         return "the prediction is the cosine of two embeddings"
     if spec.interaction:

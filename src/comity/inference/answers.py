@@ -128,13 +128,12 @@ class Answerer:
     def _reads(self, query: Query) -> Iterator[tuple[EncoderInput, str]]:
         """What the encoder reads for a query, each with its pooling."""
         for task in query.tasks:
-            for read in self._inputs(query, task):
-                yield read, self._model.tasks[task].pooling
+            yield from zip(self._inputs(query, task), self._model.tasks[task].poolings, strict=True)
         if query.embedding is not None:
             yield _embedded(query), query.embedding.pooling
 
     def _inputs(self, query: Query, task: str) -> list[EncoderInput]:
-        """What the encoder reads for each view of a task's head."""
+        """What the encoder reads for each view of a task's heads."""
         limit = self.limits[task]
         texts = {"pair": query.texts, "first": query.texts[:1], "second": query.texts[1:]}
         return [EncoderInput(texts[view], limit) for view in self._model.tasks[task].views]
@@ -152,7 +151,8 @@ class Answerer:
             rows = [row for row, item in enumerate(batch) if task in item.query.tasks]
             if rows:
                 inputs = [self._inputs(batch[row].query, task) for row in rows]
-                views = [vectors.rows(view, spec.pooling) for view in zip(*inputs, strict=True)]
+                by_view = zip(zip(*inputs, strict=True), spec.poolings, strict=True)
+                views = [vectors.rows(view, pooling) for view, pooling in by_view]
                 outputs = self._model.head(task)(views, None).cpu().double().numpy()
                 for row, prediction in zip(rows, predictions(spec.target, outputs), strict=True):
                     found[row][task] = prediction

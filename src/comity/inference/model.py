@@ -244,7 +244,10 @@ class Model:
         return [task for task, why in misfits.items() if why is None]
 
     def outputs(self, task: str, texts: Rows) -> NDArray[np.float64]:
-        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number."""
+        """The raw outputs of a task's head, `[n, outputs]`: logits, or one normalised number.
+
+        With `view = "both"`: those of the head on the pair, then those of the second head.
+        """
         self.section(task)
         return self._outputs([task], Texts(texts, task))[task]
 
@@ -273,7 +276,7 @@ class Model:
             views = [_view(tokens, view) for view in spec.views]
             for indices, packed in self._batches(views, limit):
                 with torch.inference_mode():
-                    found = self._model.shared_outputs(tasks, packed, len(indices))
+                    found = self._model.shared_outputs(tasks, packed)
                 for task, outputs in zip(tasks, found, strict=True):
                     results[task][start + indices] = outputs.cpu().double().numpy()
         return results
@@ -312,7 +315,7 @@ class Model:
             tokens = self._tokens(list(column[start : start + CHUNK]))
             for indices, packed in self._batches([(tokens,)], max_length):
                 with torch.inference_mode():
-                    found = self._model.embed(packed, pooling)
+                    found = self._model.embed(to_packed(packed, self._device), pooling)
                 results[start + indices] = found.float().cpu().numpy()
         return results
 
@@ -490,8 +493,8 @@ class Model:
             )
         what = "no task of this run trains them" if task is None else f"{task} does not train them"
         raise ComityError(
-            f"embeddings: {what}; train a task with the cosine head, an interaction or an "
-            "objective, or pass raw=True"
+            f"embeddings: {what}; train a task with the cosine head, an interaction, "
+            'view = "both" or an objective, or pass raw=True'
         )
 
     def _tokens(self, texts: list[str]) -> TextColumn:
@@ -500,14 +503,13 @@ class Model:
         flat = np.fromiter(chain.from_iterable(ids), np.int64, count=int(offsets[-1]))
         return TextColumn(flat, offsets)
 
-    def _batches(self, views: Sequence[tuple[TextColumn, ...]], max_length: int) -> Iterator[Any]:
+    def _batches(
+        self, views: Sequence[tuple[TextColumn, ...]], max_length: int
+    ) -> Iterator[tuple[NDArray[np.int64], list[PackedRows]]]:
         """Row indices and their packed views, in batches of rows with similar lengths."""
         lengths = np.sum([packed_lengths(view, max_length) for view in views], axis=0)
         for indices in by_length(lengths):
-            packed: list[PackedRows] = [
-                pack(view, indices, self._template, max_length) for view in views
-            ]
-            yield indices, to_packed(packed, self._device)
+            yield indices, [pack(view, indices, self._template, max_length) for view in views]
 
 
 def _check_unchanged(facts: RunFacts, task: str, which: str, split: Split) -> None:

@@ -408,9 +408,8 @@ class PredictionColumns:
         self._separator = separator
         self.label = _new_name(f"{prefix}prediction", used)
         self._probabilities: dict[str, str] = {}  # the column of each class or level
-        if target.outputs > 1 or target.kind in ("classification", "multi-label"):
-            for name in probability_names(target):
-                self._probabilities[name] = _new_name(f"{prefix}p_{name}", used)
+        for name in probability_names(target):
+            self._probabilities[name] = _new_name(f"{prefix}p_{name}", used)
 
     @property
     def names(self) -> list[str]:

@@ -80,8 +80,26 @@ def head_loss(
     return squared_error(outputs, wanted)
 
 
+def task_loss(
+    target: Target, outputs: Tensor, labels: NDArray, class_weights: Tensor | None = None
+) -> Tensor:
+    """The loss of a task's outputs `[B, outputs]` against `labels [B]`: the sum over its heads."""
+    losses = []
+    for part, own in zip(target.parts, target.split(outputs), strict=True):
+        wanted = torch.from_numpy(np.ascontiguousarray(part.trained_on(labels))).to(outputs.device)
+        losses.append(head_loss(part, own, wanted, class_weights))
+    return sum(losses[1:], losses[0])
+
+
 def consistency_loss(target: Target, first: Tensor, second: Tensor) -> Tensor:
-    """R-Drop's loss between the outputs `[B, outputs]` of two dropout draws of the same rows.
+    """R-Drop's loss between the outputs `[B, outputs]` of two draws: the sum over the heads."""
+    parts = zip(target.parts, target.split(first), target.split(second), strict=True)
+    losses = [_divergence(*part) for part in parts]
+    return sum(losses[1:], losses[0])
+
+
+def _divergence(target: Target, first: Tensor, second: Tensor) -> Tensor:
+    """The divergence between the outputs `[B, outputs]` of a head in two dropout draws.
 
     Half the sum of the two Kullback-Leibler divergences (Liang et al. 2021, section 2.1), as a mean
     over rows. Softmax outputs (classes, levels) are one distribution over all of them. A sigmoid is
@@ -139,7 +157,8 @@ def uncertainty_weighted(loss: Tensor, log_variance: Tensor, target: Target) -> 
     """A loss weighted by a learned variance (Kendall et al. 2018, equations 7 and 10).
 
     With s, the log of the variance (`log_variance: [1]`): exp(-s) loss + s / 2 for a likelihood
-    over classes, and exp(-s) loss / 2 + s / 2 for a squared error.
+    over classes, and exp(-s) loss / 2 + s / 2 for a squared error. Where a task has two heads, the
+    kind of loss of the first one decides.
     """
     log_variance = log_variance.float().sum()
     squared = target.head in ("regression", "cosine")

@@ -18,7 +18,7 @@ LARGEST_RATE = 0.99
 """The largest dropout rate allowed."""
 
 # Where values are dropped: in the embeddings (layer 0), at three sites of a layer, and in heads.
-EMBEDDINGS, ATTENTION, ATTENTION_OUTPUT, OUTPUT, HEAD = range(5)
+EMBEDDINGS, ATTENTION, ATTENTION_OUTPUT, OUTPUT, HEAD, SECOND_HEAD = range(6)
 SITES = 8  # spare ones, so that a new site does not change the masks of the others
 
 TOKEN_STRIDE = 1 << 16

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comity.model.dropout import HEAD, dropout, site_keys
+from comity.model.dropout import HEAD, SECOND_HEAD, dropout, site_keys
 from comity.model.pooling import width_of
 from comity.targets import HeadSpec
 
@@ -107,6 +107,36 @@ class CosineHead(nn.Module):
         return F.cosine_similarity(first, second, eps=COSINE_EPS)[:, None]
 
 
+class BothHeads(nn.Module):
+    """Two heads: one reads the pair, and one the two texts, each encoded alone (view "both").
+
+    The cross-encoder and the bi-encoder of Reimers & Gurevych 2019, on one encoder.
+    """
+
+    def __init__(self, width: int, task: HeadSpec):
+        super().__init__()
+        # With the asterisk, which no task's name has, no tensor of a task "x.heads.pair" has the
+        # name of one of "x".
+        names = ("*pair", "*texts")
+        heads = (make_head(width, part) for part in task.parts)
+        self.heads = nn.ModuleDict(dict(zip(names, heads, strict=True)))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights of both heads from `generator`."""
+        for head in self.heads.values():
+            if isinstance(head, LinearHead):
+                head.initialise(generator)
+
+    def forward(self, vectors: list[Tensor], dropout_keys: Tensor | None) -> Tensor:
+        """Outputs `[B, a + b]` float32 of both heads, from the pair's and the texts' vectors."""
+        pair, texts = self.heads.values()
+        # The second head's masks differ from those of the first.
+        text_keys = None if dropout_keys is None else site_keys(dropout_keys, 1)[0, SECOND_HEAD]
+        return torch.cat([pair(vectors[:1], dropout_keys), texts(vectors[1:], text_keys)], dim=1)
+
+
 def make_head(width: int, task: HeadSpec) -> nn.Module:
     """A new head for a task and hidden states of size `width`, with weights not yet drawn."""
+    if task.both:
+        return BothHeads(width, task)
     return CosineHead() if task.target.head == "cosine" else LinearHead(width, task)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from comity.data.packing import PackedRows
 from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
-from comity.model.heads import LinearHead, make_head
+from comity.model.heads import BothHeads, LinearHead, make_head
 from comity.model.masked_lm import MaskedLanguageHead
 from comity.model.parameters import SHARED, OwnedParameter
 from comity.model.pooling import pool_tokens
@@ -25,21 +25,24 @@ MASKED = "*masked words"  # owns the masked-language head; no task can have this
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A batch of one task: `count` sequences for each view that its head reads, view by view."""
+    """A batch of one task: `count` sequences for each view that its head reads, view by view.
+
+    With `view = "both"`, `packed` has the pairs, and `texts` what the second head reads.
+    """
 
     task: str
     packed: Packed
     count: int
     dropout: "DropoutKeys | None" = None  # None: no dropout (evaluation)
-    texts: Packed | None = None  # first texts, then second, if objectives read them separately
+    texts: Packed | None = None  # first texts, then second, if they are read apart from the pair
 
 
 @dataclass(frozen=True)
 class DropoutKeys:
     """int64 keys of a batch's dropout masks; see `model/dropout.py`."""
 
-    packed: Tensor  # [count * views], one for each sequence of the head's views
-    texts: Tensor | None  # [count * 2], one for each text that objectives read separately
+    packed: Tensor  # [count * views], one for each sequence in `ModelInput.packed`
+    texts: Tensor | None  # [count * 2], one for each text in `ModelInput.texts`
     head: Tensor  # [count], one for each row
 
 
@@ -47,7 +50,7 @@ class DropoutKeys:
 class Encoded:
     """The encoded rows of one input."""
 
-    views: list[Tensor]  # one pooled [B, W] for each view that the head reads
+    views: list[Tensor]  # one pooled [B, W] for each view that the task's heads read
     texts: list[Tensor]  # embeddings [B, W] of the first and second texts, if they were encoded
 
 
@@ -100,7 +103,7 @@ class MultiTaskModel(nn.Module):
         count = len(tasks) if learned_weights else 0
         self.log_variances = nn.ParameterList(torch.zeros(1) for _ in range(count))
         for name, head in zip(tasks, self.heads, strict=True):
-            if isinstance(head, LinearHead):
+            if isinstance(head, (LinearHead, BothHeads)):
                 head.initialise(torch_generator(INITIALISATION, seed, name_key(name)))
 
     def head(self, task: str) -> nn.Module:
@@ -139,7 +142,7 @@ class MultiTaskModel(nn.Module):
         return [self._encoded(batch, vectors) for batch in inputs]
 
     def _groups(self, batch: ModelInput) -> list[PooledGroup]:
-        """The sequences of the head's views and, if objectives need them, of the two texts."""
+        """The sequences of the head's views and, if they are read separately, of the two texts."""
         spec, dropout = self.tasks[batch.task], batch.dropout
         groups = [PooledGroup(batch.packed, spec.pooling, dropout and dropout.packed)]
         if batch.texts is not None:
@@ -150,10 +153,12 @@ class MultiTaskModel(nn.Module):
 
     def _encoded(self, batch: ModelInput, vectors: Iterator[Tensor]) -> Encoded:
         """The vectors of a batch, split by view; takes those of its groups from `vectors`."""
+        spec = self.tasks[batch.task]
         views = list(next(vectors).split(batch.count))
         if batch.texts is not None:
-            return Encoded(views, list(next(vectors).split(batch.count)))
-        return Encoded(views, views if self.tasks[batch.task].apart else [])
+            texts = list(next(vectors).split(batch.count))
+            return Encoded([*views, *texts] if spec.both else views, texts)
+        return Encoded(views, views if spec.apart else [])
 
     def _vectors(
         self,
@@ -194,15 +199,23 @@ class MultiTaskModel(nn.Module):
             for batch, vectors in zip(inputs, encoded, strict=True)
         ]
 
-    def shared_outputs(self, tasks: Sequence[str], packed: Packed, count: int) -> list[Tensor]:
+    def evaluated(self, task: str, views: Sequence[PackedRows]) -> ModelInput:
+        """A batch of a task without dropout, from one `PackedRows` for each of its views."""
+        device = self.encoder.word_embeddings.device
+        first = len(self.tasks[task].parts[0].views)
+        texts = to_packed(views[first:], device) if views[first:] else None
+        count = len(views[0].offsets) - 1
+        return ModelInput(task, to_packed(views[:first], device), count, texts=texts)
+
+    def shared_outputs(self, tasks: Sequence[str], views: Sequence[PackedRows]) -> list[Tensor]:
         """Outputs of several tasks with the same `reads`, for rows that are encoded once."""
-        (encoded,) = self.encode([ModelInput(tasks[0], packed, count)])
+        (encoded,) = self.encode([self.evaluated(tasks[0], views)])
         return [self.head(task)(encoded.views, None) for task in tasks]
 
     def reads(self, task: str) -> tuple[Any, ...]:
-        """The views and the pooling of a task's head; tasks with the same can share an encoding."""
+        """The views of a task and their poolings; tasks with the same can share an encoding."""
         spec = self.tasks[task]
-        return spec.views, spec.pooling
+        return spec.views, spec.poolings
 
     def embed(self, packed: Packed, pooling: str) -> Tensor:
         """Embeddings `[B, W]` float32 of packed texts, with a pooling as in `HeadSpec`."""

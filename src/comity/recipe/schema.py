@@ -10,6 +10,7 @@ from comity.tables.rows import TableFormat
 Kind = Literal["classification", "multi-label", "regression", "similarity"]
 HeadName = Literal["linear", "bins", "regression", "cosine"]
 View = Literal["first", "second", "pair"]
+ViewChoice = Literal[View, "both"]
 Pooling = Literal["mean", "cls", "cls+mean", "pooler"]
 LossName = Literal["ranking", "contrastive", "cosent"]
 HeadLoss = Literal["cross-entropy", "one-vs-all"]
@@ -52,6 +53,7 @@ Column = str | int
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Mix = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -300,20 +302,31 @@ class TaskSection(Section):
         "binary cross-entropies (Lin & Le 2024); the probabilities are the sigmoids, divided by "
         "their sum.",
     )
-    view: View | None = Field(
+    view: ViewChoice | None = Field(
         default=None,
         description="What the head reads: the `first` or `second` text alone, or the `pair` in "
-        "one sequence.",
+        "one sequence. `both` trains two heads: one reads the pair, a second one the two texts, "
+        "encoded separately (the cross-encoder and the bi-encoder of Reimers & Gurevych 2019). "
+        "Their losses are summed, and `mix` averages their predictions. The second head is "
+        "`cosine` for similarity, an interaction head for classification and regression.",
         json_schema_extra=default_is("`pair` for two texts, else `first`"),
+    )
+    mix: Mix = Field(
+        default=0.5,
+        description='With `view = "both"`: the share of the head on the pair in a prediction, from '
+        "0 to 1. The rest is the share of the second head. Probabilities of classes are averaged, "
+        "or scores, each clipped to the scale.",
     )
     interaction: bool = Field(
         default=False,
         description="Whether the head reads u, v, abs(u - v) and u * v, where u and v are the "
-        "embeddings of the two texts, encoded separately.",
+        'embeddings of the two texts, encoded separately. With `view = "both"` on a similarity '
+        "task, the second head is such a head in place of `cosine`.",
     )
     head_layers: Annotated[int, Field(ge=0, le=4)] = Field(
         default=0,
-        description="Number of dense layers in the head before its output layer.",
+        description="Number of dense layers in the head before its output layer. With "
+        '`view = "both"`, this and the other keys of the head are for both heads.',
     )
     add_norm: bool = Field(
         default=False,
@@ -334,8 +347,8 @@ class TaskSection(Section):
     )
     embedding_pooling: Pooling | None = Field(
         default=None,
-        description="How the two texts that the objectives read become vectors, where the head "
-        "reads the pair.",
+        description="How two texts that are encoded separately become vectors, where a head reads "
+        'the pair: for objectives, and for the second head of `view = "both"`.',
         json_schema_extra=default_is("`pooling` where it is set, else as for `pooling`"),
     )
     head_dropout: Share | None = Field(
@@ -442,15 +455,30 @@ class TaskSection(Section):
         return self.head or HEADS_OF[self.kind][0]
 
     @property
+    def both(self) -> bool:
+        """Whether one head reads the pair and a second one its two texts."""
+        return self.view == "both"
+
+    @property
+    def text_head(self) -> HeadName | None:
+        """The second head of the view "both": `cosine`, or a head of the kind with interaction."""
+        if not self.both:
+            return None
+        cosine = self.kind == "similarity" and not self.interaction
+        return "cosine" if cosine else self.head_name
+
+    @property
     def apart(self) -> bool:
-        """Whether the head reads the two texts of a pair as separate embeddings."""
-        return self.head_name == "cosine" or self.interaction
+        """Whether the only head reads the two texts of a pair as separate embeddings."""
+        return not self.both and (self.head_name == "cosine" or self.interaction)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The views that the head reads."""
+        """The views that the heads read."""
         if self.apart:
             return ("first", "second")
+        if self.view == "both":
+            return ("pair", "first", "second")
         if self.view is not None:
             return (self.view,)
         return ("pair",) if self.texts is not None else ("first",)
@@ -458,14 +486,19 @@ class TaskSection(Section):
     @property
     def embeds(self) -> bool:
         """Whether training the task shapes the embedding of a single text."""
-        return self.apart or bool(self.objectives)
+        return self.apart or self.both or bool(self.objectives)
 
     @property
     def trained_views(self) -> tuple[View, ...]:
-        """The views that training encodes: the head's, and for objectives both texts alone."""
-        if self.objectives and not self.apart:
+        """The views that training encodes: the heads', and for objectives both texts alone."""
+        if self.objectives and not (self.apart or self.both):
             return (*self.views, "first", "second")
         return self.views
+
+    @property
+    def masked_views(self) -> tuple[View, ...]:
+        """The views that a stage on masked words encodes: those of the first head."""
+        return self.views[:1] if self.both else self.views
 
     @property
     def draws(self) -> int:

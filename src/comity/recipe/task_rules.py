@@ -118,14 +118,31 @@ def _check_views(path: str, task: TaskSection, report: Report) -> None:
     has_pairs = task.texts is not None
     if task.kind == "similarity" and not has_pairs:
         report(path, 'similarity compares two texts; set "texts" to a list of two columns')
+    if task.both:
+        _check_both(path, task, report)
     for key in ("interaction", "objectives"):
         if getattr(task, key) and not has_pairs:
             report(f"{path}.{key}", 'needs two text columns; set "texts"')
-    if task.view in ("second", "pair") and not has_pairs:
+    if task.view in ("second", "pair", "both") and not has_pairs:
         report(f"{path}.view", f'the view "{task.view}" needs two text columns; set "texts"')
     if task.objectives and task.view in ("first", "second"):
         report(
             f"{path}.view", 'objectives need both texts; set view = "pair" or interaction = true'
+        )
+
+
+def _check_both(path: str, task: TaskSection, report: Report) -> None:
+    if task.kind == "multi-label":
+        report(
+            f"{path}.view",
+            'the view "both" needs a classification, similarity or regression, not multi-label; '
+            'set view = "pair"',
+        )
+    if task.head == "cosine":
+        report(
+            f"{path}.head",
+            'with the view "both", head is the one that reads the pair; the second head is cosine '
+            "by default, so remove it, or set bins or regression",
         )
 
 
@@ -152,13 +169,19 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
         ("calibrate", not labelled, "only classification and multi-label can be calibrated"),
         ("rounding", task.head_name != "bins", "only the bins head rounds scores"),
         ("loss", task.kind != "classification", "only classification has a choice"),
-        ("embedding_pooling", not task.objectives, "the task has no objectives"),
+        ("embedding_pooling", not (task.objectives or task.both), "the task has no objectives"),
         ("embedding_pooling", task.apart, "objectives read the vectors of the head; set pooling"),
         ("view", task.apart, "the head encodes both texts separately"),
+        ("mix", not task.both, 'only the view "both" has two heads'),
+        (
+            "interaction",
+            task.both and task.kind != "similarity",
+            'with the view "both", the second head always is an interaction head',
+        ),
         ("add_norm", task.head_layers == 0, "the head has no extra layers; set head_layers"),
         ("batch_size", task.batch_tokens is not None, "batch_tokens sets the size"),
         *(
-            (key, task.head_name == "cosine", "the cosine head has no weights")
+            (key, task.apart and task.head_name == "cosine", "the cosine head has no weights")
             for key in _HEAD_KEYS
         ),
         *((key, task.eval_only, "the task is eval_only") for key in _TRAINING_KEYS),

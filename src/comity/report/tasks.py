@@ -121,7 +121,7 @@ def task_view(directory: RunDirectory, task: str, texts: bool) -> TaskView:
     return TaskView(
         task=task,
         kind=target.kind,
-        head=target.head,
+        head=target.head_names,
         metric=found.metric,
         step=directory.best().step,
         rows=len(found.gold),
@@ -187,7 +187,7 @@ def _confusion(target: Target, gold: NDArray, predicted: NDArray) -> list[list[i
     if target.kind == "classification":
         counts = len(target.classes)
         pair = _indices(target, gold), _indices(target, predicted)
-    elif target.head == "bins":
+    elif target.has_levels:
         counts = len(target.levels)
         pair = _levels(target, gold), _levels(target, predicted)
     else:

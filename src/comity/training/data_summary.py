@@ -43,10 +43,11 @@ def data_summary(prepared: Prepared) -> DataSummary:
 
 def _task_summary(data: TaskData, prepared: Prepared) -> TaskSummary:
     unknown = prepared.loaded.tokenizer.unk_id
+    spec = head_spec(data, prepared.encoder)
     return TaskSummary(
         kind=data.task.kind,
-        head=data.task.head_name,
-        pooling=head_spec(data, prepared.encoder).pooling,
+        head=data.target.head_names,
+        pooling=" + ".join(dict.fromkeys(spec.poolings)),
         views=list(data.task.views),
         metric=data.task.metric_name,
         classes=list(data.target.classes),

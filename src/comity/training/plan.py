@@ -116,9 +116,9 @@ def _sampled_task(
     tokens = section.batch_tokens
     if tokens is None and section.batch_size is None:
         tokens = train.batch_tokens
-    views = section.views
+    views = section.masked_views
     if stage.train_on == "labels":
-        # Each further dropout draw encodes what the head reads once more.
+        # Each further dropout draw encodes what the heads read once more.
         views = (*section.trained_views, *(section.draws - 1) * section.views)
     batches = TaskBatches(
         data.name,

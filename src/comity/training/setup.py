@@ -160,7 +160,7 @@ def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
         pooling=task.pooling or default,
         embedding_pooling=task.embedding_pooling or task.pooling or encoder.text_pooling,
         dropout=_head_dropout(task, encoder),
-        interaction=task.interaction,
+        interaction=task.interaction and not task.both,
         layers=task.head_layers,
         add_norm=task.add_norm,
         embeds=not task.eval_only and task.embeds,
@@ -309,7 +309,8 @@ def _untrained_pooler(tasks: Mapping[str, TaskData], loaded: LoadedEncoder) -> l
     encoder, reading = loaded.encoder, []
     for name, data in tasks.items():
         spec = head_spec(data, encoder)
-        pooler = "pooler" in (spec.pooling, *[spec.embedding_pooling] * len(data.task.objectives))
+        embeddings = [spec.embedding_pooling] * len(data.task.objectives)
+        pooler = "pooler" in (*spec.poolings, *embeddings)
         if pooler and encoder.pooling != "pooler":
             reading.append(name)
     if not reading:

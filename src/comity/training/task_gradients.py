@@ -17,8 +17,8 @@ from comity.losses.task_losses import (
     balanced_weights,
     consistency_loss,
     cross_entropy,
-    head_loss,
     objective_loss,
+    task_loss,
     uncertainty_weighted,
 )
 from comity.model.encoder import Packed
@@ -36,15 +36,17 @@ class MicroBatch:
     indices: NDArray[np.integer]  # of the rows in the split
     numbers: NDArray[np.integer]  # of the rows among all rows of the task in the step
     share: float  # of the batch's rows
-    inputs: Packed  # the views that the head reads
-    texts: Packed | None  # both texts separately, if objectives need them and the head reads a pair
-    draws: int = 1  # how often `inputs` are encoded, each time with another dropout draw
+    inputs: Packed  # the views that the head reads; with the view "both" the pairs
+    texts: Packed | None  # both texts separately, if they are read next to the pair
+    draws: int = 1  # how often what heads read is encoded, each time with another dropout draw
+    both: bool = False  # whether a head reads `texts`, and not only objectives
 
     @property
     def packed(self) -> list[Packed]:
         """Everything that is encoded, once for each draw."""
         texts = [] if self.texts is None else [self.texts]
-        return [self.inputs, *texts, *[self.inputs] * (self.draws - 1)]
+        again = [self.inputs, *texts] if self.both else [self.inputs]
+        return [self.inputs, *texts, *again * (self.draws - 1)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class TaskGradients:
 
     def _batch(self, task: str, indices: NDArray[np.integer], first: int, masked: bool) -> Batch:
         """One batch, whose rows are numbered from `first` among the task's rows in the step."""
-        data, views, split = self.tasks[task], self.model.tasks[task].views, self.splits[task]
+        data, spec, split = self.tasks[task], self.model.tasks[task], self.splits[task]
+        views = spec.parts[0].views
         count = min(data.task.micro_batches, len(indices))
         needs_texts = data.task.trained_views != views and not masked
         draws = 1 if masked else data.task.draws
@@ -141,7 +144,9 @@ class TaskGradients:
             inputs = self._packed(split, part, views, data.max_length)
             texts = self._packed(split, part, PAIR, data.max_length) if needs_texts else None
             share = len(part) / len(indices)
-            micro_batches.append(MicroBatch(task, part, part_numbers, share, inputs, texts, draws))
+            micro_batches.append(
+                MicroBatch(task, part, part_numbers, share, inputs, texts, draws, spec.both)
+            )
         return Batch(task, split, micro_batches)
 
     def _packed(
@@ -236,7 +241,8 @@ class TaskGradients:
         ids, offsets = micro_batch.inputs.ids.numpy(), micro_batch.inputs.offsets.numpy()
         special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
         masked_ids, positions = ids.copy(), []
-        task_key, views = name_key(micro_batch.task), self.model.tasks[micro_batch.task].views
+        task_key = name_key(micro_batch.task)
+        views = self.model.tasks[micro_batch.task].parts[0].views
         sequences = [
             (name_key(view), row) for view in views for row in micro_batch.numbers.tolist()
         ]
@@ -262,8 +268,9 @@ class TaskGradients:
     ) -> list[ModelInput]:
         """A micro-batch as `_input`, once for each dropout draw; objectives read the first."""
         first = self._input(micro_batch, words, *keys)
+        texts = first.texts if micro_batch.both else None
         others = [
-            replace(first, dropout=self.dropout_keys(micro_batch, *keys, draw=draw), texts=None)
+            replace(first, dropout=self.dropout_keys(micro_batch, *keys, draw=draw), texts=texts)
             for draw in range(1, micro_batch.draws)
         ]
         return [first, *others]
@@ -291,7 +298,7 @@ class TaskGradients:
             return torch.from_numpy(np.concatenate(found)).to(self.device)
 
         return DropoutKeys(
-            packed=view_keys(self.model.tasks[micro_batch.task].views),
+            packed=view_keys(self.model.tasks[micro_batch.task].parts[0].views),
             texts=None if micro_batch.texts is None else view_keys(PAIR),
             head=view_keys(["head"]),
         )
@@ -308,19 +315,17 @@ class TaskGradients:
     def _loss(
         self, micro_batch: MicroBatch, outputs: Sequence[Tensor], texts: Sequence[Tensor]
     ) -> Tensor:
-        """The mean loss of a micro-batch's rows: the head's loss plus the task's objectives.
+        """The mean loss of a micro-batch's rows: the heads' losses plus the task's objectives.
 
-        `outputs` has one tensor for each dropout draw; the head's loss is the mean over them.
+        `outputs` has one tensor for each dropout draw; a head's loss is the mean over them.
         """
         task, indices = micro_batch.task, micro_batch.indices
         split, target = self.splits[task], self.model.tasks[task].target
         labels = split.targets[indices]
-        trained_on = np.ascontiguousarray(target.trained_on(labels))
-        wanted = torch.from_numpy(trained_on).to(self.device)
-        loss = head_loss(
+        loss = task_loss(
             target,
             torch.cat(list(outputs)),
-            torch.cat([wanted] * len(outputs)),
+            np.concatenate([labels] * len(outputs)),
             self.class_weights[task],
         )
         objectives = self.tasks[task].task.objectives
