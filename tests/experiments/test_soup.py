@@ -138,7 +138,7 @@ def test_a_soup_is_a_run_that_says_what_it_is(runs, tmp_path, capsys):
     best = RunDirectory(Path(out)).best()
     assert {task: score.value for task, score in best.tasks.items()} == values["tasks"]
     assert main(["info", out]) == 0
-    assert "soup (selected by mean)" in (shown := capsys.readouterr().out)
+    assert "soup (selected by mean)" in (shown := " ".join(capsys.readouterr().out.split()))
     assert "A soup: the mean of the weights of" in shown
     new, labelled = tmp_path / "new.csv", tmp_path / "labelled.csv"
     new.write_text("text\nthe house is good\n")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.helpers import write_csv, write_jsonl
 
@@ -244,6 +244,11 @@ def arrow_tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
+@example(
+    table=pa.table({"text": ["good"], "years": pa.array([971890963200000000], pa.timestamp("us"))}),
+    to=".csv",
+    group=1,
+)  # the year 32767 is the last that Arrow prints
 @given(table=arrow_tables(), to=OUTPUTS, group=st.integers(1, 3))
 @quick
 def test_other_readers_read_copied_columns_of_parquet(tmp_path_factory, table, to, group):

@@ -582,5 +582,5 @@ def test_a_missing_torchjd_is_reported(monkeypatch):
 @pytest.mark.parametrize("name", ["cagrad", "upgrad"])
 def test_a_missing_solver_is_reported(monkeypatch, name):
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda module: None)
-    with pytest.raises(ComityError, match=r"and its solvers; install comity\[balancers\]"):
+    with pytest.raises(ComityError, match=r"with its solvers, which is not installed; run pip"):
         check_installed(name)

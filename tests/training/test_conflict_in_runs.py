@@ -335,7 +335,7 @@ def test_the_memory_of_probes_is_one_row_per_task_and_one_more(folder, tiny_chec
             trainer = Trainer(prepare(two_tasks(tiny_checkpoint, **changes), folder))
             flat = trainer.flat
             heads = len(flat.masters) - flat.shared_stop
-            numbers = memory(flat, trainer.plans, every)["task gradients"] // 4 - heads
+            numbers = memory(flat, trainer.plans, every, 0)["task gradients"] // 4 - heads
             rows[balancer, every] = numbers / (flat.shared_stop - flat.table_stop)
     assert rows == {("sum", 0): 1, ("sum", 10): 3, ("pcgrad", 0): 2, ("pcgrad", 10): 3}
 

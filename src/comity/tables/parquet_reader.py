@@ -382,7 +382,8 @@ def _plain_lists(array: Any) -> list[Any]:
 def _plain_others(array: Any) -> list[Any]:
     """Dates, times and decimals as texts; whatever cannot be cast as Arrow prints it."""
     try:
-        return array.cast(pa.string()).to_pylist()
+        texts = array.cast(pa.string()).to_pylist()
+        return _with_far_years(texts, array) if pa.types.is_timestamp(array.type) else texts
     except pa.ArrowException:
         nulls = array.is_null().to_pylist()
         printed = [array.slice(index, 1).to_string() for index in range(len(array))]
@@ -390,3 +391,15 @@ def _plain_others(array: Any) -> list[Any]:
             None if null else " ".join(text.strip("[] \n").split())
             for null, text in zip(nulls, printed, strict=True)
         ]
+
+
+def _with_far_years(texts: list[Any], array: Any) -> list[Any]:
+    """Timestamps as texts; Arrow prints a year beyond 32767 as "<value out of range: ...>"."""
+    zone = "Z" if array.type.tz else ""
+    numbers = array.cast(pa.int64()).to_pylist()
+    return [
+        str(np.datetime64(number, array.type.unit)).replace("T", " ") + zone
+        if text is not None and text.startswith("<")
+        else text
+        for text, number in zip(texts, numbers, strict=True)
+    ]
