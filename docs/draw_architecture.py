@@ -3,6 +3,7 @@
 python docs/draw_architecture.py
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def draw_box(box: Box) -> list[str]:
     return parts
 
 
-def arrow(points: list[tuple[float, float]], label: str, x: float, y: float) -> list[str]:
+def arrow(points: Sequence[tuple[float, float]], label: str, x: float, y: float) -> list[str]:
     """A line through the points with an arrow head at its end, and its label (lines apart by |)."""
     path = " ".join(f"{px:g},{py:g}" for px, py in points)
     line = (

@@ -293,7 +293,8 @@ class Target:
         if self.kind != "similarity" or any(part.head == "bins" for part in self.parts):
             return np.zeros(len(outputs), dtype=np.bool_)
         shares = outputs  # [n, heads], of the scale; see `normalise`
-        return (shares < -ROUNDING).all(axis=1) | (shares > 1 + ROUNDING).all(axis=1)
+        below, above = shares < -ROUNDING, shares > 1 + ROUNDING
+        return np.asarray(below.all(axis=1) | above.all(axis=1))
 
     def _of_parts(self, function: "Callable[[Target, Any], Any]", outputs: np.ndarray) -> list[Any]:
         """What a method gives for each of the `parts` and its outputs."""

@@ -9,7 +9,7 @@ from tests.helpers import number, two_tasks, write_two_tasks
 
 from comity import ComityError, Recipe
 from comity.cli.main import main
-from comity.evaluation.compare import Comparison, Verdict
+from comity.evaluation.compare import Comparison, Verdict, compare_groups
 from comity.experiments import ablation
 from comity.experiments.ablation import Ablation, _chosen, parts_of, without_part
 from comity.runs.directory import RunDirectory
@@ -126,7 +126,7 @@ def test_what_a_part_is_worth(full, tmp_path, capsys):
 
 
 def test_helps_and_hurts_follow_the_direction_of_the_metric(full, tmp_path, monkeypatch):
-    real = ablation.compare_groups
+    real = compare_groups
 
     def certain(*groups, names):
         found = real(*groups, names=names)
