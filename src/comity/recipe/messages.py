@@ -89,6 +89,8 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "freeze_encoder": "freeze",
     "r_drop": "consistency",
     "rdrop": "consistency",
+    "teacher_model": "teacher",
+    "distillation_temperature": "teacher_temperature",
     "sampling": "task_sampling",
     "model": "name",
     "model_name": "name",
