@@ -368,9 +368,8 @@ class TaskSection(Section):
         "to the head's loss; see below. A step encodes twice as many tokens of this task.",
         json_schema_extra=default_is("none"),
     )
-    teacher: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+    teacher: str | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
         default=None,
-        strict=False,
         description="A trained model that this task also learns from (knowledge distillation), or "
         "a list of several, whose predictions are averaged: a run directory with a task of the "
         "same name and classes, and any encoder, or a file of soft labels from `comity baseline "

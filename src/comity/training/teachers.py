@@ -269,7 +269,7 @@ def teacher_notes(
     tasks: Mapping[str, TaskData], teachers: Mapping[str, Sequence[Teacher]]
 ) -> list[str]:
     """How many rows the teachers of each task label, and whether they have seen them."""
-    notes = []
+    notes, sure = [], []
     for name, own in teachers.items():
         splits = list(_training_splits(tasks[name]))
         for teacher in own:
@@ -277,14 +277,14 @@ def teacher_notes(
                 f"{int(teacher.labelled(split).sum()):,} of {plural(len(split), 'row')} of {file}"
                 for file, split in splits
             ]
-            notes.append(f"{name}: learns from {teacher.path} ({', '.join(counts)})")
-        seen = [t.path for t in own if any(t.has_seen(split) for _, split in splits)]
-        if seen:
-            notes.append(
-                f"{name}: {', '.join(seen)} {'was' if len(seen) == 1 else 'were'} trained on rows "
-                "that it labels here, and a model is too sure of those; comity baseline --folds "
-                "makes soft labels without this"
-            )
+            notes.append(f"{name}: learns from {teacher.path}, which labels {', '.join(counts)}")
+        if any(teacher.has_seen(split) for teacher in own for _, split in splits):
+            sure.append(name)
+    if sure:
+        notes.append(
+            f"{', '.join(sure)}: a teacher labels rows that it was trained on, and is too sure of "
+            "them; the soft labels of comity baseline --folds are for unseen rows"
+        )
     return notes
 
 
