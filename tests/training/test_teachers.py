@@ -307,6 +307,15 @@ def test_a_table_in_memory_and_the_file_of_a_stage_are_labelled(tmp_path, tiny_c
     assert_labelled(more, [text for _, text in rows], teacher, "mood", ["down", "up"])
 
 
+def test_rows_of_a_part_of_a_split_keep_their_soft_labels(tmp_path, tiny_checkpoint):
+    write_two_tasks(tmp_path)
+    recipe = two_tasks(tiny_checkpoint, **write_teachers(tmp_path))
+    split = trainer_of(recipe, tmp_path).prepared.tasks["alike"].train
+    part = split.take(np.array([3, 7]))
+    assert part.soft is not None
+    np.testing.assert_allclose(part.soft[:, 0], SCORES[[3, 7]], rtol=1e-6)
+
+
 def test_several_teachers_are_averaged(tmp_path, tiny_checkpoint, teacher):
     write_two_tasks(tmp_path)
     files = write_teachers(tmp_path)

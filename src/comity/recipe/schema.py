@@ -370,11 +370,11 @@ class TaskSection(Section):
     )
     teacher: str | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
         default=None,
-        description="A trained model that this task also learns from (knowledge distillation), or "
-        "a list of several, whose predictions are averaged: a run directory with a task of the "
-        "same name and classes, and any encoder, or a file of soft labels from `comity baseline "
-        "--folds`. A relative path is looked for where relative paths of data files start, then in "
-        "the working directory.",
+        description="A trained model that this task also learns from, or a list of several, whose "
+        "predictions are averaged. Each is a run directory, of any encoder, with a task of the "
+        "same name and classes, or a file of soft labels from `comity baseline --folds`; see [One "
+        "model from several](distil.md). A relative path is looked for where relative paths of "
+        "data files start, then in the working directory.",
         json_schema_extra=default_is("none"),
     )
     teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -384,15 +384,15 @@ class TaskSection(Section):
     )
     teacher_temperature: Positive = Field(
         default=1.0,
-        description="What the logits of teacher and student are divided by in the teacher's loss, "
-        "which is multiplied by its square (Hinton et al. 2015). Above 1, the probabilities of "
+        description="What the logits of teacher and student are divided by in the teacher's loss. "
+        "The loss is multiplied by its square (Hinton et al. 2015). Above 1, the probabilities of "
         "unlikely classes count more.",
     )
     teacher_anneal: bool = Field(
         default=False,
-        description="Let the share of the teacher's loss fall linearly over each stage, from 1 at "
-        "its first step to 0 at its end (teacher annealing, Clark et al. 2019), instead of "
-        "`teacher_weight`.",
+        description="Whether the share of the teacher's loss falls linearly over each stage, from "
+        "1 at its first step to 0 at its end, instead of being `teacher_weight`. This is teacher "
+        "annealing (Clark et al. 2019).",
     )
     batch_size: Count | None = Field(
         default=None,
