@@ -394,6 +394,7 @@ def test_probabilities_at_a_temperature_are_those_of_the_logits(tmp_path, tiny_c
         }
     )
     split = trainer_of(recipe, tmp_path).prepared.tasks["mood"].train
+    assert split.soft is not None
     np.testing.assert_allclose(split.soft, expected[split.rows], rtol=1e-4, atol=1e-7)
 
 
@@ -606,8 +607,8 @@ def test_a_teacher_that_does_not_fit_is_an_error_before_training(
         f"{tmp_path}: not a run (it has no run.json); name a directory written by comity train"
     )
     assert error("mood", teacher="mood.csv") == (
-        f"{tmp_path / 'mood.csv'}: does not hold soft labels, or is damaged; delete it and repeat "
-        "comity baseline --folds"
+        f"{tmp_path / 'mood.csv'}: does not hold soft labels, or is damaged; name a file of comity "
+        "baseline --folds, or repeat that command"
     )
     assert error("mood", teacher=files["tasks__alike__teacher"]) == (
         "alike.safetensors: holds soft labels of the task alike; name those of mood"
