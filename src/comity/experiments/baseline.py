@@ -7,10 +7,10 @@ OUT/baseline.json                    the table
     results/mood-seed0/              the slim copy of each finished run on all rows
     results/floors.json              scores that need no training
 
-A task alone has the recipe that `comity train --only TASK` trains: the same encoder and keys, and
-as many epochs over its own rows (or as many steps). So the runs of all tasks see as many examples
-together as one run of the whole recipe. Once results/ and teachers/ are complete, runs/ is not
-needed any more.
+A task alone has the recipe that `comity train --only TASK` trains, without teachers: the same
+encoder and keys, and as many epochs over its own rows (or as many steps). So the runs of all tasks
+see as many examples together as one run of the whole recipe. Once results/ and teachers/ are
+complete, runs/ is not needed any more.
 """
 
 import hashlib
@@ -102,7 +102,7 @@ class Baseline:
         self.drop_leaks = drop_leaks
         loaded = Recipe.load(recipe, self.overrides)
         self._taught = [name for name, task in loaded.tasks.items() if task.teachers]
-        self.whole = loaded.without_teachers() if self._taught else loaded
+        self.whole = loaded.without_teachers()
         first = self.whole.train.seed
         self.seeds = range(first, first + seeds)
         self.tasks = [name for name, task in self.whole.tasks.items() if not task.eval_only]
@@ -125,7 +125,7 @@ class Baseline:
     def _recipe(self, task: str, seed: int) -> Recipe:
         """The recipe of a task alone."""
         recipe = Recipe.load(self.path, [*self.overrides, f"train.seed={seed}"])
-        return (recipe.without_teachers() if self._taught else recipe).only([task])
+        return recipe.without_teachers().only([task])
 
     def _runs(self) -> list[tuple[str, str, int]]:
         """Name, task and seed of each run on all rows."""
