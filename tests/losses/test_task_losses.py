@@ -2,18 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.special import log_softmax
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from comity.losses.task_losses import (
+    Teaching,
     balanced_weights,
     binary_cross_entropy,
     consistency_loss,
     cross_entropy,
+    distillation_loss,
     head_loss,
     squared_error,
+    task_loss,
 )
 from comity.targets import Target
 
@@ -160,3 +165,72 @@ def test_equal_draws_are_consistent_and_huge_logits_finite(target):
     assert consistency_loss(target, outputs, outputs).item() == 0
     huge = torch.full_like(outputs, 1e4)
     assert math.isfinite(consistency_loss(target, huge, -huge).item())
+
+
+# --- soft labels ----------------------------------------------------------------------------------
+
+
+def test_distillation_at_temperature_1_differs_from_the_divergence_by_the_entropy():
+    target = Target("classification", "linear", ("a", "b", "c"))
+    outputs, soft = torch.randn(4, 3), torch.randn(4, 3).softmax(dim=1)
+    divergence = F.kl_div(outputs.log_softmax(dim=1), soft, reduction="batchmean")
+    entropy = Categorical(soft).entropy().mean()
+    torch.testing.assert_close(distillation_loss(target, outputs, soft), divergence + entropy)
+
+
+def test_a_temperature_keeps_the_size_of_the_gradient():
+    """For a high temperature it is that of half the squared error of centred logits / C."""
+    target = Target("classification", "linear", ("a", "b", "c"))
+    outputs = torch.tensor([[0.3, -1.0, 0.4]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.5, -2.0]])
+    t = 1000.0
+    distillation_loss(target, outputs, (teacher / t).softmax(dim=1), t).backward()
+    difference = (outputs - teacher).detach()  # Hinton et al. 2015, equation 4
+    expected = (difference - difference.mean()) / 3
+    torch.testing.assert_close(outputs.grad, expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_distillation_of_sigmoids_by_hand(temperature):
+    outputs, soft = torch.randn(5, 3), torch.rand(5, 3)
+    p = torch.sigmoid(outputs / temperature)
+    losses = -(soft * p.log() + (1 - soft) * (1 - p).log()) * temperature**2
+    several = Target("multi-label", "linear", ("a", "b", "c"))
+    found = distillation_loss(several, outputs, soft, temperature)
+    torch.testing.assert_close(found, losses.mean())
+    apart = Target("classification", "linear", ("a", "b", "c"), one_vs_all=True)
+    found = distillation_loss(apart, outputs, soft, temperature)
+    torch.testing.assert_close(found, losses.sum(dim=1).mean())
+    two = Target("classification", "linear", ("no", "yes"))
+    both = torch.stack([1 - soft[:, 0], soft[:, 0]], dim=1)
+    found = distillation_loss(two, outputs[:, :1], both, temperature)
+    torch.testing.assert_close(found, losses[:, 0].mean())
+
+
+def test_class_weights_multiply_the_loss_on_labels_only():
+    target = Target("classification", "linear", ("a", "b", "c"))
+    outputs, soft = torch.randn(4, 3), torch.randn(4, 3).softmax(dim=1)
+    wanted, weights = torch.tensor([0, 1, 2, 1]), torch.tensor([3.0, 0.5, 2.0])
+    labels = F.cross_entropy(outputs, wanted, reduction="none") * weights[wanted]
+    teacher = F.cross_entropy(outputs, soft, reduction="none")
+    found = head_loss(target, outputs, wanted, weights, Teaching(soft, 0.25))
+    torch.testing.assert_close(found, (0.75 * labels + 0.25 * teacher).mean())
+    soft[1:3] = torch.nan  # no teacher labels these rows
+    found = head_loss(target, outputs, wanted, weights, Teaching(soft, 0.25))
+    share = torch.tensor([0.25, 0, 0, 0.25])
+    expected = ((1 - share) * labels + share * teacher).mean()
+    torch.testing.assert_close(found, expected)
+    nobody = Teaching(torch.full_like(soft, torch.nan), 0.25)
+    torch.testing.assert_close(head_loss(target, outputs, wanted, weights, nobody), labels.mean())
+
+
+def test_teachers_teach_both_heads_of_a_task():
+    """Levels for the `bins` head; for the cosine next to it, their mean as a share of the scale."""
+    target = Target("similarity", "bins", scale=(0.0, 2.0), text_head="cosine")
+    outputs = torch.tensor([[0.2, -0.1, 0.4, 0.7], [1.0, 0.0, -1.0, 0.1]])
+    labels = np.array([2.0, 0.0])
+    soft = torch.tensor([[0.0, 0.5, 0.5], [0.8, 0.2, 0.0]])  # scores 1.5 and 0.2 of 2
+    found = task_loss(target, outputs, labels, teaching=Teaching(soft, weight=1.0))
+    levels = F.cross_entropy(outputs[:, :3], soft)
+    scores = F.mse_loss(outputs[:, 3], torch.tensor([0.75, 0.1]))
+    assert found.item() == pytest.approx((levels + scores).item(), abs=1e-6)

@@ -30,7 +30,10 @@ def test_a_full_key_is_found_in_its_table():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("temprature", 'unknown key "temprature"; did you mean "sampling_temperature"?'),
+        (
+            "sampling_temprature",
+            'unknown key "sampling_temprature"; did you mean "sampling_temperature"?',
+        ),
         ("zzz", 'unknown key "zzz"; `comity recipe` lists all keys'),
         ("schedule", 'unknown key "schedule"; it is now called "task_sampling"'),
         ("train.decay", 'unknown key "train.decay"; it is now called "lr_schedule"'),

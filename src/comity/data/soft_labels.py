@@ -124,8 +124,8 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
         known, digest = about.pop("format"), about.pop("sha256")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise ComityError(
-            f"{path}: does not hold soft labels, or is damaged; delete it and repeat comity "
-            "baseline --folds"
+            f"{path}: does not hold soft labels, or is damaged; name a file of comity baseline "
+            "--folds, or repeat that command"
         ) from None
     if known != FORMAT:
         raise ComityError(

@@ -64,6 +64,9 @@ class Split:
     dropped: int = 0  # rows left out because a text is empty
     dropped_lines: tuple[int, ...] = ()
     leaked: int = 0  # rows left out because they are also in a dev set
+    soft: NDArray[np.float32] | None = None
+    """Soft labels `[n, K]` of teachers, as `distillation_loss` takes them; NaN for a row without
+    any. None for a task without a teacher, and until a trainer asks for them."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +89,8 @@ class Split:
 
     def take(self, kept: NDArray) -> "Split":
         """The split with only the rows at the indices (or in the mask) `kept`."""
-        return replace(self, rows=self.rows[kept], targets=self.targets[kept])
+        soft = None if self.soft is None else self.soft[kept]
+        return replace(self, rows=self.rows[kept], targets=self.targets[kept], soft=soft)
 
     def view_texts(self, view: str) -> tuple[TextColumn, ...]:
         """The text columns that a view encodes in one sequence."""

@@ -7,10 +7,10 @@ OUT/baseline.json                    the table
     results/mood-seed0/              the slim copy of each finished run on all rows
     results/floors.json              scores that need no training
 
-A task alone has the recipe that `comity train --only TASK` trains: the same encoder and keys, and
-as many epochs over its own rows (or as many steps). So the runs of all tasks see as many examples
-together as one run of the whole recipe. Once results/ and teachers/ are complete, runs/ is not
-needed any more.
+A task alone has the recipe that `comity train --only TASK` trains, without teachers: the same
+encoder and keys, and as many epochs over its own rows (or as many steps). So the runs of all tasks
+see as many examples together as one run of the whole recipe. Once results/ and teachers/ are
+complete, runs/ is not needed any more.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from comity.evaluation.evaluate import task_outputs
 from comity.evaluation.floors import Floor, majority_floor, untouched_floor
 from comity.evaluation.metrics import higher_is_better
 from comity.experiments.runner import Series, SeriesRun, check_digests, check_folder
-from comity.experiments.slim import digests_of_weights, write_slim_run
+from comity.experiments.slim import write_slim_run
 from comity.files import read_record, write_atomically, write_record
 from comity.format import or_dash, plural
 from comity.inference.model import load
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs.directory import RunDirectory, is_finished, validated
+from comity.runs.directory import RunDirectory, digests_of_weights, is_finished, validated
 from comity.runs.summary import reached
 from comity.terminal.waiting import Waiting
 from comity.training.plan import SeriesPlan
@@ -100,7 +100,9 @@ class Baseline:
         self.overrides = list(overrides)
         self.out = out
         self.drop_leaks = drop_leaks
-        self.whole = Recipe.load(recipe, self.overrides)
+        loaded = Recipe.load(recipe, self.overrides)
+        self._taught = [name for name, task in loaded.tasks.items() if task.teachers]
+        self.whole = loaded.without_teachers()
         first = self.whole.train.seed
         self.seeds = range(first, first + seeds)
         self.tasks = [name for name, task in self.whole.tasks.items() if not task.eval_only]
@@ -122,7 +124,8 @@ class Baseline:
 
     def _recipe(self, task: str, seed: int) -> Recipe:
         """The recipe of a task alone."""
-        return Recipe.load(self.path, [*self.overrides, f"train.seed={seed}"]).only([task])
+        recipe = Recipe.load(self.path, [*self.overrides, f"train.seed={seed}"])
+        return recipe.without_teachers().only([task])
 
     def _runs(self) -> list[tuple[str, str, int]]:
         """Name, task and seed of each run on all rows."""
@@ -157,6 +160,7 @@ class Baseline:
         """Sentences on the data, on tasks that are left out, and on folds of unequal size."""
         names = [name for name in self.whole.tasks if name not in self.tasks]
         left_out = [f"{name}: is left out, since eval_only is set" for name in names]
+        left_out += [f"{name}: is trained without its teacher here" for name in self._taught]
         return [*self.series.notes, *left_out, *self._unequal]
 
     @property

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from comity.evaluation.predictions import PREDICTION_COLUMNS
-from comity.files import read_record, sha256_of, write_folder, write_record
-from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+from comity.files import read_record, write_folder, write_record
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory, digests_of_weights
 from comity.runs.entries import StageConflictEntry, TrainEntry
 from comity.runs.facts import RunFacts
 from comity.runs.summary import stage_conflicts
@@ -70,12 +70,6 @@ def _copy_columns(source: Path, target: Path) -> None:
         writer = csv.writer(written)
         for row in csv.reader(read):
             writer.writerow(row[: len(PREDICTION_COLUMNS)])
-
-
-def digests_of_weights(kept: Path) -> dict[str, str]:
-    """SHA-256 of each weight file of a run's kept model, by its path in the model's folder."""
-    files = sorted(kept.rglob("*.safetensors"))
-    return {file.relative_to(kept).as_posix(): sha256_of(file) for file in files}
 
 
 def weight_digests(slim: Path) -> dict[str, str]:

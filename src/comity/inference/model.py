@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from comity import hardware
-from comity.data.packing import PackedRows, TextColumn, pack, packed_lengths, truncated
+from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
 from comity.data.splits import Split, file_split, split_off
 from comity.errors import ComityError, nearest
 from comity.evaluation.evaluate import Evaluation, by_length, evaluate_outputs, task_outputs
@@ -145,6 +145,11 @@ class Model:
     def network(self) -> MultiTaskModel:
         """The encoder and the heads."""
         return self._model
+
+    @property
+    def template(self) -> Template:
+        """The special tokens and segments of the encoder's input."""
+        return self._template
 
     @property
     def tokenizer(self) -> Tokenizer:

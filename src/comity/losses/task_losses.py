@@ -3,7 +3,7 @@
 Since they are means over rows, micro-batches weighted by their rows add up to the whole batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -67,10 +67,50 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.float()[:, 0] - targets.float()).square().mean()
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What teachers say about the rows of a batch, and how much it counts."""
+
+    soft: Tensor  # [B, K] as for `distillation_loss`; NaN where no teacher labels the row
+    weight: float  # share of the teacher's loss, 0 to 1
+    temperature: float = 1.0
+
+    def repeated(self, count: int) -> "Teaching":
+        """The same for `count` draws of the rows, one after another."""
+        return replace(self, soft=torch.cat([self.soft] * count))
+
+
 def head_loss(
+    target: Target,
+    outputs: Tensor,
+    wanted: Tensor,
+    class_weights: Tensor | None = None,
+    teaching: Teaching | None = None,
+) -> Tensor:
+    """The loss of a head's outputs against `wanted`, which `Target.trained_on` gives.
+
+    With teachers, the loss of a row that they label is (1 - weight) times the one on its label plus
+    weight times `distillation_loss`. Class weights multiply the loss on labels only.
+    """
+    if teaching is None:
+        return label_loss(target, outputs, wanted, class_weights)
+    taught = ~teaching.soft.isnan().any(dim=1)
+    share = taught.float().mean()
+    loss = torch.zeros((), device=outputs.device)
+    if not taught.all():
+        loss = (1 - share) * label_loss(target, outputs[~taught], wanted[~taught], class_weights)
+    if taught.any():
+        own = label_loss(target, outputs[taught], wanted[taught], class_weights)
+        soft = teaching.soft[taught]
+        learned = distillation_loss(target, outputs[taught], soft, teaching.temperature)
+        loss = loss + share * ((1 - teaching.weight) * own + teaching.weight * learned)
+    return loss
+
+
+def label_loss(
     target: Target, outputs: Tensor, wanted: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
-    """The loss of a head's outputs against `wanted`, which `Target.trained_on` gives."""
+    """The loss of a head's outputs against the labels `wanted`."""
     if target.one_vs_all:
         return one_vs_all(outputs, wanted, class_weights)
     if target.sigmoid:
@@ -81,14 +121,54 @@ def head_loss(
 
 
 def task_loss(
-    target: Target, outputs: Tensor, labels: NDArray, class_weights: Tensor | None = None
+    target: Target,
+    outputs: Tensor,
+    labels: NDArray,
+    class_weights: Tensor | None = None,
+    teaching: Teaching | None = None,
 ) -> Tensor:
     """The loss of a task's outputs `[B, outputs]` against `labels [B]`: the sum over its heads."""
     losses = []
     for part, own in zip(target.parts, target.split(outputs), strict=True):
         wanted = torch.from_numpy(np.ascontiguousarray(part.trained_on(labels))).to(outputs.device)
-        losses.append(head_loss(part, own, wanted, class_weights))
+        taught = _for_part(teaching, target, part)
+        losses.append(head_loss(part, own, wanted, class_weights, taught))
     return sum(losses[1:], losses[0])
+
+
+def _for_part(teaching: Teaching | None, target: Target, part: Target) -> Teaching | None:
+    """What teachers say to one head of a task; to a cosine beside `bins`, the mean level."""
+    if teaching is None or target.head != "bins" or part.head == "bins":
+        return teaching
+    shares = torch.linspace(0, 1, teaching.soft.shape[1], device=teaching.soft.device)
+    return replace(teaching, soft=(teaching.soft @ shares)[:, None])
+
+
+def distillation_loss(
+    target: Target, outputs: Tensor, soft: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """The loss of a head's outputs `[B, outputs]` against soft labels (Hinton et al. 2015).
+
+    Classes, labels and levels: cross-entropy of the outputs, divided by the temperature, against
+    probabilities, times the square of the temperature, which keeps the size of the gradient. Where
+    outputs are logits of sigmoids, it is the binary cross-entropy, summed over the classes of a
+    one-vs-all loss and averaged over labels, as on labels. For a head that predicts a number: the
+    squared error.
+
+    Args:
+        soft: `[B, K]` probabilities, at the temperature, of the K classes, labels or levels; or
+            `[B, 1]` numbers as the head is trained on them.
+    """
+    if target.head in ("regression", "cosine"):
+        return squared_error(outputs, soft[:, 0])
+    logits = outputs.float() / temperature
+    if not target.sigmoid:
+        return F.cross_entropy(logits, soft) * temperature**2
+    if target.outputs == 1:
+        soft = soft[:, 1:]
+    losses = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    of_rows = losses.mean(dim=1) if target.kind == "multi-label" else losses.sum(dim=1)
+    return of_rows.mean() * temperature**2
 
 
 def consistency_loss(target: Target, first: Tensor, second: Tensor) -> Tensor:

@@ -92,6 +92,8 @@ FROM_ELSEWHERE: Mapping[str, str] = {
     "freeze_encoder": "freeze",
     "r_drop": "consistency",
     "rdrop": "consistency",
+    "teacher_model": "teacher",
+    "distillation_temperature": "teacher_temperature",
     "sampling": "task_sampling",
     "model": "name",
     "model_name": "name",
@@ -215,7 +217,7 @@ _EXPECTED = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
-_BRANCH = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|function-)")
+_BRANCH = re.compile(r"^(literal\[|constrained-|float$|int$|str$|bool$|dict\[|tuple\[|function-)")
 _BOUND_TYPES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 _BOUNDS = {
     "greater than or equal to": "at least",

@@ -96,6 +96,14 @@ class Recipe(RecipeSchema):
             values["stages"] = [stage for stage in stages if stage.get("tasks") != []]
         return self.from_dict(values, "--only", drop_unused=True)
 
+    def without_teachers(self) -> Self:
+        """The recipe with tasks that learn from their labels alone."""
+        values = self.to_dict()
+        for task in values["tasks"].values():
+            for key in [key for key in task if key.startswith("teacher")]:
+                task.pop(key)
+        return self.from_dict(values)
+
     def tracked_by(self, names: Sequence[str]) -> Self:
         """The recipe with other trackers; `track.project` is kept where one of them has projects.
 

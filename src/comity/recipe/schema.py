@@ -382,6 +382,32 @@ class TaskSection(Section):
         "to the head's loss; see below. A step encodes twice as many tokens of this task.",
         json_schema_extra=default_is("none"),
     )
+    teacher: str | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = Field(
+        default=None,
+        description="A trained model that this task also learns from, or a list of several, whose "
+        "predictions are averaged. Each is a run directory, of any encoder, with a task of the "
+        "same name and classes, or a file of soft labels from `comity baseline --folds`; see [One "
+        "model from several](distil.md). A relative path is looked for where relative paths of "
+        "data files start, then in the working directory.",
+        json_schema_extra=default_is("none"),
+    )
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5,
+        description="Share of the teacher's loss in the head's loss; the loss on labels has the "
+        "rest. A row that no teacher labels is trained on its label alone.",
+    )
+    teacher_temperature: Positive = Field(
+        default=1.0,
+        description="What the logits of teacher and student are divided by in the teacher's loss. "
+        "The loss is multiplied by its square (Hinton et al. 2015). Above 1, the probabilities of "
+        "unlikely classes count more.",
+    )
+    teacher_anneal: bool = Field(
+        default=False,
+        description="Whether the share of the teacher's loss falls linearly over each stage, from "
+        "1 at its first step to 0 at its end, instead of being `teacher_weight`. This is teacher "
+        "annealing (Clark et al. 2019).",
+    )
     batch_size: Count | None = Field(
         default=None,
         description="Rows in a batch of this task.",
@@ -504,6 +530,13 @@ class TaskSection(Section):
     def draws(self) -> int:
         """The dropout draws that a step of training encodes of each row."""
         return 1 if self.consistency is None else 2
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The paths of the teachers, as in the recipe."""
+        if isinstance(self.teacher, str):
+            return (self.teacher,)
+        return self.teacher or ()
 
     @property
     def metric_name(self) -> MetricName:

@@ -18,8 +18,9 @@ from comity.targets import loose_key
 
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
-    "class_weights", "objectives", "rounding", "loss", "consistency", "calibrate",
+    "class_weights", "objectives", "rounding", "loss", "consistency", "calibrate", "teacher",
 )  # fmt: skip
+_TEACHER_KEYS = ("teacher_weight", "teacher_temperature", "teacher_anneal")
 _HEAD_KEYS = ("head_dropout", "head_lr", "interaction", "head_layers", "add_norm")
 
 
@@ -34,6 +35,8 @@ def check_task(name: str, recipe: RecipeSchema, report: Report) -> None:
     _check_micro_batches(path, task, recipe, report)
     _check_objectives(path, task, report)
     _check_ignored_labels(path, task, report)
+    if len(set(task.teachers)) < len(task.teachers):
+        report(f"{path}.teacher", "names a teacher twice; remove one")
 
 
 def _check_ignored_labels(path: str, task: TaskSection, report: Report) -> None:
@@ -166,6 +169,9 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
             task.kind != "classification",
             "only classification has class weights",
         ),
+        *((key, not task.teachers, "the task has no teacher") for key in _TEACHER_KEYS),
+        ("teacher_temperature", numeric, "teachers of scores and numbers have no logits"),
+        ("teacher_weight", task.teacher_anneal, "teacher_anneal sets the share"),
         ("calibrate", not labelled, "only classification and multi-label can be calibrated"),
         ("rounding", task.head_name != "bins", "only the bins head rounds scores"),
         ("loss", task.kind != "classification", "only classification has a choice"),

@@ -37,6 +37,7 @@ from comity.files import (
     MANIFEST,
     damage,
     read_record,
+    sha256_of,
     write_atomically,
     write_folder,
     write_record,
@@ -503,6 +504,12 @@ def _line(entry: Entry) -> str:
 def _step_of(folder: Path) -> int:
     found = CHECKPOINT.fullmatch(folder.name)
     return int(found[1]) if found else -1
+
+
+def digests_of_weights(kept: Path) -> dict[str, str]:
+    """SHA-256 of each weight file of a run's kept model, by its path in the model's folder."""
+    files = sorted(kept.rglob("*.safetensors"))
+    return {file.relative_to(kept).as_posix(): sha256_of(file) for file in files}
 
 
 def is_finished(directory: Path) -> bool:

@@ -51,6 +51,14 @@ class FoldFacts:
 
 
 @dataclass(frozen=True)
+class TeacherFacts:
+    """A teacher of a task: a run, or a file of soft labels."""
+
+    path: str  # as in the recipe
+    sha256: str  # of everything that its predictions depend on besides the rows
+
+
+@dataclass(frozen=True)
 class RunInputs:
     """Everything a run reads. None of it may change between start and resume."""
 
@@ -63,14 +71,19 @@ class RunInputs:
     in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
     hub: dict[str, HubFacts] = field(default_factory=dict)  # roles that were data sets of the hub
     fold: FoldFacts | None = None  # None: the run has seen all training rows
+    teachers: dict[str, list[TeacherFacts]] = field(default_factory=dict)  # by task
 
     @property
     def digests(self) -> dict[str, str]:
-        """One digest for the encoder, the tokenizer and each file, and one for rows left out."""
+        """One digest for each input: encoder, tokenizer, files, rows left out, teachers."""
         weights = " ".join(f"{name}:{digest}" for name, digest in self.encoder.sha256.items())
         files = {f"file of {role}": digest for role, digest in self.files.items()}
         held_out = {"fold of training rows": self.fold.sha256} if self.fold else {}
-        return {"encoder": weights, "tokenizer": self.tokenizer, **files, **held_out}
+        teachers = {
+            f"teacher of {task}": " ".join(teacher.sha256 for teacher in own)
+            for task, own in self.teachers.items()
+        }
+        return {"encoder": weights, "tokenizer": self.tokenizer, **files, **held_out, **teachers}
 
 
 @dataclass(frozen=True)

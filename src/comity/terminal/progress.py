@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from comity.format import clock, or_dash
+from comity.format import clock, or_dash, plural
 from comity.tables.locations import locations
 from comity.terminal.table import Table
 from comity.terminal.views import console, show_plan, show_score, tell
@@ -31,6 +31,7 @@ from comity.training.events import (
     Event,
     Planned,
     Resumed,
+    RowsLabelled,
     RunStarted,
     StepDone,
     StepSkipped,
@@ -98,6 +99,9 @@ class Display:
         match event:
             case DataRead():
                 self.data_read(event)
+            case RowsLabelled():
+                rows = plural(event.rows, "training row")
+                self._wait_for(f"{event.teacher} labels {rows} of {event.task}")
             case Planned():
                 self.planned(event)
             case Resumed():

@@ -21,6 +21,15 @@ class DataRead:
 
 
 @dataclass(frozen=True)
+class RowsLabelled:
+    """A teacher begins to label the training rows of a task; it does so once for all runs."""
+
+    task: str
+    teacher: str  # its path
+    rows: int
+
+
+@dataclass(frozen=True)
 class Planned:
     """The plan is ready; nothing has been trained."""
 
@@ -99,6 +108,7 @@ class TrackerNote:
 
 Event = (
     DataRead
+    | RowsLabelled
     | Planned
     | Resumed
     | RunStarted

@@ -1,7 +1,7 @@
 """Loads everything a recipe needs (encoder, tasks, model) and reports every error at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,12 +34,21 @@ from comity.model.multitask import MultiTaskModel
 from comity.recipe.recipe import Recipe
 from comity.recipe.schema import TaskSection
 from comity.rng import INITIALISATION, MASKING
-from comity.runs.facts import EncoderFacts, FoldFacts, HubFacts, Machine, RunInputs, TaskFacts
+from comity.runs.facts import (
+    EncoderFacts,
+    FoldFacts,
+    HubFacts,
+    Machine,
+    RunInputs,
+    TaskFacts,
+    TeacherFacts,
+)
 from comity.tables.hub import HubPath
 from comity.tables.locations import FramePath
 from comity.targets import HeadSpec
 from comity.track.trackers import check_installed as check_trackers
 from comity.training.balancers import check_installed
+from comity.training.teachers import Teacher, find_teachers, teacher_notes
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Prepared:
     drop_leaks: bool = False
     predictions: dict[str, Tensor] | None = None  # the checkpoint's masked-language head, if needed
     fold: FoldFacts | None = None  # of the training rows, which are left out
+    teachers: Mapping[str, list[Teacher]] = field(default_factory=dict)  # of the tasks with any
 
     @property
     def encoder(self) -> Encoder:
@@ -113,6 +123,10 @@ class Prepared:
                 if isinstance(path, HubPath)
             },
             fold=self.fold,
+            teachers={
+                name: [TeacherFacts(teacher.path, teacher.sha256) for teacher in own]
+                for name, own in self.teachers.items()
+            },
         )
 
     def task_facts(self, heads: Mapping[str, HeadSpec]) -> dict[str, TaskFacts]:
@@ -141,6 +155,16 @@ class Prepared:
                 f"{self.folder}: the training rows that the run leaves out have changed since it "
                 "was started; start a new run"
             )
+        for name in {**now.teachers, **recorded.teachers}:
+            before, after = (
+                [teacher.sha256 for teacher in inputs.teachers.get(name, [])]
+                for inputs in (recorded, now)
+            )
+            if before != after:
+                raise ComityError(
+                    f"tasks.{name}.teacher: a teacher has changed since the run was started; "
+                    "restore the old one, or start a new run"
+                )
         for role, digest in now.files.items():
             if recorded.files.get(role) != digest:
                 name, _, which = role.partition(" ")
@@ -225,7 +249,9 @@ def prepare(
         tasks[name], digest = without_fold(data, fold, recipe.train.split_seed)
         rows = len(data.train) - len(tasks[name].train)
         fold_facts = FoldFacts(fold.number, fold.count, rows, digest)
+    teachers = find_teachers(tasks, folder)
     notes = [*recipe.notes(), *loaded.notes, *_untrained_pooler(tasks, loaded)]
+    notes += teacher_notes(tasks, teachers)
     predictions = None
     if masked:
         predictions = masked_lm_tensors(recipe.encoder.name, recipe.encoder.revision)
@@ -245,6 +271,7 @@ def prepare(
         drop_leaks,
         predictions,
         fold_facts,
+        teachers,
     )
 
 

@@ -13,6 +13,7 @@ from comity.data.labels import class_counts
 from comity.data.packing import Template
 from comity.data.splits import PAIR, Split, TaskData
 from comity.losses.task_losses import (
+    Teaching,
     TextPairs,
     balanced_weights,
     consistency_loss,
@@ -40,6 +41,7 @@ class MicroBatch:
     texts: Packed | None  # both texts separately, if they are read next to the pair
     draws: int = 1  # how often what heads read is encoded, each time with another dropout draw
     both: bool = False  # whether a head reads `texts`, and not only objectives
+    done: float = 0.0  # share of the stage's steps that came before
 
     @property
     def packed(self) -> list[Packed]:
@@ -114,23 +116,29 @@ class TaskGradients:
         }
 
     def batches(
-        self, chosen: Sequence[tuple[str, NDArray[np.integer]]], masked: bool = False
+        self,
+        chosen: Sequence[tuple[str, NDArray[np.integer]]],
+        masked: bool = False,
+        done: float = 0.0,
     ) -> list[Batch]:
         """The batches of a step, split into micro-batches of nearly equal size.
 
         Args:
             chosen: for each batch its task and the indices of its rows in the split.
             masked: for predicting masked words, which uses no objectives.
+            done: share of the stage's steps that came before, for `teacher_anneal`.
         """
         counts: dict[str, int] = {}  # rows of each task in the step so far
         batches = []
         for task, indices in chosen:
             first = counts.get(task, 0)
             counts[task] = first + len(indices)
-            batches.append(self._batch(task, indices, first, masked))
+            batches.append(self._batch(task, indices, first, masked, done))
         return batches
 
-    def _batch(self, task: str, indices: NDArray[np.integer], first: int, masked: bool) -> Batch:
+    def _batch(
+        self, task: str, indices: NDArray[np.integer], first: int, masked: bool, done: float
+    ) -> Batch:
         """One batch, whose rows are numbered from `first` among the task's rows in the step."""
         data, spec, split = self.tasks[task], self.model.tasks[task], self.splits[task]
         views = spec.parts[0].views
@@ -145,7 +153,7 @@ class TaskGradients:
             texts = self._packed(split, part, PAIR, data.max_length) if needs_texts else None
             share = len(part) / len(indices)
             micro_batches.append(
-                MicroBatch(task, part, part_numbers, share, inputs, texts, draws, spec.both)
+                MicroBatch(task, part, part_numbers, share, inputs, texts, draws, spec.both, done)
             )
         return Batch(task, split, micro_batches)
 
@@ -322,11 +330,13 @@ class TaskGradients:
         task, indices = micro_batch.task, micro_batch.indices
         split, target = self.splits[task], self.model.tasks[task].target
         labels = split.targets[indices]
+        teaching = self._teaching(micro_batch)
         loss = task_loss(
             target,
             torch.cat(list(outputs)),
             np.concatenate([labels] * len(outputs)),
             self.class_weights[task],
+            None if teaching is None else teaching.repeated(len(outputs)),
         )
         objectives = self.tasks[task].task.objectives
         if objectives:
@@ -335,6 +345,17 @@ class TaskGradients:
             for objective in objectives:
                 loss = loss + objective.weight * objective_loss(objective, target, pairs)
         return loss
+
+    def _teaching(self, micro_batch: MicroBatch) -> Teaching | None:
+        """What teachers say about a micro-batch's rows; None without a teacher."""
+        soft, task = self.splits[micro_batch.task].soft, self.tasks[micro_batch.task].task
+        if soft is None:
+            return None
+        return Teaching(
+            torch.from_numpy(soft[micro_batch.indices]).to(self.device),
+            1 - micro_batch.done if task.teacher_anneal else task.teacher_weight,
+            task.teacher_temperature,
+        )
 
     def _divergence(self, task: str, outputs: Sequence[Tensor]) -> Tensor:
         """The weighted loss between two dropout draws; 0 without a second one."""

@@ -65,6 +65,7 @@ from comity.training.records import (
 from comity.training.selection import BestScore, selected
 from comity.training.setup import Prepared, describe_machine
 from comity.training.task_gradients import Batch, TaskGradients
+from comity.training.teachers import with_soft_labels
 
 MOST_SKIPPED = 10
 """Consecutive skipped steps (a loss or gradient is not finite) after which the run stops."""
@@ -87,13 +88,14 @@ class Trainer:
         """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's."""
         hardware.keep_freed_memory()
         recipe = prepared.recipe
-        self.prepared = prepared
         self.settings = recipe.train
         self.on_event = on_event
         self.device = hardware.choose_device(recipe.train.device)
         self.dtype = hardware.choose_precision(recipe.train.precision, self.device)
         if precision is not None:
             self.dtype = getattr(torch, precision)
+        tasks = with_soft_labels(prepared.tasks, prepared.teachers, recipe.train.device, on_event)
+        self.prepared = prepared = replace(prepared, tasks=tasks)
         self.model = prepared.model().to(self.device)
         self.flat = FlatParameters(self.model.owned_parameters(), self.dtype, self.device)
         self.optimizer = FlatAdamW(
@@ -264,7 +266,11 @@ class Trainer:
             _, indices = task.batches.batch(batch.number)
             chosen.append((task.name, indices))
         masked = plan.stage.train_on != "labels"
-        return self.task_gradients[plan.number].batches(chosen, masked)
+        return self.task_gradients[plan.number].batches(chosen, masked, self._done(plan))
+
+    def _done(self, plan: StagePlan) -> float:
+        """The share of a stage's steps that are done."""
+        return self.progress.stage_step / len(plan.steps)
 
     def _fill(
         self, plan: StagePlan, batches: Sequence[Batch], *keys: int
@@ -451,13 +457,14 @@ class Trainer:
         """
         task_gradients, step = self.task_gradients[plan.number], self.progress.step
         chosen = [self._probe_batches(task) for task in plan.tasks]
-        first = task_gradients.batches([(name, batches[0]) for name, batches in chosen])
+        done = self._done(plan)
+        first = task_gradients.batches([(name, b[0]) for name, b in chosen], done=done)
         task_gradients.fill(self.gradients, first, False, PROBE, step, 0)
         norms = self.gradients.products(self.gradients).diagonal(dim1=1, dim2=2)
         other = Gradients(self.flat, 1, self.gradients.frozen_layers)
         columns, other_norms = [], []
         for name, batches in chosen:  # one by one, to need memory for one more row only
-            second = task_gradients.batches([(name, batches[1])])
+            second = task_gradients.batches([(name, batches[1])], done=done)
             task_gradients.fill(other, second, True, PROBE, step, 1)
             columns.append(self.gradients.products(other))
             other_norms.append(other.products(other).squeeze(2))
