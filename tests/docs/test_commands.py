@@ -191,15 +191,18 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
     digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     script = folder / "bin" / "comity"
     script.parent.mkdir()
-    script.write_text(
-        f"#!{sys.executable}\n"
-        "import sys\n"
+    small = (
         "from pathlib import Path\n"
-        "from comity.cli.main import main\n"
         "from comity.demo import files, show\n"
         "from comity.model import checkpoint\n"
         f"files.HERE = show.HERE = Path({str(demo)!r})\n"
         f"checkpoint.MINILM_SHA256 = {digest!r}\n"
+    )
+    script.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "from comity.cli.main import main\n"
+        f"{small}"
         "sys.exit(main())\n"
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -209,6 +212,7 @@ def environment(tmp_path_factory, write_checkpoint) -> dict[str, str]:
         "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(paths),
         "SMALL_DEMO": str(demo),
+        "SMALL_SETUP": small,
     }
 
 
@@ -289,7 +293,7 @@ def run(
     """Run a block and compare what it prints; exit code 2 is right where the page shows errors."""
     words = ["bash", "-euo", "pipefail", "-c", block.text]
     if block.language == "python":
-        words = [str(python), "-c", block.text]
+        words = [str(python), "-c", environment.get("SMALL_SETUP", "") + block.text]
     done = subprocess.run(
         words,
         cwd=folder,

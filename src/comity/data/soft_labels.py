@@ -147,7 +147,7 @@ def soft_values(target: Target, outputs: NDArray) -> tuple[NDArray, NDArray | No
         return target.normalise(target.predictions(outputs)), None
     if target.kind == "regression":
         return target.predictions(outputs), None
-    logits = outputs
+    logits = None if target.text_head else outputs  # the logits of two heads are not mixed
     if target.kind == "classification" and target.outputs == 1:
         logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
     values = target.probabilities(outputs)

@@ -38,8 +38,8 @@ PARTS = {
     ),
     "tasks": (
         "head", "loss", "view", "interaction", "head_layers", "pooling", "embedding_pooling",
-        "head_dropout", "objectives", "consistency", "head_lr", "loss_weight", "sampling_weight",
-        "class_weights",
+        "head_dropout", "objectives", "consistency", "teacher", "head_lr", "loss_weight",
+        "sampling_weight", "class_weights",
     ),
 }  # fmt: skip
 """The keys that count as parts, by table. Keys of the data and of the budget do not."""
