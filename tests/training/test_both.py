@@ -18,8 +18,10 @@ from tests.training.test_consistency import (
     STEP,
     Reference,
     divergence,
+    gradient_of,
     keys_of,
     make_trainer,
+    require_gradients,
 )
 from tests.training.test_resume import assert_same
 from torch import Tensor
@@ -129,16 +131,11 @@ def test_task_gradients_of_two_heads_equal_autograd(tmp_path, tiny_checkpoint, c
     batches = trainer._batches(trainer.plans[0], [PlannedBatch(task, 0) for task in range(2)])
     losses, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, STEP)
     found, flat = trainer.gradients, trainer.flat
+    require_gradients(flat)
     reference = BothReference(trainer, batches[tasks.index("alike")])
     loss, consistency = reference.losses()
     assert losses[1] == pytest.approx((loss + consistency).item(), rel=1e-5)
-    parameters = [owned.parameter.requires_grad_() for owned in flat.parameters]
-    gradients = torch.autograd.grad(reference.weighted(), parameters, allow_unused=True)
-    expected = torch.zeros_like(flat.masters)
-    for owned, gradient in zip(flat.parameters, gradients, strict=True):
-        if gradient is not None:
-            start = flat.starts[owned.name]
-            expected[start : start + gradient.numel()] = gradient.flatten()
+    expected = gradient_of(reference.weighted(), flat)
     words = expected[: flat.table_stop].view(-1, flat.width)
     torch.testing.assert_close(found.word_rows[1], words[found.words], atol=5e-6, rtol=1e-3)
     dense = expected[flat.table_stop : flat.shared_stop]

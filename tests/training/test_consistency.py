@@ -32,6 +32,7 @@ from comity.model.dropout import (
     kept_scale,
     site_keys,
 )
+from comity.model.parameters import FlatParameters
 from comity.rng import DROPOUT, name_key, row_keys
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import TrainEntry
@@ -44,6 +45,24 @@ RATES = {"embedding_dropout": 0.2, "hidden_dropout": 0.1, "attention_dropout": 0
 R_DROP = {"kind": "r-drop", "weight": 3.0}
 CLASS_WEIGHTS = {"up": 3.0, "down": 0.5}
 LOSS_WEIGHT = 5.0
+
+
+def require_gradients(flat: FlatParameters) -> None:
+    """Let autograd follow all parameters; a reference must be computed after this."""
+    for owned in flat.parameters:
+        owned.parameter.requires_grad_()
+
+
+def gradient_of(loss: Tensor, flat: FlatParameters) -> Tensor:
+    """The gradient of a loss by autograd, in the order of the flat vector."""
+    parameters = [owned.parameter for owned in flat.parameters]
+    found = torch.zeros_like(flat.masters)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for owned, gradient in zip(flat.parameters, gradients, strict=True):
+        if gradient is not None:
+            start = flat.starts[owned.name]
+            found[start : start + gradient.numel()] = gradient.flatten()
+    return found
 
 
 def make_trainer(folder, checkpoint, **changes) -> Trainer:
@@ -210,20 +229,14 @@ def test_task_gradients_of_two_draws_equal_autograd(tmp_path, tiny_checkpoint, c
     losses, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, STEP)
     assert tasks == ["mood", "alike"]
     found, flat = trainer.gradients, trainer.flat
-    names = [owned.name for owned in flat.parameters]
-    parameters = [owned.parameter.requires_grad_() for owned in flat.parameters]
+    require_gradients(flat)
     heads = torch.zeros_like(found.heads)
     for row, (batch, loss) in enumerate(zip(batches, losses, strict=True)):
         reference = Reference(trainer, batch)
         cross_entropy, consistency = reference.losses()
         assert consistency > 1e-3  # otherwise it would not be tested
         assert loss == pytest.approx((cross_entropy + consistency).item(), rel=1e-5)
-        gradients = torch.autograd.grad(reference.weighted(), parameters, allow_unused=True)
-        expected = torch.zeros_like(flat.masters)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                start = flat.starts[name]
-                expected[start : start + gradient.numel()] = gradient.flatten()
+        expected = gradient_of(reference.weighted(), flat)
         words = expected[: flat.table_stop].view(-1, flat.width)
         torch.testing.assert_close(found.word_rows[row], words[found.words], atol=1e-6, rtol=1e-4)
         dense = expected[flat.table_stop : flat.shared_stop]

@@ -28,7 +28,9 @@ from tests.training.test_consistency import (
     R_DROP,
     STEP,
     Reference,
+    gradient_of,
     make_trainer,
+    require_gradients,
 )
 from tests.training.test_resume import assert_same
 from torch import Tensor
@@ -193,19 +195,13 @@ def test_task_gradients_with_teachers_equal_autograd(tmp_path, tiny_checkpoint, 
     losses, tasks = trainer.task_gradients[0].fill(trainer.gradients, batches, False, STEP)
     assert tasks == ["mood", "alike"]
     found, flat = trainer.gradients, trainer.flat
-    names = [owned.name for owned in flat.parameters]
-    parameters = [owned.parameter.requires_grad_() for owned in flat.parameters]
+    require_gradients(flat)
     heads = torch.zeros_like(found.heads)
     for row, (batch, loss) in enumerate(zip(batches, losses, strict=True)):
         reference = TaughtReference(trainer, batch, shares, 2.0 if batch.task == "mood" else 1.0)
         own, consistency = reference.losses()
         assert loss == pytest.approx((own + consistency).item(), rel=1e-5)
-        gradients = torch.autograd.grad(reference.weighted(), parameters, allow_unused=True)
-        expected = torch.zeros_like(flat.masters)
-        for name, gradient in zip(names, gradients, strict=True):
-            if gradient is not None:
-                start = flat.starts[name]
-                expected[start : start + gradient.numel()] = gradient.flatten()
+        expected = gradient_of(reference.weighted(), flat)
         dense = expected[flat.table_stop : flat.shared_stop]
         assert dense.norm() > 1e-2
         torch.testing.assert_close(found.rows[row], dense, atol=1e-5, rtol=1e-3)

@@ -19,7 +19,7 @@ from typing import Any
 from comity.errors import ComityError, nearest
 from comity.evaluation.compare import Comparison, Verdict, compare_groups
 from comity.experiments.runner import Series
-from comity.experiments.slim import write_slim_run
+from comity.experiments.slim import keep_slim_runs
 from comity.files import write_atomically
 from comity.format import or_dash
 from comity.recipe.recipe import Recipe
@@ -163,10 +163,8 @@ class Ablation:
         try:
             self.series.train(quiet)
         finally:
-            for run in self.series.runs:
-                full, slim = self.series.out / run.name, self.results_folder / run.name
-                if is_finished(full) and not is_finished(slim):
-                    write_slim_run(full, slim)
+            names = [run.name for run in self.series.runs]
+            keep_slim_runs(names, self.series.out, self.results_folder)
 
     def results(self) -> AblationResults:
         """What each part is worth, as far as its runs are finished."""

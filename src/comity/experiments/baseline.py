@@ -33,7 +33,7 @@ from comity.evaluation.evaluate import task_outputs
 from comity.evaluation.floors import Floor, majority_floor, untouched_floor
 from comity.evaluation.metrics import higher_is_better
 from comity.experiments.runner import Series, SeriesRun, check_digests, check_folder
-from comity.experiments.slim import write_slim_run
+from comity.experiments.slim import keep_slim_runs
 from comity.files import read_record, write_atomically, write_record
 from comity.format import or_dash, plural
 from comity.inference.model import load
@@ -195,17 +195,12 @@ class Baseline:
         except ComityError as error:
             errors.extend(error)
         finally:
-            self._keep_slim_runs()
+            names = [name for name, _, _ in self._runs()]
+            keep_slim_runs(names, self.series.out, self.results_folder)
         with Waiting("predicting the folds", quiet):
             for name, task, seed in self._runs():
                 self._write_teacher(name, task, seed)
         errors.check()
-
-    def _keep_slim_runs(self) -> None:
-        for name, _, _ in self._runs():
-            run, slim = self.series.out / name, self.results_folder / name
-            if is_finished(run) and not is_finished(slim):
-                write_slim_run(run, slim)
 
     # --- floors -----------------------------------------------------------------------------------
 

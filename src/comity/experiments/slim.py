@@ -13,15 +13,23 @@ like a run.
 
 import csv
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from comity.evaluation.predictions import PREDICTION_COLUMNS
 from comity.files import read_record, write_folder, write_record
-from comity.runs.directory import SLIM_WEIGHTS, RunDirectory, digests_of_weights
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory, digests_of_weights, is_finished
 from comity.runs.entries import StageConflictEntry, TrainEntry
 from comity.runs.facts import RunFacts
 from comity.runs.summary import stage_conflicts
+
+
+def keep_slim_runs(names: Iterable[str], runs: Path, slim: Path) -> None:
+    """Write the slim copy of each finished run in the folder `runs` that `slim` lacks."""
+    for name in names:
+        if is_finished(runs / name) and not is_finished(slim / name):
+            write_slim_run(runs / name, slim / name)
 
 
 def write_slim_run(run: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from comity.errors import ComityError
 from comity.evaluation.floors import untouched_cosine
 from comity.experiments.runner import Series, check_digests, check_folder
-from comity.experiments.slim import write_slim_run
+from comity.experiments.slim import keep_slim_runs
 from comity.files import copy_folder, read_record, write_record
 from comity.paper.rows import (
     PaperRow,
@@ -33,7 +33,7 @@ from comity.paper.rows import (
 )
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs.directory import is_finished, validated
+from comity.runs.directory import validated
 from comity.training.plan import SeriesPlan
 from comity.training.setup import prepare
 
@@ -272,9 +272,8 @@ class Paper:
         try:
             self.series.train(quiet)
         finally:
-            for run in sorted(self.runs.glob("*/run.json")):
-                if is_finished(run.parent) and not is_finished(self.results / run.parent.name):
-                    write_slim_run(run.parent, self.results / run.parent.name)
+            names = sorted(path.parent.name for path in self.runs.glob("*/run.json"))
+            keep_slim_runs(names, self.runs, self.results)
 
     def _take_earlier(self) -> None:
         """Copy the slim runs to continue from into the results."""
