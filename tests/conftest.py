@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,13 @@ def one_thread() -> None:
     """
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_sigint() -> None:
+    """Ctrl-C is handled, also where a shell runs pytest in the background and so ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
