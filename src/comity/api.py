@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from comity.runs.directory import RunDirectory
 from comity.terminal.progress import Display
@@ -16,7 +17,7 @@ def train(
     data: str | Path | None = None,
     out: str | Path | None = None,
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     extend: Mapping[str, float] | None = None,
     overwrite: bool = False,
     drop_leaks: bool = False,
@@ -36,6 +37,7 @@ def train(
             recipe's file, or the working directory; a resumed run has its own).
         out: the run directory: new or empty, or with `resume` an existing run.
         resume: continue from the last checkpoint of `out`. A finished run is returned as it is.
+            "auto": resume if `out` holds a run, else start one.
         extend: with `resume`, how much longer to train a finished run: {"epochs": 1} or
             {"steps": 500}. This adds a stage like the last one, with its own rate schedule.
         overwrite: delete the run in `out`, once the recipe and all files have been checked.

@@ -18,6 +18,15 @@ MANIFEST = "manifest.json"
 _DIGEST = "sha256"  # the key of a record's digest of its other keys
 
 
+class WriteError(ComityError):
+    """A folder cannot be written, for example because the disk is full."""
+
+    def __init__(self, where: Path, reason: str, fix: str):
+        super().__init__(f"{where}: cannot be written ({reason}); {fix}")
+        self.where = where
+        self.reason = reason
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it: a crash leaves the old file.
 
@@ -35,6 +44,29 @@ def write_atomically(path: Path, text: str) -> None:
         error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file. If not all of it can be written, none of it stays.
+
+    Raises:
+        OSError: the file cannot be written; it names the file.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            data = text.encode()
+            written = 0
+            try:
+                while written < len(data):
+                    written += file.write(data[written:])
+            except OSError:
+                if written:
+                    file.truncate(before)
+                raise
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 
@@ -118,7 +150,7 @@ def write_folder(
         fix: what an error tells the user to do.
 
     Raises:
-        ComityError: the folder cannot be written, for example because the disk is full.
+        WriteError: the folder cannot be written, for example because the disk is full.
     """
 
     def save_with_manifest(building: Path) -> None:
@@ -143,7 +175,7 @@ def replace_folder(
         fix: what an error tells the user to do.
 
     Raises:
-        ComityError: the folder cannot be written, for example because the disk is full.
+        WriteError: the folder cannot be written, for example because the disk is full.
     """
     building = None
     try:
@@ -161,7 +193,7 @@ def replace_folder(
         _sync(folder.parent)
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ComityError(f"{folder}: cannot be written ({reason}); {fix}") from None
+        raise WriteError(folder, str(reason), fix) from None
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)

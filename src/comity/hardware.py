@@ -1,9 +1,11 @@
 """The machine: device, processor class, compute dtype, and settings of the process."""
 
 import ctypes
+import errno
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -81,6 +83,29 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(already)
+
+
+@contextmanager
+def memory_errors(sentence: str | Callable[[], str]) -> Iterator[None]:
+    """Turn an error because memory has run out, of the CPU or a GPU, into a ComityError.
+
+    `sentence` is its message, or returns it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ComityError(sentence if isinstance(sentence, str) else sentence()) from None
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    no_memory = re.search(
+        "can't allocate memory|bad_alloc|out of memory", str(error), re.IGNORECASE
+    )
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or bool(no_memory)
 
 
 def limit_compiled_kernels(count: int = 128) -> None:

@@ -36,6 +36,12 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument("--resume", type=Path, metavar="RUN", help="continue a stopped run")
     command.add_argument(
+        "--or-resume",
+        action="store_true",
+        help="continue the run in --out if it was stopped, else start it: one command for a job "
+        "that may be started again",
+    )
+    command.add_argument(
         "--extend",
         metavar="LENGTH",
         help="with --resume: train a finished run for longer, by a stage like the last one, such "
@@ -75,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
                 job.data,
                 drop_leaks=job.drop_leaks,
                 precision=job.precision,
-                fold=fold_of(RunDirectory(job.out).facts().inputs) if options.resume else None,
+                fold=fold_of(RunDirectory(job.out).facts().inputs) if job.resume else None,
                 on_event=display,
             )
             return show(plan, show_plan, options.json)
@@ -83,9 +89,9 @@ def run(options: argparse.Namespace) -> int:
             recipe,
             job.data,
             job.out,
-            resume=options.resume is not None,
+            resume=job.resume,
             extend=job.extend,
-            overwrite=options.overwrite,
+            overwrite=job.overwrite,
             drop_leaks=job.drop_leaks,
             estimate_time=not quiet,
             on_event=display,
@@ -100,45 +106,64 @@ class _Job:
     data: Path
     out: Path
     drop_leaks: bool
+    resume: bool = False
+    overwrite: bool = False
     precision: str | None = None  # of a resumed run
     extend: dict[str, float] | None = None
 
 
 def _new(options: argparse.Namespace) -> _Job:
-    from comity.runs.directory import RunDirectory
+    from comity.runs.directory import RunDirectory, resume_or_start
+    from comity.runs.lock import check_unlocked
 
+    if options.or_resume and options.overwrite:
+        raise ComityError("--or-resume and --overwrite exclude each other; leave one of them out")
     if options.extend is not None:
         raise ComityError(
             "--extend needs --resume; to train a new run for longer, set train.epochs or "
             "train.steps"
         )
     recipe, data = load_recipe(options)
+    overwrite = options.overwrite
     if options.out is not None:
-        RunDirectory.check_new(options.out, options.overwrite)
+        check_unlocked(options.out)
+        if options.or_resume:
+            resume, overwrite = resume_or_start(options.out)
+            if resume:
+                return _continued(options, recipe, options.out)
+        RunDirectory.check_new(options.out, overwrite)
     elif not options.dry_run:
         raise ComityError("--out is missing; name a directory for the run")
-    return _Job(recipe, data, options.out or Path(), options.drop_leaks)
+    return _Job(recipe, data, options.out or Path(), options.drop_leaks, overwrite=overwrite)
 
 
 def _resumed(options: argparse.Namespace) -> _Job:
-    """The run's own recipe and settings. A recipe may be given too, but must be the same."""
+    """The job of --resume. A recipe may be given too, but must be the run's."""
     from comity.recipe.recipe import Recipe
-    from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
-    from comity.terminal.views import tell
+    from comity.runs.directory import RunDirectory
 
-    directory = RunDirectory.open(options.resume)
-    if options.out or options.overwrite or options.drop_leaks or options.only:
+    RunDirectory.open(options.resume)
+    if options.out or options.overwrite or options.drop_leaks or options.only or options.or_resume:
         raise ComityError(
             "--resume continues the run in its own directory with its own settings; remove --out, "
-            "--overwrite, --only and --drop-leaks"
+            "--overwrite, --or-resume, --only and --drop-leaks"
         )
     if options.set and options.recipe is None:
         raise ComityError(
             "--resume continues with the run's own recipe; remove --set, or start a new run"
         )
+    given = None if options.recipe is None else Recipe.load(options.recipe, options.set)
+    return _continued(options, given, options.resume)
+
+
+def _continued(options: argparse.Namespace, given: "Recipe | None", out: Path) -> _Job:
+    """The job that continues the run in `out`, with its own recipe; `given` has to be the same."""
+    from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+    from comity.terminal.views import tell
+
+    directory = RunDirectory.open(out)
     facts, recipe, extend = directory.facts(), directory.recipe(), _length(options.extend)
-    if options.recipe is not None:
-        given = Recipe.load(options.recipe, options.set)
+    if given is not None:
         directory.check_recipe(given, str(options.recipe))
         recipe = recipe.model_copy(update={"track": given.track})
     if directory.is_finished() and extend is None:
@@ -147,10 +172,16 @@ def _resumed(options: argparse.Namespace) -> _Job:
             advice = "it is a slim copy without weights, so it cannot be extended"
         elif not directory.checkpoints():
             advice = "it has no checkpoint any more, so it cannot be extended"
-        tell(f"{options.resume}: the run has already finished, so nothing is trained; {advice}")
-    data = options.data or Path(facts.inputs.data)
+        elif options.or_resume:
+            advice = f"to train it for longer, use --resume {out} --extend epochs=1"
+        tell(f"{out}: the run has already finished, so nothing is trained; {advice}")
     drop_leaks = facts.inputs.drop_leaks
-    return _Job(recipe, data, options.resume, drop_leaks, facts.precision, extend)
+    if options.drop_leaks and not drop_leaks:
+        raise ComityError(
+            f"{out}: was started without --drop-leaks; leave it out, or start another run"
+        )
+    data = options.data or Path(facts.inputs.data)
+    return _Job(recipe, data, out, drop_leaks, True, precision=facts.precision, extend=extend)
 
 
 def _names(text: str) -> list[str]:

@@ -55,6 +55,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Mix = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Minutes = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? min$")]
 
 
 def default_is(text: str) -> JsonDict:
@@ -728,6 +729,11 @@ class TrainSection(StageKeys):
         description="The task whose dev score selects the kept model, or `mean`. The mean excludes "
         "`rmse` and `mae`, which have the unit of the labels.",
     )
+    checkpoint_every: Count | Minutes = Field(
+        default="10 min",
+        description='Steps between two checkpoints, or minutes, such as `"10 min"`. There is one '
+        "at each evaluation too. A checkpoint is written while training continues.",
+    )
     keep_checkpoints: Count = Field(
         default=2,
         description="Number of checkpoints that a run keeps for `--resume`. If the newest one is "
@@ -739,6 +745,13 @@ class TrainSection(StageKeys):
         "stops; 0 disables this. Each stage starts a new count, and a stage on masked words never "
         "stops the run.",
     )
+
+    @property
+    def checkpoint_minutes(self) -> float | None:
+        """Minutes between two checkpoints; None if `checkpoint_every` is a number of steps."""
+        if isinstance(self.checkpoint_every, int):
+            return None
+        return float(self.checkpoint_every.removesuffix(" min"))
 
 
 def _as_list(value: Any) -> Any:

@@ -35,6 +35,7 @@ from comity.data.summary import RunData
 from comity.errors import ComityError
 from comity.files import (
     MANIFEST,
+    append,
     damage,
     read_record,
     sha256_of,
@@ -48,6 +49,7 @@ from comity.recipe.recipe import Recipe
 from comity.runs.calibration import calibrated
 from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
 from comity.runs.facts import FORMAT, RunFacts
+from comity.runs.lock import LOCK
 
 E = TypeVar("E", bound=Entry)
 
@@ -104,7 +106,7 @@ class RunDirectory:
             ) from None
         if path.exists() and not path.is_dir():
             raise ComityError(f"{path}: is a file; choose a directory with --out")
-        found = sorted(path.iterdir()) if path.is_dir() else []
+        found = _entries(path)
         if not found:
             return
         if not (path / "run.json").is_file():
@@ -213,10 +215,9 @@ class RunDirectory:
         path = self.path / "data.json"
         return validated(_DATA, read_record(path), path) if path.is_file() else None
 
-    def log(self, entry: Entry) -> None:
-        """Append one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+    def log(self, *entries: Entry) -> None:
+        """Append a line for each entry to metrics.jsonl; all of them or none."""
+        append(self.path / "metrics.jsonl", "".join(map(_line, entries)))
 
     def metrics(self) -> list[Entry]:
         """The entries of metrics.jsonl, without a last line that a crash cut short.
@@ -404,10 +405,14 @@ class RunDirectory:
         return RunStatus(False, step, planned, f"unfinished: step {step:,}{of}; {advice}")
 
     @property
+    def next_command(self) -> str:
+        """The command that completes an unfinished run: it resumes the run, or starts it again."""
+        return self.resume_command if self.checkpoints() else self._restart_command()
+
+    @property
     def advice_after_failed_write(self) -> str:
         """What to do when the disk is full or cannot be written."""
-        command = self.resume_command if self.checkpoints() else self._restart_command()
-        return f"free some space or correct the cause, then run {command}"
+        return f"free some space or correct the cause, then run {self.next_command}"
 
     @property
     def resume_command(self) -> str:
@@ -452,16 +457,35 @@ def _advice_for_taken(path: Path) -> str:
         return f"it holds a damaged run; {choose}"
 
 
+def resume_or_start(path: Path) -> tuple[bool, bool]:
+    """For one command that starts a run or resumes it: whether to resume it, and to overwrite it.
+
+    What is left of a process that was killed before its first checkpoint is overwritten.
+    """
+    if not (path / "run.json").is_file():
+        return False, False
+    run = RunDirectory.open(path)
+    if run.is_finished() or run.find_checkpoint()[0] is not None:
+        return True, False
+    return False, not run.checkpoints()
+
+
 def clear(path: Path) -> None:
     """Delete everything in a run directory.
 
     Raises:
         ComityError: something in it does not belong to a run; nothing is deleted.
     """
-    found = sorted(path.iterdir()) if path.is_dir() else []
+    found = _entries(path)
     _check_names(found)
     for entry in found:
         _delete(entry)
+
+
+def _entries(path: Path) -> list[Path]:
+    """What is in a directory besides the file of its lock."""
+    found = sorted(path.iterdir()) if path.is_dir() else []
+    return [entry for entry in found if entry.name != LOCK]
 
 
 def _check_names(entries: list[Path]) -> None:

@@ -33,6 +33,8 @@ from comity.training.events import (
     Resumed,
     RowsLabelled,
     RunStarted,
+    SavingFailed,
+    SavingWorks,
     StepDone,
     StepSkipped,
     StopRequested,
@@ -112,6 +114,13 @@ class Display:
                 self.step_skipped(event)
             case StopRequested():
                 tell(f"{event.signal}: training stops after this step, with a checkpoint")
+            case SavingFailed():
+                tell(
+                    f"{event.path}: cannot be written ({event.reason}); training continues and "
+                    "tries again at every checkpoint, so free some space or correct the cause"
+                )
+            case SavingWorks():
+                tell("The run can be written again; nothing is lost.")
             case StepDone():
                 self.step_done(event)
             case Evaluated():

@@ -1,8 +1,10 @@
 """Training checkpoints: weights, their average, moments, balancer state and counters."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -17,6 +19,7 @@ from comity.training.averaging import WeightAverage
 from comity.training.conflict import ConflictMonitor
 from comity.training.optim import FlatAdamW
 from comity.training.selection import Selection
+from comity.training.tally import Tally
 
 BALANCER, AVERAGE = "balancer.", "average."
 """Prefixes of the tensors of the balancer and of the weight average in the file."""
@@ -33,6 +36,9 @@ class Progress:
     examples: int = 0
     skipped: int = 0  # steps
     skipped_in_a_row: int = 0
+    norm: float | None = None  # of the last update's gradient, before clipping
+    lr: float | None = None  # of the last update: the stage's, on its schedule
+    tally: Tally = field(default_factory=Tally)
     conflict: ConflictMonitor = field(default_factory=ConflictMonitor)
     selection: Selection = field(default_factory=Selection)
 
@@ -48,30 +54,59 @@ class _State:
 _STATE = TypeAdapter(_State)
 
 
-def write_checkpoint(
-    directory: RunDirectory,
-    progress: Progress,
-    flat: FlatParameters,
-    optimizer: FlatAdamW,
-    average: WeightAverage,
-    balancer_state: Mapping[str, Tensor],
-    keep: int,
-) -> None:
-    """Write everything that a resumed run needs, then delete all but the newest `keep` ones."""
-    tensors = {
-        **{f"{BALANCER}{name}": tensor for name, tensor in balancer_state.items()},
-        **{f"{AVERAGE}{name}": tensor for name, tensor in average.tensors().items()},
-        "masters": flat.masters,
-        "first_moments": optimizer.first,
-        "second_moments": optimizer.second,
-    }
-    state = _State(progress, [segment.step for segment in flat.segments])
+class CheckpointWriter:
+    """Writes checkpoints in a thread of its own, so that training waits only for the copying."""
 
-    def save(folder: Path) -> None:
-        save_file({k: v.cpu() for k, v in tensors.items()}, folder / "state.safetensors")
-        write_record(folder / "state.json", asdict(state))
+    def __init__(self, directory: RunDirectory, keep: int):
+        """After each checkpoint, all but the newest `keep` ones are deleted."""
+        self._directory = directory
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, "comity-checkpoint")
+        self._writing: Future[None] | None = None
 
-    directory.write_checkpoint(progress.step, save, keep)
+    def start(
+        self,
+        progress: Progress,
+        flat: FlatParameters,
+        optimizer: FlatAdamW,
+        average: WeightAverage,
+        balancer_state: Mapping[str, Tensor],
+    ) -> None:
+        """Copy everything that a resumed run needs, and let the thread write the copy.
+
+        Call `wait` first: there is memory for one copy.
+        """
+        tensors = {
+            **{f"{BALANCER}{name}": tensor for name, tensor in balancer_state.items()},
+            **{f"{AVERAGE}{name}": tensor for name, tensor in average.tensors().items()},
+            "masters": flat.masters,
+            "first_moments": optimizer.first,
+            "second_moments": optimizer.second,
+        }
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        state = asdict(_State(progress, [segment.step for segment in flat.segments]))
+        self._writing = self._thread.submit(self._write, progress.step, copies, state)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            WriteError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait until the thread has ended, whether it could write or not."""
+        self._thread.shutdown()
+
+    def _write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        def save(folder: Path) -> None:
+            save_file(tensors, folder / "state.safetensors")
+            write_record(folder / "state.json", state)
+
+        self._directory.write_checkpoint(step, save, self._keep)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,19 @@ class StopRequested:
 
 
 @dataclass(frozen=True)
+class SavingFailed:
+    """A file of the run cannot be written; training continues, and tries again later."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SavingWorks:
+    """What could not be written is written."""
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One step is done, the step number `step` of the run (from 1)."""
 
@@ -84,7 +97,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The dev set has been evaluated, and a checkpoint written."""
+    """The dev set has been evaluated, and a checkpoint is being written."""
 
     step: int
     evaluations: dict[str, Evaluation]  # by task
@@ -116,6 +129,8 @@ Event = (
     | StepSkipped
     | Evaluated
     | StopRequested
+    | SavingFailed
+    | SavingWorks
     | Logged
     | TrackerNote
 )

@@ -154,7 +154,8 @@ def _evaluations(
 def memory(
     flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int, averages: int
 ) -> dict[str, int]:
-    """Bytes for parameters (masters and compute buffer), task gradients and optimizer state.
+    """Bytes for parameters (masters and compute buffer), task gradients, optimizer state, and the
+    copy of a checkpoint that is being written.
 
     `averages` is the number of vectors for the weight average, which is listed if there are any.
     """
@@ -173,6 +174,7 @@ def memory(
         "task gradients": 4 * (rows * dense + heads + whole_table),
         "optimizer": 8 * numbers,
         **({"weight average": 4 * numbers * averages} if averages else {}),
+        "checkpoint": 4 * numbers * (3 + averages),
     }
 
 

@@ -2,10 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-
-import numpy as np
 
 from comity.evaluation.evaluate import Evaluation, scores_of
 from comity.evaluation.metrics import Score, mean_score
@@ -20,46 +17,21 @@ from comity.runs.entries import (
     TrainEntry,
 )
 from comity.training.checkpoint import Progress
-from comity.training.events import StepDone
 from comity.training.selection import BestScore
 
 
-@dataclass
-class Averages:
-    """Sums over the steps since the last train entry."""
-
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, step: StepDone) -> None:
-        """Add one step."""
-        for task, loss in step.losses:
-            self.losses.setdefault(task, []).append(loss)
-        self.examples += step.examples
-        self.tokens += step.tokens
-        self.seconds += step.seconds
-
-    def mean_losses(self) -> dict[str, float | None]:
-        """Mean loss of each task; None where a loss was not finite."""
-        means = {task: float(np.mean(losses)) for task, losses in self.losses.items()}
-        return {task: mean if math.isfinite(mean) else None for task, mean in means.items()}
-
-
-def train_entry(
-    progress: Progress, averages: Averages, norm: float | None, lr: float | None
-) -> TrainEntry:
-    """The averages since the last entry; `norm` and `lr` are those of the last update."""
+def train_entry(progress: Progress) -> TrainEntry:
+    """The averages since the last entry, with the norm and rate of the last update."""
+    tally = progress.tally
     return TrainEntry(
         step=progress.step,
         examples=progress.examples,
-        loss=averages.mean_losses(),
-        gradient_norm=norm,
+        loss=tally.mean_losses(),
+        gradient_norm=progress.norm,
         skipped=progress.skipped,
-        examples_per_second=round(averages.examples / averages.seconds, 2),
-        tokens_per_second=round(averages.tokens / averages.seconds, 1),
-        lr=lr,
+        examples_per_second=round(tally.examples / tally.seconds, 2),
+        tokens_per_second=round(tally.tokens / tally.seconds, 1),
+        lr=progress.lr,
     )
 
 

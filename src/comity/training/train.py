@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from comity import hardware
 from comity.data.folds import Fold
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation
 from comity.recipe.recipe import Recipe
-from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
+from comity.runs.directory import SLIM_WEIGHTS, RunDirectory, resume_or_start
 from comity.runs.facts import RunInputs
+from comity.runs.lock import check_unlocked, locked
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
@@ -25,7 +27,7 @@ def train(
     data: str | Path | None = None,
     out: str | Path | None = None,
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     extend: Mapping[str, float] | None = None,
     overwrite: bool = False,
     drop_leaks: bool = False,
@@ -54,7 +56,10 @@ def train(
     if not isinstance(out, (str, Path)):
         raise ComityError("out is missing; name a directory for the run: train(recipe, out=...)")
     out = Path(out)
+    check_unlocked(out)  # before anything is loaded
     precision = None
+    if resume == "auto":
+        resume, overwrite = resume_or_start(out)
     if resume:
         run = RunDirectory.open(out)
         facts = run.facts()
@@ -73,11 +78,13 @@ def train(
     else:
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
-    with tracked(job.recipe.track, out, on_event) as listener:
+    no_memory = f"{out}: out of memory; free some, or use a lower batch_size or a smaller encoder"
+    with tracked(job.recipe.track, out, on_event) as listener, hardware.memory_errors(no_memory):
         trainer = _trainer(job, drop_leaks, listener, precision, fold)
         trainer.plan(estimate_time)
-        run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
-        trainer.run(run, resume, bool(extend), command)
+        with locked(out):
+            run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
+            trainer.run(run, resume, bool(extend), command)
     return run
 
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,21 @@ from comity.evaluation.calibration import calibrate
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
 from comity.evaluation.metrics import Score, mean_score
 from comity.evaluation.predictions import write_predictions
+from comity.files import WriteError
+from comity.format import plural
 from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
 from comity.runs.calibration import TaskCalibration, calibrated
 from comity.runs.directory import RunDirectory
-from comity.runs.entries import Entry, SkippedEntry
+from comity.runs.entries import BestModel, Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
 from comity.tables.locations import locations
 from comity.targets import HeadSpec
 from comity.training.averaging import make_average
 from comity.training.balancers import BALANCERS, Orders, draw_orders
-from comity.training.checkpoint import Progress, read_checkpoint, write_checkpoint
+from comity.training.checkpoint import CheckpointWriter, Progress, read_checkpoint
 from comity.training.conflict import ConflictMonitor
 from comity.training.data_summary import data_summary
 from comity.training.events import (
@@ -56,14 +59,15 @@ from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
 from comity.training.records import (
-    Averages,
     best_model,
     end_entry,
     evaluation_entry,
     train_entry,
 )
+from comity.training.saving import Saving, Write
 from comity.training.selection import BestScore, selected
 from comity.training.setup import Prepared, describe_machine
+from comity.training.tally import Tally
 from comity.training.task_gradients import Batch, TaskGradients
 from comity.training.teachers import with_soft_labels
 
@@ -121,10 +125,9 @@ class Trainer:
             for name, data in prepared.tasks.items()
         }
         self.progress = Progress()
-        self.averages = Averages()
         self.balancer_state: dict[str, Tensor] = {}  # [K, K] each, for the K tasks of the stage
-        self.norm: float | None = None  # of the last update's gradient, before clipping
-        self.lr: float | None = None  # of the last update: the stage's, on its schedule
+        self.saving = Saving(on_event)
+        self.unlogged: list[Entry] = []  # not in metrics.jsonl yet
         self.interrupts = Interrupts(lambda name: on_event(StopRequested(name)))
 
     @property
@@ -165,6 +168,8 @@ class Trainer:
             Interrupted: a signal has stopped the run, after a checkpoint.
         """
         self.directory = directory
+        self.checkpoints = CheckpointWriter(directory, self.settings.keep_checkpoints)
+        self.saved_at = time.monotonic()
         if resume:
             self._restore()
             if extend:
@@ -179,10 +184,23 @@ class Trainer:
             with self.interrupts:
                 while not (self.progress.selection.stopped_early or self._is_over()):
                     self.run_stage(self.plans[self.progress.stage])
-            self._log(end_entry(self.progress))
+            self._finish()
         except OSError as error:
             where, reason = error.filename or directory.path, error.strerror or error
             raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
+        finally:
+            self.checkpoints.close()
+
+    def _finish(self) -> None:
+        """Mark the run as finished once everything is written."""
+        late = not self.saving.complete
+        self.saving.finish()
+        if late:  # the last evaluation has left out its checkpoint
+            self._start_checkpoint()
+        self.checkpoints.wait()
+        entry = end_entry(self.progress)
+        self.directory.log(entry)
+        self.on_event(Logged(entry))
 
     def _is_over(self) -> bool:
         return self.progress.stage >= len(self.plans)
@@ -205,6 +223,8 @@ class Trainer:
             self._stop_if_asked()
             if progress.evaluation_due:
                 self._evaluate_and_keep(plan)
+            elif self._checkpoint_is_due():
+                self._start_checkpoint()
 
     def start_stage(self, plan: StagePlan) -> None:
         """Allocate the stage's gradients; reset the optimizer and the average of the weights unless
@@ -238,7 +258,8 @@ class Trainer:
         """One update of the weights from the planned batches."""
         started = time.perf_counter()
         batches = self._batches(plan, planned)
-        losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
+        with hardware.memory_errors(lambda: self._too_large(batches)):
+            losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         self.progress.conflict.observe_step(tasks, gramian)
         weights, norm = self._weigh(plan, tasks, gramian)
         self.progress.conflict.observe_weights(tasks, gramian, weights)
@@ -256,7 +277,7 @@ class Trainer:
             stage=plan.number,
         )
         self.progress.examples += done.examples
-        self.averages.add(done)
+        self.progress.tally.add(done)
         return done
 
     def _batches(self, plan: StagePlan, planned: Sequence[PlannedBatch]) -> list[Batch]:
@@ -339,7 +360,7 @@ class Trainer:
         clip = max_norm / norm if 0 < max_norm < norm else 1.0
         self.optimizer.update(self.gradients, weights, clip, rates)
         self.average.after_update()
-        self.norm, self.lr = norm, factor * stage.lr
+        self.progress.norm, self.progress.lr = norm, factor * stage.lr
 
     def _skip(
         self,
@@ -368,6 +389,25 @@ class Trainer:
                 "lower the learning rate or check these rows"
             )
 
+    def _too_long(self, task: str) -> str:
+        """What to do if there is not enough memory for an evaluation."""
+        return (
+            f"{self.directory.path}: out of memory in the evaluation of {task} after step "
+            f"{self.progress.step:,}; free some memory and run {self.directory.next_command}, "
+            f"or start a run with a lower tasks.{task}.max_length"
+        )
+
+    def _too_large(self, batches: Sequence[Batch]) -> str:
+        """What to do if there is not enough memory for a step."""
+        batch = max(batches, key=lambda batch: batch.tokens)
+        rows, tokens = plural(batch.rows, "row"), plural(batch.tokens, "token")
+        return (
+            f"{self.directory.path}: out of memory in step {self.progress.step + 1:,}, whose "
+            f"largest batch has {rows} and {tokens} of {batch.task}; start a run with "
+            f"tasks.{batch.task}.micro_batches = 2, or a lower batch_size or max_length, or free "
+            f"some memory and run {self.directory.next_command}"
+        )
+
     def time_left(self, steps: int = 4) -> float | None:
         """Estimate the seconds of all steps, conflict probes and evaluations by timing a few.
 
@@ -390,7 +430,7 @@ class Trainer:
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
         self.average.restart()
-        self.progress, self.norm, self.lr, self.balancer_state = Progress(), None, None, {}
+        self.progress, self.balancer_state = Progress(), {}
         return total
 
     def _time_steps(self, plan: StagePlan, steps: int) -> float:
@@ -484,8 +524,13 @@ class Trainer:
 
     def _log(self, entry: Entry | None) -> None:
         if entry is not None:
-            self.directory.log(entry)
+            self.unlogged.append(entry)
+            self.saving.write("metrics", self._write_entries)
             self.on_event(Logged(entry))
+
+    def _write_entries(self) -> None:
+        self.directory.log(*self.unlogged)
+        self.unlogged = []
 
     # --- evaluation -----------------------------------------------------------------------------
 
@@ -498,9 +543,10 @@ class Trainer:
         for name, split in splits.items():
             self._stop_if_asked()
             data = self.prepared.tasks[name]
-            outputs[name] = task_outputs(
-                self.model, name, split, self.prepared.template, data.max_length
-            )
+            with hardware.memory_errors(lambda task=name: self._too_long(task)):
+                outputs[name] = task_outputs(
+                    self.model, name, split, self.prepared.template, data.max_length
+                )
             evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
         return evaluations, outputs
 
@@ -553,7 +599,7 @@ class Trainer:
         self.average.swap_out()
         self.average.after_evaluation()
         self._end_evaluation(plan)
-        self._write_checkpoint()
+        self._start_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
 
     def _end_evaluation(self, plan: StagePlan) -> None:
@@ -588,11 +634,20 @@ class Trainer:
         best = BestScore(score, self.progress.step)
         own = {name: evaluations[name] for name in calibration}
         record = best_model(best, scores, select_by, calibration, own)
-        self.directory.write_best(record, self._save_model)
+        self.saving.write(
+            "best model",
+            lambda: self.directory.write_best(record, self._save_model),
+            later=lambda: self._best_with_copies(record),
+        )
 
-    def _save_model(self, folder: Path) -> None:
+    def _best_with_copies(self, record: BestModel) -> Write:
+        weights = {name: weight.clone() for name, weight in self.flat.masters_by_name().items()}
+        return lambda: self.directory.write_best(record, partial(self._save_model, weights=weights))
+
+    def _save_model(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the present weights, or copies of earlier ones."""
         prepared = self.prepared
-        masters = self.flat.masters_by_name()
+        masters = self.flat.masters_by_name() if weights is None else weights
         save_model(folder, prepared.encoder, prepared.loaded.tokenizer, masters)
 
     def _write_predictions(
@@ -607,18 +662,46 @@ class Trainer:
                 target = heads[name].target
                 write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
 
-        self.directory.write_predictions(self.progress.step, save)
-
-    def _write_checkpoint(self) -> None:
-        write_checkpoint(
-            self.directory,
-            self.progress,
-            self.flat,
-            self.optimizer,
-            self.average,
-            self.balancer_state,
-            self.settings.keep_checkpoints,
+        step = self.progress.step
+        self.saving.write(
+            f"predictions at step {step}", lambda: self.directory.write_predictions(step, save)
         )
+
+    def _checkpoint_is_due(self) -> bool:
+        """Checkpoints come every `checkpoint_every` steps of the run, or minutes."""
+        minutes = self.settings.checkpoint_minutes
+        if minutes is None:
+            return self.progress.step % int(self.settings.checkpoint_every) == 0
+        return time.monotonic() - self.saved_at >= 60 * minutes
+
+    def _start_checkpoint(self) -> None:
+        """Copy the state of training; it is written while training continues.
+
+        If a part of the run waits to be written there is no checkpoint, because a resumed run
+        would not write that part again.
+        """
+        self._check_weights()
+        self.saved_at = time.monotonic()
+        if not self.saving.retry():
+            return
+        try:
+            self.checkpoints.wait()
+            self.saving.worked()
+        except WriteError as error:
+            self.saving.failed(error)
+        self.checkpoints.start(
+            self.progress, self.flat, self.optimizer, self.average, self.balancer_state
+        )
+
+    def _finish_checkpoint(self) -> None:
+        """Write what is left and a checkpoint, and wait for it.
+
+        Raises:
+            OSError, WriteError: a file cannot be written.
+        """
+        self.saving.finish()
+        self._start_checkpoint()
+        self.checkpoints.wait()
 
     def _check_weights(self) -> None:
         """Raise a ComityError if a weight is not finite: such a model is worth nothing."""
@@ -634,17 +717,15 @@ class Trainer:
         number = self.interrupts.received
         if number is not None:
             self.average.swap_out()  # the signal may have come during an evaluation
-            self._check_weights()
-            self._log_training()
-            self._write_checkpoint()
+            self._finish_checkpoint()
             step, total = self.progress.step, self.total_steps
             raise Interrupted(f"stopped at step {step:,} of {total:,}", number)
 
     def _log_training(self) -> None:
-        averages, self.averages = self.averages, Averages()
-        if averages.seconds > 0:
+        if self.progress.tally.seconds > 0:
             self._log(self.progress.conflict.steps_entry(self.progress.step))
-            self._log(train_entry(self.progress, averages, self.norm, self.lr))
+            self._log(train_entry(self.progress))
+        self.progress.tally = Tally()
 
     def _facts(self, command: list[str] | None) -> RunFacts:
         return RunFacts(
@@ -675,7 +756,7 @@ class Trainer:
         if self.progress.selection.stopped_early:
             self.progress.selection.stopped_early = False
             self.progress.stage, self.progress.stage_step = len(self.plans) - 1, 0
-        self._write_checkpoint()  # first: without the new recipe it is the end of the run
+        self._finish_checkpoint()  # first: without the new recipe it is the end of the run
         recipe = self.prepared.recipe
         facts = replace(self.directory.facts(), recipe=recipe.to_dict(), steps=self.total_steps)
         self.directory.write_facts(facts)
