@@ -89,13 +89,13 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of 2 layers, 32 wide, 128 positions, with random weights and a small vocabulary."""
-    return _write(tmp_path_factory.mktemp("tiny-bert"))
+    return write_encoder(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="session")
 def write_checkpoint() -> WriteCheckpoint:
-    """The function that writes a small random checkpoint; see `_write` for what it takes."""
-    return _write
+    """The function that writes a small random checkpoint; see `write_encoder` for what it takes."""
+    return write_encoder
 
 
 def vocabulary() -> list[str]:
@@ -108,7 +108,7 @@ def vocabulary() -> list[str]:
     )
 
 
-def _write(
+def write_encoder(
     folder: Path,
     tokens: list[str] | None = None,
     seed: int = 0,

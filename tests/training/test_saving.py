@@ -108,7 +108,7 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_run_can_be_resume
     data, recipe, whole, tmp_path, monkeypatch, target
 ):
     disk = Disk(monkeypatch, target, until=99)
-    with pytest.raises(ComityError, match="No space left on device.*--resume") as caught:
+    with pytest.raises(ComityError, match=r"No space left on device.*--resume") as caught:
         train(recipe, data, tmp_path / "run", on_event=disk)
     assert len(caught.value.messages) == 1
     assert len(disk.of(SavingFailed)) == 1
