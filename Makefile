@@ -5,13 +5,14 @@
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make docs       build the documentation site in build/docs
+# make torture    kill training at many instants, break checkpoints, see that nothing is lost
 # make mutants    break the code line by line, see that the tests notice
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-track check docs mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
+.PHONY: demo test test-slow test-track check docs torture mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -34,6 +35,9 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "open build/docs/index.html"
+
+torture: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.torture
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutate.py

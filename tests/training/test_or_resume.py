@@ -1,17 +1,20 @@
 """One command that starts a run or resumes it, checkpoints between evaluations, memory errors."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tomli_w
 import torch
+from safetensors.torch import load_file
 from tests.helpers import signal_after_step, stop_after_step, two_tasks, write_two_tasks
 
 from comity import ComityError, Recipe, train
 from comity.cli.main import main
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import TrainEntry
+from comity.training import checkpoint
 from comity.training.events import StepDone
 from comity.training.interrupts import Interrupted
 from comity.training.task_gradients import TaskGradients
@@ -84,6 +87,24 @@ def test_a_resumed_run_records_the_same_averages(data, tiny_checkpoint, tmp_path
     assert (one.step, one.loss, one.gradient_norm, one.lr) == (
         two.step, two.loss, two.gradient_norm, two.lr
     )  # fmt: skip
+
+
+def test_a_checkpoint_is_of_the_step_at_which_it_was_started(
+    data, tiny_checkpoint, tmp_path, monkeypatch
+):
+    """It is written while the weights change."""
+    written = checkpoint.save_file
+    monkeypatch.setattr(
+        checkpoint, "save_file", lambda *arguments: (time.sleep(0.2), written(*arguments))
+    )
+    recipe = recipe_of(tiny_checkpoint, train__checkpoint_every=3)
+    whole = train(recipe, data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, tmp_path / "run", on_event=stop_after_step(5))
+    assert checkpoints(tmp_path / "run") == [3]
+    run = train(recipe, data, tmp_path / "run", resume=True)
+    one, two = (load_file(r.checkpoints()[0] / "state.safetensors") for r in (whole, run))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 # --- --or-resume ----------------------------------------------------------------------------------

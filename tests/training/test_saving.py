@@ -127,6 +127,22 @@ def test_no_checkpoint_is_ahead_of_the_metrics(data, recipe, tmp_path, monkeypat
     assert max(entry.step for entry in run.metrics()) == 2
 
 
+def test_a_best_model_that_waits_keeps_its_weights(data, recipe, tmp_path, monkeypatch):
+    """The model of step 4 cannot be written before steps 5 and 6 have changed the weights."""
+
+    def best_is_4(trainer, *_):
+        return trainer.progress.step == 4
+
+    with pytest.MonkeyPatch.context() as select:
+        select.setattr("comity.training.trainer.Trainer._select", best_is_4)
+        select.setattr("comity.training.trainer.selected", lambda scores, *_: scores["mood"])
+        whole = train(recipe, data, tmp_path / "whole")
+        disk = Disk(monkeypatch, "comity.training.trainer.save_model", until=6)
+        run = train(recipe, data, tmp_path / "run", on_event=disk)
+    assert run.best().step == 4
+    assert contents(run) == contents(whole)
+
+
 def test_the_user_is_told_once(data, recipe, tmp_path, monkeypatch, capsys):
     disk = Disk(monkeypatch, "comity.training.checkpoint.save_file", until=6)
     train(recipe, data, tmp_path / "run", on_event=disk, quiet=True)
