@@ -139,7 +139,7 @@ class Torture:
                 self._corrupt(folder)
             code = trained(recipe, self.data, run)
             if every:
-                refused.count(code == 1 and not RunDirectory(run).is_finished())
+                refused.count(code == 2 and not RunDirectory(run).is_finished())
             else:
                 total.count(code == 0 and digest(run) == digest(whole))
             shutil.rmtree(run)

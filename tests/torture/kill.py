@@ -5,13 +5,15 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from comity.errors import ComityError
 from comity.runs.directory import RunDirectory
-from comity.training.events import Evaluated, Event, StepDone
+from comity.training.events import Evaluated, Event, StepDone, ignore
 
 TIMES = ("examples_per_second", "tokens_per_second")
 """What two equal runs may differ in."""
@@ -41,10 +43,10 @@ def _train(recipe: Any, data: Path, out: Path, stop: "Stop | None" = None) -> No
     from comity.training.train import train
 
     torch.set_num_threads(1)
-    if stop is None:
-        train(recipe, data, out, resume="auto")
-        return
-    train(recipe, data, out, resume="auto", on_event=stop.install())
+    try:
+        train(recipe, data, out, resume="auto", on_event=stop.install() if stop else ignore)
+    except ComityError:
+        sys.exit(2)
 
 
 @dataclasses.dataclass(frozen=True)
