@@ -65,7 +65,7 @@ class Split:
     dropped: int = 0  # rows left out because a text is empty
     dropped_lines: tuple[int, ...] = ()
     leaked: int = 0  # rows left out because they are also in a dev set
-    skipped: SkippedRows = field(default_factory=SkippedRows)  # rows left out because they cannot be used
+    skipped: SkippedRows = field(default_factory=SkippedRows)  # rows that cannot be used
     soft: NDArray[np.float32] | None = None
     """Soft labels `[n, K]` of teachers, as `distillation_loss` takes them; NaN for a row without
     any. None for a task without a teacher, and until a trainer asks for them."""

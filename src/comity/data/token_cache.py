@@ -30,7 +30,7 @@ from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
 from comity.tables.bad_rows import BadRow, BadRows, taken
 from comity.tables.findings import Finding
-from comity.tables.locations import PartsPath
+from comity.tables.locations import FramePath, PartsPath
 from comity.tables.reader import joined_digest, open_table, table_digest
 from comity.tables.rows import JsonNumber, NoValue, Row, Table, TableFormat, Value, as_text
 
@@ -137,6 +137,7 @@ class TokenTables:
     def __init__(self, errors: ErrorList):
         self._errors = errors
         self._digests: dict[Path, str] = {}
+        self._states: dict[Path, tuple[int, int] | None] = {}  # of files, before their digest
         self._tables: dict[TableSource, TokenTable | None] = {}
         self._texts: dict[TableSource, Path] = {}  # of tables that were read, not cached
         self._tokens: dict[TableSource, tuple[TextColumn, ...]] = {}
@@ -182,8 +183,15 @@ class TokenTables:
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
+            self._states[path] = _state(path)
             self._digests[path] = table_digest(path)
         return self._digests[path]
+
+    def _check_unchanged(self, path: Path) -> None:
+        """Raise `ComityError` if a file has changed since its digest was taken."""
+        for file in path.files if isinstance(path, PartsPath) else [path]:
+            if _state(file) != self._states[file]:
+                raise ComityError(_changed(file))
 
     def _part_digests(self, path: PartsPath) -> tuple[str, ...]:
         """The digest of each part. Raises `ComityError` with every part that cannot be read."""
@@ -212,6 +220,7 @@ class TokenTables:
                 unread, no_texts = (BadRows(_lister(own), self._errors.limit) for own in lists)
             writer = _RowWriter(building, source, no_texts)
             writer.write(table.rows(unread), file)
+        self._check_unchanged(source.path)
         self._errors.merge(unread)
         self._errors.merge(no_texts)
         if unread:
@@ -247,7 +256,22 @@ class TokenTables:
         while chunk := list(islice(rows, _CHUNK)):
             yield _columns([source.texts_of(row, errors) for row in chunk])
         if errors or table_digest(source.path) != digest:
-            raise ComityError(f"{source.path}: has changed while it was read; start again")
+            raise ComityError(_changed(source.path))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """The size and time of change of a file; None for a table that is not a file."""
+    if isinstance(path, FramePath):
+        return None
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # what is wrong is said where the file is opened
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: has changed while it was read; start again"
 
 
 def _rows_key(source: TableSource, digest: str) -> str:

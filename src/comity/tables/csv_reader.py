@@ -160,6 +160,8 @@ class DelimitedTable(Table):
             return _RowError(BadRow(line, ENCODING, detail), "set encoding", "encoding")
         if len(fields) != self._dialect.width:
             detail, advice = self._wrong_width(record, len(fields))
+            if file.lenient and record.last > line:
+                detail += f", up to line {record.last}"
             return _RowError(BadRow(line, FIELDS, detail), advice, "fields")
         if fields == header and self._dialect.width > 1:
             detail = "the header is repeated here, as if files were joined"
