@@ -64,12 +64,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_kind_of_bad_row_is_left_out_and_listed_in_order(folder):
     (folder / "t.csv").write_bytes(
         b'text,label\nt2,up\nt3\nt4,\nt5,sideways\nt6,down\n"t7,up\nt8 \xe9,up\nt9,up\n,down\n'
-        b"t11,down\nt12,up\n"
+        b"t11,down\nt12,up\nt13,up\n"
     )
     data = load_task(folder, **MOOD, empty_texts="error")
     split = data.train
-    assert split.table.lines[split.rows].tolist() == [2, 6, 9, 11, 12]
-    assert split.targets.tolist() == [1, 0, 1, 0, 1]
+    assert split.table.lines[split.rows].tolist() == [2, 6, 9, 11, 12, 13]
+    assert split.targets.tolist() == [1, 0, 1, 0, 1, 1]
     assert reasons(split) == {
         3: "wrong number of fields",
         4: "no label",
@@ -307,10 +307,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch, tr
                 file.write("new text,up\n")
         return digest
 
-    write_csv(folder / "t.csv", ["text", "label"], [("a", "up"), ("b", "down")])
+    rows = [(f"text {n}", ["up", "down"][n % 2]) for n in range(12)]
+    write_csv(folder / "t.csv", ["text", "label"], rows)
     monkeypatch.setattr(cache, "table_digest", changed_after)
-    task = {**MOOD, "train": train, "dev": 0.5}
+    task = {**MOOD, "train": train, "dev": 0.2}
     with pytest.raises(ComityError, match=r"t\.csv: has changed while it was read; start again"):
         load_task(folder, **task)
     monkeypatch.setattr(cache, "table_digest", real)
-    assert len(load_task(folder, **task).train.table) == (3 if train == "t.csv" else 5)
+    assert len(load_task(folder, **task).train.table) == (13 if train == "t.csv" else 15)

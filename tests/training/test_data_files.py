@@ -116,8 +116,8 @@ def stopped(data, tiny_checkpoint, tmp_path) -> tuple[Path, Path]:
     ("change", "message"),
     [
         ("edit", "mood-*.csv: the part mood-1.csv has changed since the run was started"),
-        ("remove", "mood-*.csv: the part mood-1.csv is gone since the run was started"),
-        ("add", "mood-*.csv: the part mood-9.csv is new since the run was started"),
+        ("remove", "mood-*.csv: the part mood-1.csv of the started run is missing"),
+        ("add", "mood-*.csv: the part mood-9.csv was not there when the run was started"),
         ("remove from list", "alike-a.csv: there is no such file"),
     ],
 )
@@ -206,3 +206,20 @@ def test_without_the_key_broken_rows_are_errors(broken, tiny_checkpoint, tmp_pat
     assert [m.split(": ")[0] for m in caught.value.messages] == [
         f"{broken}/{name}:{line}" for _, name, line in BROKEN
     ]
+
+
+def test_rows_of_a_table_in_memory_are_listed_by_their_index(data, tiny_checkpoint, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    values = two_tasks(tiny_checkpoint, **PARTS).only(["mood"]).to_dict()
+    frame = pandas.DataFrame(mood_rows(0, 24), columns=["text", "mood"], index=range(100, 124))
+    frame.loc[105, "mood"] = None
+    values["tasks"]["mood"] |= {"train": frame, "bad_rows": "skip"}
+    run = train(values, data, tmp_path / "run")
+    (entry,) = map(json.loads, (run.path / "skipped-rows.jsonl").read_text().splitlines())
+    assert entry == {
+        "task": "mood", "file": "pandas DataFrame of mood train", "line": 105, "column": "mood",
+        "reason": "no label", "detail": 'the label "mood" is empty',
+    }  # fmt: skip
+    values["tasks"]["mood"]["train"] = [frame, frame]
+    with pytest.raises(ComityError, match="mood train: a list names files; join the tables"):
+        train(values, data, tmp_path / "other")

@@ -225,7 +225,7 @@ class _Reader:
         errors = self.errors
         before = errors.total
         train_table = self._read(task.train, task)
-        dev_table = None if isinstance(task.dev, float) else self._read(task.dev, task)
+        dev_table = self._read(task.dev, task) if isinstance(task.dev, str | tuple) else None
         stage_tables = self._stage_tables(name, task)
         target = train = None
         if train_table is not None:

@@ -454,6 +454,9 @@ def _open_rows(folder: Path, source: TableSource) -> TokenTable:
         LabelColumn(_values(folder / f"values-{n}.json"), _array(folder, f"codes-{n}"))
         for n in range(len(source.labels))
     ]
+    without_texts = np.empty(0, np.int32)
+    if source.skip_bad:
+        without_texts = _array(folder, "without-texts")
     return TokenTable(
         path=source.path,
         texts=(),
@@ -466,7 +469,7 @@ def _open_rows(folder: Path, source: TableSource) -> TokenTable:
         digest=about["digest"],
         findings=tuple(Finding(**finding) for finding in about["findings"]),
         source=source,
-        **({"without_texts": _array(folder, "without-texts")} if source.skip_bad else {}),
+        without_texts=without_texts,
         folder=folder,
     )
 

@@ -213,7 +213,7 @@ def texts_at(
         lines: of rows in the file, see `row_name`.
     """
     section, inputs = directory.recipe().task_as_read(task), directory.facts().inputs
-    file = section.train if isinstance(section.dev, float) else section.dev
+    file = section.dev if isinstance(section.dev, str | tuple) else section.train
     path = path_of(file_text(file))
     if f"{task} dev" in inputs.in_memory:
         return path, None, "The texts are not shown because the data was in memory."

@@ -453,7 +453,7 @@ class Model:
                 "a labelled file"
             )
         folder = Path(self._facts.inputs.data)
-        if not isinstance(section.dev, float):
+        if isinstance(section.dev, str | tuple):
             split = file_split(task, section, target, table_path(section.dev, folder), encoder)
             _check_unchanged(self._facts, task, "dev", split)
             return split

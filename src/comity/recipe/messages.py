@@ -189,6 +189,7 @@ VALUES_FROM_ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lr_schedule": {"constant_with_warmup": ("constant",), "none": ("constant",)},
     "average": {"swa": ("last-evaluations",), "checkpoints": ("last-evaluations",)},
     "freeze": {"none": ("nothing",), "all": ("encoder",)},
+    "bad_rows": {"drop": ("skip",), "ignore": ("skip",)},
     "missing_labels": {"drop": ("skip",), "ignore": ("skip",)},
     "empty_texts": {"skip": ("drop",), "ignore": ("drop",)},
     "train_on": {"mlm": ("masked-words",), "masked_lm": ("masked-words",)},

@@ -185,9 +185,7 @@ class Prepared:
                 name, _, which = role.partition(" ")
                 path = _splits(self.tasks[name])[which].table.path
                 what = _changed(path, recorded.parts.get(role, []), now.parts.get(role, []))
-                raise ComityError(
-                    f"{what} since the run was started; restore the old data, or start a new run"
-                )
+                raise ComityError(f"{what}; restore the old data, or start a new run")
 
 
 def _part_facts(path: PartsPath, digests: Sequence[str]) -> list[PartFacts]:
@@ -199,12 +197,12 @@ def _changed(path: Path, before: Sequence[PartFacts], after: Sequence[PartFacts]
     old, new = ({part.name: part.sha256 for part in parts} for parts in (before, after))
     for name in [*old, *new] if old and new else []:
         if name not in new:
-            return f"{path}: the part {name} is gone"
+            return f"{path}: the part {name} of the started run is missing"
         if name not in old:
-            return f"{path}: the part {name} is new"
+            return f"{path}: the part {name} was not there when the run was started"
         if old[name] != new[name]:
-            return f"{path}: the part {name} has changed"
-    return f"{path}: has changed"
+            return f"{path}: the part {name} has changed since the run was started"
+    return f"{path}: has changed since the run was started"
 
 
 def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
