@@ -154,7 +154,7 @@ def test_an_old_value_gets_its_new_name(old, new):
         ({"train__lr": 0.0}, "train.lr: expected a number above 0, got 0.0"),
         (
             {"tasks__mood__dev": 10},
-            "tasks.mood.dev: expected text in quotes or a number below 1, got 10",
+            "tasks.mood.dev: expected text in quotes, a list or a number below 1, got 10",
         ),
         (
             {"train__epoch": 2},

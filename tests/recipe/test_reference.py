@@ -74,7 +74,7 @@ def test_a_key_is_listed_once_per_table():
             "number at least 0 and below 1",
             "the encoder's hidden dropout",
         ),
-        ("tasks.NAME.dev", "text or number above 0 and below 1", "required"),
+        ("tasks.NAME.dev", "text or list of text or number above 0 and below 1", "required"),
         ("tasks.NAME.classes", "list of at least 2: text", "found in the training file"),
         ("tasks.NAME.objectives", "list of tables", "none"),
         ("tasks.NAME.class_weights", "`balanced` or table", "equal weights"),

@@ -14,7 +14,8 @@ from tests.helpers import mood_rows
 
 from comity import ComityError, Recipe, load, train
 from comity.errors import ErrorList
-from comity.tables.hub import HubName, HubPath, table_path
+from comity.tables.hub import HubName, HubPath
+from comity.tables.parts import table_path
 from comity.tables.reader import open_table, table_digest
 from comity.tables.rows import NoValue, TableFormat
 

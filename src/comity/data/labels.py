@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from comity.data.skipped_rows import BadLabels
 from comity.data.token_cache import LabelColumn, TokenTable
 from comity.errors import ErrorList, nearest
 from comity.format import plural
@@ -64,14 +65,28 @@ class _Wrong:
     advice: Callable[[], str]
     kind: _Kind | None = None
     question: str = ""  # instead of the advice, where most values of the column are wrong
+    general: str = ""  # what is wrong in general, if there is no kind
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, by which bad rows are counted."""
+        return f"label is not {self.kind.one}" if self.kind else self.general
+
+
+class _Unmapped(NoValue):
+    """A label that a `label_map` lacks, where bad rows are skipped."""
 
 
 class Labels(NamedTuple):
-    """The targets of all rows of a table; that of a row without a label is 0."""
+    """The targets of all rows of a table; that of a row without a label is 0.
+
+    Where bad rows are skipped, those of wrong and missing labels are in `bad`, not in `labelled`.
+    """
 
     targets: NDArray  # [n] int32 classes, [n] float64 scores, or [n, L] int8 indicators
     labelled: NDArray[np.bool_]  # [n]
     ignored: NDArray[np.bool_]  # [n] rows whose label is one of the task's `ignore_labels`
+    bad: tuple[BadLabels, ...] = ()
 
 
 def find_target(
@@ -295,6 +310,7 @@ def _read_indicators(
         np.stack(targets, axis=1),
         np.all([r.labelled for r in read], axis=0),
         np.any([r.ignored for r in read], axis=0),
+        tuple(bad for r in read for bad in r.bad),
     )
 
 
@@ -322,6 +338,11 @@ def mapped_labels(
         if index is None and isinstance(value, str) and value.strip():
             unknown += [] if loose_key(value) in ignored else [code]
         values.append(value if index is None else wanted[index])
+    if task.bad_rows == "skip":
+        for code in unknown:
+            what = f"the label {_quoted(column.values[code])} is not in the label_map"
+            values[code] = _Unmapped(what)
+        unknown = []
     for code in unknown[: errors.limit]:
         rows = np.flatnonzero(codes == code)
         errors.add(
@@ -354,22 +375,47 @@ def _read_column(
     wrong = np.array([isinstance(r, _Wrong) for r in results], dtype=bool)[codes]
     missing = np.array([r is _No.VALUE for r in results], dtype=bool)[codes]
     ignored = np.array([r is _No.IGNORED for r in results], dtype=bool)[codes]
-    if wrong.any():
+    bad: tuple[BadLabels, ...] = ()
+    if task.bad_rows == "skip":
+        found = wrong | missing if task.missing_labels == "error" else wrong
+        rows = np.flatnonzero(found)
+        describe = _describer(column, label, results)
+        bad = (BadLabels(rows, str(label), codes[rows], describe),) if len(rows) else ()
+    elif wrong.any():
         labelled = int((~missing & ~ignored).sum())
         _report_wrong(table, column, label, results, labelled, errors)
-    if task.missing_labels == "error" and missing.any():
+    if task.bad_rows != "skip" and task.missing_labels == "error" and missing.any():
         _report_missing(name, table, column, label, np.flatnonzero(missing), errors)
     values = np.zeros((len(results), *width), dtype=kind)
     for code, result in enumerate(results):
         if not isinstance(result, _Wrong | _No):
             values[(code, result) if width else code] = 1 if width else result
-    return Labels(values[codes], ~(wrong | missing | ignored), ignored)
+    return Labels(values[codes], ~(wrong | missing | ignored), ignored, bad)
+
+
+def _describer(
+    column: LabelColumn, label: str | int, results: Sequence[Any]
+) -> Callable[[int], tuple[str, str]]:
+    """What is wrong with a value of a column, in general and in particular, given its code."""
+
+    def describe(code: int) -> tuple[str, str]:
+        if isinstance(wrong := results[code], _Wrong):
+            return wrong.reason, wrong.what()
+        return "no label", _why_missing(column.values[code], label)
+
+    return describe
+
+
+def _why_missing(value: Value, label: str | int) -> str:
+    return value.reason if isinstance(value, NoValue) else f'the label "{label}" is empty'
 
 
 def _result(
     read: Callable[[Value], Any], task: TaskSection, ignored: frozenset[str], value: Value
 ) -> Any:
     """A value as `read` gives it, or that it is missing or ignored."""
+    if isinstance(value, _Unmapped):
+        return _Wrong(lambda: value.reason, lambda: "add it there", general="unknown label")
     if value is None or isinstance(value, NoValue):
         return _No.VALUE
     if ignored:
@@ -457,8 +503,7 @@ def _report_missing(
         errors.add(f"{where}: {found}; fill them in, or {skip}")
         return
     for row in rows:
-        value = column.values[column.codes[row]]
-        what = value.reason if isinstance(value, NoValue) else f'the label "{label}" is empty'
+        what = _why_missing(column.values[column.codes[row]], label)
         errors.add(f"{_where(table, row)}: {what}; fill it in, or {skip}")
 
 
@@ -501,7 +546,7 @@ def _unknown(name: str, label: str, target: Target) -> _Wrong:
         hint = nearest(label, target.classes).removeprefix("; ")
         return hint or "correct it, or add training rows of that class"
 
-    return _Wrong(what, advice)
+    return _Wrong(what, advice, general="unknown label")
 
 
 def _ignore(name: str, label: str) -> str:
@@ -587,6 +632,7 @@ def _score_reader(name: str, task: TaskSection) -> Callable[[Value], Any]:
             return _Wrong(
                 lambda: f"the score {text} is outside the scale from {low:g} to {high:g}",
                 lambda: _scale_advice(name, text),
+                general="score outside the scale",
             )
         return number
 

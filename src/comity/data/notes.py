@@ -39,6 +39,12 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
     `name` is "training" or "dev".
     """
     path, notes = split.table.path, []
+    if split.skipped.total:
+        verb = "is" if split.skipped.total == 1 else "are"
+        notes.append(
+            f"{plural(split.skipped.total, 'row')} of {path} cannot be used and {verb} left out: "
+            f"{split.skipped.by_reason} (first: {split.skipped.first})"
+        )
     if split.unlabelled:
         where = row_list(path, split.unlabelled_lines, split.unlabelled)
         rows = _have(split.unlabelled, "row", f" of {path}")

@@ -23,6 +23,7 @@ from comity.data.labels import (
     read_labels,
 )
 from comity.data.packing import PackedRows, Template, TextColumn, pack, packed_lengths, truncated
+from comity.data.skipped_rows import BadLabels, SkippedRows, skip_rows, too_many
 from comity.data.token_cache import (
     TableSource,
     TextEncoder,
@@ -34,11 +35,11 @@ from comity.data.token_cache import (
 from comity.errors import ComityError, ErrorList
 from comity.format import plural
 from comity.recipe.recipe import Recipe
-from comity.recipe.schema import TaskSection
+from comity.recipe.schema import File, TaskSection
 from comity.rng import SPLIT, generator
 from comity.tables.frames import frame_path, memory_role
-from comity.tables.hub import table_path
-from comity.tables.locations import location
+from comity.tables.locations import file_text, location
+from comity.tables.parts import table_path
 from comity.tables.reader import open_table
 from comity.tables.rows import shown
 from comity.targets import Target
@@ -64,6 +65,7 @@ class Split:
     dropped: int = 0  # rows left out because a text is empty
     dropped_lines: tuple[int, ...] = ()
     leaked: int = 0  # rows left out because they are also in a dev set
+    skipped: SkippedRows = field(default_factory=SkippedRows)  # rows that cannot be used
     soft: NDArray[np.float32] | None = None
     """Soft labels `[n, K]` of teachers, as `distillation_loss` takes them; NaN for a row without
     any. None for a task without a teacher, and until a trainer asks for them."""
@@ -199,8 +201,8 @@ def read_tasks(
     errors = ErrorList()
     reader = _Reader(recipe, folder, errors, frames)
     tasks: dict[str, TaskData] = {}
-    for name, task in recipe.tasks.items():
-        data = reader.read(name, task)
+    for name in recipe.tasks:
+        data = reader.read(name, recipe.task_as_read(name))
         if data is not None:
             tasks[name] = data
     errors.check()
@@ -216,14 +218,14 @@ class _Reader:
         self.folder = folder
         self.errors = errors
         self.tables = TokenTables(errors)
-        self._paths: dict[str, Path | None] = {}
+        self._paths: dict[File, Path | None] = {}
 
     def read(self, name: str, task: TaskSection) -> TaskData | None:
         """The splits of one task, or None if there are errors."""
         errors = self.errors
         before = errors.total
         train_table = self._read(task.train, task)
-        dev_table = self._read(task.dev, task) if isinstance(task.dev, str) else None
+        dev_table = self._read(task.dev, task) if isinstance(task.dev, str | tuple) else None
         stage_tables = self._stage_tables(name, task)
         target = train = None
         if train_table is not None:
@@ -256,15 +258,15 @@ class _Reader:
         target = fit_target(target, train.targets)
         return TaskData(name, task, target, train, dev, stage_train, note)
 
-    def _read(self, file: str, task: TaskSection) -> TokenTable | None:
+    def _read(self, file: File, task: TaskSection) -> TokenTable | None:
         if file not in self._paths:
             self._paths[file] = self._path(file)
         path = self._paths[file]
         return None if path is None else self.tables.read(_source(path, task))
 
-    def _path(self, file: str) -> Path | None:
-        """The path of a file, or None if a data set cannot be loaded."""
-        if file in self.frames:
+    def _path(self, file: File) -> Path | None:
+        """The path of a file, or None if a data set cannot be loaded or no file is found."""
+        if isinstance(file, str) and file in self.frames:
             return frame_path(self.frames[file], memory_role(file) or "")
         try:
             return table_path(file, self.folder)
@@ -277,13 +279,13 @@ class _Reader:
         stages = [stage for stage in self.recipe.stages if name in stage.data]
         files = {stage.data[name].file: stage.data[name] for stage in stages}
         tables: dict[str, TokenTable] = {}
-        for path, file in files.items():
-            table = self._read(path, file.read_as(task))
+        for named, file in files.items():
+            table = self._read(named, file.read_as(task))
             before = self.errors.total
             if table is not None and file.label_map:
                 table = mapped_labels(table, file.label_map, task, self.errors)
             if table is not None and self.errors.total == before:
-                tables[path] = table
+                tables[file_text(named)] = table
         return tables
 
     def _labelled_split(
@@ -311,7 +313,9 @@ class _Reader:
 
 def _source(path: Path, task: TaskSection) -> TableSource:
     """A file of a task and its columns."""
-    return TableSource(path, task.text_columns, task.label_columns, task.table_format)
+    return TableSource(
+        path, task.text_columns, task.label_columns, task.table_format, task.bad_rows == "skip"
+    )
 
 
 def _no_rows(path: Path, name: str) -> str:
@@ -322,7 +326,10 @@ def _make_split(
     name: str, task: TaskSection, table: TokenTable, labels: Labels, errors: ErrorList
 ) -> Split:
     """The rows of a table that the task uses: with a label, and with texts if those are needed."""
-    rows = np.flatnonzero(labels.labelled).astype(np.int32)
+    bad, skipped = np.zeros(len(table), dtype=bool), SkippedRows()
+    if task.bad_rows == "skip":
+        bad, skipped = _skip(name, task, table, labels, errors)
+    rows = np.flatnonzero(labels.labelled & ~bad).astype(np.int32)
     targets = labels.targets[rows]
     empty = table.blank[rows].any(axis=1)
     lines = table.lines[rows[empty]].tolist()
@@ -332,8 +339,8 @@ def _make_split(
                 f"{location(table.path, line)}: the text is empty; fill it in, or set "
                 f'empty_texts = "keep" or "drop" in [tasks.{name}]'
             )
-    ignored = np.flatnonzero(labels.ignored)
-    unlabelled = np.flatnonzero(~labels.labelled & ~labels.ignored)
+    ignored = np.flatnonzero(labels.ignored & ~bad)
+    unlabelled = np.flatnonzero(~labels.labelled & ~labels.ignored & ~bad)
     drop = task.empty_texts == "drop" and bool(lines)
     return Split(
         table,
@@ -345,7 +352,37 @@ def _make_split(
         tuple(table.lines[ignored[:MOST_LINES]].tolist()),
         len(lines) if drop else 0,
         tuple(lines[:MOST_LINES]) if drop else (),
+        skipped=skipped,
     )
+
+
+def _skip(
+    name: str, task: TaskSection, table: TokenTable, labels: Labels, errors: ErrorList
+) -> tuple[NDArray[np.bool_], SkippedRows]:
+    """The rows `[n]` of a table that cannot be used, and the list of those of its file.
+
+    It is an error if they are too many.
+    """
+    bad = np.zeros(len(table), dtype=bool)
+    bad[table.without_texts] = True
+    wrong = list(labels.bad)
+    if task.empty_texts == "error":
+        rows = np.flatnonzero(labels.labelled & table.blank.any(axis=1))
+        column = table.blank[rows].argmax(axis=1)  # the first blank text
+        for number, text in enumerate(task.text_columns):
+            own = rows[column == number]
+            codes = np.zeros(len(own), dtype=np.int32)
+            wrong.append(BadLabels(own, str(text), codes, _empty_text))
+    for one in wrong:
+        bad[one.rows] = True
+    skipped = skip_rows(name, table, wrong)
+    if message := too_many(name, table, skipped):
+        errors.add(message)
+    return bad, skipped
+
+
+def _empty_text(code: int) -> tuple[str, str]:
+    return "empty text", "the text is empty"
 
 
 def split_off(split: Split, share: float, seed: int, by: str = "groups") -> tuple[Split, Split]:
@@ -365,7 +402,9 @@ def _divided(split: Split, drawn: NDArray[np.bool_]) -> tuple[Split, Split]:
     """Training and dev rows, where the rows `drawn [n]` of the table are for dev."""
     dev = drawn[split.rows]
     # Rows that were left out while reading are counted once, with the training rows.
-    return split.take(~dev), replace(split.take(dev), unlabelled=0, ignored=0, dropped=0)
+    return split.take(~dev), replace(
+        split.take(dev), unlabelled=0, ignored=0, dropped=0, skipped=SkippedRows()
+    )
 
 
 def _draw(table: TokenTable, groups: Rows, share: float, seed: int) -> NDArray[np.bool_]:
@@ -494,7 +533,7 @@ def _numbered(values: NDArray) -> NDArray[np.int32]:
 def file_split(
     name: str, task: TaskSection, target: Target, path: Path, encoder: TextEncoder
 ) -> Split:
-    """A labelled file, read like the task's own files.
+    """A labelled file, read like the task's own files; `task` as `RecipeSchema.task_as_read`.
 
     Raises:
         ComityError: every error of the file.

@@ -1,7 +1,7 @@
 """The counts of a run's data, as `comity check` reports and runs record them. Loads no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class SplitSummary:
     token_percentiles: dict[str, int]  # "50", "95" and "100"; empty for a split without rows
     counts: dict[str, int] | None = None  # rows of each class
     scores: ScoreRange | None = None  # for tasks without classes
+    skipped: dict[str, int] = field(default_factory=dict)  # rows that cannot be used, by reason
 
 
 @dataclass(frozen=True)

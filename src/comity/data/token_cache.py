@@ -28,13 +28,17 @@ from numpy.typing import NDArray
 
 from comity.data.packing import TextColumn
 from comity.errors import ComityError, ErrorList
+from comity.tables.bad_rows import BadRow, BadRows, taken
 from comity.tables.findings import Finding
-from comity.tables.reader import open_table, table_digest
-from comity.tables.rows import JsonNumber, NoValue, Row, TableFormat, Value, row_texts
+from comity.tables.locations import FramePath, PartsPath
+from comity.tables.reader import joined_digest, open_table, table_digest
+from comity.tables.rows import JsonNumber, NoValue, Row, Table, TableFormat, Value, as_text
 
 _VERSION = "4"  # raise it when what a cache holds changes
 _CHUNK = 4096  # rows read and tokenised at a time
 _TEXTS = "texts.jsonl"
+_UNREAD = "unread.jsonl"
+_NO_TEXTS = "no-texts.jsonl"
 
 _INVISIBLE = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Mn"))
 """Unicode's spaces, control, format and private characters, and accents without a letter."""
@@ -67,16 +71,31 @@ class TokenTable:
     lines: NDArray[np.int64]  # [n]
     keys: NDArray[np.uint64]  # [n, texts], equal for texts that differ in case and space only
     reading: dict[str, Any]  # how the file was read, see `Table.describe`
-    digest: str  # SHA-256 of the file
+    digest: str  # SHA-256 of the file, see `table_digest`
     blank: NDArray[np.bool_] = field(default_factory=lambda: np.empty((0, 0), np.bool_))
     """Which texts `[n, texts]` have no visible character, see `is_blank`."""
     zero_bytes: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """Rows that have a zero byte in a text."""
     findings: tuple[Finding, ...] = ()  # what looks wrong in the chosen columns
     source: "TableSource | None" = None  # what the table was read from
+    part_digests: tuple[str, ...] = ()  # of a table in several files: the SHA-256 of each
+    without_texts: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """Rows that have something else than a text in a text column, where bad rows are skipped."""
+    folder: Path | None = None  # of the entry, which lists bad rows
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def unread_rows(self) -> Iterator[BadRow]:
+        """What is wrong with each row of the file that could not be read and is not in the table.
+
+        In the order of the file; none unless bad rows are skipped.
+        """
+        return _bad_rows(self.folder, _UNREAD)
+
+    def rows_without_texts(self) -> Iterator[BadRow]:
+        """What is wrong with each of the rows `without_texts`."""
+        return _bad_rows(self.folder, _NO_TEXTS)
 
 
 def cache_folder() -> Path:
@@ -99,6 +118,7 @@ class TableSource:
     texts: tuple[str | int, ...]
     labels: tuple[str | int, ...]
     format: TableFormat
+    skip_bad: bool = False  # leave out rows that cannot be used, and list them
 
     @property
     def columns(self) -> list[str | int]:
@@ -107,8 +127,8 @@ class TableSource:
 
     def texts_of(self, row: Row, errors: ErrorList) -> tuple[str, ...]:
         """The texts of a row of all columns, see `as_text`."""
-        texts = Row(row.line, row.values[: len(self.texts)])
-        return row_texts(self.path, texts, errors)
+        values = zip(self.texts, row.values, strict=False)  # labels follow
+        return tuple([as_text(self.path, row.line, v, errors, str(c)) for c, v in values])
 
 
 class TokenTables:
@@ -117,6 +137,7 @@ class TokenTables:
     def __init__(self, errors: ErrorList):
         self._errors = errors
         self._digests: dict[Path, str] = {}
+        self._states: dict[Path, tuple[int, int] | None] = {}  # of files, before their digest
         self._tables: dict[TableSource, TokenTable | None] = {}
         self._texts: dict[TableSource, Path] = {}  # of tables that were read, not cached
         self._tokens: dict[TableSource, tuple[TextColumn, ...]] = {}
@@ -148,26 +169,58 @@ class TokenTables:
         return replace(table, texts=self._tokens[table.source])
 
     def _load(self, source: TableSource) -> TokenTable | None:
-        if source.path not in self._digests:
-            self._digests[source.path] = table_digest(source.path)
-        digest = self._digests[source.path]
+        parts = ()
+        if isinstance(source.path, PartsPath):
+            parts = self._part_digests(source.path)
+        digest = joined_digest(parts) if parts else self._digest(source.path)
         folder = _entry(_rows_key(source, digest))
         if not _complete(folder):
             built = self._build(source, digest, folder)
             if built is None:
                 return None
             folder = built
-        return _open_rows(folder, source)
+        return replace(_open_rows(folder, source), part_digests=parts)
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._states[path] = _state(path)
+            self._digests[path] = table_digest(path)
+        return self._digests[path]
+
+    def _check_unchanged(self, path: Path) -> None:
+        """Raise `ComityError` if a file has changed since its digest was taken."""
+        for file in path.files if isinstance(path, PartsPath) else [path]:
+            if _state(file) != self._states[file]:
+                raise ComityError(_changed(file))
+
+    def _part_digests(self, path: PartsPath) -> tuple[str, ...]:
+        """The digest of each part. Raises `ComityError` with every part that cannot be read."""
+        errors, digests = ErrorList(), []
+        for file in path.files:
+            try:
+                digests.append(self._digest(file))
+            except ComityError as error:
+                errors.extend(error)
+        errors.check()
+        return tuple(digests)
 
     def _build(self, source: TableSource, digest: str, folder: Path) -> Path | None:
         """The folder of a new entry with rows, or None if rows could not be read."""
-        table = open_table(source.path, source.format, source.columns)
+        table = _opened(source)
         building, texts = _new_folder(folder), _new_folder(folder)
         weakref.finalize(self, shutil.rmtree, texts, ignore_errors=True)
         unread, no_texts = ErrorList(self._errors.limit), ErrorList(self._errors.limit)
-        writer = _RowWriter(building, source, no_texts)
-        with (texts / _TEXTS).open("w", encoding="utf-8") as file:
+        with ExitStack() as stack:
+            file = stack.enter_context((texts / _TEXTS).open("w", encoding="utf-8"))
+            if source.skip_bad:
+                lists = [
+                    stack.enter_context((building / name).open("w", encoding="utf-8"))
+                    for name in (_UNREAD, _NO_TEXTS)
+                ]
+                unread, no_texts = (BadRows(_lister(own), self._errors.limit) for own in lists)
+            writer = _RowWriter(building, source, no_texts)
             writer.write(table.rows(unread), file)
+        self._check_unchanged(source.path)
         self._errors.merge(unread)
         self._errors.merge(no_texts)
         if unread:
@@ -198,25 +251,70 @@ class TokenTables:
             with (self._texts[source] / _TEXTS).open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
             return
-        errors = ErrorList()
-        rows = open_table(source.path, source.format, source.columns).rows(errors)
+        errors = BadRows(lambda _: None) if source.skip_bad else ErrorList()
+        rows = _opened(source).rows(errors)
         while chunk := list(islice(rows, _CHUNK)):
             yield _columns([source.texts_of(row, errors) for row in chunk])
         if errors or table_digest(source.path) != digest:
-            raise ComityError(f"{source.path}: has changed while it was read; start again")
+            raise ComityError(_changed(source.path))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """The size and time of change of a file; None for a table that is not a file."""
+    if isinstance(path, FramePath):
+        return None
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # what is wrong is said where the file is opened
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: has changed while it was read; start again"
 
 
 def _rows_key(source: TableSource, digest: str) -> str:
+    ending: str | list[str] = source.path.suffix.lower()
+    if isinstance(source.path, PartsPath):
+        ending = [file.suffix.lower() for file in source.path.files]
     return _key(
         {
             "version": _VERSION,
             "file": digest,
-            "ending": source.path.suffix.lower(),
+            "ending": ending,
             "texts": source.texts,
             "labels": source.labels,
             "format": asdict(source.format),
+            **({"bad rows": "skip"} if source.skip_bad else {}),
         }
     )
+
+
+def _opened(source: TableSource) -> Table:
+    return open_table(source.path, source.format, source.columns, lenient=source.skip_bad)
+
+
+def _lister(file: TextIO) -> Callable[[BadRow], None]:
+    """A function that writes each bad row to a file; of one line only the first entry."""
+    last: list[int] = []
+
+    def write(row: BadRow) -> None:
+        if last != [row.line]:
+            json.dump(row, file)
+            file.write("\n")
+            last[:] = [row.line]
+
+    return write
+
+
+def _bad_rows(folder: Path | None, name: str) -> Iterator[BadRow]:
+    """The rows that `_lister` wrote."""
+    if folder is None or not (folder / name).is_file():
+        return
+    with (folder / name).open(encoding="utf-8") as file:
+        for line in file:
+            yield BadRow(*json.loads(line))
 
 
 def _key(about: dict[str, Any]) -> str:
@@ -277,13 +375,18 @@ class _RowWriter:
         self.keys = array("Q")
         self.blank = array("b")
         self.zero_bytes = array("i")
+        self.without_texts = array("i")
 
     def write(self, rows: Iterator[Row], texts: TextIO) -> None:
         """Add rows; `texts` gets a line for each chunk, a JSON list of the text columns."""
         while chunk := list(islice(rows, _CHUNK)):
-            of_rows = [self.source.texts_of(row, self.errors) for row in chunk]
-            for row, own in zip(chunk, of_rows, strict=True):
-                self._add(row, own)
+            of_rows = []
+            for row in chunk:
+                before = taken(self.errors)
+                of_rows.append(self.source.texts_of(row, self.errors))
+                if taken(self.errors) > before:
+                    self.without_texts.append(len(self.lines))
+                self._add(row, of_rows[-1])
             json.dump(_columns(of_rows), texts, ensure_ascii=False)
             texts.write("\n")
 
@@ -304,6 +407,9 @@ class _RowWriter:
             (self.folder / f"values-{number}.json").write_text(json.dumps(values))
         np.save(self.folder / "lines.npy", np.frombuffer(self.lines, np.int64))
         np.save(self.folder / "zero-bytes.npy", np.frombuffer(self.zero_bytes, np.int32))
+        if self.source.skip_bad:
+            without = np.frombuffer(self.without_texts, np.int32)
+            np.save(self.folder / "without-texts.npy", without)
         for name, values, kind in (("keys", self.keys, np.uint64), ("blank", self.blank, np.bool_)):
             columns = np.frombuffer(values, kind).reshape(-1, len(self.source.texts))
             np.save(self.folder / f"{name}.npy", columns)
@@ -348,6 +454,9 @@ def _open_rows(folder: Path, source: TableSource) -> TokenTable:
         LabelColumn(_values(folder / f"values-{n}.json"), _array(folder, f"codes-{n}"))
         for n in range(len(source.labels))
     ]
+    without_texts = np.empty(0, np.int32)
+    if source.skip_bad:
+        without_texts = _array(folder, "without-texts")
     return TokenTable(
         path=source.path,
         texts=(),
@@ -360,6 +469,8 @@ def _open_rows(folder: Path, source: TableSource) -> TokenTable:
         digest=about["digest"],
         findings=tuple(Finding(**finding) for finding in about["findings"]),
         source=source,
+        without_texts=without_texts,
+        folder=folder,
     )
 
 

@@ -20,7 +20,10 @@ from comity.evaluation.predictions import kept_predictions
 from comity.files import path_of, path_text
 from comity.format import markdown_table, markdown_text, or_dash
 from comity.runs.directory import SLIM_WEIGHTS, RunDirectory
-from comity.tables.hub import is_hub_name, table_path
+from comity.tables.bad_rows import BadRows
+from comity.tables.hub import is_hub_name
+from comity.tables.locations import file_text, row_name
+from comity.tables.parts import table_path
 from comity.tables.reader import open_table, table_digest
 from comity.targets import Target
 
@@ -47,7 +50,7 @@ class Band:
 class Miss:
     """A row that was predicted far from its true value."""
 
-    line: int  # in the labelled file
+    line: int | str  # in the labelled file, see `row_name`
     gold: float
     predicted: float
     texts: list[str] | None
@@ -199,7 +202,7 @@ def bands_of(gold: NDArray, predicted: NDArray, edges: NDArray) -> list[Band]:
 
 
 def texts_at(
-    directory: RunDirectory, task: str, digest: str | None, lines: Sequence[int]
+    directory: RunDirectory, task: str, digest: str | None, lines: Sequence[int | str]
 ) -> tuple[Path, list[list[str]] | None, str | None]:
     """The file of a task's dev rows, their texts at `lines`, and why there are no texts.
 
@@ -207,11 +210,11 @@ def texts_at(
         directory: the run.
         task: one of its tasks.
         digest: SHA-256 of the file when it was read.
-        lines: of rows in the file.
+        lines: of rows in the file, see `row_name`.
     """
-    section, inputs = directory.recipe().tasks[task], directory.facts().inputs
-    file = section.dev if isinstance(section.dev, str) else section.train
-    path = path_of(file)
+    section, inputs = directory.recipe().task_as_read(task), directory.facts().inputs
+    file = section.dev if isinstance(section.dev, str | tuple) else section.train
+    path = path_of(file_text(file))
     if f"{task} dev" in inputs.in_memory:
         return path, None, "The texts are not shown because the data was in memory."
     if (directory.path / SLIM_WEIGHTS).is_file():
@@ -220,17 +223,18 @@ def texts_at(
         path = table_path(file, Path(inputs.data))
         changed = table_digest(path) != digest
     except ComityError:
-        gone = not is_hub_name(file) and not path.exists()
+        gone = isinstance(file, str) and not is_hub_name(file) and not path.exists()
         what = "no longer exists" if gone else "can no longer be read"
         return path, None, f"The texts are not shown because {path} {what}."
     if changed:
         return path, None, f"The texts are not shown because {path} has changed since the run."
     wanted, found = set(lines), {}
     columns = [*section.text_columns, *section.label_columns]
-    errors = ErrorList()
-    for row in open_table(path, section.table_format, columns).rows(errors):
-        if row.line in wanted:
-            found[row.line] = [str(text) for text in row.values[: len(section.text_columns)]]
+    skips = section.bad_rows == "skip"
+    errors = BadRows(lambda _: None) if skips else ErrorList()
+    for row in open_table(path, section.table_format, columns, lenient=skips).rows(errors):
+        if (name := row_name(path, row.line)) in wanted:
+            found[name] = [str(text) for text in row.values[: len(section.text_columns)]]
     errors.check()
     return path, [found[line] for line in lines], None
 

@@ -26,7 +26,7 @@ from comity.format import plural, some
 from comity.losses.task_losses import task_loss
 from comity.model.multitask import MultiTaskModel
 from comity.runs.directory import RunDirectory
-from comity.tables.hub import table_path
+from comity.tables.parts import table_path
 from comity.tables.reader import table_digest
 from comity.targets import HeadSpec, Target
 
@@ -227,15 +227,11 @@ def mean_loss(target: Target, outputs: NDArray, targets: NDArray) -> float:
 def trained_on(run: RunDirectory, file: str) -> str | None:
     """A sentence if a run was trained on this very file, by its digest; else None."""
     digest = table_digest(table_path(file, Path()))
-    files = run.facts().inputs.files
+    inputs = run.facts().inputs
     tasks = [
         name
         for name, task in run.recipe().tasks.items()
-        if not task.eval_only
-        and any(
-            known == digest and role.startswith(f"{name} ") and role != f"{name} dev"
-            for role, known in files.items()
-        )
+        if not task.eval_only and digest in inputs.training_digests(name)
     ]
     if not tasks:
         return None

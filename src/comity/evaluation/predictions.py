@@ -1,7 +1,8 @@
 """The CSV files of dev predictions in a run directory: their one writer and their one reader.
 
-A line holds the row's line in its file, the gold label, the predicted label and, where the head has
-them, the probabilities of the classes or levels. Labels that a spreadsheet would run are protected.
+A line holds the row's line in its file ("part-2.csv:3" if the task has several files), the gold
+label, the predicted label and, where the head has them, the probabilities of the classes or levels.
+Labels that a spreadsheet would run are protected.
 """
 
 import csv
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
 from comity.runs.directory import RunDirectory
+from comity.tables.locations import row_name
 from comity.tables.spreadsheets import protected, unprotected
 from comity.targets import Target
 
@@ -29,7 +31,7 @@ PREDICTION_COLUMNS = ("line", "gold", "prediction")
 class Predictions:
     """The content of one file of predictions."""
 
-    lines: list[int]  # [n], in the labelled file
+    lines: list[int | str]  # [n], in the labelled file, see `row_name`
     gold: NDArray  # [n] class names, [n] scores, or [n, L] indicators
     predicted: NDArray  # as gold
     probabilities: NDArray[np.float64] | None  # [n, C]; None where the head gives a number
@@ -88,7 +90,7 @@ def write_predictions(
         writer.writerow(_header(target))
         for index, row in enumerate(split.rows):
             labels = (target.label(split.targets[index]), target.label(predictions[index]))
-            cells = [split.table.lines[row]]
+            cells: list[Any] = [_line_cell(split.table.path, int(split.table.lines[row]))]
             cells += [protected(str(cell(label, separator))) for label in labels]
             if probabilities is not None:
                 cells.extend(f"{p:.6f}" for p in probabilities[index])
@@ -112,7 +114,7 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
         probabilities = np.array([row[columns:] for row in rows], dtype=np.float64)
         probabilities = probabilities.reshape(len(rows), len(header) - columns)
         return Predictions(
-            lines=[int(line) for line in lines],
+            lines=[_line_of(text) for text in lines],
             gold=_column([unprotected(text) for text in gold], target, separator),
             predicted=_column([unprotected(text) for text in predicted], target, separator),
             probabilities=probabilities if header[columns:] else None,
@@ -121,6 +123,17 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
         raise ComityError(
             f"{path}: cannot be read as predictions; the run is damaged, train it again"
         ) from None
+
+
+def _line_cell(path: Path, line: int) -> int | str:
+    name = row_name(path, line)
+    return protected(name) if isinstance(name, str) else name
+
+
+def _line_of(cell: str) -> int | str:
+    """What `_line_cell` wrote. Raises `ValueError` if it is something else."""
+    file, colon, line = unprotected(cell).rpartition(":")
+    return f"{file}:{int(line)}" if colon else int(line)
 
 
 def _header(target: Target) -> list[str]:

@@ -38,7 +38,7 @@ from comity.recipe.schema import TaskSection
 from comity.runs.directory import RunDirectory
 from comity.runs.facts import RunFacts
 from comity.tables.frames import frame_columns, frame_path
-from comity.tables.hub import table_path
+from comity.tables.parts import table_path
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat, quoted_list
 from comity.targets import HeadSpec, Target
@@ -435,9 +435,12 @@ class Model:
         return self._split(task, None)
 
     def _split(self, task: str, path: Path | None) -> Split:
-        section, target = self.section(task), self.target(task)
+        target = self.target(task)
+        section = self._recipe.task_as_read(task)
         encoder = text_encoder(self._loaded.tokenizer)
         if path is not None:
+            # Only the rows that a run leaves out of its own files are listed.
+            section = section.model_copy(update={"bad_rows": "error"})
             return file_split(task, section, target, path, encoder)
         if isinstance(self._facts, SavedModel):
             raise ComityError(
@@ -450,7 +453,7 @@ class Model:
                 "a labelled file"
             )
         folder = Path(self._facts.inputs.data)
-        if isinstance(section.dev, str):
+        if isinstance(section.dev, str | tuple):
             split = file_split(task, section, target, table_path(section.dev, folder), encoder)
             _check_unchanged(self._facts, task, "dev", split)
             return split

@@ -189,6 +189,7 @@ VALUES_FROM_ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lr_schedule": {"constant_with_warmup": ("constant",), "none": ("constant",)},
     "average": {"swa": ("last-evaluations",), "checkpoints": ("last-evaluations",)},
     "freeze": {"none": ("nothing",), "all": ("encoder",)},
+    "bad_rows": {"drop": ("skip",), "ignore": ("skip",)},
     "missing_labels": {"drop": ("skip",), "ignore": ("skip",)},
     "empty_texts": {"skip": ("drop",), "ignore": ("drop",)},
     "train_on": {"mlm": ("masked-words",), "masked_lm": ("masked-words",)},
@@ -273,7 +274,8 @@ def _message(key: str, details: list[Any]) -> str:
     given = details[0]["input"]
     if isinstance(given, str) and given in RENAMED_VALUES.get(last, {}):
         return f'"{given}" is now called "{RENAMED_VALUES[last][given]}"'
-    expected = " or ".join(dict.fromkeys(_expectation(detail) for detail in details))
+    *others, last_one = dict.fromkeys(_expectation(detail) for detail in details)
+    expected = " or ".join(filter(None, (", ".join(others), last_one)))
     choices = [choice for detail in details for choice in _choices(detail)]
     return f"expected {expected}, got {_shown(given)}{_meant(last, given, choices)}"
 

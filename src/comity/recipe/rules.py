@@ -114,7 +114,7 @@ def _check_conflict_every(recipe: RecipeSchema, report: Report) -> None:
 
 
 def _check_split_seed(recipe: RecipeSchema, report: Report) -> None:
-    files = all(isinstance(task.dev, str) for task in recipe.tasks.values())
+    files = not any(isinstance(task.dev, float) for task in recipe.tasks.values())
     report_unused(
         recipe.train, "train", [("split_seed", files, "every task has a dev file")], report
     )
@@ -124,7 +124,8 @@ def _check_overridden(recipe: RecipeSchema, report: Report) -> None:
     """Keys of [train] that every task overrides, and loss weights that are learned."""
     train, tasks = recipe.train, recipe.tasks.values()
     sizes = ("batch_size", "batch_tokens")  # either of them overrides both
-    own = {"max_length": ("max_length",), "head_lr": ("head_lr",)} | dict.fromkeys(sizes, sizes)
+    own = {key: (key,) for key in ("max_length", "head_lr", "bad_rows")}
+    own |= dict.fromkeys(sizes, sizes)
     table = [
         (key, all(any(task.sets(k) for k in keys) for task in tasks), "every task sets its own")
         for key, keys in own.items()

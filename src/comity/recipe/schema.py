@@ -50,6 +50,7 @@ NOT_AVERAGED: tuple[MetricName, ...] = ("rmse", "mae")
 """Metrics in the unit of the labels. They have no common scale, so the mean excludes them."""
 
 Column = str | int
+File = str | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -173,13 +174,14 @@ class TaskSection(Section):
     """One task: its files and columns, its head, and how it is trained."""
 
     kind: Kind = Field(description="What the task predicts.")
-    train: str = Field(
+    train: File = Field(
         description="Training file: CSV, TSV, JSON Lines or Parquet; the extension sets the "
-        "format. Or a data set of the Hugging Face hub: `hf://OWNER/NAME:SPLIT`.",
+        "format. Or several files: a pattern such as `train-*.parquet`, or a list of files and "
+        "patterns. Or a data set of the Hugging Face hub: `hf://OWNER/NAME:SPLIT`.",
     )
-    dev: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="File of the dev set (or a data set, as for `train`), or a number: 0.1 holds "
-        "out that share of the training file, see `split`.",
+    dev: File | Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="File of the dev set (or several, or a data set, as for `train`), or a number: "
+        "0.1 holds out that share of the training rows, see `split`.",
     )
     split: Literal["groups", "rows"] = Field(
         default="groups",
@@ -264,6 +266,11 @@ class TaskSection(Section):
         "same, except for spaces at the ends. `loose`: all labels that differ only in case, "
         "spaces, Unicode form or, for numbers, in zeros; the most frequent spelling names the "
         "class.",
+    )
+    bad_rows: Literal["error", "skip"] | None = Field(
+        default=None,
+        description="As `train.bad_rows`, for the files of this task.",
+        json_schema_extra=default_is("`train.bad_rows`"),
     )
     empty_texts: Literal["keep", "drop", "error"] = Field(
         default="keep",
@@ -642,6 +649,15 @@ class TrainSection(StageKeys):
         default="auto",
         description="`auto`, `cpu`, `cuda`, or one GPU such as `cuda:1`.",
     )
+    bad_rows: Literal["error", "skip"] = Field(
+        default="error",
+        description="What to do with a row that cannot be used: with a wrong number of fields, "
+        "broken quotes, invalid JSON, bytes that do not fit the encoding, something else than a "
+        "text, a label that is wrong or (unless `missing_labels` is `skip`) missing. `error`: "
+        "report it as an error. `skip`: leave the row out; the run lists all such rows in "
+        "`skipped-rows.jsonl`. If more than half of a file's rows cannot be used, that is an "
+        "error.",
+    )
     batch_size: Count = Field(
         default=32,
         description="Rows in a batch.",
@@ -781,7 +797,7 @@ class TrackSection(Section):
 class StageFile(Section):
     """A training file that a stage uses for a task instead of the task's own."""
 
-    file: str = Field(description="Path of the training file.")
+    file: File = Field(description="Path of the training file, or several, as for `train`.")
     text: Column | None = Field(
         default=None,
         description="Text column of this file.",
@@ -812,11 +828,11 @@ class StageFile(Section):
 
 
 def _as_table(value: Any) -> Any:
-    return {"file": value} if isinstance(value, str) else value
+    return {"file": value} if isinstance(value, str | list | tuple) else value
 
 
 StageData = dict[
-    str, Annotated[StageFile, BeforeValidator(_as_table, json_schema_input_type=str | StageFile)]
+    str, Annotated[StageFile, BeforeValidator(_as_table, json_schema_input_type=File | StageFile)]
 ]
 
 
@@ -880,6 +896,13 @@ class RecipeSchema(Section):
         strict=False,
         description="The stages, one after another. Without any there is one over all tasks.",
     )
+
+    def task_as_read(self, name: str) -> TaskSection:
+        """A task with what it takes from [train] on how its files are read."""
+        task = self.tasks[name]
+        if task.bad_rows is not None or self.train.bad_rows == "error":
+            return task
+        return task.model_copy(update={"bad_rows": self.train.bad_rows})
 
     @property
     def stages(self) -> list[Stage]:

@@ -14,6 +14,7 @@ from comity.recipe.schema import (
 )
 from comity.recipe.task_rules import check_columns
 from comity.recipe.unused_keys import Report, report_no_effect, report_unused
+from comity.tables.locations import file_text
 from comity.targets import Classes
 
 
@@ -104,8 +105,8 @@ def _check_stage_files(path: str, stage: Stage, recipe: RecipeSchema, report: Re
             if any(other.file == file.file and other != file for other in others):
                 report(
                     f"{key}.file",
-                    f"two stages read {file.file} with different keys; use the same keys, or a "
-                    "copy of the file under another name",
+                    f"two stages read {file_text(file.file)} with different keys; use the same "
+                    "keys, or a copy of the file under another name",
                 )
 
 

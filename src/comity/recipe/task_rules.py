@@ -7,6 +7,7 @@ from comity.errors import ComityError
 from comity.recipe.schema import (
     HEADS_OF,
     METRICS_OF,
+    File,
     ObjectiveSection,
     RecipeSchema,
     TaskSection,
@@ -76,7 +77,8 @@ def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report:
             files[f"stages.{number}.data.{name}"] = stage.data[name].file
     for key, file in files.items():
         _check_hub_name(key, file, report)
-    extensions = {_extension(file) for file in files.values() if isinstance(file, str)}
+    named = [file for file in files.values() if not isinstance(file, float)]
+    extensions = {_extension(one) for file in named for one in _each(file)}
     no_delimited = extensions <= {*JSON_LINES, *PARQUET}
     table = [
         *((key, no_delimited, "no file is CSV or TSV") for key in ("delimiter", "quoting")),
@@ -86,8 +88,15 @@ def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report:
     report_unused(task, f"tasks.{name}", table, report)
 
 
-def _check_hub_name(key: str, file: str | float, report: Report) -> None:
-    if isinstance(file, str) and is_hub_name(file):
+def _each(file: File) -> Sequence[str]:
+    return [file] if isinstance(file, str) else file
+
+
+def _check_hub_name(key: str, file: File | float, report: Report) -> None:
+    if isinstance(file, tuple):
+        for data_set in filter(is_hub_name, file):
+            report(key, f"a list names files, but {data_set} is a data set; name it without a list")
+    elif isinstance(file, str) and is_hub_name(file):
         try:
             HubName.parse(file)
         except ComityError as error:
@@ -163,7 +172,7 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
         ("classes", not labelled, "only classification and multi-label have classes"),
         ("match_labels", task.labels is not None, "the label columns name the classes"),
         ("match_labels", not labelled, "only classification and multi-label have classes"),
-        ("split", isinstance(task.dev, str), "dev is a file"),
+        ("split", not isinstance(task.dev, float), "dev is a file"),
         (
             "class_weights",
             task.kind != "classification",

@@ -602,7 +602,8 @@ def worst_table(view: TaskView) -> Table:
     texts = [f"text {n}" if count > 1 else "text" for n in range(1, count + 1)]
     rows = []
     for miss in view.worst:
-        cells = [f"{miss.line:,}", _label(miss.gold), _label(miss.predicted)]
+        line = miss.line if isinstance(miss.line, str) else f"{miss.line:,}"
+        cells = [visible(line), _label(miss.gold), _label(miss.predicted)]
         if probable:
             cells.append(shown(miss.probability, ".1%"))
         rows.append([*cells, *map(shortened, miss.texts or ())])
@@ -637,6 +638,7 @@ def data_table(tasks: dict[str, TaskSummary]) -> Table:
         splits = {"train": task.train, "dev": task.dev, **task.stages}
         for number, (which, split) in enumerate(splits.items()):
             left_out = split.unlabelled + split.ignored + split.dropped
+            left_out += sum(split.skipped.values())
             rows.append(
                 [
                     visible(name) if not number else "",

@@ -70,7 +70,7 @@ class Numbers:
 class Miss:
     """A row with a wrong prediction, or one far from the true value."""
 
-    line: int  # in the labelled file
+    line: int | str  # in the labelled file, see `row_name`
     gold: Any  # a class, a list of classes, or a number
     predicted: Any
     probability: float | None  # of the predicted class

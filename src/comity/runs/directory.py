@@ -6,6 +6,7 @@ RUN/recipe.toml          the recipe, with overrides applied
     predictions/000300/sentiment.csv
     best.json            BestModel: the folder of the best model, its scores and calibration
     data.json            RunData: rows, labels and lengths of every split
+    skipped-rows.jsonl   the rows that `bad_rows = "skip"` has left out, if there are any
     best-000300/         the best model: encoder/ (Hugging Face names), heads.safetensors
     checkpoint-000300/   the state at an evaluation or an interrupt, for --resume
     report.html          the page of `comity report`, with its numbers in report.json
@@ -23,7 +24,7 @@ import shlex
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -58,7 +59,7 @@ _FACTS = TypeAdapter(RunFacts)
 _BEST = TypeAdapter(BestModel)
 _DATA = TypeAdapter(RunData)
 
-_NAMES = r"(recipe\.toml|(run|best|data|report)\.json|metrics\.jsonl|report\.html)"
+_NAMES = r"(recipe\.toml|(run|best|data|report)\.json|(metrics|skipped-rows)\.jsonl|report\.html)"
 _OF_A_RUN = re.compile(rf"{_NAMES}|\.{_NAMES}\.new|predictions|track|\.?(best|checkpoint)-.*")
 """Names of the files and folders in a run directory."""
 
@@ -214,6 +215,18 @@ class RunDirectory:
         """The contents of data.json; None for a run of an earlier version."""
         path = self.path / "data.json"
         return validated(_DATA, read_record(path), path) if path.is_file() else None
+
+    def write_skipped_rows(self, lists: Sequence[Path]) -> None:
+        """Write skipped-rows.jsonl from its parts, one after another; nothing if they are empty."""
+        filled = [path for path in lists if path.stat().st_size]
+        if not filled:
+            return
+        temporary = self.path / ".skipped-rows.jsonl.new"
+        with temporary.open("wb") as file:
+            for path in filled:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file)
+        temporary.replace(self.path / "skipped-rows.jsonl")
 
     def log(self, *entries: Entry) -> None:
         """Append a line for each entry to metrics.jsonl; all of them or none."""

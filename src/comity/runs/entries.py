@@ -199,7 +199,7 @@ class SkippedEntry:
     type: Literal["skipped"] = "skipped"
     step: int
     task: str
-    lines: list[int]  # of the task's batch, in its file
+    lines: list[int | str]  # of the task's batch, in its file; "part-2.csv:3" in one of several
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,14 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True)
+class PartFacts:
+    """One file of a table in several files."""
+
+    name: str  # as in the recipe, or as it matches the recipe's pattern
+    sha256: str
+
+
+@dataclass(frozen=True)
 class RunInputs:
     """Everything a run reads. None of it may change between start and resume."""
 
@@ -72,6 +80,13 @@ class RunInputs:
     hub: dict[str, HubFacts] = field(default_factory=dict)  # roles that were data sets of the hub
     fold: FoldFacts | None = None  # None: the run has seen all training rows
     teachers: dict[str, list[TeacherFacts]] = field(default_factory=dict)  # by task
+    parts: dict[str, list[PartFacts]] = field(default_factory=dict)  # by role, of several files
+
+    def training_digests(self, task: str) -> set[str]:
+        """The digests of the files that a task is trained on, and of their parts."""
+        roles = {role for role in self.files if role.startswith(f"{task} ")} - {f"{task} dev"}
+        parts = {part.sha256 for role in roles for part in self.parts.get(role, [])}
+        return parts | {self.files[role] for role in roles}
 
     @property
     def digests(self) -> dict[str, str]:

@@ -76,20 +76,23 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     return Dialect(file.encoding, delimiter, quoting, names, first_line, first.line, width)
 
 
+QUOTE_ADVICE = (
+    "close the quote, double the quotes inside the field, or set quoting = false to read quotes as "
+    "text"
+)
+
+
 def broken_quote(path: Path, record: Record) -> str:
     """The message for a record with a quoted field that is not closed or is followed by text."""
+    return f"{path}:{record.line}: {quote_detail(record)}; {QUOTE_ADVICE}"
+
+
+def quote_detail(record: Record) -> str:
+    """What is wrong with such a record."""
     if record.unclosed:
-        what = "a quoted field starts here and is not closed by the end of the file"
-    elif record.last == record.line:
-        what = "a quoted field starts here, and its closing quote is followed by text"
-    else:
-        what = f"a quoted field starts here, and its closing quote on line {record.last} is " + (
-            "followed by text"
-        )
-    return (
-        f"{path}:{record.line}: {what}; close the quote, double the quotes inside the field, or "
-        "set quoting = false to read quotes as text"
-    )
+        return "a quoted field starts here and is not closed by the end of the file"
+    on = "" if record.last == record.line else f" on line {record.last}"
+    return f"a quoted field starts here, and its closing quote{on} is followed by text"
 
 
 def _head_records(

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from comity.errors import ComityError, ErrorList
 from comity.format import plural
-from comity.tables.csv_dialect import Dialect, broken_quote, find_dialect
+from comity.tables.bad_rows import ENCODING, FIELDS, HEADER, QUOTES, BadRow, report_row
+from comity.tables.csv_dialect import QUOTE_ADVICE, Dialect, find_dialect, quote_detail
 from comity.tables.csv_records import QUOTE, Record, spelled, split_records, unquoted
 from comity.tables.rows import (
     Row,
@@ -23,15 +24,38 @@ from comity.tables.rows import (
 from comity.tables.spreadsheets import unprotected
 from comity.tables.text_files import TextFile, open_text
 
+LONGEST_FIELD = 10_000
+"""Lines of a quoted field from which a lenient table takes it for one that is never closed, so that
+the rest of a file is not held in memory."""
+
+LONGEST_REMAINDER = 100
+"""Lines after a broken quoted field that may be the rest of it."""
+
+
+class _RowError(NamedTuple):
+    bad: BadRow
+    advice: str
+    kind: str
+
 
 class DelimitedTable(Table):
     """A table of delimited text. See `open_table` for arguments and errors."""
 
-    def __init__(self, path: Path, format: TableFormat, columns: Sequence[str | int]):
+    def __init__(
+        self,
+        path: Path,
+        format: TableFormat,
+        columns: Sequence[str | int],
+        lenient: bool = False,
+    ):
         super().__init__(path)
         self._format = format
-        with open_text(path, format.encoding) as file:
+        self._lenient = lenient
+        with open_text(path, format.encoding, lenient) as file:
             self._dialect = find_dialect(file, columns, format)
+            in_header = any(map(file.undecoded, self._dialect.names or ()))
+        if in_header:
+            _check_encoding(path, format.encoding)
         self._indices = self._find_columns(columns)
         if self.missing and (self._dialect.names or [""])[0].startswith('{"'):
             self.missing = [
@@ -106,31 +130,43 @@ class DelimitedTable(Table):
 
         Reading ends at a quoted field that is never closed. After one that is closed in the wrong
         place, a wrong number of fields is not a separate error: the line may be part of that field.
+        A lenient table is read to its end, and each such line is reported.
         """
-        dialect = self._dialect
+        dialect, lenient = self._dialect, self._lenient
         broken = False
-        with open_text(self.path, dialect.encoding) as file:
+        with open_text(self.path, dialect.encoding, lenient) as file:
             records = _records_with_content(file, dialect)
             header = next(records).fields if dialect.names is not None else None
-            for record in records:
-                fields = record.fields
-                if fields is None:
-                    broken = True
-                    errors.add(broken_quote(self.path, record), kind="quotes")
-                elif len(fields) != dialect.width:
-                    if not broken:
-                        errors.add(self._wrong_width(record, len(fields)), kind="fields")
-                    fields = None
-                elif fields == header and dialect.width > 1:
-                    errors.add(
-                        f"{self.path}:{record.line}: the header is repeated here, as if files were "
-                        "joined; remove the line",
-                        kind="header",
-                    )
-                    fields = None
-                yield record, fields
-                if record.unclosed:
+            for record, open_since in _with_remainders(records) if lenient else _alone(records):
+                error = self._error(record, open_since, header, file)
+                broken = broken or record.fields is None
+                if error is not None and (lenient or error.bad.reason != FIELDS or not broken):
+                    report_row(errors, self.path, *error)
+                yield record, None if error else record.fields
+                if record.unclosed and not lenient:
                     return
+
+    def _error(
+        self, record: Record, open_since: int | None, header: list[str] | None, file: TextFile
+    ) -> _RowError | None:
+        """Why a record is not a row; `open_since` as in `_with_remainders`."""
+        line, fields = record.line, record.fields
+        if fields is None:
+            return _RowError(BadRow(line, QUOTES, quote_detail(record)), QUOTE_ADVICE, "quotes")
+        if open_since is not None:
+            detail = f"may be part of the quoted field that starts on line {open_since}"
+            return _RowError(BadRow(line, QUOTES, detail), QUOTE_ADVICE, "quotes")
+        if file.lenient and (detail := next(filter(None, map(file.undecoded, fields)), "")):
+            return _RowError(BadRow(line, ENCODING, detail), "set encoding", "encoding")
+        if len(fields) != self._dialect.width:
+            detail, advice = self._wrong_width(record, len(fields))
+            if file.lenient and record.last > line:
+                detail += f", up to line {record.last}"
+            return _RowError(BadRow(line, FIELDS, detail), advice, "fields")
+        if fields == header and self._dialect.width > 1:
+            detail = "the header is repeated here, as if files were joined"
+            return _RowError(BadRow(line, HEADER, detail), "remove the line", "header")
+        return None
 
     def _text(self, field: str, line: int) -> str:
         """A field without the quotes around it and without the mark for spreadsheets."""
@@ -140,7 +176,8 @@ class DelimitedTable(Table):
             self._findings.add("spreadsheet mark", line, shortened(text))
         return plain
 
-    def _wrong_width(self, record: Record, count: int) -> str:
+    def _wrong_width(self, record: Record, count: int) -> tuple[str, str]:
+        """What is wrong with the number of fields, and what to do."""
         dialect, fields = self._dialect, record.fields or []
         expected = f"but the header has {dialect.width}"
         if not dialect.names:
@@ -160,8 +197,56 @@ class DelimitedTable(Table):
                 'set delimiter = "tab" if each line is one text, or name all columns in the header'
             )
         delimiter = "" if self._format.delimiter else f" (delimiter {spelled(dialect.delimiter)})"
-        where = f"{self.path}:{record.line}"
-        return f"{where}: {plural(count, 'field')}, {expected}{delimiter}; {advice}"
+        return f"{plural(count, 'field')}, {expected}{delimiter}", advice
+
+
+def _check_encoding(path: Path, encoding: str | None) -> None:
+    """Raise `ComityError` at the first byte that does not fit the encoding."""
+    with open_text(path, encoding) as file:
+        for _ in file.lines():
+            pass
+
+
+def _alone(records: Iterator[Record]) -> Iterator[tuple[Record, None]]:
+    return ((record, None) for record in records)
+
+
+def _with_remainders(records: Iterator[Record]) -> Iterator[tuple[Record, int | None]]:
+    """Each record, and the line of a broken quoted field that it is the rest of, or None.
+
+    A single quote inside a quoted field of several lines breaks the field on its first line. The
+    lines up to the one that closes the field may look like rows. If the next quote closes nothing,
+    the broken line alone is wrong.
+    """
+    open_since: int | None = None
+    waiting: list[Record] = []
+    for record in records:
+        if open_since is not None:
+            closes = _closes(record)
+            waiting.append(record)
+            if not (closes or _opens(record) or len(waiting) > LONGEST_REMAINDER):
+                continue
+            yield from [(one, open_since if closes else None) for one in waiting]
+            waiting.clear()
+            open_since = None
+        else:
+            yield record, None
+        if record.odd:
+            open_since = record.line
+    yield from [(one, None) for one in waiting]
+
+
+def _closes(record: Record) -> bool:
+    """Whether a field ends with a quote that it does not open."""
+    return any(
+        field.endswith(QUOTE) and not field.startswith(QUOTE) and field.count(QUOTE) % 2
+        for field in (record.fields or ())
+    )
+
+
+def _opens(record: Record) -> bool:
+    """Whether a field begins with a quote."""
+    return record.fields is None or any(field.startswith(QUOTE) for field in record.fields)
 
 
 def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
@@ -173,7 +258,8 @@ def _records_with_content(file: TextFile, dialect: Dialect) -> Iterator[Record]:
     before_header = dialect.names is not None
     first_line = dialect.first_line
     lines = islice(file.lines(), first_line - 1, None)
-    for record in split_records(lines, dialect.delimiter, dialect.quoting, first_line):
+    longest = LONGEST_FIELD if file.lenient else None
+    for record in split_records(lines, dialect.delimiter, dialect.quoting, first_line, longest):
         if record.fields == [""]:
             if dialect.width == 1 and not before_header:
                 blanks.append(record)

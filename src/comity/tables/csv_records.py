@@ -22,7 +22,8 @@ class Record(NamedTuple):
     """One record: its first and last line, its fields as written, and whether they have quotes.
 
     `fields` is None where a quoted field that opens on `line` is not closed by the end of the file
-    (`unclosed`), or where its closing quote, on `last`, is followed by text.
+    (`unclosed`), or where its closing quote, on `last`, is followed by text. `odd`: its first line
+    has an odd number of quotes, so that the next lines may belong to the field.
     """
 
     line: int
@@ -30,14 +31,20 @@ class Record(NamedTuple):
     fields: list[str] | None
     quotes: bool = False
     unclosed: bool = False
+    odd: bool = False
 
 
 def split_records(
-    lines: Iterable[str], delimiter: str, quoting: bool, first_line: int = 1
+    lines: Iterable[str],
+    delimiter: str,
+    quoting: bool,
+    first_line: int = 1,
+    longest: int | None = None,
 ) -> Iterator[Record]:
     """The records of `lines` (given with their ends), including blank ones.
 
-    `first_line` is the number of the first of them.
+    `first_line` is the number of the first of them. A quoted field of more than `longest` lines
+    counts as not closed.
 
     After a broken quoted field the next record begins on the line after the one where it opened.
     A byte order mark at the start of a record, as in files that were joined, is dropped.
@@ -63,8 +70,9 @@ def split_records(
         content = line.rstrip("\r\n")
         fields, taken, unclosed = strict.findall(delimiter + content), [], False
         if delimiter.join(fields) != content:  # something else than well-formed fields on one line
-            fields, taken, unclosed = _split_quoted(line, delimiter, source, waiting)
-        yield Record(number, number + len(taken), fields, True, unclosed)
+            fields, taken, unclosed = _split_quoted(line, delimiter, source, waiting, longest)
+        odd = fields is None and line.count(QUOTE) % 2 == 1
+        yield Record(number, number + len(taken), fields, True, unclosed, odd)
         if fields is None:
             waiting.extendleft(reversed(taken))
         else:
@@ -79,7 +87,11 @@ def _strict_fields(delimiter: str) -> re.Pattern[str]:
 
 
 def _split_quoted(
-    text: str, delimiter: str, source: Iterator[str], waiting: deque[str]
+    text: str,
+    delimiter: str,
+    source: Iterator[str],
+    waiting: deque[str],
+    longest: int | None,
 ) -> tuple[list[str] | None, list[str], bool]:
     """The fields of the record that begins with line `text`, its further lines, and `unclosed`.
 
@@ -94,6 +106,8 @@ def _split_quoted(
             parts = [text]
             while not (closing := UP_TO_CLOSING_QUOTE.match(parts[-1], inside)):
                 inside = 0
+                if longest is not None and len(taken) >= longest:
+                    return None, taken, True
                 more = waiting.popleft() if waiting else next(source, None)
                 if more is None:
                     return None, taken, True

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, nearest
-from comity.files import path_of
 from comity.format import missing_extra
 from comity.tables.locations import FramePath
 from comity.tables.rows import quoted_list, shortened
@@ -86,14 +85,12 @@ def is_hub_name(file: str) -> bool:
     return file.startswith(START)
 
 
-def table_path(file: str, folder: Path) -> Path:
-    """The path of a recipe's file in `folder`; a data set of the hub is loaded.
+def load_split(file: str, folder: Path) -> HubPath:
+    """Load the split that a recipe names; `folder` is where relative paths start.
 
     Raises:
         ComityError: the data set, its configuration or its split cannot be loaded.
     """
-    if not is_hub_name(file):
-        return folder / path_of(file)
     name = HubName.parse(file)
     path = HubPath(file)
     path.title = file

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
+from comity.tables.bad_rows import ENCODING, JSON, BadRow, report_row, taken
 from comity.tables.rows import (
     JsonNumber,
     NoValue,
@@ -29,14 +30,23 @@ BYTE_ORDER_MARK = "\ufeff"
 DEEPEST_KEY = 4
 DEEPEST_VALUE = 100
 MOST_KEYS = 1000
+ONE_OBJECT = "write one object on each line"
+TOO_DEEP = "the JSON is nested too deeply"
 
 
 class JsonTable(Table):
     """A table of JSON Lines, or of one JSON array. See `open_table` for arguments and errors."""
 
-    def __init__(self, path: Path, format: TableFormat, columns: Sequence[str | int]):
+    def __init__(
+        self,
+        path: Path,
+        format: TableFormat,
+        columns: Sequence[str | int],
+        lenient: bool = False,
+    ):
         super().__init__(path)
-        with open_text(path, format.encoding) as file:
+        self._lenient = lenient
+        with open_text(path, format.encoding, lenient) as file:
             self._encoding = file.encoding
             first = next((line for line in file.lines() if line.strip()), "")
             self._is_array = first.removeprefix(BYTE_ORDER_MARK).lstrip().startswith("[")
@@ -99,13 +109,13 @@ class JsonTable(Table):
 
     def _read(self, errors: ErrorList, whole: bool) -> Iterator[tuple[Row, WholeRow]]:
         is_empty = True
-        with open_text(self.path, self._encoding) as file:
+        with open_text(self.path, self._encoding, self._lenient) as file:
             for number, item in _objects(file, errors):
                 is_empty = False
                 if not self.missing:
                     values = [_value(_find(item, name)[1], name) for name in self._columns]
                     yield Row(number, tuple(values)), item if whole else {}
-        if is_empty and not errors:
+        if is_empty and not errors and not taken(errors):
             raise ComityError(f"{self.path}: the file has no rows; add rows")
 
 
@@ -150,36 +160,41 @@ def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, dict[str,
     if not first:
         raise ComityError(f"{path}: the file is empty; add rows, or name another file")
     if first.lstrip().startswith("["):
-        yield from _array_objects(path, start, first, filled, errors)
+        yield from _array_objects(file, start, first, filled, errors)
         return
     if first.strip() == "{":
         raise ComityError(
             f"{path}:{start}: the file is one JSON object over several lines; write one object on "
             "each line, or an array of objects"
         )
-    if not re.match(r'\s*[{"\d-]|\s*(?:null|true|false)\b', first):
+    if not file.lenient and not re.match(r'\s*[{"\d-]|\s*(?:null|true|false)\b', first):
         raise ComityError(
             f"{path}:{start}: the file does not begin like JSON; if it is CSV or TSV, rename it "
             "to end in .csv or .tsv"
         )
     for number, line in chain([(start, first)], filled):
+        if file.lenient and (detail := file.undecoded(line)):
+            report_row(errors, path, BadRow(number, ENCODING, detail), "set encoding")
+            continue
         try:
             item = _DECODER.decode(line.rstrip("\r\n"))
         except JSONDecodeError as error:
-            errors.add(f"{path}:{number}: column {error.colno}: {_invalid(error)}", kind="json")
+            detail = f"column {error.colno}: {_invalid(error)}"
+            report_row(errors, path, BadRow(number, JSON, detail), ONE_OBJECT, "json")
         except RecursionError:
-            errors.add(_too_deep(path, number))
+            _report_too_deep(path, number, errors)
         else:
             yield from _checked(path, number, item, line, errors)
 
 
 def _array_objects(
-    path: Path, number: int, first: str, rest: Iterator[tuple[int, str]], errors: ErrorList
+    file: TextFile, number: int, first: str, rest: Iterator[tuple[int, str]], errors: ErrorList
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of an array that begins on line `number`; the file is held in memory.
 
     Text that is not JSON is one error and ends the reading.
     """
+    path = file.path
     starts, numbers, parts = [0], [number], [first]
     for number, line in rest:
         starts.append(starts[-1] + len(parts[-1]))
@@ -198,14 +213,19 @@ def _array_objects(
         try:
             item, end = _DECODER.raw_decode(text, position)
         except JSONDecodeError as error:
-            errors.add(f"{where(error.pos)}: {_invalid(error)}")
+            errors.add(f"{where(error.pos)}: {_invalid(error)}; {ONE_OBJECT}")
             return
         except RecursionError:
-            errors.add(_too_deep(path, numbers[bisect_right(starts, position) - 1]))
+            line = numbers[bisect_right(starts, position) - 1]
+            errors.add(f"{path}:{line}: {TOO_DEEP}; flatten it")
             return
         while at + 1 < len(starts) and starts[at + 1] <= position:
             at += 1
-        yield from _checked(path, numbers[at], item, text[position:end], errors)
+        own = text[position:end]
+        if file.lenient and (detail := file.undecoded(own)):
+            report_row(errors, path, BadRow(numbers[at], ENCODING, detail), "set encoding")
+        else:
+            yield from _checked(path, numbers[at], item, own, errors)
         position = _after_space(text, end)
         ended = text.startswith("]", position)
         if not ended and not text.startswith(",", position):
@@ -228,9 +248,10 @@ def _checked(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The item with its line if it is an object that can be written again."""
     if not isinstance(item, dict):
-        errors.add(f"{path}:{number}: {_kind(item)}, not an object; write {{...}}", kind="object")
+        bad = BadRow(number, JSON, f"{_kind(item)}, not an object")
+        report_row(errors, path, bad, "write {...}", "object")
     elif text.count("[") + text.count("{") > DEEPEST_VALUE and _depth(item) > DEEPEST_VALUE:
-        errors.add(_too_deep(path, number))
+        _report_too_deep(path, number, errors)
     else:
         yield number, item
 
@@ -248,11 +269,11 @@ def _depth(value: Any) -> int:
 
 def _invalid(error: JSONDecodeError) -> str:
     reason = error.msg[:1].lower() + error.msg[1:]
-    return f"not valid JSON ({reason}); write one object on each line"
+    return f"not valid JSON ({reason})"
 
 
-def _too_deep(path: Path, number: int) -> str:
-    return f"{path}:{number}: the JSON is nested too deeply; flatten it"
+def _report_too_deep(path: Path, number: int, errors: ErrorList) -> None:
+    report_row(errors, path, BadRow(number, JSON, TOO_DEEP), "flatten it")
 
 
 def _not_a_number(name: str) -> NoValue:

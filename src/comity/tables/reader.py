@@ -12,7 +12,8 @@ from comity.tables.csv_reader import DelimitedTable
 from comity.tables.frames import FrameTable
 from comity.tables.hub import HubPath
 from comity.tables.jsonl_reader import JsonTable
-from comity.tables.locations import FramePath
+from comity.tables.locations import FramePath, PartsPath
+from comity.tables.parts import PartsTable
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET, Table, TableFormat
 from comity.tables.text_files import (
     HEAD_BYTES,
@@ -28,10 +29,12 @@ def open_table(
     format: TableFormat,
     columns: Sequence[str | int] = (),
     extension: str | None = None,
+    lenient: bool = False,
 ) -> Table:
     """Open a table to read the chosen columns.
 
-    It is a file, a table in memory (`FramePath`), or a split of a data set (`HubPath`).
+    It is a file, several files (`PartsPath`), a table in memory (`FramePath`), or a split of a data
+    set (`HubPath`).
 
     The file name's extension sets the format, unless `extension` does (".csv"). The encoding, the
     delimiter and the meaning of quotes are found here, once, unless `format` sets them; `columns`
@@ -42,6 +45,8 @@ def open_table(
             objects and Parquet structs ("data.text"). Without a header a column is an index,
             counted from 0. Names are compared in Unicode's form NFC, without spaces at the ends.
             Columns that the table lacks are in `Table.missing`, and errors when rows are read.
+        lenient: for `BadRows`: a byte that does not fit the encoding, or a quote that is never
+            closed, is an error of its row only.
 
     Raises:
         ComityError: the file cannot be read.
@@ -52,12 +57,16 @@ def open_table(
         return HubTable(path, columns)
     if isinstance(path, FramePath):
         return FrameTable(path, path.frame, columns)
+    if isinstance(path, PartsPath):
+        return PartsTable(
+            path, [open_table(file, format, columns, None, lenient) for file in path.files]
+        )
     check_file(path)
     extension = path.suffix.lower() if extension is None else extension
     if extension in DELIMITED:
-        return DelimitedTable(path, format, columns)
+        return DelimitedTable(path, format, columns, lenient)
     if extension in JSON_LINES:
-        return JsonTable(path, format, columns)
+        return JsonTable(path, format, columns, lenient)
     if extension in PARQUET:
         # Imported here because pyarrow is slow to import and most tables are text.
         from comity.tables.parquet_reader import ParquetTable
@@ -70,7 +79,7 @@ def open_table(
 
 
 def table_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, or of the values of another table.
+    """The SHA-256 of a file's bytes, of the digests of several files, or of a table's values.
 
     Raises:
         ComityError: the file cannot be read.
@@ -81,11 +90,18 @@ def table_digest(path: Path) -> str:
         return HubTable(path).digest
     if isinstance(path, FramePath):
         return FrameTable(path, path.frame).digest
+    if isinstance(path, PartsPath):
+        return joined_digest([table_digest(file) for file in path.files])
     with open_bytes(path) as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ComityError(cannot_read(path, error)) from None
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """The digest of a table in several files with these digests."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def check_format(path: Path, format: TableFormat, extension: str | None = None) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comity.errors import ComityError, ErrorList, nearest
+from comity.tables.bad_rows import NO_TEXT, BadRow, report_row
 from comity.tables.findings import Finding, Findings
-from comity.tables.locations import location
 
 DELIMITED = (".csv", ".tsv", ".txt", ".tab")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -157,7 +157,7 @@ class Table(ABC):
         A row that cannot be read (wrong number of fields, a quote that is not closed, invalid JSON)
         is left out and added to `errors`, as is an error that ends the reading. The errors are
         complete once all rows are read. Blank lines are skipped; in a table of one column they are
-        empty texts, except at the end of the file.
+        empty texts, except at the end of the file. `BadRows` as `errors` are given such rows.
         """
         return (row for row, _ in self._all_rows(errors, whole=False))
 
@@ -187,14 +187,14 @@ class Table(ABC):
         """
 
 
-def as_text(path: Path, line: int, value: Value, errors: ErrorList) -> str:
+def as_text(path: Path, line: int, value: Value, errors: ErrorList, column: str = "") -> str:
     """A value as a text: a null is empty, and what is not a text is an error and empty."""
     if isinstance(value, NoValue):
-        where = location(path, line)
-        errors.add(f"{where}: {value.reason}; give the row a text", kind=value.reason)
+        bad = BadRow(line, NO_TEXT, value.reason, column)
+        report_row(errors, path, bad, "give the row a text", value.reason)
     elif isinstance(value, list):
-        where = location(path, line)
-        errors.add(f"{where}: the text is a list; write it as one text", kind="list")
+        bad = BadRow(line, NO_TEXT, "the text is a list", column)
+        report_row(errors, path, bad, "write it as one text", "list")
     return value if isinstance(value, str) else ""
 
 

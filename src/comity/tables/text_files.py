@@ -3,6 +3,7 @@
 import codecs
 import io
 import itertools
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from comity.tables.frames import memory_role, not_in_memory
 from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET
 
 HEAD_BYTES = 4096
+_ESCAPED = re.compile("[\udc80-\udcff]")
 CHUNK_BYTES = 1 << 16
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -108,23 +110,28 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def open_text(path: Path, encoding: str | None) -> Iterator["TextFile"]:
+def open_text(path: Path, encoding: str | None, lenient: bool = False) -> Iterator["TextFile"]:
     """Open a text file once, to read its lines as often as needed.
 
     The encoding is the given one, else that of the byte order mark, else UTF-8. Raises
     `ComityError` where the file cannot be opened, for an unknown encoding, for a file that looks
-    like UTF-16 without a mark, and for one that is not text.
+    like UTF-16 without a mark, and for one that is not text. See `TextFile` for `lenient`.
     """
     with open_bytes(path) as file:
-        yield TextFile(path, file, _find_encoding(path, file, encoding))
+        yield TextFile(path, file, _find_encoding(path, file, encoding), lenient)
 
 
 class TextFile:
-    """An open text file."""
+    """An open text file.
 
-    def __init__(self, path: Path, file: io.BufferedReader, encoding: str):
+    If it is `lenient`, a byte that does not fit an encoding such as UTF-8 is no error of the file:
+    lines hold it as half of a surrogate pair, and `undecoded` finds it.
+    """
+
+    def __init__(self, path: Path, file: io.BufferedReader, encoding: str, lenient: bool = False):
         self.path = path
         self.encoding = encoding
+        self.lenient = lenient
         self._file = file
 
     def lines(self) -> Iterator[str]:
@@ -134,7 +141,8 @@ class TextFile:
         time. Raises `ComityError` with line and offset of bytes that do not fit the encoding.
         """
         self._file.seek(0)
-        text = io.TextIOWrapper(self._file, encoding=self.encoding, newline="")
+        handler = "surrogateescape" if self.lenient else "strict"
+        text = io.TextIOWrapper(self._file, self.encoding, handler, newline="")
         try:
             yield text.readline().removeprefix("\ufeff")
             # `yield from` would close the file together with this generator.
@@ -148,6 +156,16 @@ class TextFile:
             if not self._file.closed:
                 text.detach()  # else the wrapper would close the file
 
+    def undecoded(self, text: str) -> str:
+        """What is wrong with a text of a lenient file that has bytes of another encoding, or ""."""
+        if text.isascii() or not (found := _ESCAPED.search(text)):
+            return ""
+        return f"the byte 0x{ord(found[0]) - 0xDC00:02X} is not {self._encoding_name}"
+
+    @property
+    def _encoding_name(self) -> str:
+        return "UTF-8" if self.encoding in ("utf-8", "utf-8-sig") else self.encoding
+
     def contains(self, byte: bytes) -> bool:
         """Whether a byte occurs in the file."""
         self._file.seek(0)
@@ -158,7 +176,7 @@ class TextFile:
 
     def _undecodable(self) -> str:
         """The message for bytes that do not fit; reads again to find their line and offset."""
-        name = "UTF-8" if self.encoding in ("utf-8", "utf-8-sig") else self.encoding
+        name = self._encoding_name
         often = 'often "cp1252" or "latin-1"'
         advice = f'save it as UTF-8, or set encoding ({often}; now "{self.encoding}")'
         newlines = io.IncrementalNewlineDecoder(None, translate=True)

@@ -65,6 +65,8 @@ def _without_frames(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     frames: dict[str, Any] = {}
 
     def name_of(value: Any, role: str) -> Any:
+        if isinstance(value, (list, tuple)) and any(frame_columns(v) is not None for v in value):
+            raise ComityError(f"{role}: a list names files; join the tables, and pass one table")
         if frame_columns(value) is None:
             return value
         frames[memory_name(role)] = value

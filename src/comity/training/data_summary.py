@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -87,6 +88,7 @@ def _split_summary(data: TaskData, split: Split, unknown: int) -> SplitSummary:
         token_percentiles=_percentiles(lengths),
         counts=counts,
         scores=scores,
+        skipped=dict(split.skipped.counts),
     )
 
 
@@ -99,9 +101,9 @@ def _percentiles(lengths: np.ndarray) -> dict[str, int]:
 
 def _shared_files(tasks: Mapping[str, TaskData]) -> list[str]:
     """For each file that several tasks read: how many rows all of them use, and how many none."""
-    by_path: dict[str, list[TaskData]] = {}
+    by_path: dict[Path, list[TaskData]] = {}
     for data in tasks.values():
-        by_path.setdefault(str(data.train.table.path), []).append(data)
+        by_path.setdefault(data.train.table.path, []).append(data)
     notes = []
     for path, sharing in by_path.items():
         if len(sharing) < 2:
@@ -120,7 +122,7 @@ def _shared_files(tasks: Mapping[str, TaskData]) -> list[str]:
     return notes
 
 
-def _lines_used(data: TaskData, path: str) -> set[int]:
+def _lines_used(data: TaskData, path: Path) -> set[int]:
     """The lines of a file that a task trains or evaluates on."""
-    splits = [data.train, *([data.dev] if str(data.dev.table.path) == path else [])]
+    splits = [data.train, *([data.dev] if data.dev.table.path == path else [])]
     return {line for split in splits for line in split.table.lines[split.rows].tolist()}

@@ -10,6 +10,7 @@ from comity.data.splits import Split, TaskData
 from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, count, plan_steps
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
+from comity.tables.locations import file_text
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan_stage(
 def _stage_split(data: TaskData, stage: Stage) -> Split:
     """The task's training rows in a stage, which may have a file of its own."""
     own = stage.data.get(data.name)
-    return data.train if own is None else data.stage_train[own.file]
+    return data.train if own is None else data.stage_train[file_text(own.file)]
 
 
 def _sampled_task(

@@ -1,6 +1,6 @@
 """Loads everything a recipe needs (encoder, tasks, model) and reports every error at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -39,12 +39,13 @@ from comity.runs.facts import (
     FoldFacts,
     HubFacts,
     Machine,
+    PartFacts,
     RunInputs,
     TaskFacts,
     TeacherFacts,
 )
 from comity.tables.hub import HubPath
-from comity.tables.locations import FramePath
+from comity.tables.locations import FramePath, PartsPath
 from comity.targets import HeadSpec
 from comity.track.trackers import check_installed as check_trackers
 from comity.training.balancers import check_installed
@@ -103,6 +104,15 @@ class Prepared:
             ) from None
         return head
 
+    def skipped_rows(self) -> list[Path]:
+        """The lists of the rows that are left out because they cannot be used; see `SkippedRows`.
+
+        The list of a file that a task reads twice is given once.
+        """
+        splits = [split for data in self.tasks.values() for split in _splits(data).values()]
+        lists = {split.skipped.digest: split.skipped.entries for split in splits}
+        return [path for path in lists.values() if path is not None]
+
     def inputs(self) -> RunInputs:
         """The encoder and files of this run, with their digests, for run.json."""
         splits: dict[str, Split] = {}
@@ -123,6 +133,11 @@ class Prepared:
                 if isinstance(path, HubPath)
             },
             fold=self.fold,
+            parts={
+                role: _part_facts(path, split.table.part_digests)
+                for (role, split), path in zip(splits.items(), paths.values(), strict=True)
+                if isinstance(path, PartsPath)
+            },
             teachers={
                 name: [TeacherFacts(teacher.path, teacher.sha256) for teacher in own]
                 for name, own in self.teachers.items()
@@ -168,10 +183,26 @@ class Prepared:
         for role, digest in now.files.items():
             if recorded.files.get(role) != digest:
                 name, _, which = role.partition(" ")
-                raise ComityError(
-                    f"{_splits(self.tasks[name])[which].table.path}: has changed since the run was "
-                    "started; restore the old data, or start a new run"
-                )
+                path = _splits(self.tasks[name])[which].table.path
+                what = _changed(path, recorded.parts.get(role, []), now.parts.get(role, []))
+                raise ComityError(f"{what}; restore the old data, or start a new run")
+
+
+def _part_facts(path: PartsPath, digests: Sequence[str]) -> list[PartFacts]:
+    return [PartFacts(name, own) for name, own in zip(path.names, digests, strict=True)]
+
+
+def _changed(path: Path, before: Sequence[PartFacts], after: Sequence[PartFacts]) -> str:
+    """What has changed in data that has other digests than before: of several files, the first."""
+    old, new = ({part.name: part.sha256 for part in parts} for parts in (before, after))
+    for name in [*old, *new] if old and new else []:
+        if name not in new:
+            return f"{path}: the part {name} of the started run is missing"
+        if name not in old:
+            return f"{path}: the part {name} was not there when the run was started"
+        if old[name] != new[name]:
+            return f"{path}: the part {name} has changed since the run was started"
+    return f"{path}: has changed since the run was started"
 
 
 def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:

@@ -35,7 +35,7 @@ from comity.runs.calibration import TaskCalibration, calibrated
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import BestModel, Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
-from comity.tables.locations import locations
+from comity.tables.locations import locations, row_name
 from comity.targets import HeadSpec
 from comity.training.averaging import make_average
 from comity.training.balancers import BALANCERS, Orders, draw_orders
@@ -178,6 +178,7 @@ class Trainer:
             directory.write_facts(self._facts(command))
             directory.write_recipe(self.prepared.recipe)
             directory.write_data(data_summary(self.prepared).recorded)
+            directory.write_skipped_rows(self.prepared.skipped_rows())
         tasks = tuple(self.prepared.tasks)
         self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
         try:
@@ -378,7 +379,8 @@ class Trainer:
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
         step, path = self.progress.step + 1, batch.split.table.path
-        self._log(SkippedEntry(step=step, task=batch.task, lines=batch.lines))
+        lines = [row_name(path, line) for line in batch.lines]
+        self._log(SkippedEntry(step=step, task=batch.task, lines=lines))
         self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             self._check_weights()  # if these are not finite, the rows are not the cause
