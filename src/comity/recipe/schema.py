@@ -408,6 +408,14 @@ class TaskSection(Section):
         "1 at its first step to 0 at its end, instead of being `teacher_weight`. This is teacher "
         "annealing (Clark et al. 2019).",
     )
+    unlabelled: str | None = Field(
+        default=None,
+        description="File (or data set, as for `train`) of more training rows, which only the "
+        "teacher labels; it has the task's text columns, and labels in it are not read. An epoch "
+        "counts these rows. Stages that train the task on a file of their own leave them out. See "
+        "[Rows without labels](distil.md#rows-without-labels).",
+        json_schema_extra=default_is("none"),
+    )
     batch_size: Count | None = Field(
         default=None,
         description="Rows in a batch of this task.",

@@ -80,13 +80,12 @@ def show_data(summary: "DataSummary") -> None:
     table.add_column("truncated", justify="right", no_wrap=True)
     table.add_column("unknown", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
-        splits = {"train": task.train, "dev": task.dev, **task.stages}
         firsts = [
             (name, task.kind),
             ("", f"{task.head}, {task.pooling}"),
-            *[("", "")] * len(task.stages),
+            *[("", "")] * (len(task.splits) - 2),
         ]
-        for first, (which, split) in zip(firsts, splits.items(), strict=True):
+        for first, (which, split) in zip(firsts, task.splits.items(), strict=True):
             table.add_row(
                 *first,
                 which,

@@ -356,12 +356,13 @@ class Trainer:
         if not bad and len(finite) == len(tasks):
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
-        step, path = self.progress.step + 1, batch.split.table.path
-        self._log(SkippedEntry(step=step, task=batch.task, lines=batch.lines))
-        self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
+        step, lines = self.progress.step + 1, batch.lines_by_file
+        where = " and ".join(locations(path, own, len(own), 8) for path, own in lines.items())
+        labelled = lines.get(batch.split.table.path, [])
+        self._log(SkippedEntry(step=step, task=batch.task, lines=labelled))
+        self.on_event(StepSkipped(step, batch.task, where))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             self._check_weights()  # if these are not finite, the rows are not the cause
-            where = locations(path, batch.lines, len(batch.lines), 8)
             raise ComityError(
                 f"{where}: the loss of {batch.task} or its "
                 f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
