@@ -311,11 +311,13 @@ class TaskSection(Section):
         "`cosine` for similarity, an interaction head for classification and regression.",
         json_schema_extra=default_is("`pair` for two texts, else `first`"),
     )
-    mix: Mix = Field(
+    mix: Mix | Literal["dev"] = Field(
         default=0.5,
         description='With `view = "both"`: the share of the head on the pair in a prediction, from '
         "0 to 1. The rest is the share of the second head. Probabilities of classes are averaged, "
-        "or scores, each clipped to the scale.",
+        "or scores, each clipped to the scale. `dev` fits the share for the kept model: that of "
+        "0, 0.05, ..., 1 with the best metric on the dev rows, or 0.5 where another share does not "
+        "help rows that it was not fitted on. Until then it is 0.5.",
     )
     interaction: bool = Field(
         default=False,
@@ -492,6 +494,11 @@ class TaskSection(Section):
     def both(self) -> bool:
         """Whether one head reads the pair and a second one its two texts."""
         return self.view == "both"
+
+    @property
+    def trained_mix(self) -> float:
+        """The share of the first head until one is fitted on dev."""
+        return 0.5 if self.mix == "dev" else self.mix
 
     @property
     def text_head(self) -> HeadName | None:

@@ -185,6 +185,7 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
         ("embedding_pooling", task.apart, "objectives read the vectors of the head; set pooling"),
         ("view", task.apart, "the head encodes both texts separately"),
         ("mix", not task.both, 'only the view "both" has two heads'),
+        ("mix", task.eval_only and task.mix == "dev", "the task is eval_only"),
         (
             "interaction",
             task.both and task.kind != "similarity",
