@@ -246,7 +246,9 @@ def test_texts_of_both_files_are_read_from_disk(tmp_path, tiny_checkpoint):
 def test_a_table_in_memory_may_be_unlabelled(tmp_path, tiny_checkpoint):
     write_unlabelled(tmp_path)
     values = two_tasks(tiny_checkpoint, **KEYS).to_dict()
-    frame = pandas.DataFrame({"a": [a for a, _, _ in MORE_ALIKE], "b": [b for _, b, _ in MORE_ALIKE]})
+    frame = pandas.DataFrame(
+        {"a": [a for a, _, _ in MORE_ALIKE], "b": [b for _, b, _ in MORE_ALIKE]}
+    )
     values["tasks"]["alike"]["unlabelled"] = frame
     job = resolve(values, tmp_path)
     prepared = Trainer(prepare(job.recipe, tmp_path, frames=job.frames)).prepared
@@ -291,9 +293,7 @@ def test_unlabelled_rows_that_are_in_dev_are_leaks(tmp_path, tiny_checkpoint, ca
     assert data.unlabelled is not None
     assert (len(data.unlabelled), data.unlabelled.leaked, len(data.train)) == (9, 3, 36)
     kept = [*range(36, 38), *range(41, 48)]
-    np.testing.assert_allclose(
-        data.unlabelled.soft, softmax(Z, axis=1)[kept][:, ::-1], rtol=1e-5
-    )
+    np.testing.assert_allclose(data.unlabelled.soft, softmax(Z, axis=1)[kept][:, ::-1], rtol=1e-5)
     assert len(trainer.plans[0].splits[0]) == 45
     write_csv(tmp_path / "mood-dev.csv", ["text", "mood"], MORE_MOOD)
     with pytest.raises(ComityError) as caught:
@@ -319,7 +319,9 @@ def test_a_run_labels_the_rows_and_a_resumed_run_is_the_same(tmp_path, tiny_chec
         **KEYS | {f"tasks__{name}__teacher": str(teacher.path) for name in ("mood", "alike")},
     )
     data = Trainer(prepare(recipe, tmp_path)).prepared.tasks["alike"]
-    scores = [each.label / 5 for each in load(teacher).predict("alike", [r[:2] for r in MORE_ALIKE])]
+    scores = [
+        each.label / 5 for each in load(teacher).predict("alike", [r[:2] for r in MORE_ALIKE])
+    ]
     assert data.unlabelled is not None
     assert data.unlabelled.soft is not None
     np.testing.assert_allclose(data.unlabelled.soft[:, 0], scores, atol=1e-6)
@@ -420,7 +422,10 @@ def test_wrong_files_are_errors(tmp_path, tiny_checkpoint):
             "has no effect here (the task has no teacher); remove it",
         ),
         ({"tasks__mood__eval_only": True}, "has no effect here (the task is eval_only); remove it"),
-        ({"tasks__mood__unlabelled": "mood.csv"}, "is the file of train; name a file of other rows"),
+        (
+            {"tasks__mood__unlabelled": "mood.csv"},
+            "is the file of train; name a file of other rows",
+        ),
         (
             {"tasks__mood__unlabelled": "mood-dev.csv"},
             "is the file of dev; name a file of other rows",

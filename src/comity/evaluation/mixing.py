@@ -6,6 +6,7 @@ left out.
 
 from dataclasses import replace
 
+import numpy as np
 from numpy.typing import NDArray
 
 from comity.evaluation.calibration import LEAST_ROWS, halves
@@ -29,24 +30,24 @@ def fit_mix(
         gold: class numbers or scores `[n]`.
         outputs: of both heads, `[n, outputs]`.
     """
-
-    def stays(equal: float | None, cross_fitted: float | None, reason: str) -> TaskMix:
-        return TaskMix(0.5, metric, equal, cross_fitted, [f"the mix stays 0.5: {reason}"])
-
     if reason := not_finite(outputs):
-        return stays(None, None, reason)
-    equal = METRICS[metric](gold, target.predictions(outputs)).value
+        return _equal_shares(metric, None, None, reason)
     if len(gold) < LEAST_ROWS:
         few = f"{len(gold)} dev rows are too few, {LEAST_ROWS} are needed"
-        return stays(equal, None, few)
-    cross_fitted = _cross_fitted(task, target, metric, gold, outputs)
+        return _equal_shares(metric, None, None, few)
+    equal, cross_fitted = _on_halves(task, target, metric, gold, outputs)
     if equal is None or cross_fitted is None:
-        return stays(equal, cross_fitted, f"{metric} has no value")
+        return _equal_shares(metric, equal, cross_fitted, f"{metric} has no value")
     if not _is_better(metric, cross_fitted, equal):
-        return stays(
-            equal, cross_fitted, f"a fitted one did not improve the cross-fitted {metric}"
-        )
+        reason = f"a fitted one did not improve the cross-fitted {metric}"
+        return _equal_shares(metric, equal, cross_fitted, reason)
     return TaskMix(best_share(target, metric, gold, outputs), metric, equal, cross_fitted)
+
+
+def _equal_shares(
+    metric: str, equal: float | None, cross_fitted: float | None, reason: str
+) -> TaskMix:
+    return TaskMix(0.5, metric, equal, cross_fitted, [f"the mix stays 0.5: {reason}"])
 
 
 def best_share(target: Target, metric: str, gold: NDArray, outputs: NDArray[np.float64]) -> float:
@@ -64,13 +65,25 @@ def _is_better(metric: str, value: float, other: float) -> bool:
     return (value - other if higher_is_better(metric) else other - value) > 1e-12
 
 
-def _cross_fitted(
+def _on_halves(
     task: str, target: Target, metric: str, gold: NDArray, outputs: NDArray[np.float64]
-) -> float | None:
-    """The metric of all rows, each predicted with the share of the half that it is not in."""
-    predictions = target.predictions(outputs)
+) -> tuple[float | None, float | None]:
+    """The metric with equal shares, and with the share that was fitted on the other half.
+
+    Both are means over the two halves: heads differ in the range of their scores, so a correlation
+    over rows with different shares would say nothing.
+    """
+    equal, cross_fitted = [], []
     first, second = halves(task, gold)
     for fitted, measured in ((first, second), (second, first)):
         share = best_share(target, metric, gold[fitted], outputs[fitted])
-        predictions[measured] = replace(target, mix=share).predictions(outputs[measured])
-    return METRICS[metric](gold, predictions).value
+        for values, used in ((equal, 0.5), (cross_fitted, share)):
+            predictions = replace(target, mix=used).predictions(outputs[measured])
+            values.append(METRICS[metric](gold[measured], predictions).value)
+    return _mean(equal), _mean(cross_fitted)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean, or None if any value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

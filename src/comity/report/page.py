@@ -376,7 +376,8 @@ def _mixed(found: TaskMix) -> list[str]:
     if found.cross_fitted is not None:
         sentences.append(
             "Cross-fitted (fitted on one half of the rows, measured on the other): "
-            f"{found.metric} {shown(found.cross_fitted)} instead of {shown(found.equal)}."
+            f"{found.metric} {shown(found.cross_fitted)} instead of {shown(found.equal)} at 0.5, "
+            "as means over the two halves."
         )
     return sentences + [f"{visible(note[0].upper() + note[1:])}." for note in found.notes]
 

@@ -36,13 +36,14 @@ class TaskMix:
     """The share of the head on the pair in the predictions of a task with `mix = "dev"`.
 
     `cross_fitted` says what to expect on new rows: each half of the dev rows is measured with the
-    share that was fitted on the other half.
+    share that was fitted on the other half. It and `equal` are means over the two halves; they are
+    None if nothing was fitted, or the metric has no value.
     """
 
     mix: float  # from 0 to 1
     metric: str
-    equal: float | None  # the metric with equal shares; None if it has no value
-    cross_fitted: float | None  # the metric; None if nothing was fitted, or it has no value
+    equal: float | None  # the metric with equal shares
+    cross_fitted: float | None  # the metric
     notes: list[str] = field(default_factory=list)  # why the shares are still equal
 
 

@@ -339,7 +339,7 @@ def show_mixes(mixes: Mapping[str, TaskMix]) -> None:
         table.add_row(task, found.metric, *cells)
     out = console()
     out.print(table)
-    out.print(CROSS_FITTED)
+    out.print(f"{CROSS_FITTED} Both scores are means over the two halves.")
     for task, found in mixes.items():
         for note in found.notes:
             out.print(f"{task}: {note}")

@@ -239,8 +239,7 @@ def _run_teacher(path: str, where: Path, task: str) -> RunTeacher:
         trained_on=frozenset(
             digest
             for role, digest in files
-            if role.startswith(f"{task} ")
-            and role not in (f"{task} dev", f"{task} unlabelled")
+            if role.startswith(f"{task} ") and role not in (f"{task} dev", f"{task} unlabelled")
         ),
     )
 
@@ -301,7 +300,9 @@ def teacher_notes(
             notes.append(f"{name}: learns from {teacher.path}, which labels {', '.join(counts)}")
         if tasks[name].unlabelled is not None:
             path = tasks[name].unlabelled.table.path
-            notes.append(f"{name}: labels in {path} are not read, the teacher alone labels its rows")
+            notes.append(
+                f"{name}: labels in {path} are not read, the teacher alone labels its rows"
+            )
         if any(teacher.has_seen(split) for teacher in own for _, split in splits):
             sure.append(name)
     if sure:
