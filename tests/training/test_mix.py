@@ -137,8 +137,8 @@ def test_the_calibration_is_that_of_the_mixed_probabilities(run, model, data):
 
 
 @pytest.mark.parametrize("task", FITTED)
-def test_predictions_and_evaluations_apply_it(run, model, data, task, tmp_path):
-    pairs, rows = pairs_of(data, "new")
+def test_predictions_and_evaluations_apply_it(run, model, data, task):
+    pairs, _ = pairs_of(data, "new")
     expected = by_hand(run, task, model.outputs(task, pairs), run.best().mixes[task].mix)
     predicted = model.predict(task, pairs)
     found = [p.label if task == "score" else p.probabilities["yes"] for p in predicted]

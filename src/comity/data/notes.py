@@ -72,7 +72,7 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
         )
     if split.leaked:
         verb = "is" if split.leaked == 1 else "are"
-        notes.append(f"{plural(split.leaked, 'training row')} {verb} also in a dev set; left out")
+        notes.append(f"{plural(split.leaked, f'{name} row')} {verb} also in a dev set; left out")
     return [f"{data.name}: {note}" for note in notes]
 
 

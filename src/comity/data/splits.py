@@ -105,10 +105,11 @@ class Split:
     def lines_by_file(self, indices: Rows) -> dict[Path, list[int]]:
         """The lines of the rows at `indices`, in each file that has any of them."""
         lines, labelled = self.table.lines[self.rows[indices]], self.has_label(indices)
-        found = {self.table.path: sorted(lines[labelled].tolist())}
-        if self.unlabelled_path is not None:
-            found[self.unlabelled_path] = sorted(lines[~labelled].tolist())
-        return {path: own for path, own in found.items() if own}
+        found: dict[Path, list[int]] = {}
+        for path, own in ((self.table.path, labelled), (self.unlabelled_path, ~labelled)):
+            if path is not None and own.any():
+                found.setdefault(path, []).extend(sorted(lines[own].tolist()))
+        return found
 
     def view_texts(self, view: str) -> tuple[TextColumn, ...]:
         """The text columns that a view encodes in one sequence."""

@@ -1,4 +1,4 @@
-"""Fits on dev what the tasks of a recipe ask for: first the mix of two heads, then a calibration."""
+"""Fits on dev what the tasks ask for: first the mix of two heads, then a calibration."""
 
 from collections.abc import Mapping
 from dataclasses import replace
