@@ -24,7 +24,7 @@ from comity.export.onnx import OnnxExport, export_onnx
 from comity.export.onnx_check import difference
 from comity.export.onnx_int8 import int8_scores
 from comity.inference.model import Model
-from comity.runs.calibration import TaskCalibration, calibrated
+from comity.runs.calibration import DevFit, TaskCalibration, fitted_heads
 
 onnx = pytest.importorskip("onnx")
 onnx_ir = pytest.importorskip("onnx_ir")
@@ -139,7 +139,7 @@ def trained(folder: Path, encoder: Path, tasks: dict[str, dict[str, Any]]) -> Mo
     )
     model = load(train(recipe, folder, folder / "run", quiet=True))
     heads = model.network.tasks
-    heads |= calibrated(heads, {t: c for t, c in CALIBRATION.items() if t in tasks})
+    heads |= fitted_heads(heads, DevFit({}, {t: c for t, c in CALIBRATION.items() if t in tasks}))
     with torch.no_grad():
         for parameter in model.network.heads.parameters():
             parameter.mul_(8)

@@ -4,7 +4,6 @@ import io
 import re
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -70,13 +69,13 @@ def test_skipped_steps_and_checkpoints_are_told_even_if_quiet(capsys):
     display(Resumed(4, ("run/checkpoint-000006: cannot be used: it has no manifest.json",)))
     display(RunStarted(("mood",), 4, 99))
     for number in range(5, 12):
-        display(StepSkipped(number, "mood", Path("mood.csv"), tuple(range(2, 12))))
+        display(StepSkipped(number, "mood", "mood.csv, lines 2 and 3"))
     display(StopRequested("SIGTERM"))
     first, *skips, counted, stop = capsys.readouterr().err.splitlines()
     assert first == "run/checkpoint-000006: cannot be used: it has no manifest.json"
     assert skips[0] == (
-        "step 5 was skipped: the loss of mood or its gradient is not finite (mood.csv, "
-        "lines 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)"
+        "step 5 was skipped: the loss of mood or its gradient is not finite (mood.csv, lines 2 and "
+        "3)"
     )
     assert len(skips) == progress.MOST_TOLD
     assert counted == "further skipped steps are only counted"

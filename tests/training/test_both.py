@@ -270,11 +270,11 @@ ERRORS = {
     ),
     "mix above 1": (
         {**BOTH, "tasks__alike__mix": 1.5},
-        "tasks.alike.mix: expected a number at most 1, got 1.5",
+        "tasks.alike.mix: expected a number at most 1 or one of 'dev', got 1.5",
     ),
     "mix below 0": (
         {**BOTH, "tasks__alike__mix": -0.1},
-        "tasks.alike.mix: expected a number at least 0, got -0.1",
+        "tasks.alike.mix: expected a number at least 0 or one of 'dev', got -0.1",
     ),
     "mix of one head": (
         {"tasks__alike__mix": 0.5},

@@ -39,8 +39,15 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from comity.evaluation.evaluate import trained_on
+    from comity.runs.calibration import DevFit
     from comity.runs.directory import RunDirectory
-    from comity.terminal.views import show_calibration, show_evaluation, show_scores, tell
+    from comity.terminal.views import (
+        show_calibration,
+        show_evaluation,
+        show_mixes,
+        show_scores,
+        tell,
+    )
     from comity.terminal.waiting import Waiting
 
     with naming_options(header=False), Waiting("evaluating"):
@@ -50,11 +57,14 @@ def run(options: argparse.Namespace) -> int:
     if options.file is not None and is_run:
         warning = trained_on(RunDirectory.open(options.run_directory), options.file)
         notes += [warning] if warning else []
-    fitted = RunDirectory.open(options.run_directory).best().calibration if is_run else {}
-    fitted = {task: one for task, one in fitted.items() if task in found.tasks}
+    fit = RunDirectory.open(options.run_directory).best().fit if is_run else DevFit()
+    mixes = {task: one for task, one in fit.mixes.items() if task in found.tasks}
+    calibration = {task: one for task, one in fit.calibration.items() if task in found.tasks}
     if options.json:
         tasks = {task: evaluation.to_dict() for task, evaluation in found.tasks.items()}
-        for task, one in fitted.items():
+        for task, mixed in mixes.items():
+            tasks[task]["mix"] = asdict(mixed)
+        for task, one in calibration.items():
             tasks[task]["calibration"] = asdict(one)
         values = tasks[options.task] if options.task else {"tasks": tasks, "skipped": found.skipped}
         print_json({**values, "notes": notes})
@@ -63,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     show_scores(f"{options.run_directory}, {what}", {"score": found.tasks})
     for evaluation in found.tasks.values():
         show_evaluation(evaluation)
-    show_calibration(fitted)
+    show_mixes(mixes)
+    show_calibration(calibration)
     for sentence in (*found.skipped.values(), *(f"Warning: {note}" for note in notes)):
         tell(sentence)
     return 0

@@ -105,11 +105,11 @@ def find_target(
             scale=task.scale,
             rounding=task.rounding,
             text_head=task.text_head,
-            mix=task.mix,
+            mix=task.trained_mix,
         )
         return target, read_labels(name, task, target, table, errors)
     if task.kind == "regression":
-        target = Target(task.kind, task.head_name, text_head=task.text_head, mix=task.mix)
+        target = Target(task.kind, task.head_name, text_head=task.text_head, mix=task.trained_mix)
         return target, read_labels(name, task, target, table, errors)
     classes = _find_classes(name, task, table, errors)
     target = Target(
@@ -118,7 +118,7 @@ def find_target(
         classes=classes.names,
         one_vs_all=task.loss == "one-vs-all",
         text_head=task.text_head,
-        mix=task.mix,
+        mix=task.trained_mix,
     )
     _check_class_weights(name, task, target, errors)
     _check_loss(name, target, table.path, errors)

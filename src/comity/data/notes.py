@@ -28,6 +28,8 @@ def task_notes(data: TaskData, unknown: int) -> list[str]:
         notes.extend(split_notes(data, split, name))
     for split in data.stage_train.values():
         notes.extend(split_notes(data, split, "training"))
+    if data.unlabelled is not None:
+        notes.extend(split_notes(data, data.unlabelled, "unlabelled"))
     notes.extend(_encoding_notes(data))
     own = [data.split_note, *_text_notes(data), *_unknown_notes(data, unknown), *label_notes(data)]
     return notes + [f"{data.name}: {note}" for note in own if note]
@@ -36,7 +38,7 @@ def task_notes(data: TaskData, unknown: int) -> list[str]:
 def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
     """Sentences on the rows of one split that were left out, kept although empty, or cut.
 
-    `name` is "training" or "dev".
+    `name` is "training", "dev" or "unlabelled".
     """
     path, notes = split.table.path, []
     if split.skipped.total:
@@ -76,7 +78,7 @@ def split_notes(data: TaskData, split: Split, name: str) -> list[str]:
         )
     if split.leaked:
         verb = "is" if split.leaked == 1 else "are"
-        notes.append(f"{plural(split.leaked, 'training row')} {verb} also in a dev set; left out")
+        notes.append(f"{plural(split.leaked, f'{name} row')} {verb} also in a dev set; left out")
     return [f"{data.name}: {note}" for note in notes]
 
 
@@ -94,7 +96,7 @@ def _have(count: int, noun: str, of: str = "") -> str:
 def _unknown_notes(data: TaskData, unknown: int) -> list[str]:
     """A sentence on each split whose texts are not in the encoder's vocabulary."""
     notes = []
-    for split in (data.train, data.dev, *data.stage_train.values()):
+    for split in data.splits.values():
         share = unknown_share(data, split, unknown)
         if share >= UNKNOWN_SHARE:
             notes.append(
@@ -107,7 +109,7 @@ def _unknown_notes(data: TaskData, unknown: int) -> list[str]:
 def _encoding_notes(data: TaskData) -> list[str]:
     """A sentence on what looks wrongly decoded in each file; zero bytes are counted by split."""
     notes = []
-    for split in (data.train, data.dev, *data.stage_train.values()):
+    for split in data.splits.values():
         found = [f for f in split.table.findings if f.kind in ("wrong encoding", "lost characters")]
         notes += [f"{data.name}: {note}" for note in finding_notes(split.table.path, found)]
     return list(dict.fromkeys(notes))

@@ -69,6 +69,9 @@ class Split:
     soft: NDArray[np.float32] | None = None
     """Soft labels `[n, K]` of teachers, as `distillation_loss` takes them; NaN for a row without
     any. None for a task without a teacher, and until a trainer asks for them."""
+    labelled: NDArray[np.bool_] | None = None
+    """Which rows `[n]` have a label. None if all have one; see `with_unlabelled`."""
+    unlabelled_path: Path | None = None  # the file of the rows that have none
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,8 +94,24 @@ class Split:
 
     def take(self, kept: NDArray) -> "Split":
         """The split with only the rows at the indices (or in the mask) `kept`."""
-        soft = None if self.soft is None else self.soft[kept]
-        return replace(self, rows=self.rows[kept], targets=self.targets[kept], soft=soft)
+        soft, labelled = (None if a is None else a[kept] for a in (self.soft, self.labelled))
+        rows, targets = self.rows[kept], self.targets[kept]
+        return replace(self, rows=rows, targets=targets, soft=soft, labelled=labelled)
+
+    def has_label(self, indices: Rows) -> NDArray[np.bool_]:
+        """Which of the rows at `indices` have a label."""
+        if self.labelled is None:
+            return np.ones(len(indices), dtype=np.bool_)
+        return self.labelled[indices]
+
+    def lines_by_file(self, indices: Rows) -> dict[Path, list[int]]:
+        """The lines of the rows at `indices`, in each file that has any of them."""
+        lines, labelled = self.table.lines[self.rows[indices]], self.has_label(indices)
+        found: dict[Path, list[int]] = {}
+        for path, own in ((self.table.path, labelled), (self.unlabelled_path, ~labelled)):
+            if path is not None and own.any():
+                found.setdefault(path, []).extend(sorted(lines[own].tolist()))
+        return found
 
     def view_texts(self, view: str) -> tuple[TextColumn, ...]:
         """The text columns that a view encodes in one sequence."""
@@ -128,8 +147,15 @@ class TaskData:
     train: Split
     dev: Split
     stage_train: Mapping[str, Split] = field(default_factory=dict)  # by the path in the recipe
+    unlabelled: Split | None = None  # more training rows, with targets that are never read
     split_note: str = ""  # a sentence on a dev share that is not a plain draw of rows
     max_length: int = 0  # in tokens; set by `TaskTables.tokenised`
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Its splits: "train", "dev", "unlabelled", and the files of stages by their path."""
+        more = {} if self.unlabelled is None else {"unlabelled": self.unlabelled}
+        return {"train": self.train, "dev": self.dev, **more, **self.stage_train}
 
     @property
     def read_columns(self) -> tuple[int, ...]:
@@ -172,6 +198,9 @@ class TaskTables:
                 path: split.tokenised(self.tables, encoder)
                 for path, split in data.stage_train.items()
             },
+            unlabelled=None
+            if data.unlabelled is None
+            else data.unlabelled.tokenised(self.tables, encoder),
         )
 
 
@@ -227,6 +256,7 @@ class _Reader:
         train_table = self._read(task.train, task)
         dev_table = self._read(task.dev, task) if isinstance(task.dev, str | tuple) else None
         stage_tables = self._stage_tables(name, task)
+        unlabelled = self._unlabelled_split(name, task)
         target = train = None
         if train_table is not None:
             target, labels = find_target(name, task, train_table, errors)
@@ -256,13 +286,17 @@ class _Reader:
         if errors.total > before:
             return None
         target = fit_target(target, train.targets)
-        return TaskData(name, task, target, train, dev, stage_train, note)
+        return TaskData(name, task, target, train, dev, stage_train, unlabelled, note)
 
     def _read(self, file: File, task: TaskSection) -> TokenTable | None:
+        path = self._known_path(file)
+        return None if path is None else self.tables.read(_source(path, task))
+
+    def _known_path(self, file: File) -> Path | None:
+        """The path of a file, found once."""
         if file not in self._paths:
             self._paths[file] = self._path(file)
-        path = self._paths[file]
-        return None if path is None else self.tables.read(_source(path, task))
+        return self._paths[file]
 
     def _path(self, file: File) -> Path | None:
         """The path of a file, or None if a data set cannot be loaded or no file is found."""
@@ -287,6 +321,25 @@ class _Reader:
             if table is not None and self.errors.total == before:
                 tables[file_text(named)] = table
         return tables
+
+    def _unlabelled_split(self, name: str, task: TaskSection) -> Split | None:
+        """The rows of the task's unlabelled file, whose label columns are not read."""
+        path = None if task.unlabelled is None else self._known_path(task.unlabelled)
+        if path is None:
+            return None
+        source = TableSource(path, task.text_columns, (), task.table_format)
+        table = self.tables.read(source)
+        if table is None:
+            return None
+        no_targets = np.zeros(len(table), dtype=np.float64)
+        labels = Labels(no_targets, no_targets == 0, no_targets != 0)
+        split = _make_split(name, task, table, labels, self.errors)
+        if not len(split):
+            self.errors.add(
+                f"{path}: has no row for the task {name}; add rows, or remove "
+                f"tasks.{name}.unlabelled"
+            )
+        return split
 
     def _labelled_split(
         self, name: str, task: TaskSection, target: Target, table: TokenTable

@@ -51,6 +51,13 @@ class TaskSummary:
     train: SplitSummary
     dev: SplitSummary
     stages: dict[str, SplitSummary]  # by the stage's file
+    unlabelled: SplitSummary | None = None
+
+    @property
+    def splits(self) -> dict[str, SplitSummary]:
+        """Its splits, as in `comity.data.splits.TaskData.splits`."""
+        more = {} if self.unlabelled is None else {"unlabelled": self.unlabelled}
+        return {"train": self.train, "dev": self.dev, **more, **self.stages}
 
 
 @dataclass(frozen=True)

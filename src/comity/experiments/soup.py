@@ -16,8 +16,8 @@ from torch import Tensor
 
 from comity.data.packing import Template
 from comity.errors import ComityError
-from comity.evaluation.calibration import calibrate
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
+from comity.evaluation.fitting import fit_on_dev
 from comity.evaluation.metrics import Score, better, mean_score
 from comity.evaluation.predictions import kept_predictions, write_predictions
 from comity.format import precision_name
@@ -25,7 +25,7 @@ from comity.inference.model import Model, load
 from comity.model.checkpoint import save_model
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs.calibration import calibrated
+from comity.runs.calibration import fitted_heads
 from comity.runs.directory import RunDirectory
 from comity.runs.facts import RunFacts, SoupMember, current_commit, new_run_id, versions
 from comity.training.checkpoint import Progress
@@ -292,20 +292,13 @@ def _write(soup: _Run, source: _Run, dev: _DevSets, weights: Weights, result: _R
     directory, progress = soup.directory, Progress()
     scores = scores_of(result.evaluations)
     progress.selection.update(progress.step, scores, dev.trained(scores), dev.by)
-    calibration = {
-        task: calibrate(
-            task, head.target, soup.facts.tasks[task].metric, dev.splits[task].targets,
-            result.outputs[task],
-        )
-        for task, head in dev.heads.items()
-        if soup.recipe.tasks[task].calibrate
-    }  # fmt: skip
-    heads = calibrated(dev.heads, calibration)
+    fit = fit_on_dev(soup.recipe.tasks, dev.heads, dev.splits, result.outputs)
+    heads = fitted_heads(dev.heads, fit)
     own = {
         task: evaluate_outputs(
             task, heads[task], soup.facts.tasks[task].metric, dev.splits[task], result.outputs[task]
         )
-        for task in calibration
+        for task in fit.tasks
     }
     directory.write_facts(soup.facts)
     directory.write_recipe(soup.recipe)
@@ -326,6 +319,6 @@ def _write(soup: _Run, source: _Run, dev: _DevSets, weights: Weights, result: _R
     directory.write_predictions(progress.step, save_predictions)
     final = scores_of({**result.evaluations, **own})
     best = BestScore(selected(final, dev.trained(final), dev.by), progress.step)
-    record = best_model(best, final, dev.by, calibration, own)
+    record = best_model(best, final, dev.by, fit, own)
     directory.write_best(record, save_weights)
     directory.log(end_entry(progress))

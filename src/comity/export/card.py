@@ -404,7 +404,13 @@ def _use_and_limits(source: Source, tasks: Sequence[str]) -> list[str]:
 
 def _calibration(source: Source, tasks: Sequence[str]) -> list[str]:
     """What was fitted on the dev sets, and which probabilities were not calibrated."""
-    fitted = source.directory.best().calibration
+    fitted, mixes = source.directory.best().calibration, source.directory.best().mixes
+    mixed = [
+        f"- The two heads of {markdown_text(task)} have the shares {mixes[task].mix:g} and "
+        f"{1 - mixes[task].mix:g} in a prediction, fitted on its dev set."
+        for task in tasks
+        if task in mixes
+    ]
     lines = []
     for task in tasks:
         if task in fitted:
@@ -417,7 +423,7 @@ def _calibration(source: Source, tasks: Sequence[str]) -> list[str]:
     if len(lines) < len(tasks):
         other = "Any other" if lines else "A"
         lines.append(f"- {other} probability is the model's own estimate. It was not calibrated.")
-    return lines
+    return mixed + lines
 
 
 def _gain(before: CalibrationScores, after: CalibrationScores) -> str:

@@ -74,10 +74,12 @@ class Teaching:
     soft: Tensor  # [B, K] as for `distillation_loss`; NaN where no teacher labels the row
     weight: float  # share of the teacher's loss, 0 to 1
     temperature: float = 1.0
+    labelled: Tensor | None = None  # [B] bool, rows with a label; None: all. The others have `soft`
 
     def repeated(self, count: int) -> "Teaching":
         """The same for `count` draws of the rows, one after another."""
-        return replace(self, soft=torch.cat([self.soft] * count))
+        labelled = None if self.labelled is None else self.labelled.repeat(count)
+        return replace(self, soft=torch.cat([self.soft] * count), labelled=labelled)
 
 
 def head_loss(
@@ -90,7 +92,8 @@ def head_loss(
     """The loss of a head's outputs against `wanted`, which `Target.trained_on` gives.
 
     With teachers, the loss of a row that they label is (1 - weight) times the one on its label plus
-    weight times `distillation_loss`. Class weights multiply the loss on labels only.
+    weight times `distillation_loss`. Class weights multiply the loss on labels only. A row without
+    a label has the teacher's part alone, and counts in the mean like any other.
     """
     if teaching is None:
         return label_loss(target, outputs, wanted, class_weights)
@@ -100,7 +103,11 @@ def head_loss(
     if not taught.all():
         loss = (1 - share) * label_loss(target, outputs[~taught], wanted[~taught], class_weights)
     if taught.any():
-        own = label_loss(target, outputs[taught], wanted[taught], class_weights)
+        own = torch.zeros((), device=outputs.device)
+        both = taught if teaching.labelled is None else taught & teaching.labelled
+        if both.any():
+            own = label_loss(target, outputs[both], wanted[both], class_weights)
+            own = own * (both.sum() / taught.sum())
         soft = teaching.soft[taught]
         learned = distillation_loss(target, outputs[taught], soft, teaching.temperature)
         loss = loss + share * ((1 - teaching.weight) * own + teaching.weight * learned)
@@ -210,6 +217,13 @@ class TextPairs:
     second: Tensor
     closeness: NDArray[np.float64]  # [B], how similar the texts are, 0 to 1
     keys: NDArray[np.uint64]  # [B, 2], equal for equal texts
+
+    def take(self, kept: NDArray[np.bool_]) -> "TextPairs":
+        """Some of the rows, by a mask `[B]`."""
+        if kept.all():
+            return self
+        mask = torch.from_numpy(kept).to(self.first.device)
+        return TextPairs(self.first[mask], self.second[mask], self.closeness[kept], self.keys[kept])
 
 
 def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs) -> Tensor:

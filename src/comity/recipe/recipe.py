@@ -100,7 +100,7 @@ class Recipe(RecipeSchema):
         """The recipe with tasks that learn from their labels alone."""
         values = self.to_dict()
         for task in values["tasks"].values():
-            for key in [key for key in task if key.startswith("teacher")]:
+            for key in [key for key in task if key.startswith("teacher") or key == "unlabelled"]:
                 task.pop(key)
         return self.from_dict(values)
 

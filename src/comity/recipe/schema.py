@@ -319,11 +319,13 @@ class TaskSection(Section):
         "`cosine` for similarity, an interaction head for classification and regression.",
         json_schema_extra=default_is("`pair` for two texts, else `first`"),
     )
-    mix: Mix = Field(
+    mix: Mix | Literal["dev"] = Field(
         default=0.5,
         description='With `view = "both"`: the share of the head on the pair in a prediction, from '
         "0 to 1. The rest is the share of the second head. Probabilities of classes are averaged, "
-        "or scores, each clipped to the scale.",
+        "or scores, each clipped to the scale. `dev` fits the share for the kept model: that of "
+        "0, 0.05, ..., 1 with the best metric on the dev rows, or 0.5 where another share does not "
+        "help rows that it was not fitted on. Until then it is 0.5.",
     )
     interaction: bool = Field(
         default=False,
@@ -416,6 +418,14 @@ class TaskSection(Section):
         "1 at its first step to 0 at its end, instead of being `teacher_weight`. This is teacher "
         "annealing (Clark et al. 2019).",
     )
+    unlabelled: File | None = Field(
+        default=None,
+        description="File (or files, as for `train`) of more training rows, which only the "
+        "teacher labels; it has the task's text columns, and labels in it are not read. An epoch "
+        "counts these rows. Stages that train the task on a file of their own leave them out. See "
+        "[Rows without labels](distil.md#rows-without-labels).",
+        json_schema_extra=default_is("none"),
+    )
     batch_size: Count | None = Field(
         default=None,
         description="Rows in a batch of this task.",
@@ -492,6 +502,11 @@ class TaskSection(Section):
     def both(self) -> bool:
         """Whether one head reads the pair and a second one its two texts."""
         return self.view == "both"
+
+    @property
+    def trained_mix(self) -> float:
+        """The share of the first head until one is fitted on dev."""
+        return 0.5 if self.mix == "dev" else self.mix
 
     @property
     def text_head(self) -> HeadName | None:

@@ -178,7 +178,7 @@ def _check_inherited(recipe: RecipeSchema, report: Report) -> None:
 
 
 def _check_trained(recipe: RecipeSchema, report: Report) -> None:
-    """Every task must be trained by a stage, and a sampling weight used by one."""
+    """Every task must be trained by a stage, and its keys on training be used by one."""
     for name, task in recipe.tasks.items():
         stages = [s for s in recipe.stages if name in s.tasks and s.train_on == "labels"]
         if not stages and not task.eval_only:
@@ -186,6 +186,10 @@ def _check_trained(recipe: RecipeSchema, report: Report) -> None:
         if task.sets("sampling_weight") and not any(s.task_sampling in DRAWN for s in stages):
             reason = f"{recipe.stages[0].task_sampling} sampling does not draw tasks at random"
             report_no_effect(f"tasks.{name}.sampling_weight", reason, report)
+        own_files = [name in s.data for s in recipe.stages if name in s.tasks]
+        if task.sets("unlabelled") and own_files and all(own_files):
+            reason = "every stage trains the task on a file of its own"
+            report_no_effect(f"tasks.{name}.unlabelled", reason, report)
 
 
 def _unknown_task(name: str, known: Iterable[str], owner: str) -> str:

@@ -20,8 +20,9 @@ from comity.targets import loose_key
 _TRAINING_KEYS = (
     "batch_size", "batch_tokens", "micro_batches", "head_lr", "loss_weight", "sampling_weight",
     "class_weights", "objectives", "rounding", "loss", "consistency", "calibrate", "teacher",
+    "unlabelled",
 )  # fmt: skip
-_TEACHER_KEYS = ("teacher_weight", "teacher_temperature", "teacher_anneal")
+_TEACHER_KEYS = ("teacher_weight", "teacher_temperature", "teacher_anneal", "unlabelled")
 _HEAD_KEYS = ("head_dropout", "head_lr", "interaction", "head_layers", "add_norm")
 
 
@@ -38,6 +39,9 @@ def check_task(name: str, recipe: RecipeSchema, report: Report) -> None:
     _check_ignored_labels(path, task, report)
     if len(set(task.teachers)) < len(task.teachers):
         report(f"{path}.teacher", "names a teacher twice; remove one")
+    for key in ("train", "dev"):
+        if task.unlabelled is not None and task.unlabelled == getattr(task, key):
+            report(f"{path}.unlabelled", f"is the file of {key}; name a file of other rows")
 
 
 def _check_ignored_labels(path: str, task: TaskSection, report: Report) -> None:
@@ -72,6 +76,8 @@ def check_columns(path: str, task: TaskSection, report: Report) -> None:
 def _check_file_keys(name: str, task: TaskSection, recipe: RecipeSchema, report: Report) -> None:
     """Keys on how text files are read have no effect if the task has no text file."""
     files = {f"tasks.{name}.train": task.train, f"tasks.{name}.dev": task.dev}
+    if task.unlabelled is not None:
+        files[f"tasks.{name}.unlabelled"] = task.unlabelled
     for number, stage in enumerate(recipe.stages_declared):
         if name in stage.data:
             files[f"stages.{number}.data.{name}"] = stage.data[name].file
@@ -188,6 +194,7 @@ def _check_unused_task_keys(path: str, task: TaskSection, report: Report) -> Non
         ("embedding_pooling", task.apart, "objectives read the vectors of the head; set pooling"),
         ("view", task.apart, "the head encodes both texts separately"),
         ("mix", not task.both, 'only the view "both" has two heads'),
+        ("mix", task.eval_only and task.mix == "dev", "the task is eval_only"),
         (
             "interaction",
             task.both and task.kind != "similarity",

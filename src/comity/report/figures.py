@@ -635,8 +635,7 @@ def data_table(tasks: dict[str, TaskSummary]) -> Table:
     """The rows, lengths and left-out rows of every split."""
     rows = []
     for name, task in tasks.items():
-        splits = {"train": task.train, "dev": task.dev, **task.stages}
-        for number, (which, split) in enumerate(splits.items()):
+        for number, (which, split) in enumerate(task.splits.items()):
             left_out = split.unlabelled + split.ignored + split.dropped
             left_out += sum(split.skipped.values())
             rows.append(
@@ -692,7 +691,7 @@ def score_ranges(tasks: dict[str, TaskSummary]) -> Table | None:
     """The gold scores of the tasks that predict a number."""
     rows = []
     for name, task in tasks.items():
-        for which, split in {"train": task.train, "dev": task.dev, **task.stages}.items():
+        for which, split in task.splits.items():
             if split.scores is not None:
                 found = split.scores
                 numbers = (found.min, found.mean, found.max, found.deviation)

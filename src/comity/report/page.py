@@ -40,7 +40,7 @@ from comity.report.figures import (
     worst_table,
 )
 from comity.report.tasks import TaskView
-from comity.runs.calibration import TaskCalibration
+from comity.runs.calibration import TaskCalibration, TaskMix
 from comity.runs.entries import StageConflictEntry
 
 TEMPLATE, STYLE = "page.html", "page.css"
@@ -335,6 +335,8 @@ def _task_block(number: int, view: TaskView) -> Block:
     scores = ", ".join(f"{name} {shown(value)}" for name, value in view.scores.items())
     sentences = [f"{view.kind}, head {view.head}, {plural(view.rows, 'dev row')}: {scores}."]
     items, tables = [], []
+    if view.mix is not None:
+        sentences.extend(_mixed(view.mix))
     if view.fitted is not None:
         sentences.extend(_fitted(view.fitted))
     if view.not_finite:
@@ -366,6 +368,18 @@ def _task_block(number: int, view: TaskView) -> Block:
         tables,
         items,
     )
+
+
+def _mixed(found: TaskMix) -> list[str]:
+    """The share that `mix = "dev"` has fitted, and what it is worth on other rows."""
+    sentences = [f"The share of the head on the pair, fitted on dev, is {found.mix:g}."]
+    if found.cross_fitted is not None:
+        sentences.append(
+            "Cross-fitted (fitted on one half of the rows, measured on the other): "
+            f"{found.metric} {shown(found.cross_fitted)} instead of {shown(found.equal)} at 0.5, "
+            "as means over the two halves."
+        )
+    return sentences + [f"{visible(note[0].upper() + note[1:])}." for note in found.notes]
 
 
 def _fitted(found: TaskCalibration) -> list[str]:

@@ -17,7 +17,7 @@ from comity.evaluation.metrics import (
 from comity.evaluation.plots import band_numbers
 from comity.evaluation.predictions import TaskPredictions, kept_predictions, probability_names
 from comity.files import path_text
-from comity.runs.calibration import TaskCalibration
+from comity.runs.calibration import TaskCalibration, TaskMix
 from comity.runs.directory import RunDirectory
 from comity.targets import Target
 
@@ -94,6 +94,7 @@ class TaskView:
     confusion: list[list[int]] | None  # true down, predicted across
     calibration: Calibration | None  # None for a head without probabilities
     fitted: TaskCalibration | None  # what `calibrate` has fitted for the kept model
+    mix: TaskMix | None  # the share of the first head that `mix = "dev"` has fitted
     numbers: Numbers | None  # for a task that predicts a number
     wrong: int | None  # rows with a wrong prediction; None for numbers
     worst: list[Miss]
@@ -132,6 +133,7 @@ def task_view(directory: RunDirectory, task: str, texts: bool) -> TaskView:
         confusion=_confusion(target, gold, predicted),
         calibration=_calibration(target, gold, probabilities),
         fitted=directory.best().calibration.get(task),
+        mix=directory.best().mixes.get(task),
         numbers=_numbers(target, gold, predicted),
         wrong=len(order) if target.classes else None,
         worst=[

@@ -1,4 +1,4 @@
-"""The record of a calibration: what was fitted on dev, and what it gains on other rows."""
+"""The records of what was fitted on dev for the kept model, and what it gains on other rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,12 +31,42 @@ class TaskCalibration:
     notes: list[str] = field(default_factory=list)  # why something was left as trained
 
 
-def calibrated(
-    heads: Mapping[str, HeadSpec], calibration: Mapping[str, TaskCalibration]
-) -> dict[str, HeadSpec]:
-    """The heads of all tasks, with the temperatures and thresholds of the calibrated ones."""
+@dataclass(frozen=True)
+class TaskMix:
+    """The share of the head on the pair in the predictions of a task with `mix = "dev"`.
+
+    `cross_fitted` says what to expect on new rows: each half of the dev rows is measured with the
+    share that was fitted on the other half. It and `equal` are means over the two halves; they are
+    None if nothing was fitted, or the metric has no value.
+    """
+
+    mix: float  # from 0 to 1
+    metric: str
+    equal: float | None  # the metric with equal shares
+    cross_fitted: float | None  # the metric
+    notes: list[str] = field(default_factory=list)  # why the shares are still equal
+
+
+@dataclass(frozen=True)
+class DevFit:
+    """Everything that was fitted on dev for the kept model, by task."""
+
+    mixes: dict[str, TaskMix] = field(default_factory=dict)
+    calibration: dict[str, TaskCalibration] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks with anything that was fitted."""
+        return list({**self.mixes, **self.calibration})
+
+
+def fitted_heads(heads: Mapping[str, HeadSpec], fit: DevFit) -> dict[str, HeadSpec]:
+    """The heads of all tasks, with the shares, temperatures and thresholds that were fitted."""
     changed = dict(heads)
-    for name, found in calibration.items():
+    for name, mixed in fit.mixes.items():
+        target = replace(changed[name].target, mix=mixed.mix)
+        changed[name] = replace(changed[name], target=target)
+    for name, found in fit.calibration.items():
         target = replace(changed[name].target, temperature=found.temperature)
         if found.threshold is not None:
             target = replace(target, threshold=found.threshold)

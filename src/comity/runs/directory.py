@@ -47,7 +47,7 @@ from comity.files import (
 from comity.format import or_dash
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
-from comity.runs.calibration import calibrated
+from comity.runs.calibration import fitted_heads
 from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
 from comity.runs.facts import FORMAT, RunFacts
 from comity.runs.lock import LOCK
@@ -317,9 +317,9 @@ class RunDirectory:
         return best.kept(found[-1]) if found else None
 
     def kept_facts(self) -> RunFacts:
-        """The contents of run.json, with the calibration of the kept model in its heads."""
-        facts, calibration = self.facts(), self.best().calibration
-        heads = calibrated({name: task.head for name, task in facts.tasks.items()}, calibration)
+        """The contents of run.json, with what was fitted for the kept model in its heads."""
+        facts, fit = self.facts(), self.best().fit
+        heads = fitted_heads({name: task.head for name, task in facts.tasks.items()}, fit)
         tasks = {name: replace(task, head=heads[name]) for name, task in facts.tasks.items()}
         return replace(facts, tasks=tasks)
 

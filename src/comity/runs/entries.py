@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from comity.recipe.schema import NOT_AVERAGED
-from comity.runs.calibration import TaskCalibration
+from comity.runs.calibration import DevFit, TaskCalibration, TaskMix
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class RecordedEvaluation:
 
 @dataclass(frozen=True)
 class BestModel:
-    """The contents of best.json: which model was kept, its dev scores, and its calibration.
+    """The contents of best.json: which model was kept, its dev scores, and what was fitted on dev.
 
-    The scores describe the predictions with the calibration, if there is one. The model was
-    selected by its scores as trained, which are in metrics.jsonl.
+    The scores describe the predictions with the calibration and the mix that were fitted, if any.
+    The model was selected by its scores as trained, which are in metrics.jsonl.
     """
 
     folder: str  # in the run directory
@@ -46,10 +46,17 @@ class BestModel:
     score: RecordedScore
     tasks: dict[str, RecordedScore]
     calibration: dict[str, TaskCalibration] = field(default_factory=dict)  # tasks with `calibrate`
-    calibrated: dict[str, RecordedEvaluation] = field(default_factory=dict)  # the same tasks on dev
+    calibrated: dict[str, RecordedEvaluation] = field(default_factory=dict)
+    """The evaluations on dev of the tasks in `calibration` and `mixes`."""
+    mixes: dict[str, TaskMix] = field(default_factory=dict)  # tasks with `mix = "dev"`
+
+    @property
+    def fit(self) -> DevFit:
+        """What was fitted on dev."""
+        return DevFit(self.mixes, self.calibration)
 
     def kept(self, entry: "EvaluationEntry") -> "EvaluationEntry":
-        """The entry of metrics.jsonl about this model, with the calibration in its dev scores."""
+        """The entry of metrics.jsonl about this model, with its dev scores as in `tasks`."""
         if not self.calibrated:
             return entry
         tasks = {**entry.tasks, **self.calibrated}

@@ -74,7 +74,7 @@ class RunInputs:
     drop_leaks: bool
     encoder: EncoderFacts
     tokenizer: str  # fingerprint
-    files: dict[str, str]  # SHA-256 by role: "TASK train", "TASK dev" or "TASK FILE" of a stage
+    files: dict[str, str]  # SHA-256 by role: "TASK train", "dev", "unlabelled" or a stage's file
     split_seed: int | None = None  # None in runs of older versions, which used the training seed
     in_memory: list[str] = field(default_factory=list)  # roles that were tables in memory
     hub: dict[str, HubFacts] = field(default_factory=dict)  # roles that were data sets of the hub

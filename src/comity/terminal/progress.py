@@ -21,7 +21,6 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from comity.format import clock, or_dash, plural
-from comity.tables.locations import locations
 from comity.terminal.table import Table
 from comity.terminal.views import console, show_plan, show_score, tell
 from comity.terminal.waiting import QUICK, Waiting
@@ -169,10 +168,9 @@ class Display:
         self.skipped += 1
         if self.skipped > MOST_TOLD:
             return
-        where = locations(event.path, event.lines, len(event.lines), 8)
         tell(
             f"step {event.step:,} was skipped: the loss of {event.task} or its gradient is not "
-            f"finite ({where})"
+            f"finite ({event.where})"
         )
         if self.skipped == MOST_TOLD:
             tell("further skipped steps are only counted")

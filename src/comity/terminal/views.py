@@ -11,7 +11,7 @@ from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
 from comity.format import clock, or_dash, plural, precision_name, some
-from comity.runs.calibration import TaskCalibration
+from comity.runs.calibration import TaskCalibration, TaskMix
 from comity.runs.entries import StageConflictEntry
 from comity.runs.summary import RunSummary
 from comity.terminal.table import LOSER, WINNER, Table
@@ -80,13 +80,12 @@ def show_data(summary: "DataSummary") -> None:
     table.add_column("truncated", justify="right", no_wrap=True)
     table.add_column("unknown", justify="right", no_wrap=True)
     for name, task in summary.tasks.items():
-        splits = {"train": task.train, "dev": task.dev, **task.stages}
         firsts = [
             (name, task.kind),
             ("", f"{task.head}, {task.pooling}"),
-            *[("", "")] * len(task.stages),
+            *[("", "")] * (len(task.splits) - 2),
         ]
-        for first, (which, split) in zip(firsts, splits.items(), strict=True):
+        for first, (which, split) in zip(firsts, task.splits.items(), strict=True):
             table.add_row(
                 *first,
                 which,
@@ -181,6 +180,8 @@ ROW_COUNTS = {
     "clipped": "with a score beyond the scale; clipped to its end",
 }
 """What `show_evaluation` prints for each count in `Evaluation.rows`."""
+
+CROSS_FITTED = "Cross-fitted: fitted on one half of the dev rows, measured on the other half."
 
 
 def show_evaluation(evaluation: "Evaluation") -> None:
@@ -302,9 +303,13 @@ def show_run(summary: RunSummary) -> None:
     table.add_row("mean", "", or_dash(kept and kept.mean))
     out = console()
     out.print(table)
+    show_mixes(best.mixes)
     show_calibration(best.calibration)
-    if best.calibration:
-        out.print('The column "kept model" is with the calibration, the others are as trained.')
+    if best.fit.tasks:
+        what = ["the fitted mix"] * bool(best.mixes) + ["the calibration"] * bool(best.calibration)
+        out.print(
+            f'The column "kept model" is with {" and ".join(what)}, the others are as trained.'
+        )
     if summary.average:
         out.print(f"Evaluated and kept: the {summary.average}.")
     if summary.soup:
@@ -320,6 +325,24 @@ def show_run(summary: RunSummary) -> None:
         _show_conflict(entry, out)
     for sentence in summary.warnings:
         out.print(f"Warning: {sentence}")
+
+
+def show_mixes(mixes: Mapping[str, TaskMix]) -> None:
+    """Print the share of the head on the pair that was fitted, and what it is worth elsewhere."""
+    if not mixes:
+        return
+    table = _table(
+        "Mix of two heads, fitted on dev", ["task", "measure"], ["mix", "at 0.5", "cross-fitted"]
+    )
+    for task, found in mixes.items():
+        cells = f"{found.mix:g}", or_dash(found.equal), or_dash(found.cross_fitted)
+        table.add_row(task, found.metric, *cells)
+    out = console()
+    out.print(table)
+    out.print(f"{CROSS_FITTED} Both scores are means over the two halves.")
+    for task, found in mixes.items():
+        for note in found.notes:
+            out.print(f"{task}: {note}")
 
 
 def show_calibration(calibration: Mapping[str, TaskCalibration]) -> None:
@@ -350,7 +373,7 @@ def show_calibration(calibration: Mapping[str, TaskCalibration]) -> None:
         table.add_section()
     out = console()
     out.print(table)
-    out.print("Cross-fitted: fitted on one half of the dev rows, measured on the other half.")
+    out.print(CROSS_FITTED)
     for task, found in calibration.items():
         for note in found.notes:
             out.print(f"{task}: {note}")

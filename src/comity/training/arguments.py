@@ -84,7 +84,7 @@ def _without_frames(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     values = dict(recipe)
     if isinstance(values.get("tasks"), Mapping):
         values["tasks"] = {
-            name: table(task, {key: f"{name} {key}" for key in ("train", "dev")})
+            name: table(task, {key: f"{name} {key}" for key in ("train", "dev", "unlabelled")})
             for name, task in values["tasks"].items()
         }
     stages = values.get("stages")

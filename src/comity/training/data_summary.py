@@ -56,6 +56,9 @@ def _task_summary(data: TaskData, prepared: Prepared) -> TaskSummary:
         train=_split_summary(data, data.train, unknown),
         dev=_split_summary(data, data.dev, unknown),
         stages={path: _split_summary(data, s, unknown) for path, s in data.stage_train.items()},
+        unlabelled=None
+        if data.unlabelled is None
+        else _split_summary(data, data.unlabelled, unknown),
     )
 
 
@@ -64,7 +67,9 @@ def _split_summary(data: TaskData, split: Split, unknown: int) -> SplitSummary:
     kept = split.empty_lines
     empty = sorted((*kept[:MOST_LINES], *split.dropped_lines))[:MOST_LINES]
     counts = scores = None
-    if data.target.classes:
+    if split is data.unlabelled:
+        pass  # there is nothing to count
+    elif data.target.classes:
         found = class_counts(data.target, split.targets).tolist()
         counts = dict(zip(data.target.classes, found, strict=True))
     elif len(split):

@@ -6,7 +6,6 @@ does nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from comity.evaluation.evaluate import Evaluation
 from comity.runs.entries import Entry
@@ -59,8 +58,7 @@ class StepSkipped:
 
     step: int  # from 1
     task: str
-    path: Path  # of the task's file, and the lines of its batch
-    lines: tuple[int, ...]
+    where: str  # the task's file, and the lines of its batch
 
 
 @dataclass(frozen=True)

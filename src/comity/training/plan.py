@@ -8,6 +8,7 @@ import numpy as np
 from comity.data.batches import TaskBatches
 from comity.data.splits import Split, TaskData
 from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, count, plan_steps
+from comity.data.unlabelled import with_unlabelled
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
 from comity.tables.locations import file_text
@@ -107,7 +108,11 @@ def plan_stage(
 def _stage_split(data: TaskData, stage: Stage) -> Split:
     """The task's training rows in a stage, which may have a file of its own."""
     own = stage.data.get(data.name)
-    return data.train if own is None else data.stage_train[file_text(own.file)]
+    if own is not None:
+        return data.stage_train[file_text(own.file)]
+    if data.unlabelled is None:
+        return data.train
+    return with_unlabelled(data.train, data.unlabelled)
 
 
 def _sampled_task(

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from comity.evaluation.evaluate import Evaluation, scores_of
 from comity.evaluation.metrics import Score, mean_score
-from comity.runs.calibration import TaskCalibration
+from comity.runs.calibration import DevFit
 from comity.runs.entries import (
     BestModel,
     BestOfTask,
@@ -69,8 +69,8 @@ def best_model(
     best: BestScore,
     scores: Mapping[str, Score],
     select_by: str,
-    calibration: Mapping[str, TaskCalibration] = MappingProxyType({}),
-    calibrated: Mapping[str, Evaluation] = MappingProxyType({}),
+    fit: DevFit | None = None,
+    fitted: Mapping[str, Evaluation] = MappingProxyType({}),
 ) -> BestModel:
     """The record of the model to keep.
 
@@ -78,17 +78,19 @@ def best_model(
         best: the score that selects models, and the step.
         scores: the dev scores by task.
         select_by: "mean" or a task.
-        calibration: what was fitted, for each task with `calibrate`.
-        calibrated: the evaluations of these tasks on dev, with their calibration.
+        fit: what was fitted on dev.
+        fitted: the evaluations of these tasks on dev, with what was fitted.
     """
+    fit = fit or DevFit()
     return BestModel(
         folder=f"best-{best.step:06d}",
         step=best.step,
         by=select_by,
         score=_recorded_score(best.score),
         tasks={name: _recorded_score(score) for name, score in scores.items()},
-        calibration=dict(calibration),
-        calibrated={name: _recorded_evaluation(found) for name, found in calibrated.items()},
+        calibration=fit.calibration,
+        calibrated={name: _recorded_evaluation(found) for name, found in fitted.items()},
+        mixes=fit.mixes,
     )
 
 

@@ -109,7 +109,7 @@ class Prepared:
 
         The list of a file that a task reads twice is given once.
         """
-        splits = [split for data in self.tasks.values() for split in _splits(data).values()]
+        splits = [split for data in self.tasks.values() for split in data.splits.values()]
         lists = {split.skipped.digest: split.skipped.entries for split in splits}
         return [path for path in lists.values() if path is not None]
 
@@ -117,7 +117,7 @@ class Prepared:
         """The encoder and files of this run, with their digests, for run.json."""
         splits: dict[str, Split] = {}
         for name, data in self.tasks.items():
-            splits |= {f"{name} {which}": split for which, split in _splits(data).items()}
+            splits |= {f"{name} {which}": split for which, split in data.splits.items()}
         paths = {role: split.table.path for role, split in splits.items()}
         return RunInputs(
             data=str(self.folder.resolve()),
@@ -183,7 +183,7 @@ class Prepared:
         for role, digest in now.files.items():
             if recorded.files.get(role) != digest:
                 name, _, which = role.partition(" ")
-                path = _splits(self.tasks[name])[which].table.path
+                path = self.tasks[name].splits[which].table.path
                 what = _changed(path, recorded.parts.get(role, []), now.parts.get(role, []))
                 raise ComityError(f"{what}; restore the old data, or start a new run")
 
@@ -220,11 +220,6 @@ def head_spec(data: TaskData, encoder: Encoder) -> HeadSpec:
         add_norm=task.add_norm,
         embeds=not task.eval_only and task.embeds,
     )
-
-
-def _splits(data: TaskData) -> dict[str, Split]:
-    """A task's splits: "train", "dev", and the files of stages by their path in the recipe."""
-    return {"train": data.train, "dev": data.dev, **data.stage_train}
 
 
 def describe_machine(device: torch.device) -> Machine:
@@ -381,7 +376,7 @@ def _untrained_pooler(tasks: Mapping[str, TaskData], loaded: LoadedEncoder) -> l
 
 
 def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
-    """Every training split by task, and by "TASK (FILE)" for the file of a stage."""
+    """Every training split by task, and by "TASK (FILE)" or "TASK (unlabelled)" for the others."""
     rows: dict[str, Reading] = {}
     for name, data in tasks.items():
         if data.task.eval_only:
@@ -389,6 +384,8 @@ def _training_rows(tasks: Mapping[str, TaskData]) -> dict[str, Reading]:
         rows[name] = (data.train, data.read_columns)
         for path, split in data.stage_train.items():
             rows[f"{name} ({path})"] = (split, data.read_columns)
+        if data.unlabelled is not None:
+            rows[f"{name} (unlabelled)"] = (data.unlabelled, data.read_columns)
     return rows
 
 
@@ -406,7 +403,16 @@ def _without_leaks(
             kept[name] = data
             continue
         own = {p: without(s, masks[f"{name} ({p})"]) for p, s in data.stage_train.items()}
-        kept[name] = replace(data, train=without(data.train, masks[name]), stage_train=own)
+        train = without(data.train, masks[name])
+        kept[name] = replace(data, train=train, stage_train=own)
+        if data.unlabelled is not None:
+            rest = without(data.unlabelled, masks[f"{name} (unlabelled)"])
+            kept[name] = replace(kept[name], unlabelled=rest)
+            if not len(rest):
+                errors.add(
+                    f"{rest.table.path}: each row of this file is also in a dev set; name other "
+                    f"rows in tasks.{name}.unlabelled"
+                )
         for split in (kept[name].train, *own.values()):
             path = split.table.path
             check_trainable(f"{name} without leaks", data.target, path, split.targets, errors)

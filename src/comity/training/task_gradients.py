@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ class Batch:
         return sum(len(packed.ids) for packed in self.packed)
 
     @property
-    def lines(self) -> list[int]:
-        """The line numbers of the rows in their file."""
+    def lines_by_file(self) -> dict[Path, list[int]]:
+        """The line numbers of the rows, by file."""
         indices = np.concatenate([micro_batch.indices for micro_batch in self.micro_batches])
-        return sorted(self.split.table.lines[self.split.rows[indices]].tolist())
+        return self.split.lines_by_file(indices)
 
 
 class TaskGradients:
@@ -339,22 +340,28 @@ class TaskGradients:
             None if teaching is None else teaching.repeated(len(outputs)),
         )
         objectives = self.tasks[task].task.objectives
-        if objectives:
+        labelled = split.has_label(indices)
+        if objectives and labelled.any():
             keys = split.table.keys[split.rows[indices]]
             pairs = TextPairs(texts[0], texts[1], target.closeness(labels), keys)
+            # Objectives compare labels. Their factor is that of the loss on labels, whose sum over
+            # the labelled rows is divided by the number of all rows.
+            pairs, share = pairs.take(labelled), float(labelled.mean())
             for objective in objectives:
-                loss = loss + objective.weight * objective_loss(objective, target, pairs)
+                own = objective_loss(objective, target, pairs)
+                loss = loss + objective.weight * share * own
         return loss
 
     def _teaching(self, micro_batch: MicroBatch) -> Teaching | None:
         """What teachers say about a micro-batch's rows; None without a teacher."""
-        soft, task = self.splits[micro_batch.task].soft, self.tasks[micro_batch.task].task
-        if soft is None:
+        split, task = self.splits[micro_batch.task], self.tasks[micro_batch.task].task
+        if split.soft is None:
             return None
         return Teaching(
-            torch.from_numpy(soft[micro_batch.indices]).to(self.device),
+            torch.from_numpy(split.soft[micro_batch.indices]).to(self.device),
             1 - micro_batch.done if task.teacher_anneal else task.teacher_weight,
             task.teacher_temperature,
+            torch.from_numpy(split.has_label(micro_batch.indices)).to(self.device),
         )
 
     def _divergence(self, task: str, outputs: Sequence[Tensor]) -> Tensor:
@@ -393,7 +400,8 @@ def _class_weights(data: TaskData, split: Split, device: torch.device) -> Tensor
     if chosen is None:
         return None
     if chosen == "balanced":
-        counts = torch.from_numpy(class_counts(data.target, split.targets))
+        labelled = split.has_label(np.arange(len(split)))
+        counts = torch.from_numpy(class_counts(data.target, split.targets[labelled]))
         return balanced_weights(counts).float().to(device)
     weights = [chosen.get(name, 1.0) for name in data.target.classes]
     return torch.tensor(weights, dtype=torch.float32, device=device)

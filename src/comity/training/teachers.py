@@ -26,6 +26,7 @@ from comity.format import plural
 from comity.inference.model import load
 from comity.model.checkpoint import text_encoder
 from comity.runs.directory import RunDirectory, digests_of_weights
+from comity.tables.locations import locations
 from comity.targets import Classes, Target
 from comity.training.events import Listener, RowsLabelled
 
@@ -188,6 +189,9 @@ def find_teachers(tasks: Mapping[str, TaskData], folder: Path) -> dict[str, list
             else:
                 found.setdefault(name, []).append(teacher)
     errors.check()
+    for name, own in found.items():
+        _check_unlabelled(tasks[name], own, errors)
+    errors.check()
     return found
 
 
@@ -235,7 +239,7 @@ def _run_teacher(path: str, where: Path, task: str) -> RunTeacher:
         trained_on=frozenset(
             digest
             for role, digest in files
-            if role.startswith(f"{task} ") and role != f"{task} dev"
+            if role.startswith(f"{task} ") and role not in (f"{task} dev", f"{task} unlabelled")
         ),
     )
 
@@ -265,6 +269,22 @@ def _check(teacher: Teacher, data: TaskData) -> None:
         )
 
 
+def _check_unlabelled(data: TaskData, teachers: Sequence[Teacher], errors: ErrorList) -> None:
+    """Add an error if no teacher labels some row of a task's unlabelled file."""
+    split = data.unlabelled
+    if split is None:
+        return
+    labelled = np.any([teacher.labelled(split) for teacher in teachers], axis=0)
+    lines = split.table.lines[split.rows[~labelled]].tolist()
+    if lines:
+        where = locations(split.table.path, lines, len(lines))
+        rows = plural(len(lines), "row")
+        errors.add(
+            f"{where}: no teacher labels {rows} of {len(split):,}; name a run in "
+            f"tasks.{data.name}.teacher, which labels any row, or remove these rows"
+        )
+
+
 def teacher_notes(
     tasks: Mapping[str, TaskData], teachers: Mapping[str, Sequence[Teacher]]
 ) -> list[str]:
@@ -278,6 +298,12 @@ def teacher_notes(
                 for file, split in splits
             ]
             notes.append(f"{name}: learns from {teacher.path}, which labels {', '.join(counts)}")
+        unlabelled = tasks[name].unlabelled
+        if unlabelled is not None:
+            path = unlabelled.table.path
+            notes.append(
+                f"{name}: labels in {path} are not read, the teacher alone labels its rows"
+            )
         if any(teacher.has_seen(split) for teacher in own for _, split in splits):
             sure.append(name)
     if sure:
@@ -290,8 +316,9 @@ def teacher_notes(
 
 def _training_splits(data: TaskData) -> Iterator[tuple[str, Split]]:
     """The splits that a task may be trained on, each with the name of its file."""
-    for split in (data.train, *data.stage_train.values()):
-        yield str(split.table.path), split
+    for name, split in data.splits.items():
+        if name != "dev":
+            yield str(split.table.path), split
 
 
 # --- soft labels ----------------------------------------------------------------------------------
@@ -320,7 +347,10 @@ def with_soft_labels(
     for name in teachers:
         data = tasks[name]
         stage_train = {path: taught(data, split) for path, split in data.stage_train.items()}
-        changed[name] = replace(data, train=taught(data, data.train), stage_train=stage_train)
+        train, unlabelled = taught(data, data.train), data.unlabelled
+        if unlabelled is not None:
+            unlabelled = taught(data, unlabelled)
+        changed[name] = replace(data, train=train, stage_train=stage_train, unlabelled=unlabelled)
     return {**tasks, **changed}
 
 

@@ -21,8 +21,8 @@ from comity import hardware
 from comity.data.splits import Split
 from comity.data.task_sampling import PlannedBatch, SampledTask
 from comity.errors import ComityError
-from comity.evaluation.calibration import calibrate
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
+from comity.evaluation.fitting import fit_on_dev
 from comity.evaluation.metrics import Score, mean_score
 from comity.evaluation.predictions import write_predictions
 from comity.files import WriteError
@@ -31,7 +31,7 @@ from comity.model.checkpoint import save_model
 from comity.model.multitask import MASKED
 from comity.model.parameters import SHARED, FlatParameters
 from comity.rng import PROBE, SAMPLE, TIMING, generator, name_key
-from comity.runs.calibration import TaskCalibration, calibrated
+from comity.runs.calibration import DevFit, fitted_heads
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import BestModel, Entry, SkippedEntry
 from comity.runs.facts import RunFacts, current_commit, new_run_id, versions
@@ -378,13 +378,14 @@ class Trainer:
         if not bad and len(finite) == len(tasks):
             bad = {task for task, good in zip(tasks, finite, strict=True) if not good}
         batch = next((b for b in batches if b.task in bad), batches[0])
-        step, path = self.progress.step + 1, batch.split.table.path
-        lines = [row_name(path, line) for line in batch.lines]
-        self._log(SkippedEntry(step=step, task=batch.task, lines=lines))
-        self.on_event(StepSkipped(step, batch.task, path, tuple(batch.lines)))
+        step, lines = self.progress.step + 1, batch.lines_by_file
+        where = " and ".join(locations(path, own, len(own), 8) for path, own in lines.items())
+        path = batch.split.table.path
+        labelled = [row_name(path, line) for line in lines.get(path, [])]
+        self._log(SkippedEntry(step=step, task=batch.task, lines=labelled))
+        self.on_event(StepSkipped(step, batch.task, where))
         if self.progress.skipped_in_a_row >= MOST_SKIPPED:
             self._check_weights()  # if these are not finite, the rows are not the cause
-            where = locations(path, batch.lines, len(batch.lines), 8)
             raise ComityError(
                 f"{where}: the loss of {batch.task} or its "
                 f"gradient was not finite in {MOST_SKIPPED} steps in a row, so the run stops; "
@@ -562,22 +563,6 @@ class Trainer:
         metric = self.prepared.tasks[task].task.metric_name
         return evaluate_outputs(task, heads[task], metric, splits[task], outputs[task])
 
-    def _calibrate(
-        self, splits: Mapping[str, Split], outputs: Mapping[str, Any]
-    ) -> dict[str, TaskCalibration]:
-        """Calibrate the tasks that ask for it on their dev rows."""
-        return {
-            name: calibrate(
-                name,
-                self.model.tasks[name].target,
-                data.task.metric_name,
-                splits[name].targets,
-                outputs[name],
-            )
-            for name, data in self.prepared.tasks.items()
-            if data.task.calibrate
-        }
-
     def _evaluate_and_keep(self, plan: StagePlan) -> None:
         """Evaluate dev and a sample of training, keep the best model, write a checkpoint.
 
@@ -592,12 +577,15 @@ class Trainer:
         is_best = self._select(plan, scores)
         self._log(evaluation_entry(self.progress, evaluations, on_train))
         self._log_stage_conflict(plan)
-        calibration = self._calibrate(dev, outputs) if is_best else {}
-        heads = calibrated(self.model.tasks, calibration)
+        sections = {name: data.task for name, data in self.prepared.tasks.items()}
+        fit = DevFit()
+        if is_best:
+            fit = fit_on_dev(sections, self.model.tasks, dev, outputs)
+        heads = fitted_heads(self.model.tasks, fit)
         self._write_predictions(dev, outputs, heads)
         if is_best:
-            own = {name: self._scored(name, heads, dev, outputs) for name in calibration}
-            self._write_best({**evaluations, **own}, calibration)
+            own = {name: self._scored(name, heads, dev, outputs) for name in fit.tasks}
+            self._write_best({**evaluations, **own}, fit)
         self.average.swap_out()
         self.average.after_evaluation()
         self._end_evaluation(plan)
@@ -627,15 +615,13 @@ class Trainer:
 
     # --- the run directory ----------------------------------------------------------------------
 
-    def _write_best(
-        self, evaluations: Mapping[str, Evaluation], calibration: Mapping[str, TaskCalibration]
-    ) -> None:
-        """Keep the current model; the evaluations of calibrated tasks are with the calibration."""
+    def _write_best(self, evaluations: Mapping[str, Evaluation], fit: DevFit) -> None:
+        """Keep the current model; the evaluations are with what was fitted on dev."""
         select_by, scores = self.settings.select_by, scores_of(evaluations)
         score = selected(scores, self._of_trained(scores), select_by)
         best = BestScore(score, self.progress.step)
-        own = {name: evaluations[name] for name in calibration}
-        record = best_model(best, scores, select_by, calibration, own)
+        own = {name: evaluations[name] for name in fit.tasks}
+        record = best_model(best, scores, select_by, fit, own)
         self.saving.write(
             "best model",
             lambda: self.directory.write_best(record, self._save_model),
