@@ -35,13 +35,25 @@ class StagePlan:
         return max(len({batch.task for batch in step}) for step in self.steps)
 
     @property
+    def freezes_encoder(self) -> bool:
+        """Whether the whole encoder is frozen, so that each row is encoded once."""
+        return self.stage.freeze == "encoder"
+
+    def evaluates_frozen(self, average: str) -> bool:
+        """Whether all evaluations of the stage have its frozen encoder.
+
+        An average of the weights that goes on from the stage before holds another one.
+        """
+        return self.freezes_encoder and (average == "none" or not self.stage.keep_optimizer_state)
+
+    @property
     def shares(self) -> bool:
         """Whether the stage's task gradients can be compared: several tasks, and their labels."""
         return self.stage.train_on == "labels" and len(self.tasks) > 1
 
     def unprobed(self, conflict_every: int) -> str | None:
         """Why a stage that `shares` has no conflict probes, or None if it has them."""
-        if self.stage.freeze == "encoder":
+        if self.freezes_encoder:
             return "nothing is shared: the encoder is frozen"
         if conflict_every == 0:
             return "no probes: conflict_every is 0"
@@ -100,7 +112,8 @@ def plan_stage(
         epoch_ends=stage.epoch_ends,
     )
     evaluations = _evaluations(steps, tasks, train.evaluate_every, stage)
-    return StagePlan(stage, number, tasks, splits, steps, count(steps, tasks), evaluations)
+    counts = count(steps, tasks, encoded_once=stage.freeze == "encoder")
+    return StagePlan(stage, number, tasks, splits, steps, counts, evaluations)
 
 
 def _stage_split(data: TaskData, stage: Stage) -> Split:
@@ -118,8 +131,9 @@ def _sampled_task(
         tokens = train.batch_tokens
     views = section.masked_views
     if stage.train_on == "labels":
-        # Each further dropout draw encodes what the heads read once more.
-        views = (*section.trained_views, *(section.draws - 1) * section.views)
+        # Each further dropout draw encodes what the heads read once more, unless it is frozen.
+        draws = 1 if stage.freeze == "encoder" else section.draws
+        views = (*section.trained_views, *(draws - 1) * section.views)
     batches = TaskBatches(
         data.name,
         split.lengths(views, data.max_length),
@@ -152,11 +166,16 @@ def _evaluations(
 
 
 def memory(
-    flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int, averages: int
+    flat: FlatParameters,
+    plans: Sequence[StagePlan],
+    conflict_every: int,
+    averages: int,
+    encoded: int = 0,
 ) -> dict[str, int]:
     """Bytes for parameters (masters and compute buffer), task gradients and optimizer state.
 
-    `averages` is the number of vectors for the weight average, which is listed if there are any.
+    `averages` is the number of vectors for the weight average, and `encoded` the bytes of the rows
+    that a frozen encoder has encoded. Both are listed if there are any.
     """
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
@@ -173,6 +192,7 @@ def memory(
         "task gradients": 4 * (rows * dense + heads + whole_table),
         "optimizer": 8 * numbers,
         **({"weight average": 4 * numbers * averages} if averages else {}),
+        **({"encoded rows": encoded} if encoded else {}),
     }
 
 
