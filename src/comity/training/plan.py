@@ -239,9 +239,23 @@ def plan_summary(
         memory_bytes=memory_bytes,
         precision=precision,
         device=device,
-        notes=[*_micro_batch_notes(tasks), *_average_notes(average, plans)],
+        notes=[
+            *_frozen_notes(plans),
+            *_micro_batch_notes(tasks),
+            *_average_notes(average, plans),
+        ],
         seconds=None if seconds is None else round(seconds, 1),
     )
+
+
+def _frozen_notes(plans: Sequence[StagePlan]) -> list[str]:
+    """A note for each stage that freezes the encoder."""
+    return [
+        f"{plan.stage.name}: the encoder is frozen, so each row is encoded once, without dropout; "
+        "only heads are trained, with their own dropout"
+        for plan in plans
+        if plan.freezes_encoder
+    ]
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:

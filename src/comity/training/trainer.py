@@ -437,7 +437,7 @@ class Trainer:
         return total
 
     def _time_steps(self, plan: StagePlan, steps: int) -> float:
-        """Seconds for all steps of a stage, and for encoding its rows, from those for some steps."""
+        """Seconds for a stage, encoding its rows included, from those for some of its steps."""
         chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
         self.start_stage(plan, chosen)
         started = time.perf_counter()
