@@ -8,8 +8,12 @@ import numpy as np
 from comity.data.batches import TaskBatches
 from comity.data.splits import Split, TaskData
 from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, count, plan_steps
+from comity.format import plural
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
+
+FEW_STEPS = 100
+"""With fewer steps, a head on a frozen encoder may be far from its optimum."""
 
 
 @dataclass(frozen=True)
@@ -249,13 +253,21 @@ def plan_summary(
 
 
 def _frozen_notes(plans: Sequence[StagePlan]) -> list[str]:
-    """A note for each stage that freezes the encoder."""
-    return [
-        f"{plan.stage.name}: the encoder is frozen, so each row is encoded once, without dropout; "
-        "only heads are trained, with their own dropout"
-        for plan in plans
-        if plan.freezes_encoder
-    ]
+    """Notes for each stage that freezes the encoder."""
+    notes = []
+    for plan in plans:
+        if not plan.freezes_encoder:
+            continue
+        notes.append(
+            f"{plan.stage.name}: the encoder is frozen, so each row is encoded once, without "
+            "dropout; only heads are trained, with their own dropout"
+        )
+        if len(plan.steps) < FEW_STEPS:
+            notes.append(
+                f"{plan.stage.name}: {plural(len(plan.steps), 'step')} may be too few for heads "
+                "to converge; further ones take little time, so set more epochs"
+            )
+    return notes
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:
