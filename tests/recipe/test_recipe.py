@@ -101,6 +101,14 @@ def test_errors_name_the_key(change, words):
             "train.epoch_ends",
         ),
         ({"train__freeze": "encoder", "train__lr_layer_decay": 0.9}, "train.lr_layer_decay"),
+        (
+            {"train__freeze": "encoder", "encoder__attention_dropout": 0.2},
+            "encoder.attention_dropout",
+        ),
+        (
+            {"train__freeze": "encoder", "encoder__embedding_dropout": 0.2},
+            "encoder.embedding_dropout",
+        ),
         ({"train__conflict_every": 5, "tasks__alike": ...}, "train.conflict_every"),
         ({"tasks__mood__separator": "|"}, "tasks.mood.separator"),
         ({"tasks__mood__scale": [0, 1]}, "tasks.mood.scale"),

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from comity.training.events import (
     DataRead,
     Evaluated,
     Resumed,
+    RowsEncoded,
     RunStarted,
     StepDone,
     StepSkipped,
@@ -178,3 +180,21 @@ def test_a_long_job_shows_a_bar_on_a_terminal_after_two_seconds(clock, monkeypat
         job("forward", 7, 10)
     assert "forward" in shown.getvalue()
     assert "7/10" in shown.getvalue()
+
+
+def test_encoding_is_shown_and_does_not_count_as_time_of_steps(clock, capsys):
+    display = Display()
+    display(RunStarted(("mood",), 2, 10))
+    clock[0] = 1.0
+    display(RowsEncoded("mood", 100, 5000))
+    assert capsys.readouterr().err == ""  # too early for a line
+    clock[0] = 20.0
+    display(RowsEncoded("mood", 2000, 5000))
+    assert capsys.readouterr().err == "mood: 2,000 of 5,000 rows encoded\n"
+    clock[0] = 30.0
+    display(RowsEncoded("mood", 5000, 5000))
+    clock[0] = 34.0
+    display(replace(step(3), tokens=0))
+    clock[0] = 38.0  # two steps in 8 seconds: six more in 24
+    display(replace(step(4), tokens=0))
+    assert capsys.readouterr().err == ("step 4 of 10, 4 examples/s, 24 s left; loss mood 1.0000\n")

@@ -43,9 +43,9 @@ class PlannedBatch(NamedTuple):
 class PlanCounts:
     """What a plan contains of one task.
 
-    The `batches` have `examples` rows (with repeats) and `tokens` tokens, which is `passes` times
-    the task's `rows` rows. Each row is seen `repeats_min` to `repeats_max` times, and
-    `rows_never_seen` of them not at all.
+    The `batches` have `examples` rows (with repeats), which is `passes` times the task's `rows`
+    rows. Each row is seen `repeats_min` to `repeats_max` times, and `rows_never_seen` of them not
+    at all. The encoder reads `tokens` tokens for them.
     """
 
     name: str
@@ -119,14 +119,20 @@ def plan_steps(
     return plan
 
 
-def count(plan: Sequence[Sequence[PlannedBatch]], tasks: Sequence[SampledTask]) -> list[PlanCounts]:
-    """Count for each task what `plan` contains, row by row."""
+def count(
+    plan: Sequence[Sequence[PlannedBatch]], tasks: Sequence[SampledTask], encoded_once: bool = False
+) -> list[PlanCounts]:
+    """Count for each task what `plan` contains, row by row.
+
+    With `encoded_once` a row is encoded once, however often it is seen.
+    """
     batches = [0] * len(tasks)
     repeats = [np.zeros(task.rows, dtype=np.int32) for task in tasks]
     for batch in itertools.chain.from_iterable(plan):
         batches[batch.task] += 1
         _, rows = tasks[batch.task].batches.batch(batch.number)
         repeats[batch.task][rows] += 1  # a batch has no row twice
+    encoded = [np.minimum(seen, 1) for seen in repeats] if encoded_once else repeats
     return [
         PlanCounts(
             name=task.name,
@@ -137,7 +143,7 @@ def count(plan: Sequence[Sequence[PlannedBatch]], tasks: Sequence[SampledTask]) 
             repeats_min=int(repeats[k].min()),
             repeats_max=int(repeats[k].max()),
             rows_never_seen=int((repeats[k] == 0).sum()),
-            tokens=int(np.einsum("n,n", repeats[k], task.batches.lengths, dtype=np.int64)),
+            tokens=int(np.einsum("n,n", encoded[k], task.batches.lengths, dtype=np.int64)),
         )
         for k, task in enumerate(tasks)
     ]

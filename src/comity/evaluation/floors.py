@@ -6,14 +6,17 @@ linear model on these vectors, or their cosine is the prediction.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from comity.data.packing import PackedRows
 from comity.data.splits import PAIR, Split, TaskData
-from comity.evaluation.evaluate import by_length
+from comity.evaluation.encoded_rows import encode_rows
 from comity.evaluation.metrics import METRICS, Score
 from comity.model.checkpoint import LoadedEncoder
 from comity.model.heads import CosineHead
@@ -82,35 +85,36 @@ def untouched_floor(loaded: LoadedEncoder, data: TaskData) -> Floor:
         return Floor(untouched_cosine(loaded, data.dev, data.max_length)[metric], "cosine")
     views = tuple(PAIR[column] for column in data.read_columns)
     train, dev = (
-        text_vectors(loaded, split, views, data.max_length) for split in (data.train, data.dev)
+        _features(text_vectors(loaded, split, views, data.max_length))
+        for split in (data.train, data.dev)
     )
     predicted, model = _fitted(data.target.kind, train, data.train.targets, dev)
     return Floor(_score(data, predicted), model)
 
 
-@torch.inference_mode()
 def text_vectors(
     loaded: LoadedEncoder, split: Split, views: tuple[str, ...], max_length: int
-) -> NDArray[np.float32]:
-    """One vector for each row of a split: `[n, W]` for one view, `[n, 4 W]` for two.
+) -> list[NDArray[np.float32]]:
+    """The vectors `[n, W]` of the rows of a split, for each view.
 
     W is the hidden size, or twice that for an encoder that is pooled by "cls+mean". A view is
     "first" or "second": a text that is encoded alone, without dropout.
     """
     model, pooling = MultiTaskModel(loaded.encoder, {}), loaded.encoder.text_pooling
     device = loaded.encoder.word_embeddings.device
-    vectors: NDArray[np.float32] | None = None  # [n, texts, W]
-    for indices in by_length(split.lengths(views, max_length)):
-        packed = to_packed(split.pack(indices, views, loaded.template, max_length), device)
-        found = model.embed(packed, pooling).cpu().numpy()
-        found = found.reshape(len(views), len(indices), -1).swapaxes(0, 1)
-        if vectors is None:
-            vectors = np.zeros((len(split), *found.shape[1:]), dtype=np.float32)
-        vectors[indices] = found
-    assert vectors is not None
-    if len(views) == 1:
-        return vectors[:, 0]
-    u, v = vectors[:, 0], vectors[:, 1]
+
+    def encode(packed: list[PackedRows]) -> Sequence[Tensor]:
+        return model.embed(to_packed(packed, device), pooling).chunk(len(views))
+
+    rows = np.arange(len(split))
+    return encode_rows(split, rows, views, loaded.template, max_length, encode)
+
+
+def _features(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What a linear model reads: `[n, W]` for one view, `[n, 4 W]` for two."""
+    if len(vectors) == 1:
+        return vectors[0]
+    u, v = vectors
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
@@ -142,7 +146,6 @@ def _score(data: TaskData, predicted: NDArray) -> Score:
     return METRICS[data.task.metric_name](data.dev.targets, predicted)
 
 
-@torch.inference_mode()
 def untouched_cosine(loaded: LoadedEncoder, pairs: Split, max_length: int) -> dict[str, Score]:
     """Pearson and Spearman of the cosine of two texts' embeddings, before any training.
 
@@ -154,11 +157,6 @@ def untouched_cosine(loaded: LoadedEncoder, pairs: Split, max_length: int) -> di
         pairs: rows of two texts with gold scores.
         max_length: tokens of a text at most, including [CLS] and [SEP].
     """
-    model, head = MultiTaskModel(loaded.encoder, {}), CosineHead()
-    device = loaded.encoder.word_embeddings.device
-    cosines = np.zeros(len(pairs))
-    for indices in by_length(pairs.lengths(PAIR, max_length)):
-        packed = to_packed(pairs.pack(indices, PAIR, loaded.template, max_length), device)
-        vectors = model.embed(packed, loaded.encoder.text_pooling)
-        cosines[indices] = head(list(vectors.split(len(indices))), None)[:, 0].cpu().numpy()
+    u, v = map(torch.from_numpy, text_vectors(loaded, pairs, PAIR, max_length))
+    cosines = CosineHead()([u, v], None)[:, 0].numpy()
     return {name: METRICS[name](pairs.targets, cosines) for name in COSINE_METRICS}

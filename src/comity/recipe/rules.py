@@ -3,7 +3,7 @@
 import re
 
 from comity.errors import ErrorList, nearest
-from comity.recipe.schema import NOT_AVERAGED, EncoderSection, RecipeSchema, TrainSection
+from comity.recipe.schema import NOT_AVERAGED, RecipeSchema, TrainSection
 from comity.recipe.stage_rules import check_stages
 from comity.recipe.task_rules import check_task
 from comity.recipe.unused_keys import NO_EFFECT, Report, report_unused
@@ -36,7 +36,7 @@ def keys_without_effect(recipe: RecipeSchema) -> list[str]:
 
 def _check(recipe: RecipeSchema, report: Report) -> None:
     _check_names(recipe, report)
-    _check_encoder(recipe.encoder, report)
+    _check_encoder(recipe, report)
     for name in recipe.tasks:
         check_task(name, recipe, report)
     _check_select_by(recipe, report)
@@ -66,11 +66,16 @@ def _check_names(recipe: RecipeSchema, report: Report) -> None:
         seen[name.casefold()] = name
 
 
-def _check_encoder(encoder: EncoderSection, report: Report) -> None:
+def _check_encoder(recipe: RecipeSchema, report: Report) -> None:
+    encoder = recipe.encoder
+    frozen = all(stage.freeze == "encoder" for stage in recipe.stages)
     rates = ("embedding_dropout", "hidden_dropout", "attention_dropout")
     table = [
         ("revision", encoder.name == "minilm", '"minilm" is one fixed set of weights'),
         ("dropout", all(encoder.sets(rate) for rate in rates), "all three rates are set"),
+        # The third rate, `hidden_dropout`, is also the default of heads.
+        ("embedding_dropout", frozen, "a frozen encoder has no dropout"),
+        ("attention_dropout", frozen, "a frozen encoder has no dropout"),
     ]
     report_unused(encoder, "encoder", table, report)
 

@@ -161,7 +161,8 @@ class ConsistencySection(Section):
     kind: Literal["r-drop"] = Field(
         description="How two draws are compared. `r-drop`: each row is encoded twice in a step, "
         "with two dropout draws. The head's loss is the mean of both, and the divergence between "
-        "the two predictions is added to it (Liang et al. 2021).",
+        "the two predictions is added to it (Liang et al. 2021). With a frozen encoder, only the "
+        "dropout of the head is drawn twice.",
     )
     weight: Positive = Field(
         default=1.0,
@@ -637,7 +638,9 @@ class StageKeys(Section):
     freeze: Literal["nothing", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = Field(
         default="nothing",
         description="What is frozen. `nothing`; `embeddings`; a number n: the embeddings and the "
-        "lowest n layers; `encoder`: the whole encoder with its pooler.",
+        "lowest n layers; `encoder`: the whole encoder with its pooler. Each row is then encoded "
+        "once, at the start of the stage, without the encoder's dropout; heads keep their own, "
+        "`head_dropout`. Steps take milliseconds, so heads can train for many epochs.",
     )
 
 

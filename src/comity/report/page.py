@@ -429,8 +429,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
             ("time of the training steps", f"{clock(speed.seconds)}, without evaluations"),
             (
                 "throughput",
-                f"{speed.examples_per_second:,.1f} examples/s, "
-                f"{speed.tokens_per_second:,.0f} tokens/s",
+                f"{speed.examples_per_second:,.1f} examples/s"
+                + (f", {speed.tokens_per_second:,.0f} tokens/s" if speed.tokens_per_second else ""),
             ),
         ]
     card = f", {machine.card}" if machine.card else ""

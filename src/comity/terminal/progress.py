@@ -30,6 +30,7 @@ from comity.training.events import (
     Event,
     Planned,
     Resumed,
+    RowsEncoded,
     RowsLabelled,
     RunStarted,
     SavingFailed,
@@ -70,6 +71,7 @@ class Display:
 
     def _reset(self, run: RunStarted) -> None:
         self.run = run
+        self.since = run.step  # the step at which the clock was started
         self.skipped = 0  # steps
         self.scores: dict[str, str] = {}
         self.losses = {task: deque[float](maxlen=RECENT) for task in run.tasks}
@@ -109,6 +111,8 @@ class Display:
                 self.resumed(event)
             case RunStarted():
                 self.run_started(event)
+            case RowsEncoded():
+                self.rows_encoded(event)
             case StepSkipped():
                 self.step_skipped(event)
             case StopRequested():
@@ -130,7 +134,7 @@ class Display:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since training began."""
+        """Seconds since the steps began."""
         return time.perf_counter() - self.started
 
     def data_read(self, event: DataRead) -> None:
@@ -163,6 +167,23 @@ class Display:
             self.live = Live(console=console(stderr=True), refresh_per_second=4)
             self.live.start()
 
+    def rows_encoded(self, event: RowsEncoded) -> None:
+        """Show how many rows are encoded, and restart the clock: the steps come after."""
+        self.started, self.since = time.perf_counter(), self.step
+        line = f"{event.task}: {event.done:,} of {plural(event.rows, 'row')} encoded"
+        if self.live is not None:
+            self.live.update(Text(line))
+        elif not self.quiet and self._line_is_due():
+            tell(line)
+
+    def _line_is_due(self) -> bool:
+        """Whether the last plain line of progress was long ago; the caller prints the next one."""
+        now = time.perf_counter()
+        if now - self.last_line <= PLAIN_EVERY:
+            return False
+        self.last_line = now
+        return True
+
     def step_skipped(self, event: StepSkipped) -> None:
         """Print which step was skipped; after the first few only the summary counts them."""
         self.skipped += 1
@@ -186,8 +207,7 @@ class Display:
             return
         if self.live is not None:
             self.live.update(self._picture())
-        elif time.perf_counter() - self.last_line > PLAIN_EVERY:
-            self.last_line = time.perf_counter()
+        elif self._line_is_due():
             tell(self._line())
 
     def evaluated(self, event: Evaluated) -> None:
@@ -211,11 +231,13 @@ class Display:
     def _pace(self) -> list[str]:
         """Steps done, speed, and time left."""
         done, total = self.step, self.run.total_steps
-        left = self.elapsed / max(done - self.run.step, 1) * (total - done)
+        left = self.elapsed / max(done - self.since, 1) * (total - done)
         seconds = max(sum(step.seconds for step in self.recent), 1e-9)
         examples = sum(step.examples for step in self.recent) / seconds
         tokens = sum(step.tokens for step in self.recent) / seconds
-        speed = f"{examples:,.0f} examples/s, {tokens:,.0f} tokens/s"
+        speed = f"{examples:,.0f} examples/s"
+        if tokens:  # a frozen encoder reads none in a step
+            speed += f", {tokens:,.0f} tokens/s"
         return [f"step {done:,} of {total:,}", speed, f"{clock(left)} left"]
 
     def _mean_losses(self) -> dict[str, float]:

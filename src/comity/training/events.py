@@ -53,6 +53,15 @@ class Resumed:
 
 
 @dataclass(frozen=True)
+class RowsEncoded:
+    """A frozen encoder has encoded `done` of the training rows that a stage uses of a task."""
+
+    task: str
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class StepSkipped:
     """A step left the weights unchanged, because a loss or gradient was not finite."""
 
@@ -123,6 +132,7 @@ Event = (
     | Planned
     | Resumed
     | RunStarted
+    | RowsEncoded
     | StepDone
     | StepSkipped
     | Evaluated

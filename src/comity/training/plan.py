@@ -9,9 +9,13 @@ from comity.data.batches import TaskBatches
 from comity.data.splits import Split, TaskData
 from comity.data.task_sampling import PlanCounts, PlannedBatch, SampledTask, count, plan_steps
 from comity.data.unlabelled import with_unlabelled
+from comity.format import plural
 from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
 from comity.tables.locations import file_text
+
+FEW_STEPS = 100
+"""With fewer steps, a head on a frozen encoder may be far from its optimum."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,25 @@ class StagePlan:
         return max(len({batch.task for batch in step}) for step in self.steps)
 
     @property
+    def freezes_encoder(self) -> bool:
+        """Whether the whole encoder is frozen, so that each row is encoded once."""
+        return self.stage.freeze == "encoder"
+
+    def evaluates_frozen(self, average: str) -> bool:
+        """Whether all evaluations of the stage have its frozen encoder.
+
+        An average of the weights that goes on from the stage before holds another one.
+        """
+        return self.freezes_encoder and (average == "none" or not self.stage.keep_optimizer_state)
+
+    @property
     def shares(self) -> bool:
         """Whether the stage's task gradients can be compared: several tasks, and their labels."""
         return self.stage.train_on == "labels" and len(self.tasks) > 1
 
     def unprobed(self, conflict_every: int) -> str | None:
         """Why a stage that `shares` has no conflict probes, or None if it has them."""
-        if self.stage.freeze == "encoder":
+        if self.freezes_encoder:
             return "nothing is shared: the encoder is frozen"
         if conflict_every == 0:
             return "no probes: conflict_every is 0"
@@ -102,7 +118,8 @@ def plan_stage(
         epoch_ends=stage.epoch_ends,
     )
     evaluations = _evaluations(steps, tasks, train.evaluate_every, stage)
-    return StagePlan(stage, number, tasks, splits, steps, count(steps, tasks), evaluations)
+    counts = count(steps, tasks, encoded_once=stage.freeze == "encoder")
+    return StagePlan(stage, number, tasks, splits, steps, counts, evaluations)
 
 
 def _stage_split(data: TaskData, stage: Stage) -> Split:
@@ -124,8 +141,9 @@ def _sampled_task(
         tokens = train.batch_tokens
     views = section.masked_views
     if stage.train_on == "labels":
-        # Each further dropout draw encodes what the heads read once more.
-        views = (*section.trained_views, *(section.draws - 1) * section.views)
+        # Each further dropout draw encodes what the heads read once more, unless it is frozen.
+        draws = 1 if stage.freeze == "encoder" else section.draws
+        views = (*section.trained_views, *(draws - 1) * section.views)
     batches = TaskBatches(
         data.name,
         split.lengths(views, data.max_length),
@@ -158,12 +176,17 @@ def _evaluations(
 
 
 def memory(
-    flat: FlatParameters, plans: Sequence[StagePlan], conflict_every: int, averages: int
+    flat: FlatParameters,
+    plans: Sequence[StagePlan],
+    conflict_every: int,
+    averages: int,
+    encoded: int = 0,
 ) -> dict[str, int]:
     """Bytes for parameters (masters and compute buffer), task gradients, optimizer state, and the
     copy of a checkpoint that is being written.
 
-    `averages` is the number of vectors for the weight average, which is listed if there are any.
+    `averages` is the number of vectors for the weight average, and `encoded` the bytes of the rows
+    that a frozen encoder has encoded. Both are listed if there are any.
     """
     numbers = len(flat.masters)
     buffer = 0 if flat.compute is flat.masters else flat.compute.element_size() * numbers
@@ -181,6 +204,7 @@ def memory(
         "optimizer": 8 * numbers,
         **({"weight average": 4 * numbers * averages} if averages else {}),
         "checkpoint": 4 * numbers * (3 + averages),
+        **({"encoded rows": encoded} if encoded else {}),
     }
 
 
@@ -227,9 +251,31 @@ def plan_summary(
         memory_bytes=memory_bytes,
         precision=precision,
         device=device,
-        notes=[*_micro_batch_notes(tasks), *_average_notes(average, plans)],
+        notes=[
+            *_frozen_notes(plans),
+            *_micro_batch_notes(tasks),
+            *_average_notes(average, plans),
+        ],
         seconds=None if seconds is None else round(seconds, 1),
     )
+
+
+def _frozen_notes(plans: Sequence[StagePlan]) -> list[str]:
+    """Notes for each stage that freezes the encoder."""
+    notes = []
+    for plan in plans:
+        if not plan.freezes_encoder:
+            continue
+        notes.append(
+            f"{plan.stage.name}: the encoder is frozen, so each row is encoded once, without "
+            "dropout; only heads are trained, with their own dropout"
+        )
+        if len(plan.steps) < FEW_STEPS:
+            notes.append(
+                f"{plan.stage.name}: {plural(len(plan.steps), 'step')} may be too few for heads "
+                "to converge; further ones take little time, so set more epochs"
+            )
+    return notes
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:

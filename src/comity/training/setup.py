@@ -339,16 +339,20 @@ def _check_freeze(recipe: Recipe, encoder: Encoder) -> None:
 
 
 def _check_consistency(recipe: Recipe, encoder: Encoder) -> None:
-    """Two dropout draws are the same where nothing is dropped."""
+    """Two dropout draws are the same where nothing is dropped; a frozen encoder drops nothing."""
     errors = ErrorList()
     for name, task in recipe.tasks.items():
-        rates = [*encoder.dropout_rates]
+        frozen = all(s.freeze == "encoder" for s in recipe.stages if name in s.tasks)
+        rates = [] if frozen else [*encoder.dropout_rates]
         if task.head_name != "cosine":  # which has no dropout of its own
             rates.append(_head_dropout(task, encoder))
         if task.consistency is not None and not any(map(drops, rates)):
+            reason, advice = "all dropout rates are 0", "raise one"
+            if frozen:
+                reason = "a frozen encoder has no dropout, and that of the head is 0"
+                advice = "raise head_dropout"
             errors.add(
-                f"tasks.{name}.consistency: has no effect here (all dropout rates are 0); "
-                "raise one, or remove it"
+                f"tasks.{name}.consistency: has no effect here ({reason}); {advice}, or remove it"
             )
     errors.check()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from comity.data.labels import class_counts
 from comity.data.packing import Template
 from comity.data.splits import PAIR, Split, TaskData
+from comity.evaluation.encoded_rows import EncodedRows
 from comity.losses.task_losses import (
     Teaching,
     TextPairs,
@@ -25,7 +26,14 @@ from comity.losses.task_losses import (
 )
 from comity.model.encoder import Packed
 from comity.model.masked_lm import mask_words
-from comity.model.multitask import MASKED, DropoutKeys, ModelInput, MultiTaskModel, to_packed
+from comity.model.multitask import (
+    MASKED,
+    DropoutKeys,
+    Encoded,
+    ModelInput,
+    MultiTaskModel,
+    to_packed,
+)
 from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
 
@@ -112,6 +120,8 @@ class TaskGradients:
         self.seed = seed
         self.device = device
         self.masking = masking
+        self.frozen: Mapping[str, EncodedRows] = {}
+        """The encoded training rows by task, for a stage that freezes the encoder."""
         self.class_weights = {
             name: _class_weights(tasks[name], split, device) for name, split in splits.items()
         }
@@ -161,6 +171,8 @@ class TaskGradients:
     def _packed(
         self, split: Split, indices: NDArray[np.integer], views: tuple[str, ...], max_length: int
     ) -> Packed:
+        if self.frozen:  # nothing is encoded in a step
+            indices, views = indices[:0], views[:1]
         packed = split.pack(indices, views, self.template, max_length)
         return to_packed(packed, torch.device("cpu"))
 
@@ -192,7 +204,7 @@ class TaskGradients:
             draws = [self._draws(micro_batch, words, *keys) for micro_batch in micro_batches]
             inputs = list(itertools.chain(*draws))
             rows = [0 if one_row else tasks.index(each.task) for each in inputs]
-            encoded = self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
+            encoded = self._encode(micro_batches, inputs, rows, gradients)
             results = zip(self.model.outputs(inputs, encoded), encoded, strict=True)
             total = torch.zeros((), device=self.device)
             for number, micro_batch, own in zip(numbers, micro_batches, draws, strict=True):
@@ -206,6 +218,25 @@ class TaskGradients:
             total.backward()
         gradients.finish()
         return losses.tolist(), tasks
+
+    def _encode(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        inputs: Sequence[ModelInput],
+        rows: Sequence[int],
+        gradients: Gradients,
+    ) -> list[Encoded]:
+        """What heads and objectives read, for each draw of each micro-batch.
+
+        A frozen encoder has no dropout, so all draws of a row have its one vector.
+        """
+        if not self.frozen:
+            return self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
+        return [
+            self.frozen[each.task].take(each.indices, self.device)
+            for each in micro_batches
+            for _ in range(each.draws)
+        ]
 
     def fill_masked(
         self, gradients: Gradients, batches: Sequence[Batch], *keys: int

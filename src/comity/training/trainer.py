@@ -19,7 +19,7 @@ from torch import Tensor
 
 from comity import hardware
 from comity.data.splits import Split
-from comity.data.task_sampling import PlannedBatch, SampledTask
+from comity.data.task_sampling import PlannedBatch, SampledTask, count
 from comity.errors import ComityError
 from comity.evaluation.evaluate import Evaluation, evaluate_outputs, scores_of, task_outputs
 from comity.evaluation.fitting import fit_on_dev
@@ -48,12 +48,14 @@ from comity.training.events import (
     Logged,
     Planned,
     Resumed,
+    RowsEncoded,
     RunStarted,
     StepDone,
     StepSkipped,
     StopRequested,
     ignore,
 )
+from comity.training.frozen import FrozenEncoder, encoded_bytes
 from comity.training.gradients import Gradients
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
@@ -107,6 +109,7 @@ class Trainer:
         )
         self.average = make_average(recipe.train, self.flat)
         self.gradients = Gradients(self.flat, 0)  # `start_stage` allocates the rows
+        self.frozen: FrozenEncoder | None = None  # in a stage that freezes the whole encoder
         self.plans = plan_stages(recipe.stages, prepared.tasks, recipe.train)
         self.task_gradients = [
             TaskGradients(
@@ -141,13 +144,27 @@ class Trainer:
             self.plans,
             self.prepared.tasks,
             self.settings.average,
-            memory(self.flat, self.plans, self.settings.conflict_every, self.average.vectors),
+            self._memory(),
             _name(self.dtype),
             str(self.device),
             self.time_left() if estimate_time else None,
         )
         self.on_event(Planned(summary))
         return summary
+
+    def _memory(self) -> dict[str, int]:
+        rows = {n: len(d.dev) + len(self.train_samples[n]) for n, d in self.prepared.tasks.items()}
+        encoded = max(
+            encoded_bytes(
+                plan,
+                self.model,
+                self.prepared.tasks,
+                rows if plan.evaluates_frozen(self.settings.average) else {},
+            )
+            for plan in self.plans
+        )
+        vectors = self.average.vectors
+        return memory(self.flat, self.plans, self.settings.conflict_every, vectors, encoded)
 
     def run(
         self,
@@ -227,9 +244,13 @@ class Trainer:
             elif self._checkpoint_is_due():
                 self._start_checkpoint()
 
-    def start_stage(self, plan: StagePlan) -> None:
+    def start_stage(
+        self, plan: StagePlan, steps: Sequence[Sequence[PlannedBatch]] | None = None
+    ) -> None:
         """Allocate the stage's gradients; reset the optimizer and the average of the weights unless
-        the stage keeps their state.
+        the stage keeps their state; encode the training rows if the encoder is frozen.
+
+        `steps` are those that will be taken, all of the stage by default.
 
         The balancer's state describes the stage's tasks, so it is kept with the optimizer's only
         where the stage before had the same tasks and balancer.
@@ -248,6 +269,28 @@ class Trainer:
                 self.balancer_state = {}
         depth = self.prepared.encoder.depth
         self.progress.conflict.layers = [layer_name(n, depth) for n in self.gradients.layers]
+        self._start_frozen(plan, steps)
+
+    def _start_frozen(
+        self, plan: StagePlan, steps: Sequence[Sequence[PlannedBatch]] | None = None
+    ) -> None:
+        """Encode the training rows of a stage that freezes the encoder; forget those of others."""
+        self.frozen = None
+        for each in self.task_gradients:
+            each.frozen = {}
+        if plan.freezes_encoder:
+            self.frozen = FrozenEncoder(self.model, self.prepared.tasks, self.prepared.template)
+            self.task_gradients[plan.number].frozen = (
+                self.frozen.training_rows(plan, plan.steps, self._rows_encoded)
+                if steps is None
+                else self.frozen.training_rows(plan, steps)
+            )
+            if not plan.evaluates_frozen(self.settings.average):
+                self.frozen = None
+
+    def _rows_encoded(self, task: str, done: int, rows: int) -> None:
+        self.on_event(RowsEncoded(task, done, rows))
+        self._stop_if_asked()
 
     def _keeps_balancer_state(self, plan: StagePlan) -> bool:
         if not plan.stage.keep_optimizer_state:  # as in any first stage
@@ -420,15 +463,15 @@ class Trainer:
         if sum(len(plan.steps) for plan in self.plans) < 20 * steps:
             return None
         masters = self.flat.masters.clone()
-        total, before = 0.0, 0
+        total, before, evaluations = 0.0, 0, 0
         for plan in self.plans:
-            self.start_stage(plan)
-            per_token = self._time_steps(plan, steps)
-            total += per_token * sum(count.tokens for count in plan.counts)
+            total += self._time_steps(plan, steps)
             probes = plan.probes(before, self.settings.conflict_every)
             total += probes * self._time_probe(plan) if probes else 0
             before += len(plan.steps)
-        total += sum(len(plan.evaluations) for plan in self.plans) * self._time_evaluation()
+            frozen = plan.evaluates_frozen(self.settings.average)
+            evaluations += 1 if frozen else len(plan.evaluations)
+        total += evaluations * self._time_evaluation()
         self.flat.masters.copy_(masters)
         self.flat.refresh(0, len(masters))
         self.optimizer.reset()
@@ -437,8 +480,12 @@ class Trainer:
         return total
 
     def _time_steps(self, plan: StagePlan, steps: int) -> float:
-        """Seconds for each token of some steps of a stage."""
+        """Seconds for a stage, encoding its rows included, from those for some of its steps."""
         chosen = [plan.steps[int(i)] for i in np.linspace(0, len(plan.steps) - 1, steps)]
+        self.start_stage(plan, chosen)
+        started = time.perf_counter()
+        self._start_frozen(plan, chosen)  # once more: the first time also fills caches
+        encoding = time.perf_counter() - started
         tokens, seconds = 0, 0.0
         for number, planned in enumerate(chosen):
             started = time.perf_counter()
@@ -449,7 +496,11 @@ class Trainer:
             if number:  # the first step also fills caches
                 tokens += sum(batch.tokens for batch in batches)
                 seconds += time.perf_counter() - started
-        return seconds / tokens
+        all_tokens = sum(count.tokens for count in plan.counts)
+        if not plan.freezes_encoder:
+            return seconds / tokens * all_tokens
+        encoded = sum(each.tokens for each in count(chosen, plan.tasks, encoded_once=True))
+        return encoding / encoded * all_tokens + seconds / (steps - 1) * len(plan.steps)
 
     def _time_probe(self, plan: StagePlan) -> float:
         """Seconds for one probe."""
@@ -547,9 +598,12 @@ class Trainer:
             self._stop_if_asked()
             data = self.prepared.tasks[name]
             with hardware.memory_errors(lambda task=name: self._too_long(task)):
-                outputs[name] = task_outputs(
-                    self.model, name, split, self.prepared.template, data.max_length
-                )
+                if self.frozen is None:
+                    outputs[name] = task_outputs(
+                        self.model, name, split, self.prepared.template, data.max_length
+                    )
+                else:
+                    outputs[name] = self.frozen.outputs(name, split)
             evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
         return evaluations, outputs
 
