@@ -430,7 +430,7 @@ def test_wrong_files_are_errors(tmp_path, tiny_checkpoint):
             {"tasks__mood__unlabelled": "mood-dev.csv"},
             "is the file of dev; name a file of other rows",
         ),
-        ({"tasks__mood__unlabelled": 3}, "expected text in quotes, got 3"),
+        ({"tasks__mood__unlabelled": 3}, "expected text in quotes or a list, got 3"),
         (
             {"stages": [{"data": {"mood": "stage.csv"}}]},
             "has no effect here (every stage trains the task on a file of its own); remove it",
