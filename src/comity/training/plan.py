@@ -48,7 +48,7 @@ class StagePlan:
     def evaluates_frozen(self, average: str) -> bool:
         """Whether all evaluations of the stage have its frozen encoder.
 
-        An average of the weights that goes on from the stage before holds another one.
+        An average of the weights that continues from the stage before holds another one.
         """
         return self.freezes_encoder and (average == "none" or not self.stage.keep_optimizer_state)
 

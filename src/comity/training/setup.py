@@ -342,7 +342,8 @@ def _check_consistency(recipe: Recipe, encoder: Encoder) -> None:
     """Two dropout draws are the same where nothing is dropped; a frozen encoder drops nothing."""
     errors = ErrorList()
     for name, task in recipe.tasks.items():
-        frozen = all(s.freeze == "encoder" for s in recipe.stages if name in s.tasks)
+        stages = [s for s in recipe.stages if name in s.tasks and s.train_on == "labels"]
+        frozen = all(stage.freeze == "encoder" for stage in stages)
         rates = [] if frozen else [*encoder.dropout_rates]
         if task.head_name != "cosine":  # which has no dropout of its own
             rates.append(_head_dropout(task, encoder))
