@@ -1,6 +1,8 @@
 """The entry points of training: train a recipe, plan a run, evaluate before training."""
 
+import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from comity.runs.facts import RunInputs
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
+from comity.training.ranks import Ranks, joined
 from comity.training.setup import prepare
 from comity.training.tracking import tracked
 from comity.training.trainer import Trainer
@@ -73,11 +76,16 @@ def train(
     else:
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
-    with tracked(job.recipe.track, out, on_event) as listener:
-        trainer = _trainer(job, drop_leaks, listener, precision, fold)
-        trainer.plan(estimate_time)
-        run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
-        trainer.run(run, resume, bool(extend), command)
+    with joined(job.recipe.train.device) as ranks:
+        # The first process alone shows, tracks and writes.
+        watched = tracked(job.recipe.track, out, on_event) if ranks.is_first else nullcontext(ignore)
+        with watched as listener:
+            trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
+            trainer.plan(estimate_time)
+            run = RunDirectory(out)
+            if ranks.is_first and not resume:
+                RunDirectory.create(out, overwrite)
+            trainer.run(run, resume, bool(extend), command)
     return run
 
 
@@ -134,8 +142,11 @@ def plan_run(
     Raises:
         ComityError: as `train`.
     """
-    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision, fold)
-    return trainer.plan(estimate_time=True)
+    job = resolve(recipe, data)
+    with joined(job.recipe.train.device) as ranks:
+        listener = on_event if ranks.is_first else ignore
+        trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
+        return trainer.plan(estimate_time=True)
 
 
 @hardware.flushed_denormals()
@@ -157,7 +168,13 @@ def _trainer(
     on_event: Listener,
     precision: str | None,
     fold: Fold | None = None,
+    ranks: Ranks | None = None,
 ) -> Trainer:
-    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
-    on_event(DataRead((*prepared.notes, *prepared.leaks)))
-    return Trainer(prepared, on_event, precision)
+    ranks = Ranks() if ranks is None else ranks
+    with ranks.one_on_each_machine_first():
+        prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
+        on_event(DataRead((*prepared.notes, *prepared.leaks)))
+        trainer = Trainer(prepared, on_event, precision, ranks)
+    settings = {"recipe": json.dumps(job.recipe.to_dict()), "precision": str(trainer.dtype)}
+    ranks.check_same({**settings, **prepared.inputs().digests})
+    return trainer

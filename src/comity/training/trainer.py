@@ -55,6 +55,7 @@ from comity.training.gradients import Gradients
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
+from comity.training.ranks import Ranks
 from comity.training.records import (
     Averages,
     best_model,
@@ -83,13 +84,21 @@ class Trainer:
     directory: RunDirectory  # set by `run`
 
     def __init__(
-        self, prepared: Prepared, on_event: Listener = ignore, precision: str | None = None
+        self,
+        prepared: Prepared,
+        on_event: Listener = ignore,
+        precision: str | None = None,
+        ranks: Ranks | None = None,
     ):
-        """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's."""
+        """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's.
+
+        `ranks` are the processes that share the run; by default it is this one alone.
+        """
         hardware.keep_freed_memory()
         recipe = prepared.recipe
         self.settings = recipe.train
         self.on_event = on_event
+        self.ranks = Ranks() if ranks is None else ranks
         self.device = hardware.choose_device(recipe.train.device)
         self.dtype = hardware.choose_precision(recipe.train.precision, self.device)
         if precision is not None:
@@ -113,6 +122,7 @@ class Trainer:
                 recipe.train.seed,
                 self.device,
                 prepared.masking,
+                self.ranks,
             )
             for plan in self.plans
         ]
@@ -169,10 +179,11 @@ class Trainer:
             self._restore()
             if extend:
                 self._extend()
-        else:
+        elif self.ranks.is_first:
             directory.write_facts(self._facts(command))
             directory.write_recipe(self.prepared.recipe)
             directory.write_data(data_summary(self.prepared).recorded)
+        self.ranks.wait()
         tasks = tuple(self.prepared.tasks)
         self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
         try:
@@ -180,6 +191,7 @@ class Trainer:
                 while not (self.progress.selection.stopped_early or self._is_over()):
                     self.run_stage(self.plans[self.progress.stage])
             self._log(end_entry(self.progress))
+            self.ranks.wait()
         except OSError as error:
             where, reason = error.filename or directory.path, error.strerror or error
             raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
@@ -240,7 +252,8 @@ class Trainer:
         batches = self._batches(plan, planned)
         losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         self.progress.conflict.observe_step(tasks, gramian)
-        weights, norm = self._weigh(plan, tasks, gramian)
+        # Processors may round differently, so one process decides for all.
+        weights, norm = self.ranks.from_first(self._weigh(plan, tasks, gramian))
         self.progress.conflict.observe_weights(tasks, gramian, weights)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
@@ -430,7 +443,7 @@ class Trainer:
                 for split in (few, data.dev, self.train_samples[name])
             )
             total += seconds / tokens * (dev + train)
-        return total
+        return total / self.ranks.size
 
     # --- conflict -------------------------------------------------------------------------------
 
@@ -483,14 +496,14 @@ class Trainer:
             self._log(self.progress.conflict.summary(self.progress.step, *stage))
 
     def _log(self, entry: Entry | None) -> None:
-        if entry is not None:
+        if entry is not None and self.ranks.is_first:
             self.directory.log(entry)
             self.on_event(Logged(entry))
 
     # --- evaluation -----------------------------------------------------------------------------
 
     def evaluate(self, splits: Mapping[str, Split]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-        """Evaluate one split per task with the current weights.
+        """Evaluate one split per task with the current weights; the processes share its rows.
 
         Returns the evaluation and the raw outputs `[n, outputs]` of each task.
         """
@@ -498,9 +511,11 @@ class Trainer:
         for name, split in splits.items():
             self._stop_if_asked()
             data = self.prepared.tasks[name]
+            every = slice(self.ranks.rank, None, self.ranks.size)
             outputs[name] = task_outputs(
-                self.model, name, split, self.prepared.template, data.max_length
+                self.model, name, split, self.prepared.template, data.max_length, batches=every
             )
+            self.ranks.sum(torch.from_numpy(outputs[name]))  # each row is 0 in all but one of them
             evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
         return evaluations, outputs
 
@@ -552,6 +567,8 @@ class Trainer:
             self._write_best({**evaluations, **own}, calibration)
         self.average.swap_out()
         self.average.after_evaluation()
+        selection = self.progress.selection
+        selection.stopped_early = self.ranks.from_first(selection.stopped_early)
         self._end_evaluation(plan)
         self._write_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
@@ -583,6 +600,8 @@ class Trainer:
         self, evaluations: Mapping[str, Evaluation], calibration: Mapping[str, TaskCalibration]
     ) -> None:
         """Keep the current model; the evaluations of calibrated tasks are with the calibration."""
+        if not self.ranks.is_first:
+            return
         select_by, scores = self.settings.select_by, scores_of(evaluations)
         score = selected(scores, self._of_trained(scores), select_by)
         best = BestScore(score, self.progress.step)
@@ -607,18 +626,22 @@ class Trainer:
                 target = heads[name].target
                 write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
 
-        self.directory.write_predictions(self.progress.step, save)
+        if self.ranks.is_first:
+            self.directory.write_predictions(self.progress.step, save)
 
     def _write_checkpoint(self) -> None:
-        write_checkpoint(
-            self.directory,
-            self.progress,
-            self.flat,
-            self.optimizer,
-            self.average,
-            self.balancer_state,
-            self.settings.keep_checkpoints,
-        )
+        """Write a checkpoint, for which the other processes wait. Nothing in it is theirs."""
+        if self.ranks.is_first:
+            write_checkpoint(
+                self.directory,
+                self.progress,
+                self.flat,
+                self.optimizer,
+                self.average,
+                self.balancer_state,
+                self.settings.keep_checkpoints,
+            )
+        self.ranks.wait()
 
     def _check_weights(self) -> None:
         """Raise a ComityError if a weight is not finite: such a model is worth nothing."""
@@ -630,9 +653,9 @@ class Trainer:
             )
 
     def _stop_if_asked(self) -> None:
-        """If a signal has arrived, write a checkpoint and raise `Interrupted`."""
-        number = self.interrupts.received
-        if number is not None:
+        """If a signal has arrived at any process, write a checkpoint and raise `Interrupted`."""
+        number = self.ranks.highest(self.interrupts.received or 0)
+        if number:
             self.average.swap_out()  # the signal may have come during an evaluation
             self._check_weights()
             self._log_training()
@@ -663,11 +686,13 @@ class Trainer:
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, provided that the run's inputs are unchanged."""
-        self.directory.remove_unfinished_writes()
+        if self.ranks.is_first:
+            self.directory.remove_unfinished_writes()
         self.prepared.check_unchanged(self.directory.facts().inputs)
         restored = read_checkpoint(self.directory, self.flat, self.optimizer, self.average)
         self.progress, self.balancer_state = restored.progress, restored.balancer_state
-        self.directory.forget_after(self.progress.step)
+        if self.ranks.is_first:
+            self.directory.forget_after(self.progress.step)
         self.on_event(Resumed(self.progress.step, tuple(restored.notes)))
 
     def _extend(self) -> None:
@@ -676,6 +701,8 @@ class Trainer:
             self.progress.selection.stopped_early = False
             self.progress.stage, self.progress.stage_step = len(self.plans) - 1, 0
         self._write_checkpoint()  # first: without the new recipe it is the end of the run
+        if not self.ranks.is_first:
+            return
         recipe = self.prepared.recipe
         facts = replace(self.directory.facts(), recipe=recipe.to_dict(), steps=self.total_steps)
         self.directory.write_facts(facts)
