@@ -172,13 +172,18 @@ class _SeveralRanks(Ranks):
     def wait(self) -> None:
         self._waits += 1
         self._exchanges += 1
-        key, pause = f"wait {self._waits}", 0.002
+        self._arrive(f"wait {self._waits}")
+
+    def _arrive(self, key: str, stay: bool = True) -> None:
+        """Count this process in the store and, with `stay`, wait until all of them have counted."""
+        pause = 0.002
         try:
-            self._store.add(key, 1)
-            while self._store.add(key, 0) < self.size:
+            arrived = self._store.add(key, 1)
+            while stay and arrived < self.size:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
                 self._check_others()
+                arrived = self._store.add(key, 0)
         except RuntimeError as error:  # the store is gone
             raise self._lost(str(error)) from None
 
@@ -247,13 +252,13 @@ class _SeveralRanks(Ranks):
         with suppress(RuntimeError):
             self._store.compare_set(_FAILED, "", json.dumps(messages))
 
-    def leave(self, failed: bool) -> None:
-        """End the connections; the first process, which may have the store, leaves last."""
+    def finish(self) -> None:
+        """Wait for the others if this process may have the store, without which they fail."""
+        self._arrive("end", stay=self.is_first)
+
+    def close(self) -> None:
+        """End the connections."""
         self._ended.set()
-        if not failed:
-            self._store.add("left", 1)
-            while self.is_first and self._store.add("left", 0) < self.size:
-                time.sleep(0.01)
         dist.destroy_process_group()
 
 
@@ -299,15 +304,14 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks()
         return
     ranks = _join(launch, _backend(device, launch))
-    failed = True
     try:
         yield ranks
-        failed = False
+        ranks.finish()
     except BaseException as error:
         ranks.fail(error)
         raise
     finally:
-        ranks.leave(failed)
+        ranks.close()
 
 
 def _backend(name: str, launch: Launch) -> str:
@@ -335,6 +339,8 @@ def _join(launch: Launch, backend: str) -> _SeveralRanks:
     timeout = _timeout()
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=START)))
+        # A script may train several runs, one after another, with one store.
+        store = dist.PrefixStore(f"run {store.add(f'runs of {rank}', 1)}", store)
         started = time.monotonic()
         store.add("started", 1)
         while store.add("started", 0) < size:

@@ -221,11 +221,11 @@ class TaskGradients:
             total = torch.zeros((), device=self.device)
             for number, micro_batch, own in zip(numbers, micro_batches, draws, strict=True):
                 found = [next(results) for _ in own]
-                outputs, texts = [output for output, _ in found], found[0][1].texts if found else []
-                pairs = self._text_pairs(micro_batch, texts)
                 if not found:
+                    self._text_pairs(micro_batch, [])  # the other processes wait for it
                     continue
-                loss = self._loss(micro_batch, outputs, pairs)
+                outputs, texts = [output for output, _ in found], found[0][1].texts
+                loss = self._loss(micro_batch, outputs, texts)
                 divergence = self._divergence(micro_batch.task, outputs)
                 losses[number] += (loss + divergence).detach() * micro_batch.share
                 weighted = self._weighted(micro_batch.task, loss, divergence)
@@ -397,7 +397,7 @@ class TaskGradients:
         return TextPairs(first, second, closeness, split.table.keys[split.rows[everyone]])
 
     def _loss(
-        self, micro_batch: MicroBatch, outputs: Sequence[Tensor], pairs: TextPairs | None
+        self, micro_batch: MicroBatch, outputs: Sequence[Tensor], texts: Sequence[Tensor]
     ) -> Tensor:
         """The mean loss of a micro-batch's rows: the heads' losses plus the task's objectives.
 
@@ -414,6 +414,7 @@ class TaskGradients:
             self.class_weights[task],
             None if teaching is None else teaching.repeated(len(outputs)),
         )
+        pairs = self._text_pairs(micro_batch, texts)
         if pairs is not None:
             for objective in self.tasks[task].task.objectives:
                 loss = loss + objective.weight * objective_loss(objective, target, pairs)

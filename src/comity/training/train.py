@@ -78,7 +78,9 @@ def train(
         job = resolve(recipe, data)
     with joined(job.recipe.train.device) as ranks:
         # The first process alone shows, tracks and writes.
-        watched = tracked(job.recipe.track, out, on_event) if ranks.is_first else nullcontext(ignore)
+        watched = (
+            tracked(job.recipe.track, out, on_event) if ranks.is_first else nullcontext(ignore)
+        )
         with watched as listener:
             trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
             trainer.plan(estimate_time)
