@@ -137,7 +137,7 @@ def recipe_of(checkpoint: Path, **changes: Any) -> Recipe:
 
 
 def observed(recipe: Recipe, folder: Path, ranks: Ranks | None = None) -> dict[str, Tensor]:
-    """What at most 20 steps show: rows, losses, gradients and weights, and before them the dev outputs."""
+    """Dev outputs before training, then the rows, losses and gradients of at most 20 steps."""
     trainer = Trainer(prepare(recipe, folder), ranks=ranks)
     (plan,) = trainer.plans
     trainer.start_stage(plan)

@@ -86,16 +86,15 @@ def launch(request, folder, tiny_checkpoint) -> Launched:
     return Launched(size, folder, seen, about)
 
 
-def torchrun(size: int, module: str, *arguments: object, **variables: str):
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    return subprocess.run(
-        [sys.executable, *words, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def command(size: int, module: str, *arguments: object) -> list[str]:
+    words = ["--standalone", "--nproc-per-node", str(size), "--shutdown-timeout", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *words]
+    return [*torchrun, "-m", module, *map(str, arguments)]
+
+
+def torchrun(size: int, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = command(size, module, *arguments)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +313,8 @@ def test_a_lost_process_stops_all_and_the_run_is_resumed(
     recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
     given = recipe_of(tiny_checkpoint, train__steps=3000, train__evaluate_every=20)
     recipe.write_text(tomli_w.dumps(given.to_dict()))
-    words = ["--standalone", "--nproc-per-node", "2", "--shutdown-timeout", "2"]
     started = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words]
-        + ["-m", "comity", "train", str(recipe), "--data", str(folder), "--out", str(out)],
+        command(2, "comity", "train", recipe, "--data", folder, "--out", out),
         cwd=ROOT,
         env={**os.environ, "COMITY_TIMEOUT": "3"},
         stderr=subprocess.PIPE,

@@ -191,7 +191,7 @@ def _run(arguments: list[str]) -> int:
         if launched().reports_errors:
             print(stopped, file=sys.stderr)
             if "--json" in arguments:
-                print(json.dumps({"errors": [stopped]}), flush=True)
+                print(json.dumps({"errors": [stopped]}))
         _leave_last()
         return stop.exit_code if isinstance(stop, Interrupted) else INTERRUPTED
 

@@ -77,11 +77,10 @@ def train(
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
     with joined(job.recipe.train.device) as ranks:
-        # The first process alone shows, tracks and writes.
-        watched = (
-            tracked(job.recipe.track, out, on_event) if ranks.is_first else nullcontext(ignore)
-        )
-        with watched as listener:
+        listening = nullcontext(ignore)
+        if ranks.is_first:  # which alone shows, tracks and writes the run
+            listening = tracked(job.recipe.track, out, on_event)
+        with listening as listener:
             trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
             trainer.plan(estimate_time)
             run = RunDirectory(out)
