@@ -92,6 +92,7 @@ exit codes:
 environment variables:
   COMITY_CACHE    folder of the cached token ids
   COMITY_API_KEY  the key that clients of comity serve must send
+  COMITY_TIMEOUT  seconds after which torchrun's processes no longer wait for a silent one
   HF_HOME         folder of the encoders downloaded from the Hugging Face hub
 """
 

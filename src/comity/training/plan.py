@@ -212,6 +212,7 @@ def plan_summary(
     precision: str,
     device: str,
     seconds: float | None,
+    processes: int = 1,
 ) -> PlanSummary:
     """Count a plan."""
     return PlanSummary(
@@ -219,9 +220,19 @@ def plan_summary(
         memory_bytes=memory_bytes,
         precision=precision,
         device=device,
-        notes=[*_micro_batch_notes(tasks), *_average_notes(average, plans)],
+        notes=[
+            *_process_notes(processes),
+            *_micro_batch_notes(tasks),
+            *_average_notes(average, plans),
+        ],
         seconds=None if seconds is None else round(seconds, 1),
     )
+
+
+def _process_notes(processes: int) -> list[str]:
+    if processes == 1:
+        return []
+    return [f"{processes} processes share the rows of each batch; each needs this memory"]
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:

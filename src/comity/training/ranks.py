@@ -79,6 +79,9 @@ class Ranks:
         """The first process's value, of numbers, texts, lists and dicts."""
         return value
 
+    def take_first(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the first process, in place."""
+
     def highest(self, number: int) -> int:
         """The highest number that any process has."""
         return number
@@ -153,8 +156,11 @@ class _SeveralRanks(Ranks):
         data = torch.zeros(self.highest(len(text)), dtype=torch.uint8)
         if self.is_first:
             data[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        self._exchange(dist.broadcast, data, 0)
+        self.take_first(data)
         return json.loads(data.numpy().tobytes())
+
+    def take_first(self, tensor: Tensor) -> None:
+        self._exchange(dist.broadcast, tensor, 0)
 
     def highest(self, number: int) -> int:
         found = torch.tensor([number])

@@ -152,6 +152,7 @@ class Trainer:
             _name(self.dtype),
             str(self.device),
             self.time_left() if estimate_time else None,
+            self.ranks.size,
         )
         self.on_event(Planned(summary))
         return summary
@@ -551,6 +552,7 @@ class Trainer:
         The averaged weights are evaluated and kept; the checkpoint has the trained ones too.
         """
         self._check_weights()
+        self._align()
         self.average.swap_in()
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
@@ -572,6 +574,13 @@ class Trainer:
         self._end_evaluation(plan)
         self._write_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
+
+    def _align(self) -> None:
+        """Take the state of the first process: processors of other kinds may round differently."""
+        state = [self.flat.masters, self.optimizer.first, self.optimizer.second]
+        for tensor in (*state, *self.average.tensors().values()):
+            self.ranks.take_first(tensor)
+        self.flat.refresh(0, len(self.flat.masters))
 
     def _end_evaluation(self, plan: StagePlan) -> None:
         """Note that the evaluation is done: next comes a step of this stage, or the next stage."""
@@ -675,7 +684,7 @@ class Trainer:
             precision=_name(self.dtype),
             inputs=self.prepared.inputs(),
             tasks=self.prepared.task_facts(self.model.tasks),
-            machine=describe_machine(self.device),
+            machine=replace(describe_machine(self.device), processes=self.ranks.size),
             versions=versions(),
             command=command,
             commit=current_commit(),
