@@ -21,7 +21,7 @@ from comity.data.task_sampling import SAMPLINGS
 from comity.training.balancers import BALANCERS
 from comity.training.events import Event, StepDone
 from comity.training.interrupts import Interrupted
-from comity.training.ranks import Ranks, joined
+from comity.training.ranks import ALONE, Ranks, joined
 from comity.training.setup import prepare
 from comity.training.train import train
 from comity.training.trainer import Trainer
@@ -136,7 +136,7 @@ def recipe_of(checkpoint: Path, **changes: Any) -> Recipe:
     return two_tasks(checkpoint, **{**settings, **changes})
 
 
-def observed(recipe: Recipe, folder: Path, ranks: Ranks | None = None) -> dict[str, Tensor]:
+def observed(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Dev outputs before training, then the rows, losses and gradients of at most 20 steps."""
     trainer = Trainer(prepare(recipe, folder), ranks=ranks)
     plan = trainer.plans[0]

@@ -40,7 +40,7 @@ from comity.runs.entries import ConflictEntry, EvaluationEntry
 from comity.training.balancers import draw_orders, pcgrad
 from comity.training.events import Event, Resumed
 from comity.training.launch import Launch
-from comity.training.ranks import Ranks
+from comity.training.ranks import ALONE, Ranks
 from comity.training.setup import prepare
 from comity.training.trainer import Trainer
 
@@ -154,7 +154,7 @@ class Part(Ranks):
         super().__init__(Launch(rank, size))
 
 
-def filled(recipe: Recipe, folder: Path, step: int, ranks: Ranks | None = None):
+def filled(recipe: Recipe, folder: Path, step: int, ranks: Ranks = ALONE):
     """J `[K, S]` with the words that occur, the Gramian, and each task's share of its batch."""
     trainer = Trainer(prepare(recipe, folder), ranks=ranks)
     (plan,) = trainer.plans
@@ -329,6 +329,7 @@ def test_a_lost_process_stops_all_and_the_run_is_resumed(
         started.kill()
     assert started.returncode != 0
     assert output.count(cause) == 1
+    assert output.count("; continue with comity train --resume") == 1
     assert "Traceback" not in output.partition("torch/distributed/run.py")[0]
     step = RunDirectory(out).status().step
     assert step >= 20

@@ -9,6 +9,7 @@ network. torch's own all-reduce adds in another order for each number of process
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -49,8 +50,7 @@ class ProcessLost(ComityError):
 class Ranks:
     """The processes of a run; this form has one, so nothing is exchanged."""
 
-    def __init__(self, launch: Launch | None = None):
-        launch = Launch() if launch is None else launch
+    def __init__(self, launch: Launch):
         self.rank = launch.rank
         self.size = launch.size
 
@@ -109,6 +109,10 @@ class Ranks:
         yield
 
 
+ALONE = Ranks(Launch())
+"""One process."""
+
+
 class _SeveralRanks(Ranks):
     """Two or more processes, with what they tell each other in a store of torch.distributed."""
 
@@ -121,7 +125,10 @@ class _SeveralRanks(Ranks):
         self._exchanges = 0
         self._ended = threading.Event()
         self._signs: dict[int, tuple[bytes, float]] = {}  # of each process the last one, and when
-        self._show_life()
+        self._looked = 0.0  # when the signs were read last
+        store.set(_sign(self.rank), self._own_sign())
+        self._thread = threading.Thread(target=self._show_life, daemon=True)
+        self._thread.start()
 
     def sum(self, tensor: Tensor) -> None:
         for block in tensor.view(-1).split(BLOCK):
@@ -204,22 +211,23 @@ class _SeveralRanks(Ranks):
 
     # --- failures -------------------------------------------------------------------------------
 
+    def _own_sign(self) -> str:
+        return f"{time.time()} {self._exchanges}"
+
     def _show_life(self) -> None:
-        """Write a sign of life to the store every second, in a thread."""
-
-        def write() -> None:
-            with suppress(RuntimeError):  # the store is gone
-                while not self._ended.wait(1.0):
-                    self._store.set(_sign(self.rank), f"{time.time()} {self._exchanges}")
-
-        self._store.set(_sign(self.rank), f"{time.time()} 0")
-        threading.Thread(target=write, daemon=True).start()
+        """Write a sign of life to the store every second; runs in a thread."""
+        with suppress(RuntimeError):  # the store is gone
+            while not self._ended.wait(1.0):
+                self._store.set(_sign(self.rank), self._own_sign())
 
     def _check_others(self) -> None:
         """Raise `ProcessLost` if a process has failed, or shows no sign of life."""
         if self._store.check([_FAILED]):
             raise self._lost("")
         now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
         for rank in range(self.size):
             sign = self._store.get(_sign(rank))
             last, since = self._signs.get(rank, (b"", now))
@@ -238,8 +246,9 @@ class _SeveralRanks(Ranks):
                 return ProcessLost(self._no_answer(done.index(min(done))))
         except RuntimeError:
             pass  # the store is gone, and so is the process that has it
-        first_line = reason.partition("\n")[0]
-        return ProcessLost(f"another process has ended or cannot be reached ({first_line})")
+        # gloo begins with the line of its source, and ends with advice.
+        cause = re.sub(r"^\[[^]]*\] ", "", reason).partition(". ")[0].partition("\n")[0]
+        return ProcessLost(f"another process has ended or cannot be reached ({cause})")
 
     def _no_answer(self, rank: int) -> str:
         return (
@@ -265,6 +274,7 @@ class _SeveralRanks(Ranks):
     def close(self) -> None:
         """End the connections."""
         self._ended.set()
+        self._thread.join(timeout=1.0)
         dist.destroy_process_group()
 
 
@@ -307,7 +317,7 @@ def joined(device: str) -> Iterator[Ranks]:
     """
     launch = launched()
     if launch.size == 1:
-        yield Ranks()
+        yield ALONE
         return
     ranks = _join(launch, _backend(device, launch))
     try:

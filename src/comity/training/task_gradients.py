@@ -24,18 +24,11 @@ from comity.losses.task_losses import (
 )
 from comity.model.encoder import Packed
 from comity.model.masked_lm import mask_words
-from comity.model.multitask import (
-    MASKED,
-    DropoutKeys,
-    Encoded,
-    ModelInput,
-    MultiTaskModel,
-    to_packed,
-)
+from comity.model.multitask import MASKED, DropoutKeys, ModelInput, MultiTaskModel, to_packed
 from comity.model.pooling import width_of
 from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
-from comity.training.ranks import Ranks
+from comity.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -121,9 +114,8 @@ class TaskGradients:
         seed: int,
         device: torch.device,
         masking: tuple[int, int] | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ):
-        self.ranks = Ranks() if ranks is None else ranks
         self.model = model
         self.tasks = tasks
         self.splits = splits
@@ -131,6 +123,7 @@ class TaskGradients:
         self.seed = seed
         self.device = device
         self.masking = masking
+        self.ranks = ranks
         self.class_weights = {
             name: _class_weights(tasks[name], split, device) for name, split in splits.items()
         }
@@ -216,7 +209,9 @@ class TaskGradients:
             draws = [self._draws(micro_batch, words, *keys) for micro_batch in micro_batches]
             inputs = list(itertools.chain(*draws))
             rows = [0 if one_row else tasks.index(each.task) for each in inputs]
-            encoded = self._encoded(inputs, gradients, rows)
+            encoded = []
+            if inputs:  # otherwise this process has no rows in the pass
+                encoded = self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
             results = zip(self.model.outputs(inputs, encoded), encoded, strict=True)
             total = torch.zeros((), device=self.device)
             for number, micro_batch, own in zip(numbers, micro_batches, draws, strict=True):
@@ -235,14 +230,6 @@ class TaskGradients:
         gradients.finish(self.ranks)
         self.ranks.sum(losses)
         return losses.tolist(), tasks
-
-    def _encoded(
-        self, inputs: Sequence[ModelInput], gradients: Gradients, rows: Sequence[int]
-    ) -> list[Encoded]:
-        """The inputs, encoded in one pass that adds to rows of J; none if this process has none."""
-        if not inputs:
-            return []
-        return self.model.encode(inputs, gradients.touched_words, rows, gradients.add)
 
     def fill_masked(
         self, gradients: Gradients, batches: Sequence[Batch], *keys: int

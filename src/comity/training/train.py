@@ -16,7 +16,7 @@ from comity.runs.facts import RunInputs
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
-from comity.training.ranks import Ranks, joined
+from comity.training.ranks import ALONE, Ranks, joined
 from comity.training.setup import prepare
 from comity.training.tracking import tracked
 from comity.training.trainer import Trainer
@@ -169,9 +169,8 @@ def _trainer(
     on_event: Listener,
     precision: str | None,
     fold: Fold | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
-    ranks = Ranks() if ranks is None else ranks
     with ranks.one_on_each_machine_first():
         prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
         on_event(DataRead((*prepared.notes, *prepared.leaks)))

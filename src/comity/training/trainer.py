@@ -55,7 +55,7 @@ from comity.training.gradients import Gradients
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
-from comity.training.ranks import Ranks
+from comity.training.ranks import ALONE, ProcessLost, Ranks
 from comity.training.records import (
     Averages,
     best_model,
@@ -88,7 +88,7 @@ class Trainer:
         prepared: Prepared,
         on_event: Listener = ignore,
         precision: str | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ):
         """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's.
 
@@ -98,7 +98,7 @@ class Trainer:
         recipe = prepared.recipe
         self.settings = recipe.train
         self.on_event = on_event
-        self.ranks = Ranks() if ranks is None else ranks
+        self.ranks = ranks
         self.device = hardware.choose_device(recipe.train.device)
         self.dtype = hardware.choose_precision(recipe.train.precision, self.device)
         if precision is not None:
@@ -174,6 +174,7 @@ class Trainer:
 
         Raises:
             Interrupted: a signal has stopped the run, after a checkpoint.
+            ProcessLost: another process has failed or does not answer.
         """
         self.directory = directory
         if resume:
@@ -193,6 +194,9 @@ class Trainer:
                     self.run_stage(self.plans[self.progress.stage])
             self._log(end_entry(self.progress))
             self.ranks.wait()
+        except ProcessLost as error:
+            how_to_resume = [directory.status().sentence] if self.ranks.is_first else []
+            raise ProcessLost(*error.messages, *how_to_resume) from None
         except OSError as error:
             where, reason = error.filename or directory.path, error.strerror or error
             raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
