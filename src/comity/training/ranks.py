@@ -191,12 +191,15 @@ class _SeveralRanks(Ranks):
         """Count this process in the store and, with `stay`, wait until all of them have counted."""
         pause = 0.002
         try:
-            arrived = self._store.add(key, 1)
-            while stay and arrived < self.size:
+            self._store.add(key, 1)
+            while stay and self._store.add(key, 0) < self.size:
+                # One that was here may have stopped since; it counts as failed if others are late.
+                failed = self._store.check([_FAILED])
+                if failed and self._store.add(key, 0) < self.size:
+                    raise self._lost("")
+                self._check_signs()
                 time.sleep(pause)
                 pause = min(2 * pause, 0.2)
-                self._check_others()
-                arrived = self._store.add(key, 0)
         except RuntimeError as error:  # the store is gone
             raise self._lost(str(error)) from None
 
@@ -220,10 +223,8 @@ class _SeveralRanks(Ranks):
             while not self._ended.wait(1.0):
                 self._store.set(_sign(self.rank), self._own_sign())
 
-    def _check_others(self) -> None:
-        """Raise `ProcessLost` if a process has failed, or shows no sign of life."""
-        if self._store.check([_FAILED]):
-            raise self._lost("")
+    def _check_signs(self) -> None:
+        """Raise `ProcessLost` if a process shows no sign of life."""
         now = time.monotonic()
         if now - self._looked < 1.0:
             return
