@@ -3,6 +3,7 @@
 torchrun ... -m tests.training.ranks_worker CHECKPOINT FOLDER
 """
 
+import copy
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from comity.training.train import train
 from comity.training.trainer import Trainer
 
 STEPS = 20
-COMPARED = 7
+COMPARED = 6
 """Steps whose gradients are compared; among them are the last, smaller batches of a pass."""
 
 TOPICS = ["home", "art", "way"]
@@ -135,11 +136,11 @@ COMPARING: dict[str, dict[str, Any]] = {
 def recipe_of(checkpoint: Path, **changes: Any) -> Recipe:
     """A recipe of 20 steps with batches of 7 rows and dropout."""
     settings = {"train__batch_size": 7, "train__epochs": ..., "train__steps": STEPS}
-    return two_tasks(checkpoint, **{**settings, **changes})
+    return two_tasks(checkpoint, **copy.deepcopy({**settings, **changes}))
 
 
 def observed(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> dict[str, Tensor]:
-    """Dev outputs before training, then the rows, losses and gradients of at most 20 steps."""
+    """Dev outputs and gradients before training; rows, losses and weights of at most 20 steps."""
     trainer = Trainer(prepare(recipe, folder), ranks=ranks)
     plan = trainer.plans[0]
     trainer.start_stage(plan)
@@ -149,6 +150,15 @@ def observed(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> dict[str, Te
     if plan.is_probed(trainer.settings.conflict_every):
         products, norms, others = trainer._measure(plan)
         found |= {"probe products": products, "probe norms": norms, "other norms": others}
+    for step, planned in enumerate(plan.steps[:COMPARED]):
+        losses, _, gramian = trainer._fill(plan, trainer._batches(plan, planned), step)
+        gradients = trainer.gradients
+        found[f"losses of {step}"] = torch.tensor(losses)
+        found[f"J {step}"] = gradients.rows[: gradients.used].clone()
+        found[f"words {step}"] = torch.from_numpy(gradients.words.copy())
+        found[f"J of words {step}"] = gradients.word_rows.clone()
+        found[f"heads {step}"] = gradients.heads.clone()
+        found[f"Gramian {step}"] = gramian
     for step, planned in enumerate(plan.steps[:STEPS]):
         batches = trainer._batches(plan, planned)
         for number, batch in enumerate(batches):
@@ -159,13 +169,6 @@ def observed(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> dict[str, Te
         trainer.progress.step += 1
         found[f"losses {step}"] = torch.tensor([loss for _, loss in done.losses])
         found[f"counts {step}"] = torch.tensor([done.examples, done.tokens])
-        if step < COMPARED:
-            gradients = trainer.gradients
-            found[f"J {step}"] = gradients.rows[: gradients.used].clone()
-            found[f"words {step}"] = torch.from_numpy(gradients.words.copy())
-            found[f"J of words {step}"] = gradients.word_rows.clone()
-            found[f"heads {step}"] = gradients.heads.clone()
-            found[f"Gramian {step}"] = gradients.gramian()
     segments = trainer.flat.segments
     found["updates"] = torch.tensor([segment.step for segment in segments])
     found["weights"] = trainer.flat.masters.clone()
