@@ -33,14 +33,14 @@ from tests.training.test_teachers import Z, soft_labels
 from torch import Tensor
 from torch.testing import assert_close
 
-from comity import Recipe, load, train
+from comity import ComityError, Recipe, hardware, load, train
 from comity.data.soft_labels import write_soft_labels
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, EvaluationEntry
 from comity.training.balancers import draw_orders, pcgrad
 from comity.training.events import Event, Resumed
-from comity.training.launch import Launch
-from comity.training.ranks import ALONE, Ranks
+from comity.training.launch import Launch, launched
+from comity.training.ranks import ALONE, Ranks, joined
 from comity.training.setup import prepare
 from comity.training.trainer import Trainer
 
@@ -275,6 +275,51 @@ def test_processes_that_read_other_files_do_not_start(launch):
     for about in launch.about:
         (sentence,) = about["other data"]
         assert "mood train: differs from what process 0 has read" in sentence
+
+
+# --- the start -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """The variables of torchrun, for the second process of two."""
+    variables = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+    for name, value in {**variables, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_torchrun_says_which_process_this_is(second_of_two, monkeypatch):
+    assert launched() == Launch(1, 2, 1, 2)
+    assert not launched().is_first
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert launched() == Launch()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_PORT")
+    assert launched() == Launch()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "this machine has 1 GPU, and each process needs one; start torchrun with --nproc"),
+        ("cuda:1", 'several processes cannot train on "cuda:1"; use "auto", "cuda" or "cpu"'),
+        ("mps", 'several processes cannot train on "mps"'),
+    ],
+)
+def test_a_device_that_processes_cannot_share_is_an_error(
+    second_of_two, monkeypatch, device, message
+):
+    monkeypatch.setattr(hardware, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ComityError, match=message), joined(device):
+        pass
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "inf"])
+def test_the_timeout_is_a_number_of_seconds(second_of_two, monkeypatch, value):
+    monkeypatch.setenv("COMITY_TIMEOUT", value)
+    with pytest.raises(ComityError, match=f'COMITY_TIMEOUT="{value}": must be'), joined("cpu"):
+        pass
 
 
 # --- the command ----------------------------------------------------------------------------------

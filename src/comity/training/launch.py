@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Launch:
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # among the processes of this machine
+    local_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -27,9 +29,7 @@ class Launch:
 
 def launched() -> Launch:
     """How this process was started; one process of one without torchrun."""
-    try:
-        rank, size, local_rank, _, _ = (os.environ[name] for name in _VARIABLES)
-        launch = Launch(int(rank), int(size), int(local_rank))
-    except (KeyError, ValueError):
+    if not all(os.environ.get(name) for name in (*_NUMBERS, *_ADDRESS)):
         return Launch()
+    launch = Launch(*(int(os.environ[name]) for name in _NUMBERS))
     return launch if launch.size > 1 else Launch()

@@ -341,7 +341,7 @@ def _backend(name: str, launch: Launch) -> str:
             f'train.device: several processes cannot train on "{name}"; use "auto", "cuda" or "cpu"'
         )
     count = torch.cuda.device_count()
-    if launch.local_rank >= count:
+    if launch.local_size > count:
         raise ComityError(
             f"train.device: this machine has {plural(count, 'GPU')}, and each process needs one; "
             f'start torchrun with --nproc-per-node {count}, or set train.device to "cpu"'
