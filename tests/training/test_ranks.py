@@ -46,6 +46,8 @@ from comity.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [*CASES, *COMPARING]
+REPEATED = ("annealed", "sequential", "upgrad, proportional", "imtl-g, round-robin")
+"""Cases whose bits say no more than those of others: the balancer sees the same Gramian."""
 
 
 @dataclass
@@ -131,7 +133,7 @@ def test_several_processes_train_as_one_does(launch, alone, case):
         assert seen["weights of the first"].equal(several[0]["weights"])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [name for name in CASES if not name.endswith(REPEATED)])
 def test_the_bits_are_those_of_one_process_with_as_many_micro_batches(
     launch, folder, tiny_checkpoint, case
 ):

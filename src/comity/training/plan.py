@@ -232,7 +232,7 @@ def plan_summary(
 def _process_notes(processes: int) -> list[str]:
     if processes == 1:
         return []
-    return [f"{processes} processes share the rows of each batch; each needs this memory"]
+    return [f"{processes} processes share the rows of every batch; the memory is that of each"]
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from comity import hardware
@@ -116,7 +117,7 @@ ALONE = Ranks(Launch())
 class _SeveralRanks(Ranks):
     """Two or more processes, with what they tell each other in a store of torch.distributed."""
 
-    def __init__(self, launch: Launch, store: dist.Store, timeout: float):
+    def __init__(self, launch: Launch, store: Store, timeout: float):
         super().__init__(launch)
         self._leads = launch.local_rank == 0
         self._store = store
@@ -357,7 +358,7 @@ def _join(launch: Launch, backend: str) -> _SeveralRanks:
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=START)))
         # A script may train several runs, one after another, with one store.
-        store = dist.PrefixStore(f"run {store.add(f'runs of {rank}', 1)}", store)
+        store = PrefixStore(f"run {store.add(f'runs of {rank}', 1)}", store)
         started = time.monotonic()
         store.add("started", 1)
         while store.add("started", 0) < size:
@@ -369,7 +370,7 @@ def _join(launch: Launch, backend: str) -> _SeveralRanks:
             time.sleep(0.05)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", store),
+            store=PrefixStore("group", store),
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=timeout),
