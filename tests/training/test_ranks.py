@@ -127,7 +127,9 @@ def test_several_processes_train_as_one_does(launch, alone, case):
         elif name.startswith("weights"):
             assert_close(found, expected, atol=1e-4, rtol=1e-4)
         else:
-            assert_close(found, expected, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            # A small entry may be the sum of large ones, whose rounding it has.
+            atol = 1e-6 * max(1.0, float(expected.abs().max()))
+            assert_close(found, expected, atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
     for seen in several[1:]:
         assert seen["weights"].equal(several[0]["weights"])
         assert seen["weights of the first"].equal(several[0]["weights"])
