@@ -99,7 +99,7 @@ environment variables:
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; EPILOG says what they mean."""
 
-LEAVE = 5.0
+LEAVE = 3.0
 """Seconds that a process of torchrun waits with an error for the one that reports it."""
 
 
