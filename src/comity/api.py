@@ -9,6 +9,7 @@ from comity.terminal.progress import Display
 from comity.terminal.views import tell
 from comity.training.arguments import RecipeLike
 from comity.training.events import Event, Listener, ignore
+from comity.training.launch import launched
 from comity.training.train import train as train_run
 
 
@@ -57,7 +58,8 @@ def train(
     Example:
         run = train("recipe.toml", data="data", out="runs/first")
     """
-    with Display(quiet) as display:
+    first = launched().is_first  # with torchrun, only this process shows what all of them do
+    with Display(quiet or not first) as display:
 
         def both(event: Event) -> None:
             display(event)
@@ -74,6 +76,6 @@ def train(
             estimate_time=not quiet,
             on_event=both,
         )
-    for sentence in run.warnings:
+    for sentence in run.warnings if first else []:
         tell(f"Warning: {sentence}")
     return run

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from comity.cli.options import Parser, check_command
 from comity.errors import ComityError, nearest
 from comity.terminal.colour import red
 from comity.training.interrupts import Interrupted
+from comity.training.launch import launched
 
 COMMANDS = (
     demo,
@@ -90,11 +92,15 @@ exit codes:
 environment variables:
   COMITY_CACHE    folder of the cached token ids
   COMITY_API_KEY  the key that clients of comity serve must send
+  COMITY_TIMEOUT  seconds after which torchrun's processes no longer wait for a silent one
   HF_HOME         folder of the encoders downloaded from the Hugging Face hub
 """
 
 DONE, STOPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; EPILOG says what they mean."""
+
+LEAVE = 3.0
+"""Seconds that a process of torchrun waits with an error for the one that reports it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ComityError as error:
         _print_errors(error.messages, as_json)
+        _leave_last()
         return ERROR
     except BrokenPipeError:  # the reader of the output has stopped, as `| head` does
         _discard_output()
@@ -134,6 +141,16 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _leave_last() -> None:
+    """Let the process of this machine that reports errors end first.
+
+    torchrun stops all processes as soon as one has failed, and this one could be the first.
+    """
+    if not launched().reports_errors:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(LEAVE)
+
+
 def _discard_output() -> None:
     """Send what is still buffered for standard output nowhere."""
     with contextlib.suppress(OSError, ValueError):  # it may be no file, or closed
@@ -143,6 +160,8 @@ def _discard_output() -> None:
 def _print_errors(messages: Sequence[str], as_json: bool) -> None:
     from comity.tables.rows import shown  # what comes from a file may not control the terminal
 
+    if not launched().reports_errors:
+        return
     for message in messages:
         print(f"{red('error:', sys.stderr)} {shown(message)}", file=sys.stderr)
     if as_json:
@@ -161,13 +180,20 @@ def _run(arguments: list[str]) -> int:
         return ERROR
     options.command_line = ["comity", *arguments]
     _check_working_directory()
+    if launched().size > 1 and options.run is not train.run:
+        raise ComityError(
+            f"{options.command.prog}: only comity train works in several processes; run this "
+            "command without torchrun"
+        )
     try:
         return options.run(options)
     except KeyboardInterrupt as stop:
         stopped = f"{str(stop) or 'stopped'}{_how_to_resume(options)}"
-        print(stopped, file=sys.stderr)
-        if "--json" in arguments:
-            print(json.dumps({"errors": [stopped]}))
+        if launched().reports_errors:
+            print(stopped, file=sys.stderr)
+            if "--json" in arguments:
+                print(json.dumps({"errors": [stopped]}))
+        _leave_last()
         return stop.exit_code if isinstance(stop, Interrupted) else INTERRUPTED
 
 

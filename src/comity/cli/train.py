@@ -18,6 +18,7 @@ from comity.cli.options import (
     show,
 )
 from comity.errors import ComityError
+from comity.training.launch import launched
 
 if TYPE_CHECKING:
     from comity.recipe.recipe import Recipe
@@ -72,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     from comity.training.train import check_extendable, extended, fold_of, plan_run, train
 
     quiet = options.quiet or options.json
-    with Display(quiet=quiet or options.dry_run) as display:
+    first = launched().is_first  # only this process shows what all of them do
+    with Display(quiet=quiet or options.dry_run or not first) as display:
         if options.dry_run:
             if job.extend:
                 check_extendable(RunDirectory(job.out))
@@ -84,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
                 fold=fold_of(RunDirectory(job.out).facts().inputs) if job.resume else None,
                 on_event=display,
             )
-            return show(plan, show_plan, options.json)
+            return show(plan, show_plan, options.json) if first else 0
         directory = train(
             recipe,
             job.data,
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
             on_event=display,
             command=options.command_line,
         )
-    return show(run_summary(directory), show_run, options.json)
+    return show(run_summary(directory), show_run, options.json) if first else 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _continued(options: argparse.Namespace, given: "Recipe | None", out: Path) -
     if given is not None:
         directory.check_recipe(given, str(options.recipe))
         recipe = recipe.model_copy(update={"track": given.track})
-    if directory.is_finished() and extend is None:
+    if directory.is_finished() and extend is None and launched().is_first:
         advice = "to train it for longer, add --extend epochs=1"
         if (directory.path / SLIM_WEIGHTS).is_file():
             advice = "it is a slim copy without weights, so it cannot be extended"

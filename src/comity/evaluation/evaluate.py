@@ -104,12 +104,16 @@ def task_outputs(
     template: Template,
     max_length: int,
     batch_tokens: int = BATCH_TOKENS,
+    batches: slice = slice(None),
 ) -> NDArray[np.float64]:
-    """The outputs `[n, outputs]` of a task's head for the rows of a split, in their order."""
+    """The outputs `[n, outputs]` of a task's head for the rows of a split, in their order.
+
+    `batches` chooses some of the batches that the rows are encoded in; other rows have outputs 0.
+    """
     spec = model.tasks[task]
     lengths = split.lengths(spec.views, max_length)
     outputs = np.zeros((len(split), spec.target.outputs))
-    for indices in by_length(lengths, batch_tokens):
+    for indices in by_length(lengths, batch_tokens)[batches]:
         views = split.pack(indices, spec.views, template, max_length)
         (found,) = model([model.evaluated(task, views)])
         outputs[indices] = found.cpu().double().numpy()

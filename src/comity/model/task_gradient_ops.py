@@ -6,7 +6,7 @@ task, each from the task's span of tokens, and added to the task's row of J. So 
 cost about as much as their sum.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,27 @@ Sink = Callable[[int, Tensor, Tensor, int], None]
 
 @dataclass(frozen=True)
 class Spans:
-    """The span of a packed tensor for each row of J, and the sink that receives gradients."""
+    """The spans of a packed tensor for each row of J, and the sink that receives gradients."""
 
     bounds: Sequence[tuple[int, int, int]]  # row of J, start, stop
     sink: Sink
 
-    def each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-        """For each span its row of J and that span of every tensor."""
+    def each(self, *tensors: Tensor) -> Iterator[tuple[int, list[tuple[Tensor, ...]]]]:
+        """For each row of J those spans of every tensor that belong to it."""
+        rows: dict[int, list[tuple[Tensor, ...]]] = {}
         for row, start, stop in self.bounds:
-            yield row, *(tensor[start:stop] for tensor in tensors)
+            rows.setdefault(row, []).append(tuple(tensor[start:stop] for tensor in tensors))
+        yield from rows.items()
+
+
+def _total(gradients: Iterable[Tensor]) -> Tensor:
+    """The gradient of a row of J from those of its spans, added up in float32.
+
+    The sink gets one gradient from each pass. Then the parts of a batch add up to the same bits
+    whether they are passes of one process or come from several processes.
+    """
+    first, *others = gradients
+    return sum(others, first.float()) if others else first
 
 
 def linear(
@@ -70,10 +82,10 @@ class _Linear(torch.autograd.Function):
         layer, start, spans = ctx.layer, ctx.start, ctx.spans
         (grad_output,) = gradients
         if layer.weight.requires_grad:
-            for row, task_grad_output, task_inputs in spans.each(grad_output, inputs):
-                grad_weight = matmul.linear(task_grad_output.t(), task_inputs.t())
+            for row, parts in spans.each(grad_output, inputs):
+                grad_weight = _total(matmul.linear(grad.t(), own.t()) for grad, own in parts)
                 spans.sink(row, layer.weight, grad_weight, start)
-                spans.sink(row, layer.bias, task_grad_output.sum(0), start)
+                spans.sink(row, layer.bias, _total(grad.sum(0) for grad, _ in parts), start)
         needed = ctx.needs_input_grad[0]
         grad_input = matmul.linear(grad_output, weight.t()) if needed else None
         return grad_input, None, None, None, None, None
@@ -114,6 +126,7 @@ class _Norm(torch.autograd.Function):
         grad_input = torch.empty_like(inputs) if needed[0] else None
         grad_output, shape = gradients[0].float(), list(layer.normalized_shape)
         inputs = inputs.float()
+        found: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by row of J
         for row, start, stop in ctx.spans.bounds:
             task_grad_input, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
                 grad_output[start:stop],
@@ -127,9 +140,11 @@ class _Norm(torch.autograd.Function):
             )
             if grad_input is not None:
                 grad_input[start:stop] = task_grad_input
-            if layer.weight.requires_grad:
-                ctx.spans.sink(row, layer.weight, grad_weight, 0)
-                ctx.spans.sink(row, layer.bias, grad_bias, 0)
+            found.setdefault(row, []).append((grad_weight, grad_bias))
+        if layer.weight.requires_grad:
+            for row, own in found.items():
+                ctx.spans.sink(row, layer.weight, _total(grad for grad, _ in own), 0)
+                ctx.spans.sink(row, layer.bias, _total(grad for _, grad in own), 0)
         return grad_input, None, None, None
 
 
@@ -155,8 +170,11 @@ class _LookUp(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         table = ctx.table
         if table.requires_grad:
-            for row, task_grad_output, task_indices in ctx.spans.each(gradients[0], indices):
-                grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-                grad_table.index_add_(0, task_indices, task_grad_output.float())
-                ctx.spans.sink(row, table, grad_table, 0)
+
+            def grad_table(grad_output: Tensor, own_indices: Tensor) -> Tensor:
+                zeros = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+                return zeros.index_add_(0, own_indices, grad_output.float())
+
+            for row, parts in ctx.spans.each(gradients[0], indices):
+                ctx.spans.sink(row, table, _total(grad_table(*part) for part in parts), 0)
         return None, None, None

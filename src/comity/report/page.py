@@ -438,6 +438,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("device", f"{machine.device}{card}"),
         ("processor", f"{machine.processor} ({machine.processor_class})"),
         ("threads", f"{machine.threads}"),
+        *([("processes", f"{machine.processes}")] if machine.processes > 1 else []),
         ("precision", precision_name(facts.precision)),
         ("seed", f"{facts.seed}"),
         ("versions", _listed(facts.versions)),

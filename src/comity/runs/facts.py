@@ -119,6 +119,7 @@ class Machine:
     processor_class: str
     threads: int
     card: str | None = None  # the GPU
+    processes: int = 1  # that trained together when the run was started
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ LOCK = ".lock"
 """The file whose lock the training process holds. It stays; the lock ends with the process."""
 
 
+MOMENT = 1.0
+"""Seconds to wait for a process that only looks whether there is a lock."""
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the lock of a run directory, which is created if it does not exist.
@@ -30,7 +34,7 @@ def locked(run: Path) -> Iterator[None]:
     # A lock that is only a file would outlast a killed process.
     lock = FileLock(run / LOCK, fallback_to_soft=False, preserve_lock_file=True)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=MOMENT)
     except Timeout:
         raise _taken(run) from None
     except (NotImplementedError, OSError):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from comity.model.parameters import SHARED, FlatParameters, Segment
+from comity.training.ranks import Ranks
 
 BLOCK = 4096
 """Columns of J whose products are summed in float32; the sums of blocks are added in float64."""
@@ -21,7 +22,7 @@ class Gradients:
     enter the Gramian.
 
     A step calls `begin`, then `add` for every gradient (autograd adds those of the heads), then
-    `finish`.
+    `finish`, which also adds up the gradients of all processes.
 
     Args:
         flat: the model's parameters; those that are not trained get `requires_grad = False`.
@@ -123,8 +124,10 @@ class Gradients:
         target.copy_(gradient.reshape(-1))
         self._written.add((row, id(parameter)))
 
-    def finish(self) -> None:
-        """Clear the parameters that got no gradient, such as the pooler for a cosine head."""
+    def finish(self, ranks: Ranks) -> None:
+        """Clear the parameters that got no gradient, such as the pooler for a cosine head; then add
+        up the gradients of all processes, each of which has those of some rows of the batches.
+        """
         self._reached.clear()
         for owned in self.flat.parameters:
             key = id(owned.parameter)
@@ -136,6 +139,10 @@ class Gradients:
                     self._reached.add(self.start + column)
                 else:
                     self.rows[row, column : column + owned.parameter.numel()].zero_()
+        for tensor in (self.rows[: self.used], self.word_rows, self.heads):
+            ranks.sum(tensor)
+        # The first process has rows of every batch, so it reaches whatever another one reaches.
+        self._reached = set(ranks.from_first(sorted(self._reached)))
 
     def reaches(self, segment: Segment) -> bool:
         """Whether the step has a gradient for a segment.

@@ -244,6 +244,7 @@ def plan_summary(
     precision: str,
     device: str,
     seconds: float | None,
+    processes: int = 1,
 ) -> PlanSummary:
     """Count a plan."""
     return PlanSummary(
@@ -253,6 +254,7 @@ def plan_summary(
         device=device,
         notes=[
             *_frozen_notes(plans),
+            *_process_notes(processes),
             *_micro_batch_notes(tasks),
             *_average_notes(average, plans),
         ],
@@ -276,6 +278,12 @@ def _frozen_notes(plans: Sequence[StagePlan]) -> list[str]:
                 "to converge; further ones take little time, so set more epochs"
             )
     return notes
+
+
+def _process_notes(processes: int) -> list[str]:
+    if processes == 1:
+        return []
+    return [f"{processes} processes share the rows of every batch; the memory is that of each"]
 
 
 def _micro_batch_notes(tasks: Mapping[str, TaskData]) -> list[str]:

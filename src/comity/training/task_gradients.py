@@ -34,18 +34,24 @@ from comity.model.multitask import (
     MultiTaskModel,
     to_packed,
 )
+from comity.model.pooling import width_of
 from comity.rng import DROPOUT, MASKING, generator, name_key, row_keys
 from comity.training.gradients import Gradients
+from comity.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The rows of a batch that one backward pass sees, packed on the CPU."""
+    """The rows of a batch that one backward pass sees, packed on the CPU.
+
+    If several processes share the pass, these are the rows of one of them, which may have none.
+    """
 
     task: str
     indices: NDArray[np.integer]  # of the rows in the split
     numbers: NDArray[np.integer]  # of the rows among all rows of the task in the step
     share: float  # of the batch's rows
+    compared: NDArray[np.integer]  # indices of the rows that objectives compare: of all processes
     inputs: Packed  # the views that the head reads; with the view "both" the pairs
     texts: Packed | None  # both texts separately, if they are read next to the pair
     draws: int = 1  # how often what heads read is encoded, each time with another dropout draw
@@ -59,6 +65,9 @@ class MicroBatch:
         again = [self.inputs, *texts] if self.both else [self.inputs]
         return [self.inputs, *texts, *again * (self.draws - 1)]
 
+    def __len__(self) -> int:
+        return len(self.indices)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -66,16 +75,17 @@ class Batch:
 
     task: str
     split: Split
-    micro_batches: list[MicroBatch]
+    micro_batches: list[MicroBatch]  # with the rows of all processes
+    own: list[MicroBatch]  # the same with the rows of this process
 
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return sum(len(micro_batch.indices) for micro_batch in self.micro_batches)
+        return sum(map(len, self.micro_batches))
 
     @property
     def packed(self) -> list[Packed]:
-        """Everything that is encoded."""
+        """Everything that all processes encode."""
         return [packed for micro_batch in self.micro_batches for packed in micro_batch.packed]
 
     @property
@@ -101,6 +111,7 @@ class TaskGradients:
         seed: for dropout and masked words.
         device: where the model is.
         masking: the id of [MASK] and the vocabulary size, if the stage trains on masked words.
+        ranks: the processes that share each pass.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class TaskGradients:
         seed: int,
         device: torch.device,
         masking: tuple[int, int] | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.model = model
         self.tasks = tasks
@@ -122,6 +134,7 @@ class TaskGradients:
         self.masking = masking
         self.frozen: Mapping[str, EncodedRows] = {}
         """The encoded training rows by task, for a stage that freezes the encoder."""
+        self.ranks = ranks
         self.class_weights = {
             name: _class_weights(tasks[name], split, device) for name, split in splits.items()
         }
@@ -156,17 +169,21 @@ class TaskGradients:
         count = min(data.task.micro_batches, len(indices))
         needs_texts = data.task.trained_views != views and not masked
         draws = 1 if masked else data.task.draws
-        numbers = np.arange(first, first + len(indices))
-        micro_batches = []
-        parts = zip(np.array_split(indices, count), np.array_split(numbers, count), strict=True)
-        for part, part_numbers in parts:
-            inputs = self._packed(split, part, views, data.max_length)
-            texts = self._packed(split, part, PAIR, data.max_length) if needs_texts else None
-            share = len(part) / len(indices)
-            micro_batches.append(
-                MicroBatch(task, part, part_numbers, share, inputs, texts, draws, spec.both, done)
-            )
-        return Batch(task, split, micro_batches)
+
+        def micro_batch(positions: NDArray[np.integer], whole: NDArray[np.integer]) -> MicroBatch:
+            rows, numbers = indices[positions], first + positions
+            inputs = self._packed(split, rows, views, data.max_length)
+            texts = self._packed(split, rows, PAIR, data.max_length) if needs_texts else None
+            share, compared = len(rows) / len(indices), indices[whole]
+            about = draws, spec.both, done
+            return MicroBatch(task, rows, numbers, share, compared, inputs, texts, *about)
+
+        parts = np.array_split(np.arange(len(indices)), count)
+        micro_batches = [micro_batch(part, part) for part in parts]
+        own = micro_batches
+        if self.ranks.size > 1:
+            own = [micro_batch(self.ranks.part(part), part) for part in parts]
+        return Batch(task, split, micro_batches, own)
 
     def _packed(
         self, split: Split, indices: NDArray[np.integer], views: tuple[str, ...], max_length: int
@@ -184,7 +201,8 @@ class TaskGradients:
         A row of J is the gradient of the task's loss, averaged over the rows of its batch and
         multiplied by its loss weight. Both dropout draws of a task with `consistency` are in that
         pass, and both add to the task's row of J. With micro-batches there are as many passes, and
-        an objective that compares rows compares those of one micro-batch.
+        an objective that compares rows compares those of one micro-batch. Several processes share
+        each pass, and compare the rows of all.
 
         Args:
             gradients: receives a row of J for each task in the step, and the gradients of heads.
@@ -204,19 +222,26 @@ class TaskGradients:
             draws = [self._draws(micro_batch, words, *keys) for micro_batch in micro_batches]
             inputs = list(itertools.chain(*draws))
             rows = [0 if one_row else tasks.index(each.task) for each in inputs]
-            encoded = self._encode(micro_batches, inputs, rows, gradients)
+            encoded = []
+            if inputs:  # otherwise this process has no rows in the pass
+                encoded = self._encode(micro_batches, inputs, rows, gradients)
             results = zip(self.model.outputs(inputs, encoded), encoded, strict=True)
             total = torch.zeros((), device=self.device)
             for number, micro_batch, own in zip(numbers, micro_batches, draws, strict=True):
                 found = [next(results) for _ in own]
+                if not found:
+                    self._text_pairs(micro_batch, [])  # the other processes wait for it
+                    continue
                 outputs, texts = [output for output, _ in found], found[0][1].texts
                 loss = self._loss(micro_batch, outputs, texts)
                 divergence = self._divergence(micro_batch.task, outputs)
                 losses[number] += (loss + divergence).detach() * micro_batch.share
                 weighted = self._weighted(micro_batch.task, loss, divergence)
                 total = total + weighted * micro_batch.share
-            total.backward()
-        gradients.finish()
+            if inputs:
+                total.backward()
+        gradients.finish(self.ranks)
+        self.ranks.sum(losses)
         return losses.tolist(), tasks
 
     def _encode(
@@ -235,7 +260,7 @@ class TaskGradients:
         return [
             self.frozen[each.task].take(each.indices, self.device)
             for each in micro_batches
-            for _ in range(each.draws)
+            for _ in range(each.draws if len(each) else 0)
         ]
 
     def fill_masked(
@@ -249,34 +274,54 @@ class TaskGradients:
         words = np.arange(len(self.model.encoder.word_embeddings))
         gradients.begin(words)
         losses = torch.zeros(len(batches), device=self.device)
-        for numbers, micro_batches in _passes(batches):
+        masks = [[self._mask(part, *keys) for part in batch.own] for batch in batches]
+        chosen = torch.tensor([sum(len(where) for _, where in own) for own in masks])
+        self.ranks.sum(chosen)  # the words to predict in each batch
+        for index, (numbers, micro_batches) in enumerate(_passes(batches)):
+            present = [
+                (number, part)
+                for number, part in zip(numbers, micro_batches, strict=True)
+                if len(part)
+            ]
+            if not present:
+                continue
             inputs, positions, targets = [], [], []
-            for micro_batch in micro_batches:
+            for number, micro_batch in present:
                 original = self._input(micro_batch, words, *keys)
-                masked_ids, masked_positions = self._mask(micro_batch, *keys)
+                masked_ids, masked_positions = masks[number][index]
                 inputs.append(replace(original, packed=replace(original.packed, ids=masked_ids)))
                 positions.append(masked_positions)
                 targets.append(original.packed.ids[masked_positions])
-            rows = [0] * len(micro_batches)
+            rows = [0] * len(inputs)
             logits = self.model.masked_logits(
                 inputs, positions, gradients.touched_words, rows, gradients.add
             )
             total = torch.zeros((), device=self.device)
-            results = zip(numbers, micro_batches, logits, targets, strict=True)
-            for number, micro_batch, predicted, correct in results:
-                # Texts without any token have no word to predict.
-                loss = cross_entropy(predicted, correct) if len(correct) else predicted.sum()
-                losses[number] += loss.detach() * micro_batch.share
-                total = total + loss * micro_batch.share
+            for (number, _), predicted, correct in zip(present, logits, targets, strict=True):
+                if len(correct):
+                    share = len(correct) / int(chosen[number])
+                    loss = cross_entropy(predicted, correct) * share
+                else:
+                    loss = predicted.sum()  # texts without any token have no word to predict
+                losses[number] += loss.detach()
+                total = total + loss
             total.backward()
-        grad_decoder = gradients.touched_words.grad
-        if grad_decoder is not None:  # the gradient of the embedding went to the sink
+        gradients.finish(self.ranks)
+        if gradients.trains_words:
+            # The gradient of the embedding went to the sink, and this is the decoder's.
+            grad_decoder = gradients.touched_words.grad
+            if grad_decoder is None:
+                grad_decoder = torch.zeros_like(gradients.touched_words)
+            self.ranks.sum(grad_decoder)
             gradients.add(0, gradients.touched_words, grad_decoder)
-        gradients.finish()
+        self.ranks.sum(losses)
         return losses.tolist(), [MASKED]
 
     def _mask(self, micro_batch: MicroBatch, *keys: int) -> tuple[Tensor, Tensor]:
         """The ids `[N]` with some masked, and the positions `[M]` to predict."""
+        if not len(micro_batch):
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return nothing, nothing
         assert self.masking is not None  # setup checks it
         ids, offsets = micro_batch.inputs.ids.numpy(), micro_batch.inputs.offsets.numpy()
         special = (ids == self.template.cls_id) | (ids == self.template.sep_id)
@@ -306,7 +351,12 @@ class TaskGradients:
     def _draws(
         self, micro_batch: MicroBatch, words: NDArray[np.int64], *keys: int
     ) -> list[ModelInput]:
-        """A micro-batch as `_input`, once for each dropout draw; objectives read the first."""
+        """A micro-batch as `_input`, once for each dropout draw; objectives read the first.
+
+        Nothing if this process has no rows of it.
+        """
+        if not len(micro_batch):
+            return []
         first = self._input(micro_batch, words, *keys)
         texts = first.texts if micro_batch.both else None
         others = [
@@ -352,6 +402,19 @@ class TaskGradients:
             packed.longest,
         )
 
+    def _text_pairs(self, micro_batch: MicroBatch, texts: Sequence[Tensor]) -> TextPairs | None:
+        """What objectives compare: the texts of a micro-batch, also those of other processes."""
+        task, split = micro_batch.task, self.splits[micro_batch.task]
+        if not self.tasks[task].task.objectives:
+            return None
+        spec, everyone = self.model.tasks[task], micro_batch.compared
+        if not texts:
+            width = width_of(spec.text_pooling, self.model.encoder.width)
+            texts = [torch.zeros(0, width, device=self.device)] * 2
+        first, second = (self.ranks.gather_rows(each, len(everyone)) for each in texts)
+        closeness = spec.target.closeness(split.targets[everyone])
+        return TextPairs(first, second, closeness, split.table.keys[split.rows[everyone]])
+
     def _loss(
         self, micro_batch: MicroBatch, outputs: Sequence[Tensor], texts: Sequence[Tensor]
     ) -> Tensor:
@@ -370,15 +433,13 @@ class TaskGradients:
             self.class_weights[task],
             None if teaching is None else teaching.repeated(len(outputs)),
         )
-        objectives = self.tasks[task].task.objectives
-        labelled = split.has_label(indices)
-        if objectives and labelled.any():
-            keys = split.table.keys[split.rows[indices]]
-            pairs = TextPairs(texts[0], texts[1], target.closeness(labels), keys)
+        pairs = self._text_pairs(micro_batch, texts)
+        labelled = split.has_label(micro_batch.compared)
+        if pairs is not None and labelled.any():
             # Objectives compare labels. Their factor is that of the loss on labels, whose sum over
             # the labelled rows is divided by the number of all rows.
             pairs, share = pairs.take(labelled), float(labelled.mean())
-            for objective in objectives:
+            for objective in self.tasks[task].task.objectives:
                 own = objective_loss(objective, target, pairs)
                 loss = loss + objective.weight * share * own
         return loss
@@ -416,13 +477,13 @@ class TaskGradients:
 
 
 def _passes(batches: Sequence[Batch]) -> Iterator[tuple[list[int], list[MicroBatch]]]:
-    """The micro-batches of each pass, with the numbers of their batches in the step.
+    """This process's micro-batches of each pass, with the numbers of their batches in the step.
 
     The first pass has the first micro-batch of every batch, the second pass the second, and so on.
     """
-    for index in range(max(len(batch.micro_batches) for batch in batches)):
-        numbers = [n for n, batch in enumerate(batches) if index < len(batch.micro_batches)]
-        yield numbers, [batches[n].micro_batches[index] for n in numbers]
+    for index in range(max(len(batch.own) for batch in batches)):
+        numbers = [n for n, batch in enumerate(batches) if index < len(batch.own)]
+        yield numbers, [batches[n].own[index] for n in numbers]
 
 
 def _class_weights(data: TaskData, split: Split, device: torch.device) -> Tensor | None:

@@ -1,6 +1,8 @@
 """The entry points of training: train a recipe, plan a run, evaluate before training."""
 
+import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ from comity.runs.lock import check_unlocked, locked
 from comity.training.arguments import Job, RecipeLike, resolve
 from comity.training.events import DataRead, Listener, ignore
 from comity.training.plan import PlanSummary
+from comity.training.ranks import ALONE, Ranks, joined
 from comity.training.setup import prepare
 from comity.training.tracking import tracked
 from comity.training.trainer import Trainer
@@ -79,12 +82,18 @@ def train(
         RunDirectory.check_new(out, overwrite)
         job = resolve(recipe, data)
     no_memory = f"{out}: out of memory; free some, or use a lower batch_size or a smaller encoder"
-    with tracked(job.recipe.track, out, on_event) as listener, hardware.memory_errors(no_memory):
-        trainer = _trainer(job, drop_leaks, listener, precision, fold)
-        trainer.plan(estimate_time)
-        with locked(out):
-            run = RunDirectory(out) if resume else RunDirectory.create(out, overwrite)
-            trainer.run(run, resume, bool(extend), command)
+    with joined(job.recipe.train.device) as ranks, hardware.memory_errors(no_memory):
+        listening, alone = nullcontext(ignore), nullcontext()
+        if ranks.is_first:  # which alone shows, tracks and writes the run
+            listening, alone = tracked(job.recipe.track, out, on_event), locked(out)
+        with listening as listener:
+            trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
+            trainer.plan(estimate_time)
+            with alone:
+                run = RunDirectory(out)
+                if ranks.is_first and not resume:
+                    RunDirectory.create(out, overwrite)
+                trainer.run(run, resume, bool(extend), command)
     return run
 
 
@@ -141,8 +150,11 @@ def plan_run(
     Raises:
         ComityError: as `train`.
     """
-    trainer = _trainer(resolve(recipe, data), drop_leaks, on_event, precision, fold)
-    return trainer.plan(estimate_time=True)
+    job = resolve(recipe, data)
+    with joined(job.recipe.train.device) as ranks:
+        listener = on_event if ranks.is_first else ignore
+        trainer = _trainer(job, drop_leaks, listener, precision, fold, ranks)
+        return trainer.plan(estimate_time=True)
 
 
 @hardware.flushed_denormals()
@@ -164,7 +176,12 @@ def _trainer(
     on_event: Listener,
     precision: str | None,
     fold: Fold | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
-    prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
-    on_event(DataRead((*prepared.notes, *prepared.leaks)))
-    return Trainer(prepared, on_event, precision)
+    with ranks.one_on_each_machine_first():
+        prepared = prepare(job.recipe, job.folder, drop_leaks, job.frames, fold)
+        on_event(DataRead((*prepared.notes, *prepared.leaks)))
+        trainer = Trainer(prepared, on_event, precision, ranks)
+    settings = {"recipe": json.dumps(job.recipe.to_dict()), "precision": str(trainer.dtype)}
+    ranks.check_same({**settings, **prepared.inputs().digests})
+    return trainer

@@ -60,6 +60,7 @@ from comity.training.gradients import Gradients
 from comity.training.interrupts import Interrupted, Interrupts
 from comity.training.optim import FlatAdamW, schedule_factor, segment_rates
 from comity.training.plan import PlanSummary, StagePlan, memory, plan_stages, plan_summary
+from comity.training.ranks import ALONE, ProcessLost, Ranks
 from comity.training.records import (
     best_model,
     end_entry,
@@ -89,13 +90,21 @@ class Trainer:
     directory: RunDirectory  # set by `run`
 
     def __init__(
-        self, prepared: Prepared, on_event: Listener = ignore, precision: str | None = None
+        self,
+        prepared: Prepared,
+        on_event: Listener = ignore,
+        precision: str | None = None,
+        ranks: Ranks = ALONE,
     ):
-        """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's."""
+        """`precision` is "float32" or "bfloat16" for a resumed run; None takes the recipe's.
+
+        `ranks` are the processes that share the run; by default it is this one alone.
+        """
         hardware.keep_freed_memory()
         recipe = prepared.recipe
         self.settings = recipe.train
         self.on_event = on_event
+        self.ranks = ranks
         self.device = hardware.choose_device(recipe.train.device)
         self.dtype = hardware.choose_precision(recipe.train.precision, self.device)
         if precision is not None:
@@ -120,6 +129,7 @@ class Trainer:
                 recipe.train.seed,
                 self.device,
                 prepared.masking,
+                self.ranks,
             )
             for plan in self.plans
         ]
@@ -148,6 +158,7 @@ class Trainer:
             _name(self.dtype),
             str(self.device),
             self.time_left() if estimate_time else None,
+            self.ranks.size,
         )
         self.on_event(Planned(summary))
         return summary
@@ -183,6 +194,7 @@ class Trainer:
 
         Raises:
             Interrupted: a signal has stopped the run, after a checkpoint.
+            ProcessLost: another process has failed or does not answer.
         """
         self.directory = directory
         self.checkpoints = CheckpointWriter(directory, self.settings.keep_checkpoints)
@@ -191,11 +203,12 @@ class Trainer:
             self._restore()
             if extend:
                 self._extend()
-        else:
+        elif self.ranks.is_first:
             directory.write_facts(self._facts(command))
             directory.write_recipe(self.prepared.recipe)
             directory.write_data(data_summary(self.prepared).recorded)
             directory.write_skipped_rows(self.prepared.skipped_rows())
+        self.ranks.wait()
         tasks = tuple(self.prepared.tasks)
         self.on_event(RunStarted(tasks, self.progress.step, self.total_steps))
         try:
@@ -203,6 +216,10 @@ class Trainer:
                 while not (self.progress.selection.stopped_early or self._is_over()):
                     self.run_stage(self.plans[self.progress.stage])
             self._finish()
+            self.ranks.wait()
+        except ProcessLost as error:
+            how_to_resume = [directory.status().sentence] if self.ranks.is_first else []
+            raise ProcessLost(*error.messages, *how_to_resume) from None
         except OSError as error:
             where, reason = error.filename or directory.path, error.strerror or error
             raise ComityError(f"{where}: {reason}; {directory.advice_after_failed_write}") from None
@@ -211,6 +228,8 @@ class Trainer:
 
     def _finish(self) -> None:
         """Mark the run as finished once everything is written."""
+        if not self.ranks.is_first:
+            return
         late = not self.saving.complete
         self.saving.finish()
         if late:  # the last evaluation has left out its checkpoint
@@ -305,7 +324,8 @@ class Trainer:
         with hardware.memory_errors(lambda: self._too_large(batches)):
             losses, tasks, gramian = self._fill(plan, batches, self.progress.step)
         self.progress.conflict.observe_step(tasks, gramian)
-        weights, norm = self._weigh(plan, tasks, gramian)
+        # Processors may round differently, so one process decides for all.
+        weights, norm = self.ranks.from_first(self._weigh(plan, tasks, gramian))
         self.progress.conflict.observe_weights(tasks, gramian, weights)
         if all(map(math.isfinite, (*losses, norm))):
             self.progress.skipped_in_a_row = 0
@@ -524,7 +544,7 @@ class Trainer:
                 for split in (few, data.dev, self.train_samples[name])
             )
             total += seconds / tokens * (dev + train)
-        return total
+        return total / self.ranks.size
 
     # --- conflict -------------------------------------------------------------------------------
 
@@ -577,7 +597,7 @@ class Trainer:
             self._log(self.progress.conflict.summary(self.progress.step, *stage))
 
     def _log(self, entry: Entry | None) -> None:
-        if entry is not None:
+        if entry is not None and self.ranks.is_first:
             self.unlogged.append(entry)
             self.saving.write("metrics", self._write_entries)
             self.on_event(Logged(entry))
@@ -589,7 +609,7 @@ class Trainer:
     # --- evaluation -----------------------------------------------------------------------------
 
     def evaluate(self, splits: Mapping[str, Split]) -> tuple[dict[str, Evaluation], dict[str, Any]]:
-        """Evaluate one split per task with the current weights.
+        """Evaluate one split per task with the current weights; the processes share its rows.
 
         Returns the evaluation and the raw outputs `[n, outputs]` of each task.
         """
@@ -598,14 +618,19 @@ class Trainer:
             self._stop_if_asked()
             data = self.prepared.tasks[name]
             with hardware.memory_errors(lambda task=name: self._too_long(task)):
-                if self.frozen is None:
-                    outputs[name] = task_outputs(
-                        self.model, name, split, self.prepared.template, data.max_length
-                    )
-                else:
-                    outputs[name] = self.frozen.outputs(name, split)
+                outputs[name] = self._outputs(name, split)
             evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
         return evaluations, outputs
+
+    def _outputs(self, task: str, split: Split) -> NDArray[np.float64]:
+        """The raw outputs of all rows, of which each process computes some of the batches."""
+        if self.frozen is not None:  # heads alone take little time
+            return self.frozen.outputs(task, split)
+        template, max_length = self.prepared.template, self.prepared.tasks[task].max_length
+        own = slice(self.ranks.rank, None, self.ranks.size)
+        found = task_outputs(self.model, task, split, template, max_length, batches=own)
+        self.ranks.sum(torch.from_numpy(found))  # each row is 0 in all but one of them
+        return found
 
     def _scored(
         self,
@@ -623,6 +648,7 @@ class Trainer:
         The averaged weights are evaluated and kept; the checkpoint has the trained ones too.
         """
         self._check_weights()
+        self._align()
         self.average.swap_in()
         dev = {name: data.dev for name, data in self.prepared.tasks.items()}
         evaluations, outputs = self.evaluate(dev)
@@ -642,9 +668,18 @@ class Trainer:
             self._write_best({**evaluations, **own}, fit)
         self.average.swap_out()
         self.average.after_evaluation()
+        selection = self.progress.selection
+        selection.stopped_early = self.ranks.from_first(selection.stopped_early)
         self._end_evaluation(plan)
         self._start_checkpoint()
         self.on_event(Evaluated(self.progress.step, evaluations, mean_score(scores).value))
+
+    def _align(self) -> None:
+        """Take the state of the first process: processors of other kinds may round differently."""
+        state = [self.flat.masters, self.optimizer.first, self.optimizer.second]
+        for tensor in (*state, *self.average.tensors().values()):
+            self.ranks.take_first(tensor)
+        self.flat.refresh(0, len(self.flat.masters))
 
     def _end_evaluation(self, plan: StagePlan) -> None:
         """Note that the evaluation is done: next comes a step of this stage, or the next stage."""
@@ -671,6 +706,8 @@ class Trainer:
 
     def _write_best(self, evaluations: Mapping[str, Evaluation], fit: DevFit) -> None:
         """Keep the current model; the evaluations are with what was fitted on dev."""
+        if not self.ranks.is_first:
+            return
         select_by, scores = self.settings.select_by, scores_of(evaluations)
         score = selected(scores, self._of_trained(scores), select_by)
         best = BestScore(score, self.progress.step)
@@ -704,10 +741,11 @@ class Trainer:
                 target = heads[name].target
                 write_predictions(folder / f"{name}.csv", target, split, outputs[name], separator)
 
-        step = self.progress.step
-        self.saving.write(
-            f"predictions at step {step}", lambda: self.directory.write_predictions(step, save)
-        )
+        if self.ranks.is_first:
+            step = self.progress.step
+            self.saving.write(
+                f"predictions at step {step}", lambda: self.directory.write_predictions(step, save)
+            )
 
     def _checkpoint_is_due(self) -> bool:
         """Checkpoints come every `checkpoint_every` steps of the run, or minutes."""
@@ -724,7 +762,7 @@ class Trainer:
         """
         self._check_weights()
         self.saved_at = time.monotonic()
-        if not self.saving.retry():
+        if not self.ranks.is_first or not self.saving.retry():
             return
         try:
             self.checkpoints.wait()
@@ -744,6 +782,7 @@ class Trainer:
         self.saving.finish()
         self._start_checkpoint()
         self.checkpoints.wait()
+        self.ranks.wait()
 
     def _check_weights(self) -> None:
         """Raise a ComityError if a weight is not finite: such a model is worth nothing."""
@@ -755,9 +794,9 @@ class Trainer:
             )
 
     def _stop_if_asked(self) -> None:
-        """If a signal has arrived, write a checkpoint and raise `Interrupted`."""
-        number = self.interrupts.received
-        if number is not None:
+        """If a signal has arrived at any process, write a checkpoint and raise `Interrupted`."""
+        number = self.ranks.highest(self.interrupts.received or 0)
+        if number:
             self.average.swap_out()  # the signal may have come during an evaluation
             self._finish_checkpoint()
             step, total = self.progress.step, self.total_steps
@@ -775,7 +814,7 @@ class Trainer:
             precision=_name(self.dtype),
             inputs=self.prepared.inputs(),
             tasks=self.prepared.task_facts(self.model.tasks),
-            machine=describe_machine(self.device),
+            machine=replace(describe_machine(self.device), processes=self.ranks.size),
             versions=versions(),
             command=command,
             commit=current_commit(),
@@ -786,11 +825,13 @@ class Trainer:
 
     def _restore(self) -> None:
         """Continue from the last checkpoint, provided that the run's inputs are unchanged."""
-        self.directory.remove_unfinished_writes()
+        if self.ranks.is_first:
+            self.directory.remove_unfinished_writes()
         self.prepared.check_unchanged(self.directory.facts().inputs)
         restored = read_checkpoint(self.directory, self.flat, self.optimizer, self.average)
         self.progress, self.balancer_state = restored.progress, restored.balancer_state
-        self.directory.forget_after(self.progress.step)
+        if self.ranks.is_first:
+            self.directory.forget_after(self.progress.step)
         self.on_event(Resumed(self.progress.step, tuple(restored.notes)))
 
     def _extend(self) -> None:
@@ -799,6 +840,8 @@ class Trainer:
             self.progress.selection.stopped_early = False
             self.progress.stage, self.progress.stage_step = len(self.plans) - 1, 0
         self._finish_checkpoint()  # first: without the new recipe it is the end of the run
+        if not self.ranks.is_first:
+            return
         recipe = self.prepared.recipe
         facts = replace(self.directory.facts(), recipe=recipe.to_dict(), steps=self.total_steps)
         self.directory.write_facts(facts)
