@@ -616,7 +616,6 @@ class Trainer:
         evaluations, outputs = {}, {}
         for name, split in splits.items():
             self._stop_if_asked()
-            data = self.prepared.tasks[name]
             with hardware.memory_errors(lambda task=name: self._too_long(task)):
                 outputs[name] = self._outputs(name, split)
             evaluations[name] = self._scored(name, self.model.tasks, splits, outputs)
