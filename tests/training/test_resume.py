@@ -116,11 +116,11 @@ def test_a_signal_during_an_evaluation_waits_for_one_task_only(
 ):
     evaluated = []
 
-    def outputs_then_signal(model, name, *arguments):
+    def outputs_then_signal(model, name, *arguments, **options):
         evaluated.append(name)
         if len(evaluated) == 5:  # of the second evaluation, the first task on dev
             os.kill(os.getpid(), signal.SIGINT)
-        return task_outputs(model, name, *arguments)
+        return task_outputs(model, name, *arguments, **options)
 
     from comity.training import trainer
 
