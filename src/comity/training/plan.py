@@ -14,8 +14,8 @@ from comity.model.parameters import FlatParameters
 from comity.recipe.schema import DRAWN, Stage, TrainSection
 from comity.tables.locations import file_text
 
-FEW_STEPS = 100
-"""With fewer steps, a head on a frozen encoder may be far from its optimum."""
+FEW_STEPS = 500
+"""With fewer steps, a head on a frozen encoder may be far from its optimum (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
