@@ -1,5 +1,6 @@
 """The JSON Schema accepts the project's recipes, and finds the errors that `Recipe` finds."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -23,7 +24,7 @@ TYPES = {
 READ = {
     "anyOf", "const", "enum", "type", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum",
     "minLength", "minItems", "maxItems", "items", "properties", "required", "additionalProperties",
-    "minProperties",
+    "minProperties", "pattern",
 }  # fmt: skip
 INFORMS = {"$schema", "description", "default"}
 
@@ -48,7 +49,8 @@ def fits(value, node):
             and not value >= node.get("exclusiveMaximum", value + 1)
         )
     if isinstance(value, str):
-        return len(value) >= node.get("minLength", 0)
+        long_enough = len(value) >= node.get("minLength", 0)
+        return long_enough and re.search(node.get("pattern", ""), value) is not None
     if isinstance(value, list):
         items = node["items"]
         nodes = items if isinstance(items, list) else [items] * len(value)

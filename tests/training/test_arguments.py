@@ -146,8 +146,8 @@ def test_a_recipe_object_takes_no_table():
     with pytest.raises(ComityError) as error:
         Recipe.from_dict({"tasks": {"alike": task}})
     assert error.value.messages == [
-        "recipe: tasks.alike.train: expected text in quotes, got a table in memory, which only "
-        "train() takes"
+        "recipe: tasks.alike.train: expected text in quotes or a list, got a table in memory, "
+        "which only train() takes"
     ]
 
 

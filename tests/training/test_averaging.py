@@ -273,11 +273,11 @@ def test_a_signal_during_an_evaluation_saves_the_trained_weights(
 ):
     evaluated = []
 
-    def outputs_then_signal(model, name, *arguments):
+    def outputs_then_signal(model, name, *arguments, **keywords):
         evaluated.append(name)
         if len(evaluated) == 5:  # of the second evaluation, the first task on dev
             signal_after_step(0)(StepDone(0, (), 0, 0, 0.0))
-        return task_outputs(model, name, *arguments)
+        return task_outputs(model, name, *arguments, **keywords)
 
     monkeypatch.setattr(trainer_module, "task_outputs", outputs_then_signal)
     with pytest.raises(Interrupted):

@@ -234,7 +234,7 @@ def test_a_step_that_does_not_fit_into_memory_is_one_sentence(
 def test_an_evaluation_that_does_not_fit_into_memory_is_one_sentence(
     data, tiny_checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("comity.training.trainer.task_outputs", lambda *_: torch_error())
+    monkeypatch.setattr("comity.training.trainer.task_outputs", lambda *_, **__: torch_error())
     with pytest.raises(ComityError, match="out of memory in the evaluation of mood after step 6"):
         train(recipe_of(tiny_checkpoint), data, tmp_path / "run")
 

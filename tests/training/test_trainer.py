@@ -26,6 +26,7 @@ from comity.data.task_sampling import PlanCounts
 from comity.evaluation.evaluate import task_outputs
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import ConflictEntry, EndEntry, EvaluationEntry, SkippedEntry
+from comity.runs.lock import LOCK
 from comity.runs.summary import run_summary
 from comity.training.events import Evaluated, Event, Planned, StepSkipped
 from comity.training.plan import plan_stage
@@ -84,6 +85,7 @@ def test_a_run_learns_and_is_kept(folder, tmp_path, tiny_checkpoint):
     recipe = two_tasks(tiny_checkpoint, encoder__dropout=0.0, train__balancer="pcgrad", **changes)
     run = train(recipe, folder, tmp_path / "run")
     names = {path.name.split("-")[0] for path in run.path.iterdir()}
+    names.remove(LOCK)
     assert names == {"recipe.toml", "run.json", "data.json", "metrics.jsonl", "predictions",
                      "best.json", "best", "checkpoint"}  # fmt: skip
     assert run.recipe() == recipe
@@ -224,7 +226,7 @@ def test_the_folders_of_a_killed_write_are_deleted(folder, tmp_path, tiny_checkp
     start(recipe, folder, tmp_path / "run")
     (tmp_path / "run" / ".checkpoint-000009-x").mkdir()
     train(recipe, folder, tmp_path / "run", resume=True)
-    assert not list((tmp_path / "run").glob(".*"))
+    assert {path.name for path in (tmp_path / "run").glob(".*")} == {LOCK}
 
 
 def test_a_resumed_run_wants_the_data_it_was_started_on(folder, tmp_path, tiny_checkpoint):
@@ -333,7 +335,7 @@ def test_a_full_disk_is_one_error_and_the_run_can_be_resumed(
     whole = train(recipe, folder, tmp_path / "whole")
     resumed = train(recipe, folder, tmp_path / "run", resume=True)
     assert whole.best() == resumed.best()
-    assert not list((tmp_path / "run").glob(".*"))
+    assert {path.name for path in (tmp_path / "run").glob(".*")} == {LOCK}
 
 
 def test_timing_leaves_no_trace(folder, tiny_checkpoint):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from comity.tables.rows import TableFormat
 
@@ -50,7 +51,19 @@ NOT_AVERAGED: tuple[MetricName, ...] = ("rmse", "mae")
 """Metrics in the unit of the labels. They have no common scale, so the mean excludes them."""
 
 Column = str | int
-File = str | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+
+def _only_a_list(value: Any) -> Any:
+    """The value, if it is a list: a table in memory would give the names of its columns."""
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("tuple_type", "expected a list")
+    return value
+
+
+File = (
+    str
+    | Annotated[tuple[str, ...], Field(min_length=1, strict=False), BeforeValidator(_only_a_list)]
+)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
