@@ -183,15 +183,16 @@ def test_a_plan_says_what_a_frozen_encoder_means_and_estimates_its_time(data, ti
     assert plan.seconds > 0
     assert torch.equal(trainer.flat.masters, before)
     assert [type(event) for event in events] == [Planned]  # timing is not training
-    assert plan.notes == [
-        "heads: the encoder is frozen, so each row is encoded once, without dropout; only heads "
-        "are trained, with their own dropout"
-    ]
+    assert plan.notes == []
+    assert trainer.prepared.notes[0] == (
+        "heads: the whole encoder is frozen, so each row is encoded once, without dropout; only "
+        "heads are trained, with their own dropout"
+    )
     short = Trainer(prepare(recipe_of(tiny_checkpoint), data)).plan()
-    assert short.notes[1] == (
+    assert short.notes == [
         "stage 2: 4 steps may be too few for heads to converge; further ones take little time, so "
         "set more epochs"
-    )
+    ]
 
 
 # --- runs -----------------------------------------------------------------------------------------

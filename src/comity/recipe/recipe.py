@@ -15,7 +15,7 @@ from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
 from comity.recipe.schema import RecipeSchema
-from comity.recipe.stage_rules import frozen_balancers
+from comity.recipe.stage_rules import frozen_balancers, frozen_encoders
 
 
 class Recipe(RecipeSchema):
@@ -116,8 +116,8 @@ class Recipe(RecipeSchema):
         return self.from_dict({**self.to_dict(), "track": track}, "--track")
 
     def notes(self) -> list[str]:
-        """Sentences on keys of [train] that a stage replaces."""
-        return frozen_balancers(self)
+        """Sentences on frozen encoders, and on keys of [train] that a stage replaces."""
+        return [*frozen_encoders(self), *frozen_balancers(self)]
 
     def __repr__(self) -> str:
         """Encoder, tasks with their kinds, and stages; `to_dict` has everything."""

@@ -38,6 +38,16 @@ def frozen_balancers(recipe: RecipeSchema) -> list[str]:
     ]
 
 
+def frozen_encoders(recipe: RecipeSchema) -> list[str]:
+    """A sentence for each stage that freezes the encoder, on its dropout."""
+    return [
+        f"{stage.name}: the whole encoder is frozen, so each row is encoded once, without dropout; "
+        "only heads are trained, with their own dropout"
+        for stage in recipe.stages
+        if stage.freeze == "encoder" and stage.train_on == "labels"
+    ]
+
+
 def _check_each(recipe: RecipeSchema, report: Report) -> None:
     for number, stage in enumerate(recipe.stages):
         path = f"stages.{number}"

@@ -263,21 +263,13 @@ def plan_summary(
 
 
 def _frozen_notes(plans: Sequence[StagePlan]) -> list[str]:
-    """Notes for each stage that freezes the encoder."""
-    notes = []
-    for plan in plans:
-        if not plan.freezes_encoder:
-            continue
-        notes.append(
-            f"{plan.stage.name}: the encoder is frozen, so each row is encoded once, without "
-            "dropout; only heads are trained, with their own dropout"
-        )
-        if len(plan.steps) < FEW_STEPS:
-            notes.append(
-                f"{plan.stage.name}: {plural(len(plan.steps), 'step')} may be too few for heads "
-                "to converge; further ones take little time, so set more epochs"
-            )
-    return notes
+    """A note for each stage that freezes the encoder and is short."""
+    return [
+        f"{plan.stage.name}: {plural(len(plan.steps), 'step')} may be too few for heads to "
+        "converge; further ones take little time, so set more epochs"
+        for plan in plans
+        if plan.freezes_encoder and len(plan.steps) < FEW_STEPS
+    ]
 
 
 def _process_notes(processes: int) -> list[str]:
