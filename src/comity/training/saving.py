@@ -24,7 +24,7 @@ class Saving:
         """Whether everything has been written."""
         return not self._waiting
 
-    def write(self, what: str, write: Write, later: Callable[[], Write] | None = None) -> bool:
+    def write(self, what: str, write: Write, later: Callable[[], Write] | None = None) -> None:
         """Write something, in place of an earlier `what` that is waiting.
 
         Args:
@@ -32,9 +32,6 @@ class Saving:
             write: writes it; may be called several times.
             later: what `write` reads may change, so after a failure this returns what to try
                 later, with copies.
-
-        Returns:
-            Whether it is written.
         """
         self._waiting.pop(what, None)
         try:
@@ -42,8 +39,6 @@ class Saving:
         except (OSError, WriteError) as error:
             self._waiting[what] = later() if later else write
             self.failed(error)
-            return False
-        return True
 
     def failed(self, error: OSError | WriteError) -> None:
         """Note a failure, and tell it unless an earlier one has been told."""
