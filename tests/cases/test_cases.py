@@ -310,7 +310,7 @@ def test_n_07_codes_keep_their_zeros(case, check_recipe, tmp_path, tiny_checkpoi
     listed = f"tasks.code.classes={json.dumps(codes)}"
     found = check_recipe("N-07", "trailing.toml", listed)
     assert found["tasks"]["code"]["classes"] == codes
-    assert found["notes"] == []
+    assert not any("tasks.code" in note or "equal" in note for note in found["notes"])
     loose = check_recipe("N-07", "trailing.toml", 'tasks.code.match_labels="loose"')
     assert len(loose["tasks"]["code"]["classes"]) == 2
     found = check_recipe("N-07", "leading.toml")

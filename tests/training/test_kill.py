@@ -35,7 +35,7 @@ def whole(data, tiny_checkpoint, tmp_path_factory) -> str:
 STOPS = [
     Stop(1),
     Stop(3),
-    Stop(3, "after the evaluation"),
+    Stop(2, "after the evaluation"),
     *(Stop(2 if "checkpoint" not in where else 3, where) for where in PLACES),
 ]
 
