@@ -64,7 +64,7 @@ class Job:
     def expected(self) -> str:
         """The digest of an undisturbed run."""
         whole = self.folder / "whole"
-        done = self.train(whole)
+        done = self.train(whole)  # trains only once
         assert done.returncode == 0, done.stderr
         return digest(whole)
 
@@ -87,15 +87,17 @@ def is_one_sentence(done: subprocess.CompletedProcess[str]) -> bool:
 
 def full_disk(folder: Path, encoder: Path) -> Found:
     """The disk is full from some instant on."""
-    small = folder / "small"
+    job, small = Job(folder, encoder), folder / "small"
     small.mkdir()
+    job.expected()
+    needed = sum(file.stat().st_size for file in (folder / "whole").rglob("*") if file.is_file())
+    size = f"size={int(0.8 * needed)}"
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", str(small)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)], capture_output=True
     )
     if mounted.returncode:
         return Found("not tried: a small file system cannot be mounted here", tried=False)
     try:
-        job = Job(folder, encoder)
         done = job.train(small / "run")
         told = "training continues" in done.stderr
         partial = [path.name for path in (small / "run").glob(".*-*")]
@@ -162,11 +164,11 @@ def data_changes(folder: Path, encoder: Path) -> Found:
     stop += "p.Display.step_done = lambda self, e: e.step == 3 and os.kill(os.getpid(), 9)\n"
     job.train(job.run, setup=stop)
     file = job.data / "mood.csv"
-    before = file.read_text()
-    file.write_text(before.replace("good", "great"))
+    before = file.read_bytes()
+    file.write_bytes(before.replace(b"good", b"great"))
     done = job.train(job.run)
     refused = is_one_sentence(done) and "changed" in done.stderr
-    file.write_text(before)
+    file.write_bytes(before)
     return Found(last_line(done)[-100:], refused and job.ends_the_same())
 
 
