@@ -79,7 +79,7 @@ def table(names: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Train what is missing, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the data files")
     parser.add_argument("--out", type=Path, help="folder for the runs")
     parser.add_argument("--table", action="store_true", help="print the finished variants")

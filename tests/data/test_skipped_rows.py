@@ -18,6 +18,7 @@ from comity.data.notes import task_notes
 from comity.data.splits import Split, read_tasks
 from comity.errors import ComityError
 from comity.recipe.recipe import Recipe
+from comity.tables.reader import table_digest
 
 MOOD: dict[str, Any] = {
     "kind": "classification",
@@ -296,12 +297,8 @@ def test_a_broken_copy_gives_the_same_rows_as_the_whole_file(folder):
 
 @pytest.mark.parametrize("train", ["t.csv", ["t.csv", "d.csv"]])
 def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch, train):
-    import comity.data.token_cache as cache
-
-    real = cache.table_digest
-
     def changed_after(path: Path) -> str:
-        digest = real(path)
+        digest = table_digest(path)
         if path.name == "t.csv":
             with path.open("a") as file:
                 file.write("new text,up\n")
@@ -309,9 +306,9 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch, tr
 
     rows = [(f"text {n}", ["up", "down"][n % 2]) for n in range(12)]
     write_csv(folder / "t.csv", ["text", "label"], rows)
-    monkeypatch.setattr(cache, "table_digest", changed_after)
+    monkeypatch.setattr("comity.data.token_cache.table_digest", changed_after)
     task = {**MOOD, "train": train, "dev": 0.2}
     with pytest.raises(ComityError, match=r"t\.csv: has changed while it was read; start again"):
         load_task(folder, **task)
-    monkeypatch.setattr(cache, "table_digest", real)
+    monkeypatch.undo()
     assert len(load_task(folder, **task).train.table) == (13 if train == "t.csv" else 15)

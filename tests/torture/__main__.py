@@ -204,7 +204,7 @@ def say(sentence: str) -> None:
 
 def main() -> int:
     """Run all parts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--corruptions", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

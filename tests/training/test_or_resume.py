@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.helpers import signal_after_step, stop_after_step, two_tasks, write_two_tasks
 
 from comity import ComityError, Recipe, train
 from comity.cli.main import main
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import TrainEntry
-from comity.training import checkpoint
 from comity.training.events import StepDone
 from comity.training.interrupts import Interrupted
 from comity.training.task_gradients import TaskGradients
@@ -93,10 +92,12 @@ def test_a_checkpoint_is_of_the_step_at_which_it_was_started(
     data, tiny_checkpoint, tmp_path, monkeypatch
 ):
     """It is written while the weights change."""
-    written = checkpoint.save_file
-    monkeypatch.setattr(
-        checkpoint, "save_file", lambda *arguments: (time.sleep(0.2), written(*arguments))
-    )
+
+    def write_slowly(*arguments):
+        time.sleep(0.2)
+        save_file(*arguments)
+
+    monkeypatch.setattr("comity.training.checkpoint.save_file", write_slowly)
     recipe = recipe_of(tiny_checkpoint, train__checkpoint_every=3)
     whole = train(recipe, data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -293,6 +293,7 @@ def test_unlabelled_rows_that_are_in_dev_are_leaks(tmp_path, tiny_checkpoint, ca
     assert data.unlabelled is not None
     assert (len(data.unlabelled), data.unlabelled.leaked, len(data.train)) == (9, 3, 36)
     kept = [*range(36, 38), *range(41, 48)]
+    assert data.unlabelled.soft is not None
     np.testing.assert_allclose(data.unlabelled.soft, softmax(Z, axis=1)[kept][:, ::-1], rtol=1e-5)
     assert len(trainer.plans[0].splits[0]) == 45
     write_csv(tmp_path / "mood-dev.csv", ["text", "mood"], MORE_MOOD)
