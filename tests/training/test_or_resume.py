@@ -74,6 +74,15 @@ def test_other_values_are_refused(tiny_checkpoint, value):
         recipe_of(tiny_checkpoint, train__checkpoint_every=value)
 
 
+def test_the_error_says_how_minutes_are_written(tiny_checkpoint):
+    with pytest.raises(ComityError) as caught:
+        recipe_of(tiny_checkpoint, train__checkpoint_every="10 h")
+    assert caught.value.messages == [
+        'recipe: train.checkpoint_every: expected a whole number or minutes such as "10 min", got '
+        '"10 h"'
+    ]
+
+
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_resumed_run_records_the_same_averages(data, tiny_checkpoint, tmp_path, step):
     """Those of the steps before the checkpoint and after it are averages over both."""

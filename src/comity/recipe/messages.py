@@ -211,6 +211,7 @@ _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text in quotes",
+    "string_pattern_mismatch": 'minutes such as "10 min"',  # the one pattern in recipes
     "string_too_short": "text that is not empty",
     "bool_type": "true or false",
     "dict_type": "a table",
