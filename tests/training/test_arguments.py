@@ -14,13 +14,6 @@ from comity.training.arguments import resolve
 pandas = pytest.importorskip("pandas")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
-
-
 def in_memory(encoder: Path, data: Path, **changes):
     """The recipe of `two_tasks` with tables in place of files."""
     values = two_tasks(encoder, **changes).to_dict()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import dev_scores, number, signal_after_step, two_tasks, write_two_tasks
+from tests.helpers import dev_scores, number, signal_after_step, two_tasks
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -37,13 +37,6 @@ def recipe_of(encoder: Path, **changes) -> Recipe:
     """Two stages of 5 and 6 steps, evaluated after every second step and at their ends."""
     settings = {"train__epochs": ..., "train__evaluate_every": 2, "train__keep_checkpoints": 20}
     return two_tasks(encoder, **({**settings, "stages": STAGES} | changes))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
 
 
 def state(run: RunDirectory, newest: int = 0) -> dict[str, Tensor]:

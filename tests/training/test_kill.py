@@ -3,10 +3,7 @@
 The long form is `make torture`.
 """
 
-from pathlib import Path
-
 import pytest
-from tests.helpers import write_two_tasks
 from tests.torture.cover import FEATURES, cover, pairs_of, recipe_of
 from tests.torture.kill import PLACES, Stop, digest, leftovers, trained
 
@@ -16,13 +13,6 @@ CHOICE = {name: values[0] for name, values in FEATURES.items()} | {
     "balancer": "gradvac", "average": "ema", "stages": "two"
 }  # fmt: skip
 KILLED = -9
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

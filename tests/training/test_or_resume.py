@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 import torch
 from safetensors.torch import load_file, save_file
-from tests.helpers import signal_after_step, stop_after_step, two_tasks, write_two_tasks
+from tests.helpers import signal_after_step, stop_after_step, two_tasks
 
 from comity import ComityError, Recipe, train
 from comity.cli.main import main
@@ -17,13 +17,6 @@ from comity.runs.entries import TrainEntry
 from comity.training.events import StepDone
 from comity.training.interrupts import Interrupted
 from comity.training.task_gradients import TaskGradients
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
 
 
 def recipe_of(encoder: Path, **changes) -> Recipe:

@@ -17,7 +17,6 @@ from tests.helpers import (
     signal_after_step,
     stop_at_evaluation,
     two_tasks,
-    write_two_tasks,
 )
 
 from comity import ComityError, Recipe, load, train
@@ -40,13 +39,6 @@ def recipe_of(encoder: Path, **changes) -> Recipe:
     """Two stages of 4 steps, evaluated after every second step."""
     settings = {"train__epochs": ..., "train__evaluate_every": 2, "train__balancer": "pcgrad"}
     return two_tasks(encoder, **({**settings, "stages": STAGES} | changes))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

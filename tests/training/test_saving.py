@@ -3,25 +3,17 @@
 import errno
 import resource
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import two_tasks, write_two_tasks
+from tests.helpers import two_tasks
 
 from comity import ComityError, train
 from comity.files import append
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import EvaluationEntry, TrainEntry
 from comity.training.events import SavingFailed, SavingWorks
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_two_tasks(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from comity.errors import ComityError
 LOCK = ".lock"
 """The file whose lock the training process holds. It stays; the lock ends with the process."""
 
-
 MOMENT = 1.0
 """Seconds to wait for a process that only looks whether there is a lock."""
 
