@@ -2,18 +2,21 @@
 
 import http.client
 import json
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from tests.helpers import alike_rows, mood_rows, two_tasks, write_csv, write_two_tasks
 
 from comity import Recipe
 from comity.serve.limits import Limits
-from comity.serve.server import make_server, open_socket
+from comity.serve.server import LAST_SECONDS, make_server, open_socket
 
 TOPICS = [f"topic {number}" for number in range(12)]
 
@@ -106,10 +109,11 @@ class Client:
 @contextmanager
 def running(app: Any, limits: Limits | None = None) -> Iterator[Client]:
     """A server in a thread; stops it as SIGTERM does."""
+    limits = limits or Limits()
     started = threading.Event()
     bound = open_socket("127.0.0.1", 0)
     port = bound.getsockname()[1]
-    server = make_server(app, (limits or Limits()).seconds, started.set)
+    server = make_server(app, limits.seconds, started.set)
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
@@ -117,5 +121,17 @@ def running(app: Any, limits: Limits | None = None) -> Iterator[Client]:
         yield Client(port)
     finally:
         server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+        # The server promises to end within the seconds of two requests and LAST_SECONDS.
+        thread.join(2 * limits.seconds + LAST_SECONDS + 15)
+        assert not thread.is_alive(), _what_runs(server)
+
+
+def _what_runs(server: uvicorn.Server) -> str:
+    """What a server that does not end is waiting for."""
+    state = server.server_state
+    connections = [
+        (vars(own), own.cycle and vars(own.cycle))  # pyright: ignore
+        for own in state.connections
+    ]
+    stacks = ["".join(traceback.format_stack(frame)) for frame in sys._current_frames().values()]
+    return "\n\n".join([f"{connections}", f"{state.tasks}", *stacks])

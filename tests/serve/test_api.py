@@ -140,6 +140,8 @@ def test_answers_are_what_the_openapi_document_says(client):
         ("/v1/tasks/mood", {"texts": ["a", None]}, 422, '"texts"[1] must be a string, got null'),
         ("/v1/tasks/mood", {"texts": "a"}, 422, '"texts" must be a list of strings, got a string'),
         ("/v1/tasks/mood", {"tekst": "a"}, 422, 'did you mean "text"?'),
+        ("/v1/tasks/mood", {"a\nb\x1b": 1}, 422, r'unknown key "a\nb\x1b"'),
+        ("/v1/tasks/a%0Ab", {"text": "a"}, 404, r'unknown task "a\nb"'),
         ("/v1/tasks/mood", {"zebra": 1}, 422, "the keys are text, texts, pair, pairs"),
         ("/v1/tasks/mood", ["a"], 422, "must be a JSON object"),
         ("/v1/tasks/mood", b'{"text": "a"', 400, "not valid JSON"),

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from comity.errors import nearest
 from comity.serve.limits import Limits, RequestError
+from comity.tables.rows import shortened
 
 Pair = tuple[str, str]
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -128,8 +129,8 @@ def parse(content: bytes, body_class: type[BodyClass]) -> BodyClass:
     known = body_class.model_fields
     for key in value:  # pydantic would make an error of every unknown key, which may be many
         if key not in known:
-            hint = nearest(_shortened(key), known) or f"; the keys are {', '.join(known)}"
-            raise RequestError(422, f'unknown key "{_shortened(key)}"{hint}')
+            hint = nearest(shortened(key), known) or f"; the keys are {', '.join(known)}"
+            raise RequestError(422, f'unknown key "{shortened(key)}"{hint}')
     try:
         return body_class.model_validate(value)
     except ValidationError as error:
@@ -175,10 +176,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
     return "null" if value is None else kinds.get(type(value), "another value")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 # --- answers --------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from comity.tables.rows import shown
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,7 +24,7 @@ class RequestError(Exception):
         """`retry_after`: seconds after which the client may try again."""
         super().__init__(sentence)
         self.status = status
-        self.sentence = sentence
+        self.sentence = shown(sentence)  # a key or a name in it may hold line ends
         self.retry_after = retry_after
 
     @property
