@@ -84,6 +84,24 @@ def test_limits_hold_on_every_path(model, run, path):
         assert client.post(path, {key: [row]}).status == 200
 
 
+def test_a_server_runs_the_largest_pass_before_the_first_request(model, run, monkeypatch):
+    """So its memory does not grow when the first large request comes."""
+    passes: list[int] = []
+    answer = Answerer.answer
+
+    def note(own: Answerer, batch: Any) -> list[Answer]:
+        passes.append(sum(item.tokens for item in batch))
+        return answer(own, batch)
+
+    monkeypatch.setattr(Answerer, "answer", note)
+    limits = Limits(batch_tokens=500)
+    with running(create_app(model, run, limits), limits) as client:
+        assert passes[-1] >= 500
+        before = len(passes)
+        client.post("/v1/predict", {"texts": [f"{n}" + " tea" * 99 for n in range(9)]})
+        assert max(passes[before:]) <= max(passes[:before])
+
+
 def test_a_body_that_stops_arriving_is_given_up(model, run):
     limits = Limits(seconds=0.2)
     with running(create_app(model, run, limits), limits) as client:
@@ -136,8 +154,8 @@ def test_an_error_of_the_model_fails_one_request(model, run, monkeypatch, caplog
 
 
 def test_an_output_that_is_not_finite_is_an_error(model, run, monkeypatch):
-    monkeypatch.setattr(type(model.answerer()), "_pool", lambda *_: _nan())
     with running(create_app(model, run)) as client:
+        monkeypatch.setattr(Answerer, "_pool", lambda *_: _nan())
         reply = client.post("/v1/tasks/mood", {"text": "tea"})
         assert (reply.status, "not a finite number" in reply.sentence) == (500, True)
 

@@ -95,9 +95,17 @@ class Service:
         self.batcher = Batcher(self._answerer, limits, self.metrics.count_pass)
 
     def warm_up(self) -> None:
-        """Answer each task once, so that the first request does not pay for what is loaded late."""
+        """Answer each task once, then the largest pass.
+
+        So the first request does not wait for what is loaded late, and a server takes the memory
+        that a pass needs when it starts, or fails then.
+        """
         queries = [Query(("text",) * count, (task,)) for task, count in self._text_counts.items()]
         self._answerer.answer(self._answerer.tokenize(queries))
+        task, longest = max(self._answerer.limits.items(), key=lambda item: item[1])
+        texts = range(-(-self._limits.batch_tokens // longest))
+        long = [(f"{number}" + " text" * longest,) * self._text_counts[task] for number in texts]
+        self._answerer.answer(self._answerer.tokenize([Query(row, (task,)) for row in long]))
 
     async def predict_task(self, request: Request) -> Response:
         """Predict one task for one or many rows."""
