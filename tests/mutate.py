@@ -129,6 +129,7 @@ def run_tests(project: Path, tests: Iterable[str]) -> str:
 
     Call it once in a process, since imported modules stay. "error" means that no test ran.
     """
+    multiprocessing.current_process().daemon = False  # so that tests may start processes
     os.chdir(project)
     os.environ |= {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
     sys.path[0] = str(project / "src")  # in place of the folder of this file
