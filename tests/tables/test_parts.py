@@ -175,6 +175,14 @@ def test_a_wrong_choice_of_files_is_one_sentence(three, file, message):
     assert caught.value.messages == [f"{folder}/{message}"]
 
 
+@pytest.mark.parametrize("again", [["linked.csv", "p1.csv"], ["p1.csv", "linked.csv"]])
+def test_a_link_to_a_part_is_that_part(three, again):
+    folder = three.files[0].parent
+    (folder / "linked.csv").symlink_to(folder / "p1.csv")
+    with pytest.raises(ComityError, match="is named twice as a part of one table"):
+        table_path(again, folder)
+
+
 def test_the_digest_depends_on_content_and_order_but_not_on_names(three):
     folder, before = three.files[0].parent, table_digest(three)
     assert table_digest(parts_of(folder, ["p2.csv", "p1.csv", "p3.csv"])) != before
