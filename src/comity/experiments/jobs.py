@@ -89,9 +89,11 @@ def train_at_once(
                         continue
                     process.join()
                     del training[connection]
+                    how = "finished"
                     if message.errors:
+                        how = "stopped" if told_to_stop else "failed"
                         errors[index] = message.errors
-                    display.run_ends(index, failed=bool(message.errors))
+                    display.run_ends(index, how)
         finally:
             for _, process in training.values():
                 process.kill()

@@ -350,7 +350,8 @@ class JobsDisplay:
         self.training: list[int] = []  # indices of runs
         self.ended: set[int] = set()
         self.live: Live | None = None
-        self.began = self.last_line = time.perf_counter()
+        self.began: float | None = None
+        self.last_line = time.perf_counter()
 
     def __enter__(self) -> Self:
         if not self.quiet and sys.stderr.isatty():
@@ -370,16 +371,18 @@ class JobsDisplay:
         self._show()
 
     def event(self, index: int, event: Event) -> None:
-        """Show an event of a run."""
+        """Show an event of a run. The clock starts when the first one has read its data."""
+        if self.began is None and isinstance(event, RunStarted):
+            self.began = time.perf_counter()
         self.displays[index](event)
         self._show()
 
-    def run_ends(self, index: int, failed: bool) -> None:
-        """Print that a run has ended."""
+    def run_ends(self, index: int, how: str) -> None:
+        """Print how a run has ended: "finished", "failed" or "stopped"."""
         self.training.remove(index)
         self.ended.add(index)
         if not self.quiet:
-            tell(f"{self.runs[index].name}: {'failed' if failed else 'finished'}")
+            tell(f"{self.runs[index].name}: {how}")
         self._show()
 
     def stop_requested(self, signal: str) -> None:
@@ -398,9 +401,13 @@ class JobsDisplay:
             f"{self.runs[n].name} (step {self.displays[n].step:,} of {self.runs[n].steps:,})"
             for n in self.training
         )
-        line = f"{len(self.ended)} of {plural(len(self.runs), 'run')} done; training {names or '-'}"
         seconds = self.time_left()
-        return line if seconds is None else f"{line}; {clock(seconds)} left"
+        parts = [
+            f"{len(self.ended)} of {plural(len(self.runs), 'run')} done",
+            *([f"training {names}"] if names else []),
+            *([f"{clock(seconds)} left"] if seconds is not None else []),
+        ]
+        return "; ".join(parts)
 
     def time_left(self) -> float | None:
         """Seconds for all remaining steps, by tokens per second; None before the first step."""
@@ -409,7 +416,9 @@ class JobsDisplay:
             per_step = run.tokens / max(run.steps, 1)
             seen += per_step * (display.step - display.run.step)
             left += 0 if index in self.ended else per_step * (run.steps - display.step)
-        return (time.perf_counter() - self.began) / seen * left if seen else None
+        if self.began is None or not seen:
+            return None
+        return (time.perf_counter() - self.began) / seen * left
 
 
 class JobProgress:
