@@ -61,7 +61,10 @@ def digest(run: Path) -> str:
     """SHA-256 of the kept weights of a run, and of its predictions."""
     found = hashlib.sha256()
     kept = RunDirectory.open(run).kept_model()
-    for file in [*sorted(kept.glob("*.safetensors")), *sorted((run / "predictions").rglob("*.csv"))]:
+    for file in [
+        *sorted(kept.glob("*.safetensors")),
+        *sorted((run / "predictions").rglob("*.csv")),
+    ]:
         found.update(file.name.encode() + file.read_bytes())
     return found.hexdigest()
 
@@ -81,21 +84,23 @@ def wait_for(file: Path, seconds: float = 60.0) -> None:
 # --- the same runs --------------------------------------------------------------------------------
 
 
-def test_each_run_is_the_run_alone_with_its_share_of_the_threads(recipe, tmp_path, capsys):
-    before = torch.get_num_threads()
+def test_each_run_is_the_run_alone_with_its_share_of_the_threads(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    # Two threads for all are one for each. A new process would take two by itself.
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
     try:
-        torch.set_num_threads(5)
         assert main([*command(recipe, tmp_path / "together", RATES), "--jobs", "2"]) == 0
-        torch.set_num_threads(2)
-        for name, rate in (("train.lr=0.001", "1e-3"), ("train.lr=0.003", "3e-3")):
-            point = Recipe.load(recipe, [f"train.lr={rate}"])
-            alone = train(point, tmp_path / "data", tmp_path / "alone" / name)
-            run = tmp_path / "together" / name
-            assert RunDirectory.open(run).facts().machine.threads == 2
-            assert digest(run) == digest(alone.path)
-            assert not list(run.glob("checkpoint-*"))  # a finished run needs none
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(1)
+    for name, rate in (("train.lr=0.001", "1e-3"), ("train.lr=0.003", "3e-3")):
+        point = Recipe.load(recipe, [f"train.lr={rate}"])
+        alone = train(point, tmp_path / "data", tmp_path / "alone" / name)
+        run = tmp_path / "together" / name
+        assert RunDirectory.open(run).facts().machine.threads == 1
+        assert digest(run) == digest(alone.path)
+        assert not list(run.glob("checkpoint-*"))  # a finished run needs none
     assert [row["train.lr"] for row in table(tmp_path / "together")] == ["0.001", "0.003"]
     shown = capsys.readouterr().err
     for number, rate in enumerate(("0.001", "0.003"), start=1):
@@ -137,7 +142,7 @@ def _end_as_named(job: Job, on_event: Listener) -> None:
     if job.name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.name == "no disk":
-        raise OSError(28, "No space left on device", "run/recipe.toml")
+        raise OSError(28, "No space left on device", "recipe.toml")
     if job.name == "two errors":
         raise ComityError("a: is wrong", "b: is wrong too")
 
@@ -147,11 +152,11 @@ def test_a_run_that_fails_or_is_killed_stops_no_other(capsys):
     assert train_at_once(_end_as_named, [Job(name) for name in names], 2, display(*names)) == [
         "killed: its process was ended by SIGKILL; repeat the command to resume it, with fewer "
         "--jobs if the memory was full",
-        "no disk: run/recipe.toml: No space left on device; free some space or choose another --out",
+        "no disk: recipe.toml: No space left on device; free some space or choose another --out",
         "two errors: a: is wrong",
         "two errors: b: is wrong too",
     ]
-    ends = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("run ")]
+    ends = [line for line in capsys.readouterr().err.splitlines() if line.endswith(": failed")]
     assert sorted(ends) == ["killed: failed", "no disk: failed", "two errors: failed"]
 
 
@@ -194,6 +199,26 @@ def test_an_interrupt_leaves_checkpoints_and_the_command_resumes(recipe, tmp_pat
         alone = train(job.recipe, tmp_path / "data", tmp_path / "alone" / job.name)
         assert digest(job.out) == digest(alone.path)
         assert f"{job.name}: stopped\n" in shown
+
+
+def _ignore_the_stop(job: Job, on_event: Listener) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (job.out / "pid").write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGINT)
+    while not (job.out / "told").is_file():
+        time.sleep(0.02)
+    os.kill(os.getppid(), signal.SIGINT)
+    signal.pause()
+
+
+def test_a_second_signal_kills(tmp_path, monkeypatch):
+    monkeypatch.setattr("comity.training.interrupts.REPEATED", -1.0)
+    shown = display("stubborn")
+    shown.stop_requested = lambda signal: (tmp_path / "told").write_text(signal)
+    with pytest.raises(Interrupted, match="stopped by a second SIGINT"):
+        train_at_once(_ignore_the_stop, [Job("stubborn", tmp_path)], 1, shown)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def _wait_for_a_stop(job: Job, on_event: Listener) -> None:

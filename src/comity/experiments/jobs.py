@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from typing import Protocol, TypeVar
 
 import torch
@@ -66,54 +66,69 @@ def train_at_once(
     """
     threads = max(torch.get_num_threads() // jobs, 1)
     waiting = deque(range(len(runs)))
-    training: dict[Connection, tuple[int, SpawnProcess]] = {}
+    workers: list[_Worker] = []
     errors: dict[int, tuple[str, ...]] = {}
-    told_to_stop = False
+    stopping = False
     with display, Interrupts(display.stop_requested) as interrupts:
         try:
-            while training or (waiting and interrupts.received is None):
-                while waiting and len(training) < jobs and interrupts.received is None:
+            while workers or (waiting and interrupts.received is None):
+                while waiting and len(workers) < jobs and interrupts.received is None:
                     index = waiting.popleft()
                     display.run_begins(index)
-                    connection, process = _start(train, runs[index], threads)
-                    training[connection] = index, process
-                if interrupts.received is not None and not told_to_stop:
-                    told_to_stop = True
-                    for _, process in training.values():
-                        process.terminate()
-                for connection in wait(list(training), POLL):
-                    index, process = training[connection]  # pyright: ignore[reportArgumentType]
-                    message = _received(connection, process)
+                    workers.append(_Worker(index, train, runs[index], threads))
+                if interrupts.received is not None and not stopping:
+                    stopping = True
+                    for worker in workers:
+                        worker.process.terminate()
+                for worker in _ready(workers):
+                    message = worker.message()
                     if not isinstance(message, _Ended):
-                        display.event(index, message)
+                        display.event(worker.index, message)
                         continue
-                    process.join()
-                    del training[connection]
-                    how = "finished"
-                    if message.errors:
-                        how = "stopped" if told_to_stop else "failed"
-                        errors[index] = message.errors
-                    display.run_ends(index, how)
+                    workers.remove(worker)
+                    worker.process.join()
+                    errors[worker.index] = message.errors
+                    how = ("stopped" if stopping else "failed") if message.errors else "finished"
+                    display.run_ends(worker.index, how)
         finally:
-            for _, process in training.values():
-                process.kill()
-                process.join()
+            for worker in workers:
+                worker.process.kill()
+                worker.process.join()
     if interrupts.received is not None:
         raise Interrupted("stopped", interrupts.received)
     return [f"{runs[n].name}: {sentence}" for n in sorted(errors) for sentence in errors[n]]
 
 
-def _start(
-    train: Callable[[Run, Listener], None], run: Run, threads: int
-) -> tuple[Connection, SpawnProcess]:
-    """A new process, and the connection on which it sends events and then `_Ended`."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads is not safe
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(train, run, threads, sender))
-    with _blocked(FOR_THE_PARENT):
-        process.start()
-    sender.close()  # so that the connection ends with the process
-    return receiver, process
+class _Worker:
+    """A process that trains one run, and the connection on which it sends messages."""
+
+    def __init__(self, index: int, train: Callable[[Run, Listener], None], run: Run, threads: int):
+        self.index = index
+        context = multiprocessing.get_context("spawn")  # forking a process with threads is not safe
+        self.connection, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(train, run, threads, sender))
+        with _blocked(FOR_THE_PARENT):
+            self.process.start()
+        sender.close()  # so that the connection ends with the process
+
+    def message(self) -> Event | _Ended:
+        """The next message. If the process has ended without a last one, it was killed."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+        code = self.process.exitcode or 0
+        how, advice = f"ended with exit code {code}", ""
+        if code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+            advice = ", with fewer --jobs if the memory was full"
+        return _Ended((f"its process {how}; repeat the command to resume it{advice}",))
+
+
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """The workers with a message; waits a moment if there are none."""
+    ready = wait([worker.connection for worker in workers], POLL)
+    return [worker for worker in workers if worker.connection in ready]
 
 
 @contextlib.contextmanager
@@ -122,28 +137,12 @@ def _blocked(names: Sequence[str]) -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
+    resource_tracker.ensure_running()  # its start, with the first process, would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in names])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _received(connection: Connection, process: SpawnProcess) -> Event | _Ended:
-    """The next message of a process. If the process has ended without one, it was killed."""
-    try:
-        return connection.recv()
-    except (EOFError, OSError):
-        process.join()
-    code = process.exitcode or 0
-    if code >= 0:
-        return _Ended((f"its process ended with exit code {code}; repeat the command to resume it",))
-    return _Ended(
-        (
-            f"its process was ended by {signal.Signals(-code).name}; repeat the command to resume "
-            "it, with fewer --jobs if the memory was full",
-        )
-    )
 
 
 # --- in the new process ---------------------------------------------------------------------------
@@ -165,7 +164,8 @@ def _work(
         send(_Ended(tuple(error.messages)))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        send(_Ended((f"{where}{error.strerror or error}; free some space or choose another --out",)))
+        reason = error.strerror or error
+        send(_Ended((f"{where}{reason}; free some space or choose another --out",)))
     except KeyboardInterrupt as stop:
         send(_Ended((f"{stop}; repeat the command to resume it",)))
     else:
