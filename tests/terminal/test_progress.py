@@ -191,12 +191,12 @@ def test_runs_at_once_have_one_line_and_what_is_said_of_a_run_has_its_name(clock
         "run 2 of 3: two",
         "two: step 5 was skipped: the loss of mood or its gradient is not finite (a.csv, line 2)",
         # 20 tokens of the first run and 40 of the second in 10 s; 80, 80 and 300 are left.
-        "0 of 3 runs done; training one (step 2 of 10), two (step 6 of 10); 1 min 17 s left",
+        "0 of 3 runs ended; training one (step 2 of 10), two (step 6 of 10); 1 min 17 s left",
         "two: step 7: dev mood accuracy 0.5000 (loss 0.7000); mean 0.5000",
         "one: failed",
         "run 3 of 3: three",
         # 20 and 60 tokens in 30 s; 60 and 300 are left, and nothing of the first run.
-        "1 of 3 runs done; training two (step 7 of 10), three (step 0 of 10); 2 min 15 s left",
+        "1 of 3 runs ended; training two (step 7 of 10), three (step 0 of 10); 2 min 15 s left",
     ]
 
 

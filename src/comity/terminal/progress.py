@@ -403,7 +403,7 @@ class JobsDisplay:
         )
         seconds = self.time_left()
         parts = [
-            f"{len(self.ended)} of {plural(len(self.runs), 'run')} done",
+            f"{len(self.ended)} of {plural(len(self.runs), 'run')} ended",
             *([f"training {names}"] if names else []),
             *([f"{clock(seconds)} left"] if seconds is not None else []),
         ]
