@@ -1,6 +1,6 @@
 """Several runs that train at once, each in a process of its own.
 
-A process and not a thread: random generators, the number of threads and signals belong to one.
+Threads would share random generators, torch's number of threads, and signals.
 """
 
 import contextlib
