@@ -12,7 +12,7 @@ from rich.console import Console
 from comity.evaluation.evaluate import Evaluation
 from comity.evaluation.metrics import Score
 from comity.terminal import progress
-from comity.terminal.progress import Display, JobProgress, SeriesDisplay
+from comity.terminal.progress import Display, JobProgress, JobsDisplay, SeriesDisplay
 from comity.training.events import (
     DataRead,
     Evaluated,
@@ -156,6 +156,84 @@ def test_a_resumed_run_counts_the_steps_of_this_process_only(clock):
     display.run_begins(1)
     # 2 of 10 steps: 20 tokens in 4 s; 100 are left.
     assert display.time_left(0) == pytest.approx(20.0)
+
+
+def jobs_display(quiet: bool = False) -> JobsDisplay:
+    runs = [
+        PlannedRun("one", "to train", steps=10, examples=0, tokens=100),
+        PlannedRun("two", "to resume", steps=10, examples=0, tokens=200),
+        PlannedRun("three", "to train", steps=10, examples=0, tokens=300),
+    ]
+    return JobsDisplay(runs, quiet)
+
+
+def test_runs_at_once_have_one_line_and_what_is_said_of_a_run_has_its_name(clock, capsys):
+    with jobs_display() as display:
+        display.run_begins(0)
+        display.run_begins(1)
+        clock[0] = 10.0  # the data are read
+        display.event(0, DataRead(("mood: 1 row has no label",)))
+        display.event(0, RunStarted(("mood",), 0, 10))
+        display.event(1, RunStarted(("mood",), 4, 10))
+        clock[0] = 14.0
+        display.event(0, step(2))
+        display.event(1, StepSkipped(5, "mood", "a.csv, line 2"))
+        display.event(1, StopRequested("SIGTERM"))
+        clock[0] = 20.0
+        display.event(1, step(6))
+        display.event(1, step(7))
+        display.event(1, Evaluated(7, {"mood": evaluation_of(0.5)}, 0.5))
+        display.run_ends(0, "failed")
+        clock[0] = 40.0
+        display.run_begins(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "run 1 of 3: one",
+        "run 2 of 3: two",
+        "two: step 5 was skipped: the loss of mood or its gradient is not finite (a.csv, line 2)",
+        # 20 tokens of the first run and 40 of the second in 10 s; 80, 80 and 300 are left.
+        "0 of 3 runs ended; training one (step 2 of 10), two (step 6 of 10); 1 min 17 s left",
+        "two: step 7: dev mood accuracy 0.5000 (loss 0.7000); mean 0.5000",
+        "one: failed",
+        "run 3 of 3: three",
+        # 20 and 60 tokens in 30 s; 60 and 300 are left, and nothing of the first run.
+        "1 of 3 runs ended; training two (step 7 of 10), three (step 0 of 10); 2 min 15 s left",
+    ]
+
+
+def test_runs_at_once_that_are_quiet_tell_only_what_a_user_has_to_know(clock, capsys):
+    with jobs_display(quiet=True) as display:
+        display.run_begins(0)
+        display.event(0, RunStarted(("mood",), 0, 10))
+        clock[0] = 99.0
+        display.event(0, step(1))
+        display.event(0, Evaluated(1, {"mood": evaluation_of(0.5)}, 0.5))
+        display.event(0, Resumed(4, ("checkpoint-000006: is damaged",)))
+        display.stop_requested("SIGINT")
+        display.run_ends(0, "stopped")
+    assert capsys.readouterr().err.splitlines() == [
+        "one: checkpoint-000006: is damaged",
+        "SIGINT: every run stops after its current step, with a checkpoint",
+    ]
+
+
+def test_runs_at_once_share_one_live_line_on_a_terminal(clock, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(
+        progress, "console", lambda stderr: Console(file=shown, width=120, force_terminal=True)
+    )
+    with jobs_display() as display:
+        for index in (0, 1):
+            display.run_begins(index)
+            display.event(index, RunStarted(("mood",), 0, 10))
+            display.event(index, step(3))
+        assert display.live is not None
+        assert [run.live for run in display.displays] == [None] * 3
+    assert "training one (step 3 of 10), two (step 3 of 10)" in shown.getvalue()
 
 
 def test_a_long_job_prints_nothing_off_a_terminal(clock, capsys):

@@ -67,6 +67,7 @@ EXAMPLES = {
     "sweep": [
         "comity sweep recipe.toml --out runs/rates --set train.lr=1e-5,2e-5,5e-5",
         "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --dry-run",
+        "comity sweep recipe.toml --out runs/seeds --set train.seed=0,1,2 --jobs 3",
     ],
     "baseline": [
         "comity baseline recipe.toml --out runs/alone --dry-run",

@@ -159,9 +159,23 @@ def add_series(command: argparse.ArgumentParser) -> None:
         required=True,
         help="folder for the runs; repeat the command to continue where it stopped",
     )
+    command.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="runs to train at once, each in a process with its share of the threads; N runs need "
+        "N times the memory of one (default: 1)",
+    )
     add_dry_run(command)
     add_json(command)
     add_quiet(command)
+
+
+def _jobs(text: str) -> int:
+    """The number in --jobs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ComityError(f"--jobs must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def check_exist(runs: Sequence[Path]) -> None:

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_page_alone(options: argparse.Namespace) -> None:
     """Check that --from without --data has no option that only training reads."""
-    for name in ("table", "encoder", "epochs", "seeds", "drop_leaks", "set", "dry_run"):
+    for name in ("table", "encoder", "epochs", "seeds", "drop_leaks", "set", "dry_run", "jobs"):
         if getattr(options, name) not in (None, False, []):
             raise ComityError(
                 f"--{name.replace('_', '-')}: has no effect without --data: the page shows every "

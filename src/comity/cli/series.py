@@ -23,7 +23,7 @@ def train_series(
 
     series.check()
     try:
-        series.train(options.quiet or options.json)
+        series.train(options.quiet or options.json, options.jobs or 1)
     except (KeyboardInterrupt, ComityError):
         tell(f"finished runs are kept in {options.out}; repeat the command to continue from there")
         if series.series.finished():

@@ -343,15 +343,23 @@ def _new_folder(folder: Path) -> Path:
 
 def _publish(building: Path, folder: Path) -> Path:
     """Rename a complete entry to `folder`, and return where it is if that fails."""
+    # Renamed before anything is deleted: that could be what another process has just published.
+    if _renamed(building, folder):
+        return folder
     if _complete(folder):  # another process was faster
         shutil.rmtree(building, ignore_errors=True)
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # it is damaged
+    return folder if _renamed(building, folder) or _complete(folder) else building
+
+
+def _renamed(building: Path, folder: Path) -> bool:
+    """Rename a folder, and return whether that worked; it fails if the other one has files."""
     try:
         building.rename(folder)
-        return folder
     except OSError:
-        return folder if _complete(folder) else building
+        return False
+    return True
 
 
 def _complete(folder: Path) -> bool:

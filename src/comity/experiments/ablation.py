@@ -153,15 +153,15 @@ class Ablation:
         """The runs with their states, and an estimate of the time for the unfinished ones."""
         return self.series.plan()
 
-    def train(self, quiet: bool = False) -> None:
-        """Train the unfinished runs, and keep a slim copy of each.
+    def train(self, quiet: bool = False, jobs: int = 1) -> None:
+        """Train the unfinished runs, `jobs` at a time, and keep a slim copy of each.
 
         Raises:
             ComityError: after the last run, with the errors of every run that failed.
         """
         self.check()
         try:
-            self.series.train(quiet)
+            self.series.train(quiet, jobs)
         finally:
             names = [run.name for run in self.series.runs]
             keep_slim_runs(names, self.series.out, self.results_folder)

@@ -179,8 +179,8 @@ class Baseline:
         """The runs with their states, and an estimate of the time for the unfinished ones."""
         return self.series.plan()
 
-    def train(self, quiet: bool = False) -> None:
-        """Train the unfinished runs, and keep their results and soft labels.
+    def train(self, quiet: bool = False, jobs: int = 1) -> None:
+        """Train the unfinished runs, `jobs` at a time; keep their results and soft labels.
 
         Raises:
             ComityError: after the last run, with the errors of every run that failed.
@@ -191,7 +191,7 @@ class Baseline:
                 self._floors(task)
         errors = ErrorList()
         try:
-            self.series.train(quiet)
+            self.series.train(quiet, jobs)
         except ComityError as error:
             errors.extend(error)
         finally:

@@ -1,18 +1,20 @@
-"""Several runs in one process: finished ones are skipped, interrupted ones resumed."""
+"""Several runs in one folder: finished ones are skipped, interrupted ones resumed."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from comity.data.folds import Fold
 from comity.errors import ComityError, ErrorList
+from comity.experiments.jobs import train_at_once
 from comity.recipe.differences import first_difference
 from comity.recipe.recipe import Recipe
 from comity.runs.directory import RunDirectory, clear, has_checkpoint, is_finished
-from comity.terminal.progress import SeriesDisplay
+from comity.terminal.progress import JobsDisplay, SeriesDisplay
+from comity.training.events import Listener
 from comity.training.plan import PlannedRun, SeriesPlan, plan_stages
 from comity.training.setup import prepare
 from comity.training.train import plan_run, train
@@ -32,7 +34,7 @@ class SeriesRun:
 
 
 class Series:
-    """Runs that are trained one after another; all are validated before the first one starts.
+    """Runs that are trained together; all are validated before the first one starts.
 
     Raises:
         ComityError: with every error in any recipe, encoder or file.
@@ -151,32 +153,49 @@ class Series:
             return None
         return seconds * sum(run.tokens for run in left) / sample.tokens
 
-    def train(self, quiet: bool = False) -> None:
+    def train(self, quiet: bool = False, jobs: int = 1) -> None:
         """Train the unfinished runs; an interrupted one resumes from its last checkpoint.
 
         A finished run keeps its best model; its checkpoint is deleted.
+
+        Args:
+            quiet: show no progress.
+            jobs: how many runs train at once; with more than one, each has a process of its own.
 
         Raises:
             ComityError: after the last run, with the errors of every run that failed.
         """
         self.check()
         left = self.unfinished()
+        planned = [self._planned(run) for run in left]
+        # Of all runs, not of those left: a resumed run gets as many threads as it had.
+        jobs = min(jobs, len(self.runs))
+        if jobs > 1:
+            sentences = train_at_once(self._train, left, jobs, JobsDisplay(planned, quiet))
+        else:
+            sentences = self._train_in_turn(left, SeriesDisplay(planned, quiet))
+        for run in self.finished():  # a process may have been killed right after a run's end
+            _delete_checkpoints(self.out / run.name)
         errors = ErrorList()
-        with SeriesDisplay([self._planned(run) for run in left], quiet) as display:
-            for index, run in enumerate(left):
+        for sentence in sentences:
+            errors.add(sentence)
+        errors.check()
+
+    def _train_in_turn(self, runs: Sequence[SeriesRun], display: SeriesDisplay) -> list[str]:
+        """Train runs one after another in this process; returns their errors."""
+        sentences = []
+        with display:
+            for index, run in enumerate(runs):
                 display.run_begins(index)
                 try:
                     self._train(run, display)
                 except ComityError as error:  # one learning rate may fail where the next works
-                    for sentence in error.messages:
-                        errors.add(f"{run.name}: {sentence}")
+                    sentences += [f"{run.name}: {sentence}" for sentence in error.messages]
                     continue
                 display.run_ends()
-        for run in self.finished():  # a process may have been killed right after a run's end
-            _delete_checkpoints(self.out / run.name)
-        errors.check()
+        return sentences
 
-    def _train(self, run: SeriesRun, display: SeriesDisplay) -> None:
+    def _train(self, run: SeriesRun, on_event: Listener) -> None:
         directory = self.out / run.name
         resume = (directory / "run.json").is_file() and has_checkpoint(directory)
         if not resume:
@@ -187,7 +206,7 @@ class Series:
             directory,
             resume=resume,
             drop_leaks=self.drop_leaks,
-            on_event=display,
+            on_event=on_event,
             command=self.command,
             fold=run.fold,
         )

@@ -172,10 +172,10 @@ class Sweep:
         self.check()
         return self.series.plan()
 
-    def train(self, quiet: bool = False) -> None:
-        """Train the unfinished points."""
+    def train(self, quiet: bool = False, jobs: int = 1) -> None:
+        """Train the unfinished points, `jobs` at a time."""
         self.check()
-        self.series.train(quiet)
+        self.series.train(quiet, jobs)
 
     def check(self) -> None:
         """Raise a ComityError if the folder has runs of another recipe, encoder or data.

@@ -1,4 +1,4 @@
-"""`comity paper`: plans and trains the runs of the tables, in one process and one folder.
+"""`comity paper`: plans and trains the runs of the tables, in one folder.
 
 OUT/runs/ROW-seedN/      one run directory for each row and seed
     results/             what the page needs: small enough to commit
@@ -262,15 +262,15 @@ class Paper:
         """The runs to train."""
         return self.series.plan()
 
-    def train(self, quiet: bool = False) -> None:
-        """Train the runs that are not finished, and keep a slim copy of every finished one."""
+    def train(self, quiet: bool = False, jobs: int = 1) -> None:
+        """Train the unfinished runs, `jobs` at a time; keep a slim copy of every finished one."""
         self.check()
         self._take_earlier()
         self.results.mkdir(parents=True, exist_ok=True)
         if not (self.results / _OPTIONS).is_file() or read_kept(self.results) != self.kept:
             write_record(self.results / _OPTIONS, asdict(self.kept))
         try:
-            self.series.train(quiet)
+            self.series.train(quiet, jobs)
         finally:
             names = sorted(path.parent.name for path in self.runs.glob("*/run.json"))
             keep_slim_runs(names, self.runs, self.results)

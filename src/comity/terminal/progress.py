@@ -93,6 +93,9 @@ class Display:
             self.live.stop()
             self.live = None
 
+    def _tell(self, sentence: str) -> None:
+        tell(sentence)
+
     def _wait_for(self, job: str) -> None:
         self.close()
         self.waiting = Waiting(job, self.quiet).__enter__()
@@ -116,21 +119,21 @@ class Display:
             case StepSkipped():
                 self.step_skipped(event)
             case StopRequested():
-                tell(f"{event.signal}: training stops after this step, with a checkpoint")
+                self._tell(f"{event.signal}: training stops after this step, with a checkpoint")
             case SavingFailed():
-                tell(
+                self._tell(
                     f"{event.path}: cannot be written ({event.reason}); training continues and "
                     "tries again at every checkpoint, so free some space or correct the cause"
                 )
             case SavingWorks():
-                tell("The run can be written again; nothing is lost.")
+                self._tell("The run can be written again; nothing is lost.")
             case StepDone():
                 self.step_done(event)
             case Evaluated():
                 self.evaluated(event)
             case TrackerNote():
                 if event.failed or not self.quiet:
-                    tell(event.sentence)
+                    self._tell(event.sentence)
 
     @property
     def elapsed(self) -> float:
@@ -141,7 +144,7 @@ class Display:
         """Print the notes on the data."""
         self.close()
         for sentence in event.notes:
-            tell(sentence)
+            self._tell(sentence)
         self._wait_for("planning the run")
 
     def planned(self, event: Planned) -> None:
@@ -154,9 +157,9 @@ class Display:
         """Print where the run continues, and which checkpoints it does not use."""
         self.close()
         for sentence in event.notes:
-            tell(sentence)
+            self._tell(sentence)
         if not self.quiet:
-            tell(f"continuing after step {event.step:,}")
+            self._tell(f"continuing after step {event.step:,}")
 
     def run_started(self, event: RunStarted) -> None:
         """Start the clock and, on a terminal, the live table."""
@@ -174,7 +177,7 @@ class Display:
         if self.live is not None:
             self.live.update(Text(line))
         elif not self.quiet and self._line_is_due():
-            tell(line)
+            self._tell(line)
 
     def _line_is_due(self) -> bool:
         """Whether the last plain line of progress was long ago; the caller prints the next one."""
@@ -189,12 +192,12 @@ class Display:
         self.skipped += 1
         if self.skipped > MOST_TOLD:
             return
-        tell(
+        self._tell(
             f"step {event.step:,} was skipped: the loss of {event.task} or its gradient is not "
             f"finite ({event.where})"
         )
         if self.skipped == MOST_TOLD:
-            tell("further skipped steps are only counted")
+            self._tell("further skipped steps are only counted")
 
     def step_done(self, event: StepDone) -> None:
         """Update losses and speed."""
@@ -208,7 +211,7 @@ class Display:
         if self.live is not None:
             self.live.update(self._picture())
         elif self._line_is_due():
-            tell(self._line())
+            self._tell(self._line())
 
     def evaluated(self, event: Evaluated) -> None:
         """Print the dev scores."""
@@ -221,7 +224,7 @@ class Display:
             self.live.update(self._picture())
             self.live.console.print(line)
         else:
-            tell(line)
+            self._tell(line)
 
     @property
     def step(self) -> int:
@@ -306,6 +309,116 @@ class SeriesDisplay(Display):
         after = sum(later.tokens for later in self.runs[self.current + 1 :])
         left = per_step * (run.steps - step) + after
         return (time.perf_counter() - self.began) / max(seen, 1.0) * left
+
+
+class _OneOfSeveral(Display):
+    """Shows a run that trains beside others: only lines, which begin with its name."""
+
+    def __init__(self, name: str, quiet: bool):
+        super().__init__(quiet)
+        self.name = name
+
+    def __call__(self, event: Event) -> None:
+        """Show an event, unless `JobsDisplay` or the series shows the same for all runs."""
+        if not isinstance(event, DataRead | Planned | StopRequested):
+            super().__call__(event)
+
+    def run_started(self, event: RunStarted) -> None:
+        """Start without a live table."""
+        self._reset(event)
+
+    def _tell(self, sentence: str) -> None:
+        tell(f"{self.name}: {sentence}")
+
+    def _wait_for(self, job: str) -> None:
+        pass
+
+    def _line_is_due(self) -> bool:
+        return False
+
+
+class JobsDisplay:
+    """Shows the runs of a series that train at once: one line on all, and lines with their names.
+
+    The line is live on a terminal, and printed from time to time elsewhere.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], quiet: bool = False):
+        self.runs = list(runs)
+        self.quiet = quiet
+        self.displays = [_OneOfSeveral(run.name, quiet) for run in runs]
+        self.training: list[int] = []  # indices of runs
+        self.ended: set[int] = set()
+        self.live: Live | None = None
+        self.began: float | None = None
+        self.last_line = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            self.live = Live(console=console(stderr=True), refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def run_begins(self, index: int) -> None:
+        """Print the name of a run that starts."""
+        self.training.append(index)
+        if not self.quiet:
+            tell(f"run {index + 1} of {len(self.runs)}: {self.runs[index].name}")
+        self._show()
+
+    def event(self, index: int, event: Event) -> None:
+        """Show an event of a run. The clock starts when the first one has read its data."""
+        if self.began is None and isinstance(event, RunStarted):
+            self.began = time.perf_counter()
+        self.displays[index](event)
+        self._show()
+
+    def run_ends(self, index: int, how: str) -> None:
+        """Print how a run has ended: "finished", "failed" or "stopped"."""
+        self.training.remove(index)
+        self.ended.add(index)
+        if not self.quiet:
+            tell(f"{self.runs[index].name}: {how}")
+        self._show()
+
+    def stop_requested(self, signal: str) -> None:
+        """Print that a signal has arrived."""
+        tell(f"{signal}: every run stops after its current step, with a checkpoint")
+
+    def _show(self) -> None:
+        if self.live is not None:
+            self.live.update(Text(self._line()))
+        elif not self.quiet and time.perf_counter() - self.last_line > PLAIN_EVERY:
+            self.last_line = time.perf_counter()
+            tell(self._line())
+
+    def _line(self) -> str:
+        names = ", ".join(
+            f"{self.runs[n].name} (step {self.displays[n].step:,} of {self.runs[n].steps:,})"
+            for n in self.training
+        )
+        seconds = self.time_left()
+        parts = [
+            f"{len(self.ended)} of {plural(len(self.runs), 'run')} ended",
+            *([f"training {names}"] if names else []),
+            *([f"{clock(seconds)} left"] if seconds is not None else []),
+        ]
+        return "; ".join(parts)
+
+    def time_left(self) -> float | None:
+        """Seconds for all remaining steps, by tokens per second; None before the first step."""
+        seen = left = 0.0
+        for index, (run, display) in enumerate(zip(self.runs, self.displays, strict=True)):
+            per_step = run.tokens / max(run.steps, 1)
+            seen += per_step * (display.step - display.run.step)
+            left += 0 if index in self.ended else per_step * (run.steps - display.step)
+        if self.began is None or not seen:
+            return None
+        return (time.perf_counter() - self.began) / seen * left
 
 
 class JobProgress:
