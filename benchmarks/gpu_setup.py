@@ -1,0 +1,120 @@
+"""Packages for `make gpu` on a machine without a network, and the start of benchmarks/gpu.py.
+
+    python benchmarks/gpu_setup.py download [--python 3.12]    # make gpu-wheels: fills wheels/
+    python benchmarks/gpu_setup.py run [OPTIONS]               # make gpu
+
+`download` needs a network. `run` needs none: it unpacks wheels/ to build/gpu-packages and starts
+benchmarks/gpu.py with the torch that is installed, which stays as it is. Without wheels/ it takes
+the packages that are installed. This file imports the standard library and torch only.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / "wheels"
+PACKAGES = ROOT / "build" / "gpu-packages"
+
+MOST_BYTES = 64_000_000
+"""The wheels have to fit into this."""
+
+# What training and the Trainer import, without torch and numpy. pyarrow is not among them because
+# the corpus of the demo is CSV.
+NEEDED = (
+    "accelerate", "annotated-types", "anyio", "certifi", "click", "filelock", "fsspec", "h11",
+    "httpcore2", "httpx2", "huggingface-hub", "idna", "jinja2", "joblib", "markdown-it-py",
+    "markupsafe", "mdurl", "narwhals", "packaging", "psutil", "pydantic", "pydantic-core",
+    "pygments", "pyyaml", "regex", "rich", "safetensors", "scikit-learn", "scipy", "shtab",
+    "threadpoolctl", "tokenizers", "tomli-w", "tqdm", "transformers", "typer", "typing-extensions",
+    "typing-inspection",
+)  # fmt: skip
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["download", "run"])
+    parser.add_argument("--python", help="download for this version of Python, such as 3.12")
+    options, others = parser.parse_known_args()
+    return download(options.python) if options.command == "download" else run(others)
+
+
+def download(version: str | None) -> int:
+    """Fill wheels/ with the pinned packages; returns the exit code."""
+    shutil.rmtree(WHEELS, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(WHEELS)]
+    command += ["-c", str(ROOT / "constraints.txt"), "--only-binary", ":all:"]
+    command += ["--python-version", version] if version else []
+    subprocess.run([*command, *NEEDED], check=True)
+    size = 0
+    for path in sorted(WHEELS.glob("*.whl")):
+        compress(path)
+        size += path.stat().st_size
+    print(f"{WHEELS.name}/: {size / 1e6:.1f} MB")
+    if size > MOST_BYTES:
+        print(f"That is more than {MOST_BYTES / 1e6:.0f} MB.", file=sys.stderr)
+    return int(size > MOST_BYTES)
+
+
+def compress(path: Path) -> None:
+    """Compress a wheel with LZMA, which pip reads too: the plain wheels are too large."""
+    smaller = path.with_suffix(".new")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(smaller, "w") as new:
+        for member in old.infolist():
+            data = old.read(member)
+            member.compress_type = zipfile.ZIP_LZMA
+            new.writestr(member, data)
+    smaller.replace(path)
+
+
+def run(arguments: list[str]) -> int:
+    """Start benchmarks/gpu.py; returns its exit code, or 0 if there is no GPU."""
+    if "cpu" not in arguments and (reason := no_gpu()):
+        print(f"{reason}, so nothing was run.")
+        return 0
+    paths = [ROOT / "src"]
+    if WHEELS.is_dir():
+        if not unpack():
+            return 1
+        paths.insert(0, PACKAGES)
+    paths = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(script, env=environment, cwd=ROOT).returncode
+
+
+def no_gpu() -> str | None:
+    """Why there is no GPU to use; None if there is one."""
+    try:
+        import torch
+    except ImportError:
+        return f"{sys.executable} has no torch (choose another Python with make gpu PYTHON=...)"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no GPU"
+    return None
+
+
+def unpack() -> bool:
+    """Unpack wheels/ for this Python; whether that worked."""
+    shutil.rmtree(PACKAGES, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    command += ["--no-compile", "--disable-pip-version-check", "--target", str(PACKAGES)]
+    command += ["--find-links", str(WHEELS), "-c", str(ROOT / "constraints.txt")]
+    if subprocess.run([*command, *NEEDED]).returncode == 0:
+        return True
+    version = ".".join(map(str, sys.version_info[:2]))
+    print(
+        f"{WHEELS}: does not fit Python {version}; fill it with make gpu-wheels "
+        f"GPU_PYTHON={version}",
+        file=sys.stderr,
+    )
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
