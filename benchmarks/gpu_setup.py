@@ -23,6 +23,8 @@ PACKAGES = ROOT / "build" / "gpu-packages"
 MOST_BYTES = 64_000_000
 """The wheels have to fit into this."""
 
+OLDEST_TORCH = (2, 10)  # as in pyproject.toml
+
 # What training and the Trainer import, without torch and numpy. pyarrow is not among them because
 # the corpus of the demo is CSV.
 NEEDED = (
@@ -40,8 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["download", "run"])
     parser.add_argument("--python", help="download for this version of Python, such as 3.12")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options, others = parser.parse_known_args()
-    return download(options.python) if options.command == "download" else run(others)
+    if options.command == "download":
+        return download(options.python)
+    return run(options.device, others)
 
 
 def download(version: str | None) -> int:
@@ -72,20 +77,25 @@ def compress(path: Path) -> None:
     smaller.replace(path)
 
 
-def run(arguments: list[str]) -> int:
+def run(device: str, arguments: list[str]) -> int:
     """Start benchmarks/gpu.py; returns its exit code, or 0 if there is no GPU."""
-    if "cpu" not in arguments and (reason := no_gpu()):
+    if device == "cuda" and (reason := no_gpu()):
         print(f"{reason}, so nothing was run.")
         return 0
+    import torch
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        print(f"torch {torch.__version__} is too old; comity needs 2.10 or newer", file=sys.stderr)
+        return 1
     paths = [ROOT / "src"]
     if WHEELS.is_dir():
         if not unpack():
             return 1
         paths.insert(0, PACKAGES)
     paths = [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
-    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *arguments]
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", device, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(script, env=environment, cwd=ROOT).returncode
+    return subprocess.run(script, env=environment).returncode
 
 
 def no_gpu() -> str | None:
