@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def unpack() -> bool:
     command += ["--no-compile", "--disable-pip-version-check", "--target", str(PACKAGES)]
     command += ["--find-links", str(WHEELS), "-c", str(ROOT / "constraints.txt")]
     if subprocess.run([*command, *NEEDED]).returncode == 0:
+        _write_version()
         return True
     version = ".".join(map(str, sys.version_info[:2]))
     print(
@@ -124,6 +126,15 @@ def unpack() -> bool:
         file=sys.stderr,
     )
     return False
+
+
+def _write_version() -> None:
+    """Say which version of Comity src/ is, as an installation would: runs record it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = PACKAGES / f"comity-{project['version']}.dist-info"
+    folder.mkdir()
+    text = f"Metadata-Version: 2.1\nName: comity\nVersion: {project['version']}\n"
+    (folder / "METADATA").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
