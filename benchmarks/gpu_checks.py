@@ -1,6 +1,7 @@
 """The checks of benchmarks/gpu.py, each a function that yields what it finds."""
 
 import copy
+import gc
 import json
 import re
 import shutil
@@ -413,18 +414,19 @@ def trainer_speed(setting: Setting, shape: str, batch: int, group: bool) -> Spee
                 wait(setting.device)
                 times.append(time.perf_counter())
 
-    arguments = transformers.TrainingArguments(
-        output_dir=str(setting.folder / "trainer"),
-        max_steps=warm + steps,
-        per_device_train_batch_size=batch,
-        bf16=True,
-        use_cpu=setting.device == "cpu",
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        **({"train_sampling_strategy": "group_by_length"} if group else {}),
-    )
+    options: dict[str, Any] = {
+        "max_steps": warm + steps,
+        "per_device_train_batch_size": batch,
+        "bf16": True,
+        "use_cpu": setting.device == "cpu",
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+    if group:
+        options["train_sampling_strategy"] = "group_by_length"
+    arguments = transformers.TrainingArguments(str(setting.folder / "trainer"), **options)
     runner = transformers.Trainer(
         model,
         arguments,
@@ -439,6 +441,7 @@ def trainer_speed(setting: Setting, shape: str, batch: int, group: bool) -> Spee
 
 
 def _reset_peak(setting: Setting) -> None:
+    gc.collect()  # models of earlier checks
     if setting.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -452,6 +455,7 @@ def _peak_mb(setting: Setting) -> float:
 def memory_in_use(setting: Setting) -> Findings:
     """Memory does not grow from step to step, and is what the plan says."""
     steps = setting.size(60, 4)
+    gc.collect()  # models of earlier checks
     before = setting.in_use()
     shape = list(setting.shapes)[-1]
     recipe = setting.recipe(shape, precision="bf16", batch_size=32, steps=steps)

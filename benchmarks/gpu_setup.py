@@ -29,12 +29,12 @@ OLDEST_TORCH = (2, 10)  # as in pyproject.toml
 # What training and the Trainer import, without torch and numpy. pyarrow is not among them because
 # the corpus of the demo is CSV.
 NEEDED = (
-    "accelerate", "annotated-types", "anyio", "certifi", "click", "filelock", "fsspec", "h11",
-    "httpcore2", "httpx2", "huggingface-hub", "idna", "jinja2", "joblib", "markdown-it-py",
-    "markupsafe", "mdurl", "narwhals", "packaging", "psutil", "pydantic", "pydantic-core",
-    "pygments", "pyyaml", "regex", "rich", "safetensors", "scikit-learn", "scipy", "shtab",
-    "threadpoolctl", "tokenizers", "tomli-w", "tqdm", "transformers", "typer", "typing-extensions",
-    "typing-inspection",
+    "accelerate", "annotated-doc", "annotated-types", "anyio", "click", "cloudpickle", "filelock",
+    "fsspec", "h11", "httpcore2", "httpx2", "huggingface-hub", "idna", "jinja2", "joblib",
+    "markdown-it-py", "markupsafe", "mdurl", "narwhals", "packaging", "psutil", "pydantic",
+    "pydantic-core", "pygments", "pyyaml", "regex", "rich", "safetensors", "scikit-learn", "scipy",
+    "shellingham", "shtab", "threadpoolctl", "tokenizers", "tomli-w", "tqdm", "transformers",
+    "truststore", "typer", "typing-extensions", "typing-inspection",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """benchmarks/gpu.py and gpu_setup.py: the checks of `make gpu`, run here without a GPU."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -27,9 +28,7 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 def gpu(monkeypatch):
     """The module of benchmarks/gpu.py, which finds its neighbours as the script does."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    return gpu
+    return importlib.import_module("gpu")
 
 
 def test_every_check_runs_on_a_cpu(tmp_path):
@@ -56,7 +55,7 @@ def test_every_check_runs_on_a_cpu(tmp_path):
 
 
 def test_a_missed_bar_or_an_error_does_not_stop_the_others(gpu, monkeypatch, tmp_path, capsys):
-    import gpu_checks
+    gpu_checks = importlib.import_module("gpu_checks")
 
     def wrong(setting):
         yield gpu_checks.Finding("difference", 2.0, 1.0)

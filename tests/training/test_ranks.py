@@ -356,7 +356,7 @@ class StoreOfTwo:
 )
 def test_a_time_out_names_the_process_that_is_behind(reason):
     second = _SeveralRanks.__new__(_SeveralRanks)
-    second.rank, second.size, second._timeout, second._store = 1, 2, 25.0, StoreOfTwo()
+    vars(second).update(rank=1, size=2, _timeout=25.0, _store=StoreOfTwo())
     assert str(second._lost(reason)).startswith("process 0 of 2 has not answered for 25 seconds")
 
 

@@ -171,7 +171,7 @@ class _LookUp(torch.autograd.Function):
         table = ctx.table
         if table.requires_grad:
             for row, parts in ctx.spans.each(gradients[0], indices):
-                found = (_grad_table(*part, len(table)) for part in parts)
+                found = (_grad_table(grad, own, len(table)) for grad, own in parts)
                 ctx.spans.sink(row, table, _total(found), 0)
         return None, None, None
 
