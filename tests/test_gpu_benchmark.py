@@ -3,15 +3,18 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks import gpu_setup
+from packaging.requirements import Requirement
 
 BENCHMARKS = Path(gpu_setup.__file__).parent
 
@@ -114,6 +117,22 @@ def test_an_old_torch_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu130")
     assert gpu_setup.run("cuda", []) == 1
     assert capsys.readouterr().err == "torch 2.9.1+cu130 is too old; comity needs 2.10 or newer\n"
+
+
+def test_the_wheels_are_all_that_comity_and_the_trainer_require():
+    # pyarrow reads Parquet, hf-xet downloads models: neither is used.
+    left_out = {"torch", "numpy", "pyarrow", "hf-xet"}
+    required: set[str] = set()
+    found = ["comity", "transformers", "accelerate"]
+    while found:
+        for line in metadata.requires(found.pop()) or []:
+            requirement = Requirement(line)
+            name = re.sub("[-_.]+", "-", requirement.name).lower()
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and name not in required | left_out:
+                required.add(name)
+                found.append(name)
+    assert required | {"transformers", "accelerate"} == set(gpu_setup.NEEDED)
 
 
 def test_a_compressed_wheel_is_installed_from_the_folder_alone(monkeypatch, tmp_path):
