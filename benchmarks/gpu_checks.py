@@ -276,11 +276,13 @@ def training(setting: Setting) -> Findings:
         return found
 
     expected = run("cpu", "float32")
-    for precision, bar in {"float32": 1e-3, "bf16": 0.1}.items():
+    for precision, bar in {"float32": 1e-3, "bf16": 0.05}.items():
         found = run(setting.device, precision)
         of = f"{setting.small} in {precision} against the CPU"
         first = [torch.tensor(each.losses[:5]).flatten() for each in (found, expected)]
         yield Finding(f"{of}, losses of the first 5 steps, relative error", error(*first), bar)
+        last = [torch.tensor(each.losses[-50:]).mean() for each in (found, expected)]
+        yield Finding(f"{of}, mean loss of the last 50 steps, relative error", error(*last), 0.05)
         for task, score in expected.scores.items():
             difference = abs(found.scores[task] - score)
             what = f"{of}, {steps} steps, dev score of {task}, here {found.scores[task]:.3f}"
