@@ -49,9 +49,9 @@ def test_every_check_runs_on_a_cpu(tmp_path):
     found = {finding["what"]: finding["value"] for finding in findings}
     # The device is the one it is compared with, so float32 differs by nothing, bf16 by a little.
     steps = [value for what, value in found.items() if "float32, first step" in what]
-    assert len(steps) == 6 and set(steps) == {0.0}
+    assert len(steps) == 7 and set(steps) == {0.0}
     rounded = [value for what, value in found.items() if "bf16, first step" in what]
-    assert len(rounded) == 6 and min(rounded) > 0
+    assert len(rounded) == 7 and min(rounded) > 0
     assert all(value > 0 for what, value in found.items() if "examples/s" in what)
     assert content["machine"]["device"] == "cpu"
     assert content["machine"]["versions"]["torch"] == torch.__version__
