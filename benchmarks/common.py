@@ -102,17 +102,32 @@ def precisions() -> list[str]:
     return ["bf16", "float32"] if fast else ["float32"]
 
 
-def product_rate(dtype: Any, rows: int = 4096, repeats: int = 15) -> float:
-    """FLOP/s of `comity.model.matmul.product` on the shapes of MiniLM's feed-forward layer."""
+def product_rate(
+    dtype: Any,
+    rows: int = 4096,
+    repeats: int = 15,
+    device: str = "cpu",
+    width: int = 384,
+    inner: int = 1536,
+) -> float:
+    """FLOP/s of `comity.model.matmul.linear` on the shapes of a feed-forward layer (of MiniLM)."""
     import time
 
     from comity.model.matmul import linear
 
-    left = torch.randn(rows, 384).to(dtype)
-    right = torch.randn(1536, 384).to(dtype)
+    left = torch.randn(rows, width).to(device, dtype)
+    right = torch.randn(inner, width).to(device, dtype)
     times = []
     for _ in range(repeats):
+        wait(device)
         started = time.perf_counter()
         linear(left, right)
+        wait(device)
         times.append(time.perf_counter() - started)
-    return 2 * rows * 384 * 1536 / statistics.median(times[3:])
+    return 2 * rows * width * inner / statistics.median(times[len(times) // 5 :])
+
+
+def wait(device: str) -> None:
+    """Wait until a GPU has done everything it was given; a CPU always has."""
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -58,6 +58,29 @@ def test_a_device_that_is_not_there_is_one_sentence():
         hardware.choose_device("nonsense")
 
 
+def test_a_copy_to_a_gpu_does_not_wait_for_its_queue(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda own: asked.append("pinned") or own)
+    monkeypatch.setattr(torch.Tensor, "to", lambda own, *where, **how: asked.append((where, how)))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    hardware.to_device(torch.ones(2), gpu)
+    assert asked == ["pinned", ((gpu,), {"non_blocking": True})]
+    hardware.to_device(torch.ones(2), cpu)
+    hardware.to_device(torch.ones(0), gpu)  # nothing to pin
+    assert asked[2:] == [((cpu,), {}), ((gpu,), {})]
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["CUDA out of memory. Tried to allocate 2 GiB", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"],
+)
+def test_a_gpu_without_enough_memory_is_one_sentence(message):
+    with pytest.raises(ComityError, match="too large"), hardware.memory_errors("too large"):
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="kernel"), hardware.memory_errors("too large"):
+        raise RuntimeError("CUDA error: no kernel image is available")
+
+
 SHAPES = """
 import sys
 import torch

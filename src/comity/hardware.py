@@ -53,6 +53,16 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device; a GPU copies it while the program continues.
+
+    A plain copy to a GPU waits for all work that is queued there.
+    """
+    if device.type == "cuda" and tensor.numel():
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype for `train.precision`; "auto" is bf16 where its matrix products are fast."""
     if name == "float32":
@@ -103,7 +113,7 @@ def _is_out_of_memory(error: MemoryError | RuntimeError | OSError) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     no_memory = re.search(
-        "can't allocate memory|bad_alloc|out of memory", str(error), re.IGNORECASE
+        "can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED", str(error), re.IGNORECASE
     )
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or bool(no_memory)
 

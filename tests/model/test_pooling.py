@@ -21,12 +21,26 @@ from comity.model.checkpoint import load_encoder, save_encoder
 from comity.model.encoder import Packed
 from comity.model.heads import make_head
 from comity.model.multitask import ModelInput, MultiTaskModel, PooledGroup
-from comity.model.pooling import WIDTHS
+from comity.model.pooling import WIDTHS, mean_pool
 from comity.targets import HeadSpec, Target
 
 POOLINGS = list(WIDTHS)
 MOOD = Target("classification", "linear", ("a", "b", "c"))
 ALIKE = Target("similarity", "cosine", scale=(0.0, 5.0))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_mean_pool_equals_the_mean_of_each_sequence(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(Tensor, "is_cuda", gpu)  # the sum that runs on GPUs, here on the CPU
+    hidden = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = mean_pool(hidden, torch.tensor([0, 2, 2, 9]))
+    nothing = torch.zeros(4)
+    assert_close(found, torch.stack([hidden[:2].mean(0), nothing, hidden[2:].mean(0)]))
+    (found * torch.tensor([[1.0], [5.0], [2.0]])).sum().backward()
+    expected = torch.tensor([1 / 2] * 2 + [2 / 7] * 7)[:, None].expand(9, 4)
+    assert_close(hidden.grad, expected)
 
 
 def expected_vectors(folder: Path, batch: Packed, pooling: str) -> Tensor:

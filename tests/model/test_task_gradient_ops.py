@@ -80,7 +80,10 @@ def test_norm_sums_its_gradients_in_float32() -> None:
     assert_close(rows.found[0, id(layer.weight)], wide.weight.grad, rtol=1e-2, atol=1.0)
 
 
-def test_look_up() -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_look_up(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    # The sum in a fixed order, which runs on GPUs; here it runs on the CPU.
+    monkeypatch.setattr(Tensor, "is_cuda", gpu)
     table = nn.Parameter(random(3, 4))
     indices = torch.tensor([0, 2, 2, 1, 0, 2, 2, 1, 1, 1, 0, 0])
     rows, grad_output = Rows(), random(12, 4)

@@ -40,7 +40,7 @@ from comity.runs.entries import ConflictEntry, EvaluationEntry
 from comity.training.balancers import draw_orders, pcgrad
 from comity.training.events import Event, Resumed
 from comity.training.launch import Launch, launched
-from comity.training.ranks import ALONE, Ranks, joined
+from comity.training.ranks import ALONE, Ranks, _backend, _SeveralRanks, joined
 from comity.training.setup import prepare
 from comity.training.trainer import Trainer
 
@@ -317,6 +317,47 @@ def test_a_device_that_processes_cannot_share_is_an_error(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ComityError, match=message), joined(device):
         pass
+
+
+def test_each_process_chooses_its_gpu_before_it_uses_one(second_of_two, monkeypatch):
+    done = []
+
+    def choose_device(name):
+        done.append(name)
+        return torch.device(name)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(hardware, "choose_device", choose_device)
+    monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+    assert _backend("cuda", launched()) == "cpu:gloo,cuda:nccl"
+    assert done == [1, "cuda"]
+    assert _backend("cpu", launched()) == "gloo"
+    assert done == [1, "cuda", "cpu"]  # a run on the CPU uses no GPU
+
+
+class StoreOfTwo:
+    """What processes have told each other: the first one is behind."""
+
+    def check(self, keys):
+        return False
+
+    def get(self, key):
+        return b"0.0 3" if key == "sign of life 0" else b"0.0 4"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "[tcp/unbound_buffer.cc:1] Timed out waiting 25000ms for recv operation to complete",
+        "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, "
+        "OpType=BROADCAST) ran for 25001 milliseconds before timing out.",
+    ],
+)
+def test_a_time_out_names_the_process_that_is_behind(reason):
+    second = _SeveralRanks.__new__(_SeveralRanks)
+    vars(second).update(rank=1, size=2, _timeout=25.0, _store=StoreOfTwo())
+    assert str(second._lost(reason)).startswith("process 0 of 2 has not answered for 25 seconds")
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "inf"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from comity.data.packing import PackedRows, Template
 from comity.data.splits import Split
 from comity.evaluation.evaluate import by_length
+from comity.hardware import to_device
 from comity.model.multitask import Encoded, MultiTaskModel
 
 Progress = Callable[[int], None]
@@ -92,5 +93,5 @@ class EncodedRows:
     def take(self, indices: NDArray[np.integer], device: torch.device) -> Encoded:
         """The vectors of the rows with these indices in the split."""
         positions = np.searchsorted(self.rows, indices)
-        found = [torch.from_numpy(vectors[positions]).to(device) for vectors in self.vectors]
+        found = [to_device(torch.from_numpy(each[positions]), device) for each in self.vectors]
         return Encoded(found[: self.views], found[self.first_text :])

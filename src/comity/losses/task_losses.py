@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from comity.hardware import to_device
 from comity.losses.embedding_losses import contrastive, cosent, ranking, same_texts
 from comity.recipe.schema import ObjectiveSection
 from comity.targets import Target
@@ -137,7 +138,8 @@ def task_loss(
     """The loss of a task's outputs `[B, outputs]` against `labels [B]`: the sum over its heads."""
     losses = []
     for part, own in zip(target.parts, target.split(outputs), strict=True):
-        wanted = torch.from_numpy(np.ascontiguousarray(part.trained_on(labels))).to(outputs.device)
+        wanted = torch.from_numpy(np.ascontiguousarray(part.trained_on(labels)))
+        wanted = to_device(wanted, outputs.device)
         taught = _for_part(teaching, target, part)
         losses.append(head_loss(part, own, wanted, class_weights, taught))
     return sum(losses[1:], losses[0])
@@ -222,20 +224,20 @@ class TextPairs:
         """Some of the rows, by a mask `[B]`."""
         if kept.all():
             return self
-        mask = torch.from_numpy(kept).to(self.first.device)
+        mask = to_device(torch.from_numpy(kept), self.first.device)
         return TextPairs(self.first[mask], self.second[mask], self.closeness[kept], self.keys[kept])
 
 
 def objective_loss(objective: ObjectiveSection, target: Target, pairs: TextPairs) -> Tensor:
     """The loss of one of a task's objectives, next to the loss of its head."""
-    closeness = torch.from_numpy(pairs.closeness).float().to(pairs.first.device)
+    closeness = to_device(torch.from_numpy(pairs.closeness).float(), pairs.first.device)
     if objective.loss == "contrastive":
         return contrastive(pairs.first, pairs.second, closeness, objective.denominator)
     if objective.loss == "cosent":
         return cosent(pairs.first, pairs.second, closeness, objective.cosine_scale)
     if objective.loss == "ranking":
         least = objective.positive_from if target.kind == "similarity" else 0.5
-        same = torch.from_numpy(same_texts(pairs.keys)).to(closeness.device)
+        same = to_device(torch.from_numpy(same_texts(pairs.keys)), closeness.device)
         return ranking(
             pairs.first,
             pairs.second,

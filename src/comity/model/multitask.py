@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from comity.data.packing import PackedRows
+from comity.hardware import to_device
 from comity.model.dropout import torch_generator
 from comity.model.encoder import Encoder, Group, Packed
 from comity.model.heads import BothHeads, LinearHead, make_head
@@ -279,8 +280,10 @@ def to_packed(views: Sequence[PackedRows], device: torch.device) -> Packed:
     starts = np.cumsum([0, *(len(view.ids) for view in views[:-1])])
     ends = [view.offsets[1:] + start for view, start in zip(views, starts, strict=True)]
     return Packed(
-        ids=torch.from_numpy(np.concatenate([view.ids for view in views])).to(device),
-        segments=torch.from_numpy(np.concatenate([view.segments for view in views])).to(device),
-        offsets=torch.from_numpy(np.concatenate([[0], *ends])).to(device),
+        ids=to_device(torch.from_numpy(np.concatenate([view.ids for view in views])), device),
+        segments=to_device(
+            torch.from_numpy(np.concatenate([view.segments for view in views])), device
+        ),
+        offsets=to_device(torch.from_numpy(np.concatenate([[0], *ends])), device),
         longest=max(view.longest for view in views),
     )

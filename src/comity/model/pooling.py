@@ -44,7 +44,11 @@ def mean_pool(hidden: Tensor, offsets: Tensor) -> Tensor:
     sequences = torch.arange(len(lengths), device=hidden.device)
     sequences = sequences.repeat_interleave(lengths, output_size=len(hidden))
     sums = torch.zeros(len(lengths), hidden.shape[1], device=hidden.device)
-    return sums.index_add(0, sequences, hidden.float()) / lengths.clamp(min=1)[:, None]
+    if hidden.is_cuda:  # where index_add adds in an order that changes from call to call
+        sums = sums.index_put((sequences,), hidden.float(), accumulate=True)
+    else:
+        sums = sums.index_add(0, sequences, hidden.float())
+    return sums / lengths.clamp(min=1)[:, None]
 
 
 def declared_pooling(folder: Path) -> tuple[str | None, str | None]:

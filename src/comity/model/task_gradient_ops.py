@@ -170,11 +170,20 @@ class _LookUp(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         table = ctx.table
         if table.requires_grad:
-
-            def grad_table(grad_output: Tensor, own_indices: Tensor) -> Tensor:
-                zeros = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-                return zeros.index_add_(0, own_indices, grad_output.float())
-
             for row, parts in ctx.spans.each(gradients[0], indices):
-                ctx.spans.sink(row, table, _total(grad_table(*part) for part in parts), 0)
+                found = (_grad_table(grad, own, len(table)) for grad, own in parts)
+                ctx.spans.sink(row, table, _total(found), 0)
         return None, None, None
+
+
+def _grad_table(grad_output: Tensor, indices: Tensor, count: int) -> Tensor:
+    """The gradient `[T, H]` float32 of a table from that of the vectors `[N, H]` looked up in it.
+
+    On a GPU `index_add_` adds in an order that changes from call to call, so the same seed would
+    not give the same weights.
+    """
+    grad_output = grad_output.float()
+    if grad_output.is_cuda:
+        return torch.ops.aten.embedding_dense_backward(grad_output, indices, count, -1, False)
+    zeros = grad_output.new_zeros(count, grad_output.shape[1])
+    return zeros.index_add_(0, indices, grad_output)

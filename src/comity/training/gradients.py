@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from comity.hardware import to_device
 from comity.model.parameters import SHARED, FlatParameters, Segment
 from comity.training.ranks import Ranks
 
@@ -85,7 +86,7 @@ class Gradients:
         self.used = used
         self.words = words if self.trains_words else words[:0]
         self.word_rows = torch.zeros(used, len(self.words), self.flat.width, device=device)
-        indices = torch.from_numpy(words).to(device)
+        indices = to_device(torch.from_numpy(words), device)
         self.touched_words = self.flat.table[indices].requires_grad_(self.trains_words)
         self._written.clear()
         self.heads.zero_()
@@ -231,7 +232,7 @@ class Gradients:
         dense = torch.zeros(last - first, width, device=self.rows.device)
         low, high = np.searchsorted(self.words, [first, last])
         if high > low:
-            indices = torch.from_numpy(self.words[low:high] - first).to(dense.device)
+            indices = to_device(torch.from_numpy(self.words[low:high] - first), dense.device)
             dense.index_copy_(0, indices, self._weighted_sum(self.word_rows[:, low:high], weights))
         return dense.flatten()
 

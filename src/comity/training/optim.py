@@ -12,6 +12,9 @@ from comity.training.gradients import Gradients
 BLOCK = 1 << 18
 """Numbers per block of an update: gradient, moments and masters of one block fit into the cache."""
 
+GPU_BLOCK = 1 << 24
+"""The same on a GPU, where each operation has a cost that does not depend on its size."""
+
 
 def adamw(
     master: Tensor,
@@ -61,7 +64,7 @@ def fused_adamw(
     shrunk = rate * (1 - rate * weight_decay)
     torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
         [master], [gradient], [first], [second], [],
-        [torch.tensor(float(step), device=master.device)],
+        [torch.full((), float(step), device=master.device)],
         lr=shrunk,
         beta1=betas[0],
         beta2=betas[1],
@@ -115,12 +118,13 @@ class FlatAdamW:
             rate_of: the learning rate of a segment, or None to leave it unchanged.
         """
         update = fused_adamw if hasattr(torch, "_fused_adamw_") else adamw
+        block = GPU_BLOCK if self.flat.masters.is_cuda else BLOCK
         for segment in self.flat.segments:
             rate = rate_of(segment)
             if rate is None or not gradients.reaches(segment):
                 continue
             segment.step += 1
-            for start, stop in _blocks(segment, self.flat.width):
+            for start, stop in _blocks(segment, self.flat.width, block):
                 update(
                     self.flat.masters[start:stop],
                     gradients.combined(start, stop, weights, factor),
@@ -135,8 +139,8 @@ class FlatAdamW:
                 self.flat.refresh(start, stop)
 
 
-def _blocks(segment: Segment, width: int) -> Iterator[tuple[int, int]]:
-    size = max(BLOCK // width, 1) * width  # a block holds whole rows of the word table
+def _blocks(segment: Segment, width: int, block: int) -> Iterator[tuple[int, int]]:
+    size = max(block // width, 1) * width  # a block holds whole rows of the word table
     for start in range(segment.start, segment.stop, size):
         yield start, min(start + size, segment.stop)
 

@@ -244,7 +244,7 @@ class _SeveralRanks(Ranks):
             if self._store.check([_FAILED]):
                 return ProcessLost(*json.loads(self._store.get(_FAILED)))
             done = [int(self._store.get(_sign(rank)).split()[1]) for rank in range(self.size)]
-            if "timed out" in reason.lower():
+            if re.search("timed out|operation timeout", reason.lower()):  # of gloo, of NCCL
                 return ProcessLost(self._no_answer(done.index(min(done))))
         except RuntimeError:
             pass  # the store is gone, and so is the process that has it
@@ -334,6 +334,9 @@ def joined(device: str) -> Iterator[Ranks]:
 
 def _backend(name: str, launch: Launch) -> str:
     """The backend of torch.distributed; chooses the GPU of this process."""
+    if name in ("auto", "cuda") and launch.local_rank < torch.cuda.device_count():
+        # First: otherwise each process also takes memory of GPU 0.
+        torch.cuda.set_device(launch.local_rank)
     device = hardware.choose_device(name)
     if device.type == "cpu":
         return "gloo"
@@ -347,7 +350,6 @@ def _backend(name: str, launch: Launch) -> str:
             f"train.device: this machine has {plural(count, 'GPU')}, and each process needs one; "
             f'start torchrun with --nproc-per-node {count}, or set train.device to "cpu"'
         )
-    torch.cuda.set_device(launch.local_rank)
     # Errors of NCCL become exceptions of the call instead of ending the process.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     return "cpu:gloo,cuda:nccl"

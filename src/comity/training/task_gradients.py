@@ -14,6 +14,7 @@ from comity.data.labels import class_counts
 from comity.data.packing import Template
 from comity.data.splits import PAIR, Split, TaskData
 from comity.evaluation.encoded_rows import EncodedRows
+from comity.hardware import to_device
 from comity.losses.task_losses import (
     Teaching,
     TextPairs,
@@ -337,8 +338,8 @@ class TaskGradients:
             masked_ids[span], masked = mask_words(ids[span], special[span], *self.masking, draws)
             positions.append(masked + start)
         return (
-            torch.from_numpy(masked_ids).to(self.device),
-            torch.from_numpy(np.concatenate(positions)).to(self.device),
+            to_device(torch.from_numpy(masked_ids), self.device),
+            to_device(torch.from_numpy(np.concatenate(positions)), self.device),
         )
 
     def _input(self, micro_batch: MicroBatch, words: NDArray[np.int64], *keys: int) -> ModelInput:
@@ -385,7 +386,7 @@ class TaskGradients:
                 )
                 for view in views
             ]
-            return torch.from_numpy(np.concatenate(found)).to(self.device)
+            return to_device(torch.from_numpy(np.concatenate(found)), self.device)
 
         return DropoutKeys(
             packed=view_keys(self.model.tasks[micro_batch.task].parts[0].views),
@@ -396,9 +397,9 @@ class TaskGradients:
     def _on_device(self, packed: Packed, words: NDArray[np.int64]) -> Packed:
         indices = torch.from_numpy(np.searchsorted(words, packed.ids.numpy()))
         return Packed(
-            indices.to(self.device),
-            packed.segments.to(self.device),
-            packed.offsets.to(self.device),
+            to_device(indices, self.device),
+            to_device(packed.segments, self.device),
+            to_device(packed.offsets, self.device),
             packed.longest,
         )
 
@@ -450,10 +451,10 @@ class TaskGradients:
         if split.soft is None:
             return None
         return Teaching(
-            torch.from_numpy(split.soft[micro_batch.indices]).to(self.device),
+            to_device(torch.from_numpy(split.soft[micro_batch.indices]), self.device),
             1 - micro_batch.done if task.teacher_anneal else task.teacher_weight,
             task.teacher_temperature,
-            torch.from_numpy(split.has_label(micro_batch.indices)).to(self.device),
+            to_device(torch.from_numpy(split.has_label(micro_batch.indices)), self.device),
         )
 
     def _divergence(self, task: str, outputs: Sequence[Tensor]) -> Tensor:
