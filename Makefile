@@ -1,6 +1,6 @@
 # make demo       install, train three small tasks, show scores and predictions
 # make test       install, run the tests
-# make test-slow  run the slow tests: browser (Debian: apt-get install chromium), docs, wheel
+# make test-slow  run the slow tests: browser (Debian: apt-get install chromium), docs, wheel, processes
 # make test-track install the experiment trackers, run their tests
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting

@@ -147,6 +147,7 @@ def _end_as_named(job: Job, on_event: Listener) -> None:
         raise ComityError("a: is wrong", "b: is wrong too")
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_or_is_killed_stops_no_other(capsys):
     names = ("killed", "no disk", "two errors")
     assert train_at_once(_end_as_named, [Job(name) for name in names], 2, display(*names)) == [
@@ -182,6 +183,7 @@ def _stop_all_after_step_3(job: Job, on_event: Listener) -> None:
     train(job.recipe, ready.parent / "data", job.out, on_event=listen)
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_checkpoints_and_the_command_resumes(recipe, tmp_path, capsys):
     sweep = Sweep(recipe, [RATES], tmp_path / "data", tmp_path / "out")
     points = [Job(point.name, sweep.out / point.name, point.recipe) for point in sweep.points]
@@ -211,6 +213,7 @@ def _ignore_the_stop(job: Job, on_event: Listener) -> None:
     (job.out / "outlived").write_text("")
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills(tmp_path, monkeypatch):
     monkeypatch.setattr("comity.training.interrupts.REPEATED", -1.0)
     shown = display("stubborn")
@@ -229,6 +232,7 @@ def _wait_for_a_stop(job: Job, on_event: Listener) -> None:
         (job.out / f"{job.name}.saved").write_text(signal.Signals(interrupts.received).name)
 
 
+@pytest.mark.slow
 def test_a_process_whose_parent_is_killed_stops_with_a_checkpoint(tmp_path):
     code = f"""
 from pathlib import Path
