@@ -614,13 +614,14 @@ def _assembled(
     hardware.keep_freed_memory()
     loaded = load_as_declared(recipe, str(weights / saved_model.ENCODER))
     tasks = {name: task.head for name, task in facts.tasks.items()}
-    model = MultiTaskModel(loaded.encoder, tasks)
+    with torch.device("meta"):  # only shapes: their memory is that of the tensors in the file
+        model = MultiTaskModel(loaded.encoder, tasks)
     heads = weights / saved_model.HEADS
     try:
         tensors = load_file(heads)
         for name, head in zip(tasks, model.heads, strict=True):
             own = {k: tensors[f"{name}.{k}"] for k in head.state_dict()}
-            head.load_state_dict(own)
+            head.load_state_dict(own, assign=True)
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)

@@ -20,13 +20,14 @@ from comity.files import (
     copy_folder,
     files_in,
     give_same_permissions,
+    is_inside,
     read_record,
     sha256_of,
     write_record,
 )
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
-from comity.runs.facts import EncoderFacts, RunFacts, TaskFacts, versions
+from comity.runs.facts import EncoderFacts, Precision, RunFacts, TaskFacts, versions
 
 FILE = "comity.json"
 ENCODER = "encoder"
@@ -49,7 +50,7 @@ READING = {
 class SavedModel:
     """The contents of comity.json."""
 
-    precision: str  # "float32" or "bfloat16": what the model computes in
+    precision: Precision  # what the model computes in
     encoder: EncoderFacts  # the pretrained encoder, without its folder
     tasks: dict[str, TaskFacts]
     columns: dict[str, dict[str, Any]]  # by task: the keys READING of its recipe
@@ -126,6 +127,8 @@ def read_saved_model(folder: Path) -> SavedModel:
         raise damaged from None
     for name, digest in saved.files.items():
         file = folder / name
+        if not is_inside(name):
+            raise ComityError(f'{path}: names "{name}", which is not in the folder; {_COPY_AGAIN}')
         if not file.is_file() or sha256_of(file) != digest:
             what = "has changed since it was written" if file.is_file() else "is missing"
             raise ComityError(f"{file}: {what}; {_COPY_AGAIN}")

@@ -23,7 +23,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ from comity.files import (
 )
 from comity.format import or_dash
 from comity.recipe.differences import first_difference
-from comity.recipe.recipe import Recipe
+from comity.recipe.recipe import Recipe, parsed_toml
 from comity.runs.calibration import fitted_heads
 from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
 from comity.runs.facts import FORMAT, RunFacts
@@ -174,7 +173,7 @@ class RunDirectory:
         recipe = Recipe.load(path)
         recorded = self.facts().recipe if (self.path / "run.json").is_file() else None
         if recorded is not None:
-            found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            found = parsed_toml(path.read_text(encoding="utf-8-sig"))
             difference = first_difference(recorded, found, ("in run.json", "in recipe.toml"))
             if difference:
                 raise ComityError(
