@@ -620,7 +620,7 @@ def _assembled(
     try:
         tensors = load_file(heads)
         for name, head in zip(tasks, model.heads, strict=True):
-            own = {k: tensors[f"{name}.{k}"] for k in head.state_dict()}
+            own = {k: tensors[f"{name}.{k}"].clone() for k in head.state_dict()}
             head.load_state_dict(own, assign=True)
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None

@@ -26,8 +26,9 @@ DEEPEST = 50
 
 TOO_DEEP = f"tables and lists are nested more than {DEEPEST} deep"
 
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
 _DEEP_KEY = re.compile(
-    rf"(?:^|[{{,])[ \t]*+\[{{0,2}}+[ \t]*+(?:[\w\"'-]++[ \t]*+\.[ \t]*+){{{DEEPEST}}}", re.MULTILINE
+    rf"(?:^|[{{,])[ \t]*+\[{{0,2}}+[ \t]*+(?:{_PART}){{{DEEPEST}}}", re.MULTILINE
 )
 """A dotted key of too many parts, such as a.b.c = 1, [a.b.c] or {a.b.c = 1}."""
 

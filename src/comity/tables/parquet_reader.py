@@ -3,6 +3,7 @@
 import math
 import uuid
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,7 +25,8 @@ from comity.tables.rows import (
     Table,
     Value,
     WholeRow,
-    free_name,
+    check_width,
+    free_names,
     name_key,
     no_column,
 )
@@ -40,9 +42,8 @@ class ArrowTable(Table):
     def __init__(self, path: Path, schema: pa.Schema, columns: Sequence[str | int]):
         super().__init__(path)
         self._schema = schema
-        self._names: list[str] = []
-        for name in self._schema.names:
-            self._names.append(free_name(name, self._names))
+        check_width(path, len(schema.names))
+        self._names = free_names(schema.names)
         self._paths = self._find_columns([str(column) for column in columns])
 
     @abstractmethod
@@ -58,7 +59,8 @@ class ArrowTable(Table):
     def columns(self) -> list[str | int]:
         """The columns that are no structs, and the fields of structs with dots, if they differ."""
         names = list(_dotted_names(self._schema))
-        return [name for name in names if names.count(name) == 1]
+        counts = Counter(names)
+        return [name for name in names if counts[name] == 1]
 
     @property
     def chosen_names(self) -> list[str]:
@@ -361,9 +363,7 @@ def _plain_duration(count: int | None, unit: str) -> str | None:
 
 
 def _plain_structs(array: Any) -> list[Any]:
-    names: list[str] = []
-    for field in array.type:
-        names.append(free_name(field.name, names))
+    names = free_names(field.name for field in array.type)
     columns = [plain_values(column) for column in array.flatten()]
     rows = zip(*columns, strict=True) if columns else ((),) * len(array)
     absent = array.is_null().to_pylist()
