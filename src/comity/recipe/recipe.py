@@ -17,7 +17,6 @@ from comity.recipe.rules import check_rules, keys_without_effect
 from comity.recipe.schema import RecipeSchema
 from comity.recipe.stage_rules import frozen_balancers, frozen_encoders
 
-
 LARGEST = 4 << 20
 """Bytes of a recipe."""
 
