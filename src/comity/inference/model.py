@@ -611,6 +611,11 @@ def _assembled(
     precision: str | None,
 ) -> Model:
     """The model of the run or folder `path`, whose weights are in the folder `weights`."""
+    if unknown := facts.tasks.keys() - recipe.tasks.keys():
+        raise ComityError(
+            f"{path}: has a head for {min(unknown)}, which its recipe does not declare; the run is "
+            "damaged, train it again"
+        )
     hardware.keep_freed_memory()
     loaded = load_as_declared(recipe, str(weights / saved_model.ENCODER))
     tasks = {name: task.head for name, task in facts.tasks.items()}

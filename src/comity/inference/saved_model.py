@@ -27,7 +27,7 @@ from comity.files import (
 )
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
-from comity.runs.facts import EncoderFacts, Precision, RunFacts, TaskFacts, versions
+from comity.runs.facts import EncoderFacts, Precision, RunFacts, TaskFacts, TaskName, versions
 
 FILE = "comity.json"
 ENCODER = "encoder"
@@ -52,7 +52,7 @@ class SavedModel:
 
     precision: Precision  # what the model computes in
     encoder: EncoderFacts  # the pretrained encoder, without its folder
-    tasks: dict[str, TaskFacts]
+    tasks: dict[TaskName, TaskFacts]
     columns: dict[str, dict[str, Any]]  # by task: the keys READING of its recipe
     files: dict[str, str]  # SHA-256 of the other files
     versions: dict[str, str]  # by package

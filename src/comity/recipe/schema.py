@@ -24,6 +24,9 @@ MetricName = Literal[
     "pearson", "spearman", "rmse", "mae",
 ]  # fmt: skip
 
+TASK_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""The pattern of a task's name, which becomes a file name."""
+
 MOST_LAYERS = 4
 """Dense layers in a head before its output layer."""
 

@@ -37,6 +37,7 @@ from comity.files import (
     MANIFEST,
     append,
     damage,
+    read_bytes,
     read_record,
     sha256_of,
     write_atomically,
@@ -67,6 +68,9 @@ SLIM_WEIGHTS = "weights.json"
 
 TRACK = "track"
 """The folder for files of experiment trackers."""
+
+BEST = re.compile(r"best-\d+")
+"""The name of the folder of the best model, with its step."""
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """The name of a checkpoint's folder, with its step."""
@@ -238,7 +242,12 @@ class RunDirectory:
             ComityError: any other line cannot be read; names the line.
         """
         path = self.path / "metrics.jsonl"
-        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        try:
+            *lines, _ = read_bytes(path).split(b"\n") if path.exists() else [b""]
+        except OSError as error:
+            raise ComityError(
+                f"{path}: cannot be read ({error.strerror}); the run is damaged, train it again"
+            ) from None
         entries = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -301,7 +310,13 @@ class RunDirectory:
             raise ComityError(
                 f"{self.path}: the run has no saved model yet ({self.status().sentence})"
             )
-        return validated(_BEST, read_record(path), path)
+        best = validated(_BEST, read_record(path), path)
+        if not BEST.fullmatch(best.folder):
+            raise ComityError(
+                f'{path}: names "{best.folder}", which is not a folder of the run; the run is '
+                "damaged, train it again"
+            )
+        return best
 
     @property
     def warnings(self) -> list[str]:

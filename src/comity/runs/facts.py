@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, Field
 
-from comity.recipe.schema import HEADS_OF, MOST_LAYERS, MOST_LEVELS, Pooling, View
+from comity.recipe.schema import HEADS_OF, MOST_LAYERS, MOST_LEVELS, TASK_NAME, Pooling, View
 from comity.targets import HeadSpec
 
 FORMAT = 3
@@ -18,6 +18,7 @@ FORMAT = 3
 
 RECORDED_PACKAGES = ("comity", "torch", "numpy", "tokenizers", "safetensors")
 
+TaskName = Annotated[str, Field(pattern=f"^{TASK_NAME}$")]
 Precision = Annotated[str, Field(pattern="^(float32|bfloat16)$")]
 
 
@@ -171,7 +172,7 @@ class RunFacts:
     seed: int
     precision: Precision
     inputs: RunInputs
-    tasks: dict[str, TaskFacts]
+    tasks: dict[TaskName, TaskFacts]
     machine: Machine
     versions: dict[str, str]  # by package
     command: list[str] | None = None  # None for a run started from Python
