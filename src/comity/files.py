@@ -124,6 +124,14 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none whose name is too long or not a name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def is_inside(name: str) -> bool:
     """Whether a relative path in a file from someone else stays in the folder that it is for.
 

@@ -20,6 +20,7 @@ from comity.files import (
     copy_folder,
     files_in,
     give_same_permissions,
+    is_file,
     is_inside,
     read_record,
     sha256_of,
@@ -129,8 +130,8 @@ def read_saved_model(folder: Path) -> SavedModel:
         file = folder / name
         if not is_inside(name):
             raise ComityError(f'{path}: names "{name}", which is not in the folder; {_COPY_AGAIN}')
-        if not file.is_file() or sha256_of(file) != digest:
-            what = "has changed since it was written" if file.is_file() else "is missing"
+        if not is_file(file) or sha256_of(file) != digest:
+            what = "has changed since it was written" if is_file(file) else "is missing"
             raise ComityError(f"{file}: {what}; {_COPY_AGAIN}")
     return saved
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from comity import files
 from comity.errors import ComityError, ErrorList
-from comity.files import is_inside
+from comity.files import is_file, is_inside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,7 +181,7 @@ def _shards(index: Path) -> dict[str, Path]:
     for name in sorted(set(shards.values())):
         if Path(name).name != name or not is_inside(name):
             errors.add(f'{index}: "{name}" must be a file name only; copy the index again')
-        elif not (index.parent / name).is_file():
+        elif not is_file(index.parent / name):
             errors.add(f"{index}: shard {name} is missing from the folder; copy it there")
     errors.check()
     return {tensor: index.parent / name for tensor, name in shards.items()}

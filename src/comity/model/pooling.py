@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from comity.errors import ComityError
-from comity.files import is_inside
+from comity.files import is_file, is_inside
 from comity.model.checkpoint_files import read_json, read_json_object
 
 WIDTHS = {"pooler": 1, "cls": 1, "mean": 1, "cls+mean": 2}
@@ -69,7 +69,7 @@ def declared_pooling(folder: Path) -> tuple[str | None, str | None]:
                 f'{folder / MODULES}: the path "{name}" is not in the folder; copy the file again'
             )
         path = folder / name / CONFIG
-        if not path.is_file():
+        if not is_file(path):
             return "mean", f"{path}: is missing; heads read the mean of all tokens by default."
         modes = _modes(read_json_object(path))
         if modes and set(modes) <= set(_MODES.values()):

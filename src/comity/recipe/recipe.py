@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
-from comity.files import is_utf8, path_of, path_text, read_text
+from comity.files import is_file, is_utf8, path_of, path_text, read_text
 from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
@@ -237,7 +237,7 @@ def _resolve_encoder(values: dict[str, Any], path: Path) -> None:
     if not isinstance(name, str) or name == "minilm":
         return
     for folder in (path.parent / path_of(name), path_of(name)):
-        if (folder / "config.json").is_file():
+        if is_file(folder / "config.json"):
             encoder["name"] = path_text(folder.resolve())
             return
 

@@ -333,6 +333,11 @@ class RunDirectory:
     def kept_facts(self) -> RunFacts:
         """The contents of run.json, with what was fitted for the kept model in its heads."""
         facts, fit = self.facts(), self.best().fit
+        if unknown := {*fit.tasks} - {*facts.tasks}:
+            raise ComityError(
+                f"{self.path / 'best.json'}: has a calibration or a mix of {min(unknown)}, which "
+                "is not a task of the run; the run is damaged, train it again"
+            )
         heads = fitted_heads({name: task.head for name, task in facts.tasks.items()}, fit)
         tasks = {name: replace(task, head=heads[name]) for name, task in facts.tasks.items()}
         return replace(facts, tasks=tasks)

@@ -34,6 +34,10 @@ def _checked(head: HeadSpec) -> HeadSpec:
             raise ValueError(f"{part.kind} has no head {part.head}")
         if not -math.inf < low < high < math.inf:
             raise ValueError("no scale")
+        if not (0 < part.deviation < math.inf and abs(part.mean) < math.inf):
+            raise ValueError("no mean and deviation")
+        if not (0 < part.temperature < math.inf and 0 < part.threshold < 1 and 0 <= part.mix <= 1):
+            raise ValueError("a temperature, threshold or share is out of range")
         if part.head == "bins" and high - low >= MOST_LEVELS:
             raise ValueError("too many levels")
     if not 0 <= head.layers <= MOST_LAYERS or not 0 <= head.dropout < 1:
