@@ -14,7 +14,17 @@ VALUES: list[Any] = [
     "..", "a" * 5000, "9" * 5000, "mood", "[CLS]", [], {}, [[]], [None], {"a": {}}, ["a"] * 300,
 ]  # fmt: skip
 
-NUMBERS = [b"-1", b"0", b"99999999999999999999", b"1e999", b"9" * 5000, b"NaN", b'"a"', b"[[", b"{}"]
+NUMBERS = [
+    b"-1",
+    b"0",
+    b"99999999999999999999",
+    b"1e999",
+    b"9" * 5000,
+    b"NaN",
+    b'"a"',
+    b"[[",
+    b"{}",
+]
 
 
 def broken(content: bytes, suffix: str, random: Random) -> bytes:
@@ -42,7 +52,11 @@ def _bytes(content: bytes, random: Random) -> bytes:
         lambda: content[:start] + content[end:],
         lambda: content[:end] + content[start:],
         lambda: content[:at] + near * random.choice([2, 100]) + content[at:],
-        lambda: content[:at] + random.choice([b"\0", b"\xff\xfe", b'"', b"\n", b"[" * 2000]) + content[at:],
+        lambda: (
+            content[:at]
+            + random.choice([b"\0", b"\xff\xfe", b'"', b"\n", b"[" * 2000])
+            + content[at:]
+        ),
         lambda: _number(content, random),
     ]
     return random.choice(ways)()

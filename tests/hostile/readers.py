@@ -11,9 +11,6 @@ from random import Random
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from tests.conftest import write_encoder
-from tests.helpers import two_tasks, write_two_tasks
-from tests.hostile.damage import broken, suffix_of
 
 from comity import load, train
 from comity.data.soft_labels import SoftLabels, read_soft_labels, write_soft_labels
@@ -28,6 +25,9 @@ from comity.serve.limits import Limits, RequestError
 from comity.tables.hub import HubName
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat
+from tests.conftest import write_encoder
+from tests.helpers import two_tasks, write_two_tasks
+from tests.hostile.damage import broken, suffix_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def write_tables(folder: Path) -> None:
     (folder / "rows.csv").write_text(text, encoding="utf-8")
     (folder / "rows.tsv").write_text("text\tlabel\nthe dog\tgood\na cat\tbad\n")
     (folder / "wide.csv").write_text(text, encoding="utf-16")
-    table = pyarrow.Table.from_pylist([{**row, "list": ["a", "b"], "in": {"a": "x"}} for row in ROWS])
+    table = pyarrow.Table.from_pylist(
+        [{**row, "list": ["a", "b"], "in": {"a": "x"}} for row in ROWS]
+    )
     for name in ("snappy", "zstd", "none"):
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet", compression=name)
 
@@ -123,7 +125,12 @@ def write_old_checkpoint(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps({"cls_token": "[CLS]"}))
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.models.Pooling",
+        },
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir(exist_ok=True)
@@ -211,7 +218,9 @@ def _read_run(folder: Path) -> None:
         kept_predictions(run, task)
     assert run.kept_evaluation() is not None or recipe
     model = load(run, "cpu")
-    model.predict(model.tasks[0], [("a dog", "a cat") if recipe.tasks[model.tasks[0]].texts else "a dog"])
+    model.predict(
+        model.tasks[0], [("a dog", "a cat") if recipe.tasks[model.tasks[0]].texts else "a dog"]
+    )
 
 
 def _read_saved(folder: Path) -> None:

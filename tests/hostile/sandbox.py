@@ -11,9 +11,7 @@ from comity.errors import ComityError
 ENDED = "ended without an error"
 
 
-def outcome(
-    function: Callable[[], object], megabytes: int = 1024, seconds: int = 60
-) -> str:
+def outcome(function: Callable[[], object], megabytes: int = 1024, seconds: int = 60) -> str:
     """How a function ends in a child process: the sentence of its ComityError, or what happened.
 
     Args:

@@ -5,7 +5,8 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.hostile.readers import READERS, RUNS, Reader, filled
+
+from tests.hostile.readers import READERS, Reader, filled
 
 EXAMPLES = 12
 

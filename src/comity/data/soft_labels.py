@@ -162,7 +162,7 @@ def _is_valid(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> bool:
     shape = (n, classes) if classes else (n,)
     expected = {
         "rows": (np.int64, (n,)),
-        "keys": (np.uint64, (n, *arrays["keys"].shape[1:2])),
+        "keys": (np.uint64, (n, *(arrays["keys"].shape[1:2] or (0,)))),
         "folds": (np.int32, (n,)),
         "values": (np.float64, shape),
         "logits": (np.float64, (n, classes)),
