@@ -79,9 +79,8 @@ def write_tables(folder: Path) -> None:
     (folder / "rows.csv").write_text(text, encoding="utf-8")
     (folder / "rows.tsv").write_text("text\tlabel\nthe dog\tgood\na cat\tbad\n")
     (folder / "wide.csv").write_text(text, encoding="utf-16")
-    table = pyarrow.Table.from_pylist(
-        [{**row, "list": ["a", "b"], "in": {"a": "x"}} for row in ROWS]
-    )
+    rows = [{**row, "list": ["a", "b"], "in": {"a": "x"}} for row in ROWS]
+    table = pyarrow.Table.from_pylist(rows)
     for name in ("snappy", "zstd", "none"):
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet", compression=name)
 
@@ -124,10 +123,9 @@ def write_old_checkpoint(folder: Path) -> None:
     write_encoder(folder)
     (folder / "special_tokens_map.json").write_text(json.dumps({"cls_token": "[CLS]"}))
     modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
         {
             "idx": 1,
-            "name": "1",
             "path": "1_Pooling",
             "type": "sentence_transformers.models.Pooling",
         },
@@ -216,16 +214,16 @@ def _read_run(folder: Path) -> None:
     recipe = run.recipe()
     for task in run.facts().tasks:
         kept_predictions(run, task)
-    assert run.kept_evaluation() is not None or recipe
+    run.kept_evaluation()
     model = load(run, "cpu")
-    model.predict(
-        model.tasks[0], [("a dog", "a cat") if recipe.tasks[model.tasks[0]].texts else "a dog"]
-    )
+    task = model.tasks[0]
+    model.predict(task, [("a dog", "a cat") if recipe.tasks[task].texts else "a dog"])
 
 
 def _read_saved(folder: Path) -> None:
     model = load(folder / "saved", "cpu")
-    model.predict("mood", ["a dog"]) if "mood" in model.tasks else None
+    if "mood" in model.tasks:
+        model.predict("mood", ["a dog"])
 
 
 RUNS = [

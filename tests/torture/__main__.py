@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -174,15 +175,14 @@ class Torture:
         Each kind has a process of its own, with little memory and a minute for ten files.
         """
         total = self.total("hostile input")
-        table = Table(
-            "file", "seed", "what happened", title="Hostile input: failed", title_justify="left"
-        )
+        title = "Hostile input that was neither read nor refused"
+        table = Table("file", "seed", "what happened", title=title, title_justify="left")
         for number, reader in enumerate(READERS, start=1):
             say(f"file {number} of {len(READERS)}: {reader.file}")
             folder = filled(reader.write, self.folder / "hostile")
             for _ in range(0, count, 10):
                 seed = self.random.randrange(1 << 30)
-                wrong = outcome(lambda: _read_broken(reader, folder, seed, 10), megabytes=2048)
+                wrong = outcome(partial(_read_broken, reader, folder, seed, 10), megabytes=2048)
                 if not total.count(wrong == ENDED):
                     table.add_row(reader.file, str(seed), shortened(wrong, 90))
         return table

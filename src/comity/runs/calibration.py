@@ -27,9 +27,8 @@ class TaskCalibration:
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    threshold: (
-        Annotated[float, Field(gt=0, lt=1)] | None
-    )  # None for a task with three classes or more
+    # None for a task with three classes or more
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None
     metric: str
     as_trained: CalibrationScores | None  # None if an output is not finite
     cross_fitted: CalibrationScores | None  # None if nothing was fitted
