@@ -5,7 +5,7 @@
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make docs       build the documentation site in build/docs
-# make torture    kill training at many instants, break checkpoints, see that nothing is lost
+# make torture    kill training at many instants, break files of every kind, see that nothing is lost
 # make mutants    break the code line by line, see that the tests notice
 
 PYTHON ?= python3

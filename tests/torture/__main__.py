@@ -1,6 +1,6 @@
 """Kills training, breaks checkpoints and injects faults; prints what survived.
 
-    python -m tests.torture [--kills 50] [--corruptions 200] [--files 200] [--seed 0]
+    python -m tests.torture [--kills 50] [--corruptions 200] [--files 60] [--seed 0]
 
 Every run that was killed or broken has to end with the result, to the bit, of a run that was not,
 or with one sentence that says why it cannot be resumed. Every broken file from someone else has to
@@ -174,7 +174,7 @@ class Torture:
 
         Each kind has a process of its own, with little memory and a minute for ten files.
         """
-        total = self.total("hostile input")
+        total = self.total("hostile input, ten files each")
         title = "Hostile input that was neither read nor refused"
         table = Table("file", "seed", "what happened", title=title, title_justify="left")
         for number, reader in enumerate(READERS, start=1):
@@ -235,7 +235,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--corruptions", type=int, default=200)
-    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--files", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
