@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.hostile.readers import READERS, Reader, filled
 
-EXAMPLES = 12
+EXAMPLES = 8
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.file)
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(random=st.randoms(use_true_random=False))
 def test_a_broken_file_is_read_or_refused(folder, reader: Reader, random: Random):
     reader.try_broken(filled(reader.write, folder), random)

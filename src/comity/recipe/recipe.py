@@ -191,15 +191,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ComityError(
             f"{path}: cannot be read as a recipe ({_reason(error)}); name a TOML file in UTF-8"
         ) from None
-    except ValueError as error:
+    except tomllib.TOMLDecodeError as error:
         raise ComityError(_toml_error(path, str(error))) from None
+    except ValueError as error:
+        raise ComityError(f"{path}: cannot be opened ({error}); correct the path") from None
 
 
 def parsed_toml(text: str) -> dict[str, Any]:
     """The values of a TOML file.
 
     Raises:
-        ValueError: it is not TOML, a number in it is too long, or it is nested too deeply.
+        TOMLDecodeError: it is not TOML, a number in it is too long, or it is nested too deeply.
     """
     deep = _DEEP_KEY.search(text)
     if deep:  # tomllib would take quadratic time
@@ -209,6 +211,10 @@ def parsed_toml(text: str) -> dict[str, Any]:
         values = tomllib.loads(text)
     except RecursionError:
         raise tomllib.TOMLDecodeError(TOO_DEEP) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise tomllib.TOMLDecodeError("a number has thousands of digits") from None
     if _depth(values) > DEEPEST:
         raise tomllib.TOMLDecodeError(TOO_DEEP)
     return values
@@ -254,7 +260,8 @@ def _toml_error(path: Path, message: str) -> str:
     if twice:
         return f"{path}{line}: two tasks are named {twice[1]}; rename one of them"
     problem = re.sub(r"\s*\(at [^)]*\)", "", message)
-    return f"{path}{line}: not valid TOML ({problem}); fix that line"
+    fix = "fix that line" if line else "correct the file"
+    return f"{path}{line}: not valid TOML ({problem}); {fix}"
 
 
 # Pairs of keys that exclude each other: an override of one removes the other.
@@ -303,5 +310,5 @@ def _toml_value(text: str) -> Any:
     """The value as TOML reads it. A bare word is a string, so the shell needs no nested quotes."""
     try:
         return parsed_toml(f"value = {text}")["value"]
-    except ValueError:
+    except tomllib.TOMLDecodeError:
         return text
