@@ -20,8 +20,8 @@ MANIFEST = "manifest.json"
 _DIGEST = "sha256"  # the key of a record's digest of its other keys
 
 LARGEST_JSON = 128 << 20
-"""Bytes of a JSON file. Parsed JSON may take 25 times the memory of its file; the largest real
-files, those of tokenizers with a million tokens, have about 50 MB."""
+"""Bytes of a JSON file, whose values may take many times the memory of the file. The largest real
+ones are those of tokenizers."""
 
 LARGEST_TEXT = 1 << 30
 """Bytes of other files that are read as a whole."""

@@ -33,7 +33,7 @@ MOST_KEYS = 1000
 ONE_OBJECT = "write one object on each line"
 TOO_DEEP = "the JSON is nested too deeply"
 LONGEST_OBJECT = 64 << 20
-"""Characters of an object on a line; parsed, it may take 25 times the memory."""
+"""Characters of an object on a line, whose values may take many times the memory of the line."""
 
 
 class JsonTable(Table):
