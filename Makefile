@@ -5,7 +5,7 @@
 # make check      check style, formatting, types and the order of imports
 # make format     fix style and formatting
 # make docs       build the documentation site in build/docs
-# make torture    kill training at many instants, break checkpoints, see that nothing is lost
+# make torture    kill training at many instants, break files of every kind, see that nothing is lost
 # make mutants    break the code line by line, see that the tests notice
 # make gpu        on a machine with a GPU: compare it with the CPU, measure its speed (no network)
 # make gpu-wheels with a network: fill wheels/ with what `make gpu` needs besides torch and numpy

@@ -1,13 +1,15 @@
-"""Atomic writes of files and folders, SHA-256 digests, and checks of what was written."""
+"""Atomic writes of files and folders, SHA-256 digests, and checks of what is read."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import safetensors
@@ -16,6 +18,13 @@ from comity.errors import ComityError
 
 MANIFEST = "manifest.json"
 _DIGEST = "sha256"  # the key of a record's digest of its other keys
+
+LARGEST_JSON = 128 << 20
+"""Bytes of a JSON file, whose values may take many times the memory of the file. The largest real
+ones are those of tokenizers."""
+
+LARGEST_TEXT = 1 << 30
+"""Bytes of other files that are read as a whole."""
 
 
 class WriteError(ComityError):
@@ -70,6 +79,70 @@ def append(path: Path, text: str) -> None:
         raise
 
 
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a file that may come from someone else.
+
+    A pipe or a device has no end or blocks, so it is not opened.
+
+    Args:
+        path: the file.
+        largest: the most bytes that it may have.
+
+    Raises:
+        OSError: the file cannot be read, is not a regular file, or is too large.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > largest:
+            raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", str(path))
+        return file.read()
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a file that may come from someone else, see `read_bytes`; line ends become LF.
+
+    Raises:
+        OSError: as `read_bytes`.
+        UnicodeDecodeError: it is not in the encoding.
+    """
+    text = read_bytes(path, largest).decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file in UTF-8 that may come from someone else.
+
+    Raises:
+        OSError: as `read_bytes`.
+        ValueError: it is not UTF-8 or not JSON, a number in it has thousands of digits, or it is
+            nested too deeply.
+    """
+    try:
+        return json.loads(read_bytes(path, LARGEST_JSON).decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none whose name is too long or not a name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path in a file from someone else stays in the folder that it is for.
+
+    >>> is_inside("encoder/config.json"), is_inside("../config.json"), is_inside("/etc/hosts")
+    (True, False, False)
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    drive = PureWindowsPath(name).drive
+    return not (path.is_absolute() or drive or ".." in path.parts or "\0" in name or not path.name)
+
+
 def path_text(path: str | Path) -> str:
     """A path as text for a file in UTF-8, whatever encoding the locale has.
 
@@ -113,17 +186,18 @@ def read_record(path: Path) -> Any:
     Raises:
         ComityError: the file cannot be read, is not JSON, or has changed since it was written.
     """
+    digest = own = None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
+        if isinstance(values, dict) and _DIGEST in values:
+            digest = values.pop(_DIGEST)
+            own = _digest_of(values)
     except (OSError, ValueError, RecursionError):
         raise ComityError(f"{path}: cannot be read; the run is damaged, train it again") from None
-    if isinstance(values, dict) and _DIGEST in values:
-        digest = values.pop(_DIGEST)
-        if digest != _digest_of(values):
-            raise ComityError(
-                f"{path}: has changed since it was written; restore the file, or train the run "
-                "again"
-            )
+    if digest != own:
+        raise ComityError(
+            f"{path}: has changed since it was written; restore the file, or train the run again"
+        )
     return values
 
 
@@ -257,6 +331,8 @@ def damage(folder: Path, run: str | None = None, only: str | None = None) -> str
         files = manifest.get("files", manifest)  # earlier versions wrote the files alone
         owner = manifest.get("run")
         for name, (size, digest) in files.items():
+            if not is_inside(name):
+                return f"its {MANIFEST} names {name}, which is not in the folder"
             if only in (None, name) and (wrong := _damage_of(folder / name, name, size, digest)):
                 return wrong
     except (ComityError, AttributeError, TypeError, ValueError):
@@ -268,9 +344,11 @@ def damage(folder: Path, run: str | None = None, only: str | None = None) -> str
 
 def _damage_of(path: Path, name: str, size: int, digest: str) -> str | None:
     try:
-        found = path.stat().st_size
-        if found != size:
-            return f"{name} has {found:,} bytes instead of {size:,}"
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return f"{name} is not a regular file"
+        if found.st_size != size:
+            return f"{name} has {found.st_size:,} bytes instead of {size:,}"
         if sha256_of(path) != digest:
             return f"{name} has changed since it was written"
     except FileNotFoundError:

@@ -30,7 +30,9 @@ LABELS = SoftLabels(
 )
 
 
-@pytest.mark.parametrize("labels", [LABELS, replace(LABELS, values=np.ones(3), logits=None)])
+@pytest.mark.parametrize(
+    "labels", [LABELS, replace(LABELS, classes=(), values=np.ones(3), logits=None)]
+)
 def test_what_is_written_is_read(tmp_path, labels):
     write_soft_labels(tmp_path / "new" / "mood.safetensors", labels)
     found = read_soft_labels(tmp_path / "new" / "mood.safetensors")

@@ -1,9 +1,10 @@
 """Kills training, breaks checkpoints and injects faults; prints what survived.
 
-    python -m tests.torture [--kills 50] [--corruptions 200] [--seed 0]
+    python -m tests.torture [--kills 50] [--corruptions 200] [--files 60] [--seed 0]
 
 Every run that was killed or broken has to end with the result, to the bit, of a run that was not,
-or with one sentence that says why it cannot be resumed. Exit code 1: something was lost.
+or with one sentence that says why it cannot be resumed. Every broken file from someone else has to
+be read, or refused with one sentence. Exit code 1: something was lost.
 """
 
 import argparse
@@ -14,14 +15,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from comity.runs.directory import RunDirectory
+from comity.tables.rows import shortened
 from tests.conftest import write_encoder
 from tests.helpers import write_two_tasks
+from tests.hostile.readers import READERS, Reader, filled
+from tests.hostile.sandbox import ENDED, outcome
 from tests.torture import faults
 from tests.torture.cover import FEATURES, TEACHER, Choice, cover, recipe_of
 from tests.torture.kill import PLACES, Stop, digest, leftovers, start, trained
@@ -164,6 +169,24 @@ class Torture:
         ]
         self.random.choice(how)()
 
+    def hostile(self, count: int) -> Table:
+        """Break each kind of file from someone else this many times, and read it.
+
+        Each kind has a process of its own, with little memory and a minute for ten files.
+        """
+        total = self.total("hostile input, ten files each")
+        title = "Hostile input that was neither read nor refused"
+        table = Table("file", "seed", "what happened", title=title, title_justify="left")
+        for number, reader in enumerate(READERS, start=1):
+            say(f"file {number} of {len(READERS)}: {reader.file}")
+            folder = filled(reader.write, self.folder / "hostile")
+            for _ in range(0, count, 10):
+                seed = self.random.randrange(1 << 30)
+                wrong = outcome(partial(_read_broken, reader, folder, seed, 10), megabytes=2048)
+                if not total.count(wrong == ENDED):
+                    table.add_row(reader.file, str(seed), shortened(wrong, 90))
+        return table
+
     def faults(self) -> Table:
         """Every fault of `tests.torture.faults`."""
         total = self.total("faults")
@@ -177,6 +200,11 @@ class Torture:
             mark = "-" if not found.tried else "survived" if found.survived else "LOST"
             table.add_row((fault.__doc__ or "").rstrip("."), found.sentence, mark)
         return table
+
+
+def _read_broken(reader: Reader, folder: Path, seed: int, count: int) -> None:
+    for number in range(count):
+        reader.try_broken(folder, random.Random(seed + number))
 
 
 def _flipped(content: bytearray, position: int, bit: int) -> bytes:
@@ -207,18 +235,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--corruptions", type=int, default=200)
+    parser.add_argument("--files", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
     out = Console(width=140)
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         torture = Torture(Path(folder), options.seed)
+        hostile = torture.hostile(options.files)
         torture.kills(options.kills)
         torture.corruptions(options.corruptions)
         faults = torture.faults()
         matrix = torture.matrix()
     say("")
-    out.print(matrix, faults)
+    out.print(matrix, faults, hostile)
     table = Table("", "tried", "survived", "lost")
     for total in torture.totals:
         lost = total.tried - total.survived

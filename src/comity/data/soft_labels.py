@@ -122,11 +122,9 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
             about = json.loads((file.metadata() or {})["comity"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         known, digest = about.pop("format"), about.pop("sha256")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        raise ComityError(
-            f"{path}: does not hold soft labels, or is damaged; name a file of comity baseline "
-            "--folds, or repeat that command"
-        ) from None
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError,
+            RecursionError):  # fmt: skip
+        raise _damaged(path) from None
     if known != FORMAT:
         raise ComityError(
             f"{path}: was written by another version of comity; delete it and repeat comity "
@@ -137,8 +135,41 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
             f"{path}: has changed since it was written; restore it, or delete it and repeat comity "
             "baseline --folds"
         )
+    if not _is_valid(about, arrays):
+        raise _damaged(path)
     lists = {"classes": tuple(about["classes"]), "weights": tuple(about["weights"])}
     return SoftLabels(**{"logits": None, **about, **arrays, **lists})
+
+
+def _damaged(path: Path) -> ComityError:
+    return ComityError(
+        f"{path}: does not hold soft labels, or is damaged; name a file of comity baseline "
+        "--folds, or repeat that command"
+    )
+
+
+def _is_valid(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> bool:
+    """Whether the facts have their types, and the arrays types and shapes that fit together."""
+    kinds = {
+        "task": str, "kind": str, "classes": list, "count": int, "seed": int, "file": str,
+        "weights": list, "recipe": dict, "digests": dict, "drop_leaks": bool,
+    }  # fmt: skip
+    if {name: type(value) for name, value in about.items()} != kinds:
+        return False
+    if not {*_ARRAYS} - {"logits"} <= {*arrays} <= {*_ARRAYS}:
+        return False
+    n, classes = len(arrays["rows"].ravel()), len(about["classes"])
+    shape = (n, classes) if classes else (n,)
+    expected = {
+        "rows": (np.int64, (n,)),
+        "keys": (np.uint64, (n, *(arrays["keys"].shape[1:2] or (0,)))),
+        "folds": (np.int32, (n,)),
+        "values": (np.float64, shape),
+        "logits": (np.float64, (n, classes)),
+    }
+    return all(
+        (array.dtype, array.shape) == expected[name] for name, array in arrays.items()
+    ) and bool(np.isfinite(arrays["values"]).all())
 
 
 def soft_values(target: Target, outputs: NDArray) -> tuple[NDArray, NDArray | None]:

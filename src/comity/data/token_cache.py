@@ -366,7 +366,7 @@ def _complete(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / "about.json").read_text())["sizes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

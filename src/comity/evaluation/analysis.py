@@ -155,7 +155,7 @@ def _check_free(out: Path, task: str) -> None:
         other = None if isinstance(values, dict) and "run" in values else data
     except FileNotFoundError:
         other = page if page.exists() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         other = data
     if other is not None:
         raise ComityError(

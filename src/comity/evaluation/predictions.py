@@ -6,6 +6,7 @@ Labels that a spreadsheet would run are protected.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from comity.data.splits import Split
 from comity.errors import ComityError, nearest
+from comity.files import read_bytes
 from comity.runs.directory import RunDirectory
 from comity.tables.locations import row_name
 from comity.tables.spreadsheets import protected, unprotected
@@ -105,8 +107,8 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
     """
     columns = len(PREDICTION_COLUMNS)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        text = read_bytes(path).decode()
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
         known = (_header(target), _header(target)[:columns])  # slim runs have no probabilities
         if header not in known or any(len(row) != len(header) for row in rows):
             raise ValueError("the columns are not those of the target")
@@ -119,7 +121,7 @@ def read_predictions(path: Path, target: Target, separator: str | None = None) -
             predicted=_column([unprotected(text) for text in predicted], target, separator),
             probabilities=probabilities if header[columns:] else None,
         )
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, csv.Error, RecursionError):
         raise ComityError(
             f"{path}: cannot be read as predictions; the run is damaged, train it again"
         ) from None

@@ -1,7 +1,6 @@
 """Exports a run: writes the folders of a target, their model cards, and checks them."""
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from comity.export.card import FOLDER, task_scores, write_card
 from comity.export.folders import Part, Source, largest_difference, write_json
 from comity.export.onnx import OnnxExport, add_int8
 from comity.export.samples import sample_rows
-from comity.files import check_free, give_same_permissions, path_text, replace_folder
+from comity.files import check_free, give_same_permissions, path_text, read_json, replace_folder
 from comity.inference.model import load
 from comity.runs.directory import RunDirectory
 from comity.targets import HeadSpec
@@ -169,7 +168,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 def _entries(folder: Path) -> list[str] | None:
     """The names of what an export has in its folder; None if the folder is not an export."""
     try:
-        return list(json.loads((folder / RECORD).read_text(encoding="utf-8"))["entries"])
+        return list(read_json(folder / RECORD)["entries"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -611,16 +611,22 @@ def _assembled(
     precision: str | None,
 ) -> Model:
     """The model of the run or folder `path`, whose weights are in the folder `weights`."""
+    if unknown := facts.tasks.keys() - recipe.tasks.keys():
+        raise ComityError(
+            f"{path}: has a head for {min(unknown)}, which its recipe does not declare; the run is "
+            "damaged, train it again"
+        )
     hardware.keep_freed_memory()
     loaded = load_as_declared(recipe, str(weights / saved_model.ENCODER))
     tasks = {name: task.head for name, task in facts.tasks.items()}
-    model = MultiTaskModel(loaded.encoder, tasks)
+    with torch.device("meta"):  # only shapes: their memory is that of the tensors in the file
+        model = MultiTaskModel(loaded.encoder, tasks)
     heads = weights / saved_model.HEADS
     try:
         tensors = load_file(heads)
         for name, head in zip(tasks, model.heads, strict=True):
-            own = {k: tensors[f"{name}.{k}"] for k in head.state_dict()}
-            head.load_state_dict(own)
+            own = {k: tensors[f"{name}.{k}"].clone() for k in head.state_dict()}
+            head.load_state_dict(own, assign=True)
     except (OSError, KeyError, RuntimeError, ValueError, SafetensorError):
         raise ComityError(f"{heads}: cannot be read; the run is damaged, train it again") from None
     where = hardware.choose_device(device)

@@ -20,13 +20,15 @@ from comity.files import (
     copy_folder,
     files_in,
     give_same_permissions,
+    is_file,
+    is_inside,
     read_record,
     sha256_of,
     write_record,
 )
 from comity.model.checkpoint import DOWNLOADED
 from comity.recipe.recipe import Recipe
-from comity.runs.facts import EncoderFacts, RunFacts, TaskFacts, versions
+from comity.runs.facts import EncoderFacts, Precision, RunFacts, TaskFacts, TaskName, versions
 
 FILE = "comity.json"
 ENCODER = "encoder"
@@ -49,9 +51,9 @@ READING = {
 class SavedModel:
     """The contents of comity.json."""
 
-    precision: str  # "float32" or "bfloat16": what the model computes in
+    precision: Precision  # what the model computes in
     encoder: EncoderFacts  # the pretrained encoder, without its folder
-    tasks: dict[str, TaskFacts]
+    tasks: dict[TaskName, TaskFacts]
     columns: dict[str, dict[str, Any]]  # by task: the keys READING of its recipe
     files: dict[str, str]  # SHA-256 of the other files
     versions: dict[str, str]  # by package
@@ -126,8 +128,10 @@ def read_saved_model(folder: Path) -> SavedModel:
         raise damaged from None
     for name, digest in saved.files.items():
         file = folder / name
-        if not file.is_file() or sha256_of(file) != digest:
-            what = "has changed since it was written" if file.is_file() else "is missing"
+        if not is_inside(name):
+            raise ComityError(f'{path}: names "{name}", which is not in the folder; {_COPY_AGAIN}')
+        if not is_file(file) or sha256_of(file) != digest:
+            what = "has changed since it was written" if is_file(file) else "is missing"
             raise ComityError(f"{file}: {what}; {_COPY_AGAIN}")
     return saved
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from comity.errors import ComityError, ErrorList, nearest
 from comity.model.checkpoint_files import read_json_object
 from comity.model.dropout import LARGEST_RATE
+from comity.tables.rows import shortened
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,  # exact, with the error function (Hendrycks & Gimpel 2016)
@@ -75,12 +76,12 @@ class BertConfig:
         for key, value in config.items():
             expected = _expected(key, value, known[key].type)
             if expected:
-                errors.add(f'{path}: "{key}" must be {expected}, got {json.dumps(value)}')
+                errors.add(f'{path}: "{key}" must be {expected}, got {_shown(value)}')
         for key, supported in _SUPPORTED.items():
             value = content.get(key)
             if value is not None and value != supported:
                 errors.add(
-                    f'{path}: "{key}" is {json.dumps(value)}, which is not implemented; '
+                    f'{path}: "{key}" is {_shown(value)}, which is not implemented; '
                     f"use a checkpoint where it is {json.dumps(supported)} or absent"
                 )
         errors.check()
@@ -97,9 +98,14 @@ class BertConfig:
         return {"architectures": ["BertModel"], "model_type": "bert", **asdict(self)}
 
 
+def _shown(value: Any) -> str:
+    return shortened(json.dumps(value), 80)
+
+
 def _expected(key: str, value: Any, kind: Any) -> str | None:
     """What a value must be, or None if it is valid."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = number and abs(value) < math.inf  # `math.isfinite` fails for a number of 400 digits
     whole = number and isinstance(value, int)
     if key == "hidden_act":
         if isinstance(value, str) and value in ACTIVATIONS:
@@ -108,7 +114,8 @@ def _expected(key: str, value: Any, kind: Any) -> str | None:
     if key in _RATES:
         return None if number and 0 <= value <= LARGEST_RATE else f"from 0 to {LARGEST_RATE}"
     if key == "pad_token_id":
-        return None if value is None or (whole and value >= 0) else "a token id or null"
+        valid = value is None or (whole and 0 <= value <= LARGEST_SIZE)
+        return None if valid else "a token id or null"
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
     if kind is int:
@@ -116,4 +123,4 @@ def _expected(key: str, value: Any, kind: Any) -> str | None:
         if whole and value > most:
             return f"at most {most:,}"
         return None if whole and value > 0 else "a whole number above 0"
-    return None if number and value > 0 else "a number above 0"
+    return None if number and 0 < value <= LARGEST_SIZE else "a number above 0"

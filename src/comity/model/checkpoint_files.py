@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from comity import files
 from comity.errors import ComityError, ErrorList
+from comity.files import is_file, is_inside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+LARGEST_WEIGHTS = 128 << 30
+"""Bytes of all weight files of a checkpoint, several times those of the largest BERT. A file with
+holes can claim more than the disk has, and each file is read once for its digest."""
+
 _PICKLE = "a pickle, which can run code when loaded"
 _NOT_LOADED = dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), _PICKLE) | {
     ".onnx": "an ONNX graph",
@@ -42,14 +48,14 @@ def read_json(path: Path, kind: type[Json]) -> Json:
         ComityError: the file cannot be read, or contains something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.read_json(path)
     except OSError as error:
         raise ComityError(
             f"{path}: cannot be read ({error.strerror}); a checkpoint folder must have this file"
         ) from None
     except UnicodeDecodeError:
         raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
-    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+    except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ComityError(f"{path}{line}: not valid JSON; copy the file again") from None
     if not isinstance(value, kind):
@@ -84,6 +90,7 @@ class TensorFiles:
 
     def __enter__(self) -> "TensorFiles":
         try:
+            _check_size(self.paths)
             for path in self.paths:
                 file = self._stack.enter_context(_open_safetensors(path))
                 self._open[path] = file
@@ -155,26 +162,35 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
     )
 
 
+def _check_size(paths: list[Path]) -> None:
+    size = sum(path.stat().st_size for path in paths)
+    if size > LARGEST_WEIGHTS:
+        raise ComityError(
+            f"{paths[0].parent}: the weights have {size:,} bytes, and at most {LARGEST_WEIGHTS:,} "
+            "are read; use the checkpoint of a BERT"
+        )
+
+
 def _shards(index: Path) -> dict[str, Path]:
     """The shard of each tensor by an index; shards must be in the same folder."""
-    files = read_json_object(index).get("weight_map")
-    valid = isinstance(files, dict) and all(isinstance(name, str) for name in files.values())
-    if not isinstance(files, dict) or not files or not valid:
+    shards = read_json_object(index).get("weight_map")
+    valid = isinstance(shards, dict) and all(isinstance(name, str) for name in shards.values())
+    if not isinstance(shards, dict) or not shards or not valid:
         raise ComityError(f'{index}: "weight_map" must map tensors to files; copy the index again')
     errors = ErrorList()
-    for name in sorted(set(files.values())):
-        if Path(name).name != name:
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name or not is_inside(name):
             errors.add(f'{index}: "{name}" must be a file name only; copy the index again')
-        elif not (index.parent / name).is_file():
+        elif not is_file(index.parent / name):
             errors.add(f"{index}: shard {name} is missing from the folder; copy it there")
     errors.check()
-    return {tensor: index.parent / name for tensor, name in files.items()}
+    return {tensor: index.parent / name for tensor, name in shards.items()}
 
 
 def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         with path.open("rb") as file:
             pointer = file.read(23) == b"version https://git-lfs"
         what = "a Git LFS pointer" if pointer else "not a complete safetensors file"

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comity.errors import ComityError
+from comity.files import is_file, is_inside
 from comity.model.checkpoint_files import read_json, read_json_object
 
 WIDTHS = {"pooler": 1, "cls": 1, "mean": 1, "cls+mean": 2}
@@ -65,8 +67,13 @@ def declared_pooling(folder: Path) -> tuple[str | None, str | None]:
     for module in read_json(folder / MODULES, list):
         if not isinstance(module, dict) or not str(module.get("type")).endswith("Pooling"):
             continue
-        path = folder / Path(str(module.get("path"))).name / CONFIG
-        if not path.is_file():
+        name = str(module.get("path"))
+        if not is_inside(name):
+            raise ComityError(
+                f'{folder / MODULES}: the path "{name}" is not in the folder; copy the file again'
+            )
+        path = folder / name / CONFIG
+        if not is_file(path):
             return "mean", f"{path}: is missing; heads read the mean of all tokens by default."
         modes = _modes(read_json_object(path))
         if modes and set(modes) <= set(_MODES.values()):

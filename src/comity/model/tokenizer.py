@@ -4,9 +4,12 @@ The ids are those of transformers' BertTokenizer without special tokens. [CLS], 
 are added when rows are packed (`data/packing.py`).
 """
 
+import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,10 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from comity.errors import ComityError, ErrorList
-from comity.files import write_atomically
+from comity.files import LARGEST_JSON, read_text, write_atomically
 from comity.format import plural
 from comity.model.checkpoint_files import read_json_object
+from comity.tables.rows import shortened
 
 FILE = "tokenizer.json"
 VOCABULARY = "vocab.txt"
@@ -28,6 +32,17 @@ OLDER_ADDED = "added_tokens.json"
 _NAMES = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
 _NEEDED = ("cls", "sep", "unk")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+MOST_TOKENS = 10_000_000
+MOST_STEPS = 100
+"""Steps that change or split a text before its words are looked up."""
+
+LARGEST_GROWTH = 1_000
+"""How many times longer the steps of a tokenizer may make a text; NFKC makes it 18 times longer at
+most."""
+
+LONGEST_WORD = 1_000
+"""Characters of a word that is split into pieces, which takes quadratic time; usual are 100."""
 
 # Settings of tokenizer_config.json, their names in the library's BertNormalizer, and defaults.
 _SETTINGS = {
@@ -48,6 +63,14 @@ class Tokenizer:
         Raises:
             ComityError: [CLS], [SEP] or [UNK] is not in the vocabulary.
         """
+        self._source = source
+        self._backend = backend
+        with _library_errors(source):
+            self._set_up(names)
+
+    def _set_up(self, names: dict[str, str]) -> None:
+        """Find the special tokens `names`, by role, and prepare `encode` and `save`."""
+        backend, source = self._backend, self._source
         missing = [role for role in _NEEDED if backend.token_to_id(names[role]) is None]
         if missing:
             keys = ", ".join(f'"{role}_token"' for role in missing)
@@ -56,7 +79,6 @@ class Tokenizer:
                 f"which BERT needs; use the tokenizer of a BERT, or set {keys} in {CONFIG}"
             )
         self.notes: list[str] = []  # sentences that the user should see
-        self._backend = backend
         ids = {role: backend.token_to_id(name) for role, name in names.items()}
         self._ids = {role: id for role, id in ids.items() if id is not None}
         self._names = {role: names[role] for role in self._ids}
@@ -98,7 +120,7 @@ class Tokenizer:
         if (folder / FILE).is_file():
             backend = _from_json(folder / FILE, config, lower_case)
             unknown = getattr(backend.model, "unk_token", None)
-            names |= {"unk": unknown} if unknown else {}
+            names |= {"unk": unknown} if isinstance(unknown, str) and unknown else {}
             tokenizer = cls(backend, names, folder / FILE)
             tokenizer.notes = _case_notes(folder / FILE, tokenizer, lower_case)
             return tokenizer
@@ -106,8 +128,9 @@ class Tokenizer:
             if lower_case is not None:
                 config |= {"do_lower_case": lower_case}
             vocabulary, notes = _read_vocabulary(folder / VOCABULARY)
-            backend = _word_piece(vocabulary, config, names["unk"])
-            _add_tokens(backend, folder, config, set(names.values()))
+            with _library_errors(folder / VOCABULARY):
+                backend = _word_piece(vocabulary, config, names["unk"])
+                _add_tokens(backend, folder, config, set(names.values()))
             tokenizer = cls(backend, names, folder / VOCABULARY)
             notes += _case_notes(folder / VOCABULARY, tokenizer, lower_case)
             tokenizer.notes = notes
@@ -119,13 +142,17 @@ class Tokenizer:
 
         The name of a special token in a text ("[SEP]") becomes that token, as in transformers. A
         lone surrogate, which is not a character, is read as U+FFFD.
+
+        Raises:
+            ComityError: the tokenizer is damaged and fails on a text.
         """
-        try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # the library rejects texts that cannot be written as UTF-8
-            valid = [_without_surrogates(text) for text in texts]
-            encodings = self._backend.encode_batch_fast(valid, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        with _library_errors(self._source):
+            try:
+                encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            except TypeError:  # the library rejects texts that cannot be written as UTF-8
+                valid = [_without_surrogates(text) for text in texts]
+                encodings = self._backend.encode_batch_fast(valid, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
 
     @property
     def cls_id(self) -> int:
@@ -210,6 +237,75 @@ class Tokenizer:
         return "".join(f"{names.get(id, '')}\n" for id in range(max(names) + 1))
 
 
+@contextmanager
+def _library_errors(path: Path) -> Iterator[None]:
+    """Turn what the tokenizers library raises into a ComityError.
+
+    It raises no narrower class than Exception. Where its Rust code panics, it raises pyo3's
+    PanicException, which is not even an Exception and can be told by its name only.
+    """
+    try:
+        yield
+    except ComityError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = shortened(str(error) or type(error).__name__, 160)
+        raise ComityError(
+            f"{path}: not a tokenizer that the tokenizers library can use ({reason}); copy the "
+            "file again, or use the tokenizer of a BERT"
+        ) from None
+
+
+def _check_work(path: Path, state: dict[str, Any]) -> None:
+    """Raise a ComityError if a tokenizer.json makes texts much longer, or takes very long.
+
+    A few steps of "replace a by aaaaaaaaaa" would fill the memory with one short text.
+    """
+    growth, count = 1, 0
+    steps = [state.get("normalizer"), state.get("pre_tokenizer")]
+    while steps:
+        step = steps.pop()
+        if not isinstance(step, dict):
+            continue
+        count += 1
+        for inner in ("normalizers", "pretokenizers"):
+            steps += step[inner] if isinstance(step.get(inner), list) else []
+        growth = min(growth * max(1, _growth(path, step)), LARGEST_GROWTH + 1)
+    model = state.get("model")
+    word = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+    if count > MOST_STEPS:
+        problem = f"it has {count:,} steps that change texts, and at most {MOST_STEPS} are used"
+    elif growth > LARGEST_GROWTH:
+        problem = f"it can make a text more than {LARGEST_GROWTH:,} times longer"
+    elif isinstance(word, int) and word > LONGEST_WORD:
+        problem = f"max_input_chars_per_word may be at most {LONGEST_WORD:,}"
+    else:
+        return
+    raise ComityError(f"{path}: {problem}; use the tokenizer of a BERT")
+
+
+def _growth(path: Path, step: dict[str, Any]) -> int:
+    """How many times longer a step can make a text."""
+    kind = step.get("type")
+    if kind == "ByteLevel":
+        return 2  # a letter for each byte
+    if kind in ("Replace", "Prepend"):
+        return len(str(step.get("content", step.get("prepend", ""))))
+    if kind != "Precompiled":
+        return 1
+    try:
+        table = base64.b64decode(step["precompiled_charsmap"])
+    except (KeyError, TypeError, ValueError):
+        table = b""
+    # The size of a trie in four bytes, the trie, and the replacements, each with a zero at its end.
+    size = int.from_bytes(table[:4], "little")
+    if not 0 < size <= len(table) - 4:  # the library would take memory for this size
+        raise ComityError(f"{path}: precompiled_charsmap is damaged; copy the file again")
+    return max(map(len, table[4 + size :].split(b"\0")))
+
+
 def _from_json(path: Path, config: dict[str, Any], lower_case: bool | None) -> tokenizers.Tokenizer:
     """Load a tokenizer.json, with its BertNormalizer set as in tokenizer_config.json.
 
@@ -217,6 +313,7 @@ def _from_json(path: Path, config: dict[str, Any], lower_case: bool | None) -> t
     not contain are taken from tokenizer.json.
     """
     state = read_json_object(path)
+    _check_work(path, state)
     normalizer = state.get("normalizer") or {}
     is_bert = str(config.get("tokenizer_class", "BertTokenizer")).startswith("BertTokenizer")
     has_settings = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
@@ -231,13 +328,8 @@ def _from_json(path: Path, config: dict[str, Any], lower_case: bool | None) -> t
         )
     if lower_case is not None:
         normalizer["lowercase"] = lower_case
-    try:
+    with _library_errors(path):
         return tokenizers.Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # the library raises no narrower class
-        raise ComityError(
-            f"{path}: not a tokenizer that the tokenizers library can load "
-            f"({str(error).splitlines()[0]}); copy the file again"
-        ) from None
 
 
 def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
@@ -245,17 +337,20 @@ def _read_vocabulary(path: Path) -> tuple[dict[str, int], list[str]]:
     vocabulary: dict[str, int] = {}
     repeated = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                token = line.rstrip("\n")
-                if token in vocabulary:
-                    repeated.append((token, vocabulary[token] + 1, number + 1))
-                if token:  # an empty token never occurs
-                    vocabulary[token] = number
+        text = read_text(path, LARGEST_JSON)
     except UnicodeDecodeError:
         raise ComityError(f"{path}: not UTF-8 text; copy the file again") from None
     except OSError as error:
         raise ComityError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
+    if text.count("\n") > MOST_TOKENS:
+        raise ComityError(
+            f"{path}: has more than {MOST_TOKENS:,} lines; use the vocabulary of a BERT"
+        )
+    for number, token in enumerate(text.split("\n")):
+        if token in vocabulary:
+            repeated.append((token, vocabulary[token] + 1, number + 1))
+        if token:  # an empty token never occurs
+            vocabulary[token] = number
     if not vocabulary:
         raise ComityError(f"{path}: is empty; copy the file again")
     if not repeated:
@@ -341,7 +436,7 @@ def _check_settings(config: dict[str, Any], path: Path) -> None:
         value = config.get(setting, default)
         if not isinstance(value, bool) and not (value is None and default is None):
             allowed = "true, false or null" if default is None else "true or false"
-            errors.add(f'{path}: "{setting}" must be {allowed}, got {json.dumps(value)}')
+            errors.add(f'{path}: "{setting}" must be {allowed}, got {shortened(json.dumps(value))}')
     errors.check()
 
 

@@ -10,12 +10,26 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
-from comity.files import is_utf8, path_of, path_text
+from comity.files import is_file, is_utf8, path_of, path_text, read_text
 from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
 from comity.recipe.schema import RecipeSchema
 from comity.recipe.stage_rules import frozen_balancers, frozen_encoders
+
+LARGEST = 4 << 20
+"""Bytes of a recipe."""
+
+DEEPEST = 50
+"""Tables and lists inside one another; a recipe needs six."""
+
+TOO_DEEP = f"tables and lists are nested more than {DEEPEST} deep"
+
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_DEEP_KEY = re.compile(
+    rf"(?:^|[{{,])[ \t]*+\[{{0,2}}+[ \t]*+(?:{_PART}){{{DEEPEST}}}", re.MULTILINE
+)
+"""A dotted key of too many parts, such as a.b.c = 1, [a.b.c] or {a.b.c = 1}."""
 
 
 class Recipe(RecipeSchema):
@@ -170,7 +184,7 @@ def _remove(values: dict[str, Any], key: str) -> None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parsed_toml(read_text(path, LARGEST, "utf-8-sig"))
     except FileNotFoundError:
         raise ComityError(f"{path}: there is no such recipe; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -179,6 +193,42 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise ComityError(_toml_error(path, str(error))) from None
+    except ValueError as error:
+        raise ComityError(f"{path}: cannot be opened ({error}); correct the path") from None
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        TOMLDecodeError: it is not TOML, a number in it is too long, or it is nested too deeply.
+    """
+    deep = _DEEP_KEY.search(text)
+    if deep:  # tomllib would take quadratic time
+        line = text.count("\n", 0, deep.start()) + 1
+        raise tomllib.TOMLDecodeError(f"{TOO_DEEP} (at line {line}, column 1)")
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError(TOO_DEEP) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise tomllib.TOMLDecodeError("a number has thousands of digits") from None
+    if _depth(values) > DEEPEST:
+        raise tomllib.TOMLDecodeError(TOO_DEEP)
+    return values
+
+
+def _depth(values: Any) -> int:
+    """How many tables and lists are inside one another."""
+    depth, level = 0, [values]
+    while level := [value for value in level if isinstance(value, list | dict)]:
+        depth += 1
+        level = [
+            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return depth
 
 
 def _resolve_encoder(values: dict[str, Any], path: Path) -> None:
@@ -193,7 +243,7 @@ def _resolve_encoder(values: dict[str, Any], path: Path) -> None:
     if not isinstance(name, str) or name == "minilm":
         return
     for folder in (path.parent / path_of(name), path_of(name)):
-        if (folder / "config.json").is_file():
+        if is_file(folder / "config.json"):
             encoder["name"] = path_text(folder.resolve())
             return
 
@@ -210,7 +260,8 @@ def _toml_error(path: Path, message: str) -> str:
     if twice:
         return f"{path}{line}: two tasks are named {twice[1]}; rename one of them"
     problem = re.sub(r"\s*\(at [^)]*\)", "", message)
-    return f"{path}{line}: not valid TOML ({problem}); fix that line"
+    fix = "fix that line" if line else "correct the file"
+    return f"{path}{line}: not valid TOML ({problem}); {fix}"
 
 
 # Pairs of keys that exclude each other: an override of one removes the other.
@@ -258,6 +309,6 @@ def _descend(table: Any, parent: str, override: str, path: Path) -> Any:
 def _toml_value(text: str) -> Any:
     """The value as TOML reads it. A bare word is a string, so the shell needs no nested quotes."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parsed_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text

@@ -3,12 +3,11 @@
 import re
 
 from comity.errors import ErrorList, nearest
-from comity.recipe.schema import NOT_AVERAGED, RecipeSchema, TrainSection
+from comity.recipe.schema import NOT_AVERAGED, TASK_NAME, RecipeSchema, TrainSection
 from comity.recipe.stage_rules import check_stages
 from comity.recipe.task_rules import check_task
 from comity.recipe.unused_keys import NO_EFFECT, Report, report_unused
 
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 _RESERVED = {"con", "prn", "aux", "nul"} | _PORTS  # file names that Windows does not allow
 
@@ -53,7 +52,7 @@ def _check_names(recipe: RecipeSchema, report: Report) -> None:
     seen: dict[str, str] = {}
     for name in recipe.tasks:
         path = f"tasks.{name}"
-        if not _TASK_NAME.fullmatch(name) or name.split(".")[0].lower() in _RESERVED:
+        if not re.fullmatch(TASK_NAME, name) or name.split(".")[0].lower() in _RESERVED:
             report(
                 path,
                 "a task's name becomes a file name; use up to 64 letters, digits, dots, hyphens "

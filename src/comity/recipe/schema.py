@@ -24,6 +24,15 @@ MetricName = Literal[
     "pearson", "spearman", "rmse", "mae",
 ]  # fmt: skip
 
+TASK_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""The pattern of a task's name, which becomes a file name."""
+
+MOST_LAYERS = 4
+"""Dense layers in a head before its output layer."""
+
+MOST_LEVELS = 10_000
+"""Whole numbers in the scale of the bins head, which has an output for each."""
+
 LR_OF_HEADS = 1e-2
 """The default learning rate where only heads are trained. The encoder's would leave a linear head
 far from its optimum: it starts at 0 and reads values of about 0.2."""
@@ -64,6 +73,7 @@ File = (
     str
     | Annotated[tuple[str, ...], Field(min_length=1, strict=False), BeforeValidator(_only_a_list)]
 )
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -301,7 +311,7 @@ class TaskSection(Section):
         "and `check` does not ask whether they are meant.",
         json_schema_extra=default_is("found in the training file"),
     )
-    scale: tuple[float, float] = Field(
+    scale: tuple[Finite, Finite] = Field(
         default=(0.0, 5.0),
         strict=False,
         description="Lowest and highest score of a similarity task.",
@@ -347,7 +357,7 @@ class TaskSection(Section):
         'embeddings of the two texts, encoded separately. With `view = "both"` on a similarity '
         "task, the second head is such a head in place of `cosine`.",
     )
-    head_layers: Annotated[int, Field(ge=0, le=4)] = Field(
+    head_layers: Annotated[int, Field(ge=0, le=MOST_LAYERS)] = Field(
         default=0,
         description="Number of dense layers in the head before its output layer. With "
         '`view = "both"`, this and the other keys of the head are for both heads.',

@@ -7,6 +7,7 @@ from comity.errors import ComityError
 from comity.recipe.schema import (
     HEADS_OF,
     METRICS_OF,
+    MOST_LEVELS,
     File,
     ObjectiveSection,
     RecipeSchema,
@@ -125,6 +126,12 @@ def _check_head(path: str, task: TaskSection, report: Report) -> None:
         report(f"{path}.scale", "the first number must be lower than the second")
     elif task.head_name == "bins" and any(end != int(end) for end in task.scale):
         report(f"{path}.scale", "the bins head needs whole numbers; change the scale or the head")
+    elif task.head_name == "bins" and task.scale[1] - task.scale[0] >= MOST_LEVELS:
+        report(
+            f"{path}.scale",
+            f"the bins head has a class for each whole number, and at most {MOST_LEVELS:,}; change "
+            "the scale or the head",
+        )
 
 
 def _one_of(names: Sequence[str]) -> str:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from comity.targets import HeadSpec
 
@@ -23,8 +26,9 @@ class TaskCalibration:
     temperature and threshold that were fitted on the other half.
     """
 
-    temperature: float
-    threshold: float | None  # None for a task with three classes or more
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    # None for a task with three classes or more
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None
     metric: str
     as_trained: CalibrationScores | None  # None if an output is not finite
     cross_fitted: CalibrationScores | None  # None if nothing was fitted
@@ -40,7 +44,7 @@ class TaskMix:
     None if nothing was fitted, or the metric has no value.
     """
 
-    mix: float  # from 0 to 1
+    mix: Annotated[float, Field(ge=0, le=1)]
     metric: str
     equal: float | None  # the metric with equal shares
     cross_fitted: float | None  # the metric

@@ -23,7 +23,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from comity.files import (
     MANIFEST,
     append,
     damage,
+    read_bytes,
     read_record,
     sha256_of,
     write_atomically,
@@ -46,7 +46,7 @@ from comity.files import (
 )
 from comity.format import or_dash
 from comity.recipe.differences import first_difference
-from comity.recipe.recipe import Recipe
+from comity.recipe.recipe import Recipe, parsed_toml
 from comity.runs.calibration import fitted_heads
 from comity.runs.entries import BestModel, EndEntry, Entry, EvaluationEntry
 from comity.runs.facts import FORMAT, RunFacts
@@ -68,6 +68,9 @@ SLIM_WEIGHTS = "weights.json"
 
 TRACK = "track"
 """The folder for files of experiment trackers."""
+
+BEST = re.compile(r"best-\d+")
+"""The name of the folder of the best model, with its step."""
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 """The name of a checkpoint's folder, with its step."""
@@ -174,7 +177,7 @@ class RunDirectory:
         recipe = Recipe.load(path)
         recorded = self.facts().recipe if (self.path / "run.json").is_file() else None
         if recorded is not None:
-            found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            found = parsed_toml(path.read_text(encoding="utf-8-sig"))
             difference = first_difference(recorded, found, ("in run.json", "in recipe.toml"))
             if difference:
                 raise ComityError(
@@ -239,7 +242,12 @@ class RunDirectory:
             ComityError: any other line cannot be read; names the line.
         """
         path = self.path / "metrics.jsonl"
-        *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        try:
+            *lines, _ = read_bytes(path).split(b"\n") if path.exists() else [b""]
+        except OSError as error:
+            raise ComityError(
+                f"{path}: cannot be read ({error.strerror}); the run is damaged, train it again"
+            ) from None
         entries = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -302,7 +310,13 @@ class RunDirectory:
             raise ComityError(
                 f"{self.path}: the run has no saved model yet ({self.status().sentence})"
             )
-        return validated(_BEST, read_record(path), path)
+        best = validated(_BEST, read_record(path), path)
+        if not BEST.fullmatch(best.folder):
+            raise ComityError(
+                f'{path}: names "{best.folder}", which is not a folder of the run; the run is '
+                "damaged, train it again"
+            )
+        return best
 
     @property
     def warnings(self) -> list[str]:
@@ -319,6 +333,11 @@ class RunDirectory:
     def kept_facts(self) -> RunFacts:
         """The contents of run.json, with what was fitted for the kept model in its heads."""
         facts, fit = self.facts(), self.best().fit
+        if unknown := {*fit.tasks} - {*facts.tasks}:
+            raise ComityError(
+                f"{self.path / 'best.json'}: has a calibration or a mix of {min(unknown)}, which "
+                "is not a task of the run; the run is damaged, train it again"
+            )
         heads = fitted_heads({name: task.head for name, task in facts.tasks.items()}, fit)
         tasks = {name: replace(task, head=heads[name]) for name, task in facts.tasks.items()}
         return replace(facts, tasks=tasks)

@@ -1,18 +1,53 @@
 """The facts of a run: the contents of run.json."""
 
+import math
 import platform
 import secrets
 import subprocess
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any, get_args
 
+from pydantic import AfterValidator, Field
+
+from comity.recipe.schema import HEADS_OF, MOST_LAYERS, MOST_LEVELS, TASK_NAME, Pooling, View
 from comity.targets import HeadSpec
 
 FORMAT = 3
 """Version of the files in a run directory. Runs of another format are refused."""
 
 RECORDED_PACKAGES = ("comity", "torch", "numpy", "tokenizers", "safetensors")
+
+TaskName = Annotated[str, Field(pattern=f"^{TASK_NAME}$")]
+Precision = Annotated[str, Field(pattern="^(float32|bfloat16)$")]
+
+
+def _checked(head: HeadSpec) -> HeadSpec:
+    """A head from a file, if a recipe could have declared it: its sizes take memory.
+
+    Raises:
+        ValueError: no recipe could.
+    """
+    for part in head.target.parts:
+        low, high = part.scale
+        if part.head not in HEADS_OF.get(part.kind, ()):
+            raise ValueError(f"{part.kind} has no head {part.head}")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError("no scale")
+        if not (0 < part.deviation < math.inf and abs(part.mean) < math.inf):
+            raise ValueError("no mean and deviation")
+        if not (0 < part.temperature < math.inf and 0 < part.threshold < 1 and 0 <= part.mix <= 1):
+            raise ValueError("a temperature, threshold or share is out of range")
+        if part.head == "bins" and high - low >= MOST_LEVELS:
+            raise ValueError("too many levels")
+    if not 0 <= head.layers <= MOST_LAYERS or not 0 <= head.dropout < 1:
+        raise ValueError("layers or dropout out of range")
+    if not {head.pooling, head.embedding_pooling} <= {*get_args(Pooling)}:
+        raise ValueError("unknown pooling")
+    if len(head.views) not in range(1, 4) or not {*head.views} <= {*get_args(View)}:
+        raise ValueError("unknown views")
+    return head
+
 
 # --- run.json -------------------------------------------------------------------------------------
 
@@ -105,7 +140,7 @@ class RunInputs:
 class TaskFacts:
     """One task of a run."""
 
-    head: HeadSpec
+    head: Annotated[HeadSpec, AfterValidator(_checked)]
     metric: str
     max_length: int  # in tokens
 
@@ -139,9 +174,9 @@ class RunFacts:
     """The contents of run.json."""
 
     seed: int
-    precision: str  # "float32" or "bfloat16"
+    precision: Precision
     inputs: RunInputs
-    tasks: dict[str, TaskFacts]
+    tasks: dict[TaskName, TaskFacts]
     machine: Machine
     versions: dict[str, str]  # by package
     command: list[str] | None = None  # None for a run started from Python

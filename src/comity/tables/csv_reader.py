@@ -1,5 +1,6 @@
 """Reads delimited text: CSV, TSV and similar files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,8 +16,9 @@ from comity.tables.rows import (
     Table,
     TableFormat,
     WholeRow,
+    check_width,
     close_name,
-    free_name,
+    free_names,
     name_key,
     quoted_list,
     shortened,
@@ -53,6 +55,7 @@ class DelimitedTable(Table):
         self._lenient = lenient
         with open_text(path, format.encoding, lenient) as file:
             self._dialect = find_dialect(file, columns, format)
+            check_width(path, self._dialect.width)
             in_header = any(map(file.undecoded, self._dialect.names or ()))
         if in_header:
             _check_encoding(path, format.encoding)
@@ -65,10 +68,8 @@ class DelimitedTable(Table):
     @property
     def names(self) -> list[str]:
         """The names in the header, made different, or the indices of the columns."""
-        names: list[str] = []
-        for index, name in enumerate(self._dialect.names or map(str, range(self._dialect.width))):
-            names.append(free_name(name or f"column {index}", names))
-        return names
+        names = self._dialect.names or map(str, range(self._dialect.width))
+        return free_names(name or f"column {index}" for index, name in enumerate(names))
 
     @property
     def columns(self) -> list[str | int]:
@@ -76,7 +77,8 @@ class DelimitedTable(Table):
         names = self._dialect.names
         if names is None:
             return list(range(self._dialect.width))
-        return [name for name in names if name and names.count(name) == 1]
+        counts = Counter(names)
+        return [name for name in names if name and counts[name] == 1]
 
     @property
     def chosen_names(self) -> list[str]:

@@ -32,6 +32,8 @@ DEEPEST_VALUE = 100
 MOST_KEYS = 1000
 ONE_OBJECT = "write one object on each line"
 TOO_DEEP = "the JSON is nested too deeply"
+LONGEST_OBJECT = 64 << 20
+"""Characters of an object on a line, whose values may take many times the memory of the line."""
 
 
 class JsonTable(Table):
@@ -175,6 +177,10 @@ def _objects(file: TextFile, errors: ErrorList) -> Iterator[tuple[int, dict[str,
     for number, line in chain([(start, first)], filled):
         if file.lenient and (detail := file.undecoded(line)):
             report_row(errors, path, BadRow(number, ENCODING, detail), "set encoding")
+            continue
+        if len(line) > LONGEST_OBJECT:
+            detail = f"the object has more than {LONGEST_OBJECT:,} characters"
+            report_row(errors, path, BadRow(number, JSON, detail), ONE_OBJECT)
             continue
         try:
             item = _DECODER.decode(line.rstrip("\r\n"))

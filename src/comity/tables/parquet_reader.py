@@ -3,6 +3,7 @@
 import math
 import uuid
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,12 +25,23 @@ from comity.tables.rows import (
     Table,
     Value,
     WholeRow,
-    free_name,
+    check_width,
+    free_names,
     name_key,
     no_column,
 )
 
 BATCH_ROWS = 4096
+BATCH_BYTES = 256 << 20
+"""Bytes of one column of a batch. A dictionary that repeats one long text can exceed it, so that
+fewer rows are read at a time."""
+
+ROWS_PER_BYTE = 16
+GROWTH = 1000
+SMALL_ROWS, SMALL_BYTES = 1_000_000, 256 << 20
+"""Bounds of what a file can claim to hold: rows (or items of lists) for each of its bytes, and how
+many times larger its values can be. Real texts are far below; a small file can have the second
+number of either."""
 
 
 class ArrowTable(Table):
@@ -40,9 +52,8 @@ class ArrowTable(Table):
     def __init__(self, path: Path, schema: pa.Schema, columns: Sequence[str | int]):
         super().__init__(path)
         self._schema = schema
-        self._names: list[str] = []
-        for name in self._schema.names:
-            self._names.append(free_name(name, self._names))
+        check_width(path, len(schema.names))
+        self._names = free_names(schema.names)
         self._paths = self._find_columns([str(column) for column in columns])
 
     @abstractmethod
@@ -58,7 +69,8 @@ class ArrowTable(Table):
     def columns(self) -> list[str | int]:
         """The columns that are no structs, and the fields of structs with dots, if they differ."""
         names = list(_dotted_names(self._schema))
-        return [name for name in names if names.count(name) == 1]
+        counts = Counter(names)
+        return [name for name in names if counts[name] == 1]
 
     @property
     def chosen_names(self) -> list[str]:
@@ -120,6 +132,8 @@ class ParquetTable(ArrowTable):
     def __init__(self, path: Path, columns: Sequence[str | int]):
         with _opened(path) as file:
             schema = file.schema_arrow
+            leaves = map(file.schema.column, range(len(file.schema)))
+            self._texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         super().__init__(path, schema, columns)
 
     def describe(self) -> dict[str, Any]:
@@ -128,16 +142,96 @@ class ParquetTable(ArrowTable):
 
     def batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         """All rows, with some of the outer columns or all."""
+        size = self.path.stat().st_size
+        most = max(SMALL_BYTES, GROWTH * size)
         with _opened(self.path) as file:
-            yield from file.iter_batches(BATCH_ROWS, columns=columns)
+            _check_claims(self.path, file.metadata, size, most)
+            rows = self._rows_of_batch(columns, size, most)
+            read = 0
+            for batch in file.iter_batches(rows, columns=columns):
+                whole = _decoded(batch)
+                read += whole.nbytes
+                if read > most:
+                    raise _too_large(self.path, size, most)
+                yield whole
+
+    def _rows_of_batch(self, columns: list[str] | None, size: int, most: int) -> int:
+        """How many rows fit into memory, by the longest text in the dictionary of each row group.
+
+        Raises `ComityError` where lists of such texts may have more than `most` bytes.
+        """
+        rows = BATCH_ROWS
+        with _opened(self.path, read_dictionary=self._texts, buffer_size=1 << 20) as file:
+            for number in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(number)
+                first = next(file.iter_batches(1, row_groups=[number], columns=columns), None)
+                longest = max(map(_longest, first.columns), default=0) if first else 0
+                items = max((chunk.num_values for chunk in _chunks(group)), default=0)
+                if items > group.num_rows and longest * items > most:
+                    raise _too_large(self.path, size, most)
+                rows = min(rows, BATCH_BYTES // max(1, longest))
+        return max(1, rows)
+
+
+def _chunks(group: pq.RowGroupMetaData) -> Iterator[pq.ColumnChunkMetaData]:
+    """The columns of a row group."""
+    return map(group.column, range(group.num_columns))
+
+
+def _check_claims(path: Path, metadata: pq.FileMetaData, size: int, most: int) -> None:
+    """Raise `ComityError` if a file of `size` bytes claims more than it can hold."""
+    counts = [metadata.num_rows]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = list(_chunks(group))
+        counts += [chunk.num_values for chunk in chunks]
+        if max((chunk.total_uncompressed_size for chunk in chunks), default=0) > most:
+            raise _too_large(path, size, most)
+    if max(counts) > max(SMALL_ROWS, ROWS_PER_BYTE * size):
+        raise ComityError(
+            f"{path}: claims {max(counts):,} rows or items in {size:,} bytes, which no table of "
+            "texts has; write it again without repeated rows"
+        )
+
+
+def _too_large(path: Path, size: int, most: int) -> ComityError:
+    return ComityError(
+        f"{path}: its {size:,} bytes hold more than {most:,} bytes of values, which no table of "
+        "texts has; write it again without repeated rows"
+    )
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch without dictionaries in its outer columns."""
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _longest(array: Any) -> int:
+    """Bytes of the longest text in the dictionaries of an array."""
+    types = pa.types
+    if isinstance(array.type, pa.BaseExtensionType):
+        return _longest(array.storage)
+    if types.is_struct(array.type):
+        return max(map(_longest, array.flatten()), default=0)
+    if types.is_map(array.type):
+        return max(_longest(array.keys), _longest(array.items))
+    if types.is_nested(array.type):
+        return _longest(array.flatten())
+    if not types.is_dictionary(array.type):
+        return 0
+    lengths = pc.call_function("binary_length", [array.dictionary])
+    return pc.call_function("max", [lengths]).as_py() or 0
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
     """The open file; whatever pyarrow raises on damaged bytes becomes a `ComityError`."""
     try:
         # pyarrow takes no path whose characters the locale does not have.
-        with path.open("rb") as source, pq.ParquetFile(source) as file:
+        with path.open("rb") as source, pq.ParquetFile(source, **options) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -361,9 +455,7 @@ def _plain_duration(count: int | None, unit: str) -> str | None:
 
 
 def _plain_structs(array: Any) -> list[Any]:
-    names: list[str] = []
-    for field in array.type:
-        names.append(free_name(field.name, names))
+    names = free_names(field.name for field in array.type)
     columns = [plain_values(column) for column in array.flatten()]
     rows = zip(*columns, strict=True) if columns else ((),) * len(array)
     absent = array.is_null().to_pylist()

@@ -19,6 +19,8 @@ JSON_ARRAY = (".json",)
 
 PARQUET = (".parquet",)
 
+MOST_COLUMNS = 10_000
+
 CHUNK = 2048
 """Rows read and written at a time."""
 
@@ -208,6 +210,30 @@ def free_name(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def free_names(names: Iterable[str]) -> list[str]:
+    """Each name as `free_name` makes it different from those before it.
+
+    >>> free_names(["a", "b", "a", "a_"])
+    ['a', 'b', 'a_', 'a__']
+    """
+    found: dict[str, None] = {}
+    tails: dict[str, str] = {}  # "_" that were added to a name the last time it occurred
+    for name in names:
+        free = free_name(name + tails.get(name, ""), found)
+        tails[name] = free[len(name) :]
+        found[free] = None
+    return list(found)
+
+
+def check_width(path: Path, width: int) -> None:
+    """Raise `ComityError` if a table has more columns than any table of texts."""
+    if width > MOST_COLUMNS:
+        raise ComityError(
+            f"{path}: has {width:,} columns, and at most {MOST_COLUMNS:,} are read; leave out "
+            "those that no task needs, or check the delimiter"
+        )
 
 
 def quoted_list(names: Iterable[str], most: int = 12, longest: int = 40) -> str:

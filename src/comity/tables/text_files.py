@@ -16,6 +16,8 @@ from comity.tables.rows import DELIMITED, JSON_LINES, PARQUET
 HEAD_BYTES = 4096
 _ESCAPED = re.compile("[\udc80-\udcff]")
 CHUNK_BYTES = 1 << 16
+LONGEST_LINE = 1 << 30
+"""Characters of a line, which is held in memory; an array of JSON may be one line."""
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 MARKS = (
@@ -144,10 +146,15 @@ class TextFile:
         handler = "surrogateescape" if self.lenient else "strict"
         text = io.TextIOWrapper(self._file, self.encoding, handler, newline="")
         try:
-            yield text.readline().removeprefix("\ufeff")
-            # `yield from` would close the file together with this generator.
-            for line in text:  # noqa: UP028
-                yield line
+            first = True
+            while line := text.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    raise ComityError(
+                        f"{self.path}: a line has {LONGEST_LINE:,} characters or more; write one "
+                        "row on each line"
+                    )
+                yield line.removeprefix("\ufeff") if first else line
+                first = False
         except UnicodeError:
             raise ComityError(self._undecodable()) from None
         except OSError as error:

@@ -19,7 +19,7 @@ from comity.tables.rows import (
     JsonNumber,
     NoValue,
     WholeRow,
-    free_name,
+    free_names,
 )
 from comity.tables.spreadsheets import protected
 
@@ -158,10 +158,7 @@ def cell_text(value: Any) -> str | None:
 
 def _written_names(names: Iterable[str]) -> list[str]:
     """The names as a file can hold them, none of them twice."""
-    written: list[str] = []
-    for name in names:
-        written.append(free_name(cell_text(name) or "", written))
-    return written
+    return free_names(cell_text(name) or "" for name in names)
 
 
 # --- writers --------------------------------------------------------------------------------------

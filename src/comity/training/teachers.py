@@ -64,10 +64,11 @@ class RunTeacher:
         path = self._cached(split)
         shape = (len(split), len(self.classes)) if self.classes else (len(split),)
         try:
-            found = np.load(path, allow_pickle=False)
+            # Mapped first: its header may claim more than the file holds.
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
             if found.shape == shape and found.dtype == np.float64:
-                return found
-        except (OSError, ValueError, EOFError):
+                return np.array(found)
+        except (OSError, ValueError, EOFError, AttributeError):
             pass  # not there, or damaged
         on_event(RowsLabelled(self.task, self.path, len(split)))
         values = self._predicted(split, device)

@@ -1,0 +1,1 @@
+"""What Comity does with files from someone who wants to do harm."""
