@@ -21,6 +21,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,17 @@ def mutated(mutation: Mutation) -> str:
         raise ValueError(f"{mutation.file} contains the line {times} times, not once")
     changed = text.replace(mutation.line, mutation.becomes)
     try:
-        same = ast.dump(ast.parse(text)) == ast.dump(ast.parse(changed))
+        same = _parsed(text) == _parsed(changed)
     except SyntaxError as error:
         raise ValueError(f"the changed line is not Python ({error.msg})") from None
     if same:
         raise ValueError("nothing changes")
     return changed
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> str:
+    return ast.dump(ast.parse(text))
 
 
 def mistakes(found: Sequence[Mutation]) -> list[str]:

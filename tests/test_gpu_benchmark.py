@@ -34,6 +34,7 @@ def gpu(monkeypatch):
     return importlib.import_module("gpu")
 
 
+@pytest.mark.slow
 def test_every_check_runs_on_a_cpu(tmp_path):
     out = tmp_path / "found.json"
     done = start("--device", "cpu", "--quick", "--out", str(out))

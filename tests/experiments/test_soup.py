@@ -213,7 +213,10 @@ def with_inputs(facts: RunFacts, **changes) -> dict:
             lambda f: {"tasks": {"mood": f.tasks["mood"]}},
             "the list of tasks is mood, alike there and mood here",
         ),
-        (lambda f: {"precision": "other"}, "the precision is float32 there and other here"),
+        (
+            lambda f: {"precision": "bfloat16"},
+            "the precision is float32 there and bf16 here",
+        ),
         (
             lambda f: with_target(f, "mood", classes=("up", "down")),
             r"tasks.mood.classes is \('down', 'up'\) there and \('up', 'down'\) here",

@@ -27,7 +27,7 @@ def model(run) -> Model:
     return load(run, device="cpu")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def client(run) -> Iterator[Client]:
     """A client of a server with the default limits."""
     from comity.serve.app import create_app
