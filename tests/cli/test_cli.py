@@ -28,6 +28,7 @@ import comity
 from comity import load, train
 from comity.cli.main import COMMANDS, main
 from comity.experiments.slim import write_slim_run
+from comity.runs.lock import locked
 from comity.terminal.progress import Display
 
 
@@ -212,6 +213,10 @@ def test_a_stopped_run_is_described_and_continued(base, capsys, tmp_path, monkey
     monkeypatch.undo()
     code, out, _ = run(capsys, "info", run_path)
     assert (code, out) == (0, f"{run_path}: unfinished: step 1 of 4; continue with {resume}\n")
+    with locked(run_path):  # as another process that resumes it
+        _, out, _ = run(capsys, "info", run_path)
+    training = "another process is training it; last checkpoint: step 1 of 4"
+    assert out == f"{run_path}: {training}\n"
     _, out, _ = run(capsys, "info", run_path, "--json")
     facts = json.loads(out)
     assert (facts["finished"], facts["step"], facts["steps"], facts["best"]) == (False, 1, 4, None)

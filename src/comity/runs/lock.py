@@ -52,6 +52,15 @@ def check_unlocked(run: Path) -> None:
             pass
 
 
+def is_training(run: Path) -> bool:
+    """Whether a process trains in a run directory now."""
+    try:
+        check_unlocked(run)
+    except ComityError:
+        return True
+    return False
+
+
 def _taken(run: Path) -> ComityError:
     return ComityError(
         f"{run}: another process is training this run; wait until it ends, or choose another "

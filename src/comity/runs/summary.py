@@ -12,6 +12,7 @@ from comity.runs.entries import (
     StageConflictEntry,
 )
 from comity.runs.facts import Machine, SoupMember
+from comity.runs.lock import is_training
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,16 @@ def run_summary(directory: RunDirectory) -> RunSummary:
     recipe = directory.recipe()  # an edited recipe does not describe the run
     evaluations = directory.entries(EvaluationEntry)
     status = directory.status()
+    sentence = status.sentence
+    if not status.finished and is_training(directory.path):
+        of = f" of {status.steps:,}" if status.steps else ""
+        sentence = f"another process is training it; last checkpoint: step {status.step:,}{of}"
     return RunSummary(
         run=str(directory.path),
         finished=status.finished,
         step=status.step,
         steps=status.steps,
-        status=status.sentence,
+        status=sentence,
         encoder=facts.inputs.encoder.name,
         precision=facts.precision,
         seed=facts.seed,
