@@ -9,6 +9,15 @@ def or_dash(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else format(value, form)
 
 
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals, or a dash for None.
+
+    >>> p_value(0.0312), p_value(0.0004)
+    ('0.031', '<0.001')
+    """
+    return "<0.001" if p is not None and p < 0.0005 else or_dash(p, ".3f")
+
+
 def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
     """A count with its noun; `plural_noun` is needed only where adding "s" is wrong.
 

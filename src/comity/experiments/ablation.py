@@ -21,7 +21,7 @@ from comity.evaluation.compare import Comparison, Verdict, compare_groups
 from comity.experiments.runner import Series
 from comity.experiments.slim import keep_slim_runs
 from comity.files import write_atomically
-from comity.format import or_dash
+from comity.format import or_dash, p_value
 from comity.recipe.recipe import Recipe
 from comity.runs.directory import is_finished
 from comity.training.plan import SeriesPlan
@@ -88,7 +88,7 @@ class AblationResults:
         if last is None or last.low is None or last.high is None:
             return [*cells, "-", "-", "-"]
         between = f"{last.low:+.4f} to {last.high:+.4f}"
-        return [*cells, between, or_dash(last.p, ".3f"), last.verdict or "-"]
+        return [*cells, between, p_value(last.p), last.verdict or "-"]
 
 
 class Ablation:

@@ -12,7 +12,7 @@ from comity.errors import ComityError
 from comity.evaluation.analysis import draw_analysis
 from comity.evaluation.compare import MEAN
 from comity.experiments.slim import weight_digests
-from comity.format import markdown_table, or_dash, plural
+from comity.format import markdown_table, or_dash, p_value, plural
 from comity.paper.claims import check_claims
 from comity.paper.reported import Reported, read_reported
 from comity.paper.rows import INTERACTION, MINILM, ON_PAIR, OTHER_READING, TABLES, TASKS, PaperRow
@@ -338,7 +338,7 @@ def _claim_cells(claim: Mapping[str, Any]) -> list[str]:
         or_dash(claim["paper"], "+.3f"),
         or_dash(claim["ours"], "+.3f"),
         interval,
-        or_dash(claim["p"], ".3f"),
+        p_value(claim["p"]),
         " and ".join(map(str, counts)),
         claim["verdict"],
     ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from comity.data.summary import SplitSummary, TaskSummary
 from comity.evaluation.compare import MEAN, Compared, Entry
-from comity.format import or_dash
+from comity.format import or_dash, p_value
 from comity.report.charts import (
     WIDTH,
     Bin,
@@ -179,7 +179,11 @@ def _verdict(entry: Entry) -> list[str]:
     if verdict.difference is None:
         return ["–", "–", "–"]
     difference = shown(verdict.difference, "+.4f") + between(verdict.low, verdict.high, "+.4f")
-    return [difference, shown(verdict.p, ".3f"), verdict.verdict or "–"]
+    return [
+        difference,
+        p_value(verdict.p) if verdict.p is not None else "–",
+        verdict.verdict or "–",
+    ]
 
 
 def comparison_figures(tables: Sequence[Compared]) -> list[Figure]:

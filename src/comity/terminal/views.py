@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from comity.evaluation.compare import MEAN, Comparison, Entry
-from comity.format import clock, or_dash, plural, precision_name, some
+from comity.format import clock, or_dash, p_value, plural, precision_name, some
 from comity.runs.calibration import TaskCalibration, TaskMix
 from comity.runs.entries import StageConflictEntry
 from comity.runs.summary import RunSummary
@@ -467,7 +467,7 @@ def _comparison_cells(entry: Entry) -> tuple[str, str, str, str | Text]:
         return score, "-", "-", "-"
     between = f"({verdict.low:+.4f} to {verdict.high:+.4f})"
     difference = f"{verdict.difference:+.4f} {between}"
-    return score, difference, or_dash(verdict.p, ".3f"), _coloured(verdict.verdict or "-")
+    return score, difference, p_value(verdict.p), _coloured(verdict.verdict or "-")
 
 
 def _coloured(word: str) -> Text:
