@@ -11,7 +11,7 @@ project = "Comity"
 author = copyright = "The Comity founders"
 release = version_of("comity")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["results"]
+exclude_patterns = ["results", "scores"]
 highlight_language = "none"
 smartquotes = False  # would turn `--set` outside of code into a dash
 
