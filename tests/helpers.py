@@ -9,8 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 import comity
 from comity import Recipe
+from comity.data.soft_labels import SoftLabels
 from comity.runs.directory import RunDirectory
 from comity.runs.entries import EndEntry, EvaluationEntry
 from comity.runs.facts import EncoderFacts, Machine, RunFacts, RunInputs, TaskFacts
@@ -195,3 +198,24 @@ def write_small_demo(folder: Path, checkpoint: Path, rows: int = 24) -> None:
     text = (demo / "demo.toml").read_text(encoding="utf-8")
     text = text.replace('"minilm"', f'"{checkpoint}"').replace("epochs = 3", "epochs = 0.5")
     (folder / "recipe.toml").write_text(text, encoding="utf-8")
+
+
+def three_soft_labels() -> SoftLabels:
+    """Soft labels of two classes, for three rows."""
+    return SoftLabels(
+        task="mood",
+        kind="classification",
+        classes=("down", "up"),
+        rows=np.array([0, 2, 3]),
+        keys=np.array([[2**64 - 1], [7], [9]], dtype=np.uint64),
+        folds=np.array([1, 2, 1], dtype=np.int32),
+        values=np.array([[0.1, 0.9], [0.5, 0.5], [0.75, 0.25]]),
+        logits=np.array([[0.0, 2.2], [0.0, 0.0], [0.0, -1.1]]),
+        count=2,
+        seed=3,
+        file="abc",
+        weights=({"heads.safetensors": "1"}, {"heads.safetensors": "2"}),
+        recipe={"train": {"lr": 1e-5}},
+        digests={"encoder": "e"},
+        drop_leaks=True,
+    )

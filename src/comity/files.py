@@ -124,6 +124,21 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def nesting(value: Any) -> int:
+    """How many lists and dicts of a value are inside one another; it does not recurse.
+
+    >>> nesting(1), nesting([1, {"a": []}])
+    (0, 3)
+    """
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; there is none whose name is too long or not a name."""
     try:

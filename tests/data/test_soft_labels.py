@@ -6,28 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
+from tests.helpers import three_soft_labels
 
 from comity.data.soft_labels import SoftLabels, read_soft_labels, soft_values, write_soft_labels
 from comity.errors import ComityError
 from comity.targets import Target
 
-LABELS = SoftLabels(
-    task="mood",
-    kind="classification",
-    classes=("down", "up"),
-    rows=np.array([0, 2, 3]),
-    keys=np.array([[2**64 - 1], [7], [9]], dtype=np.uint64),
-    folds=np.array([1, 2, 1], dtype=np.int32),
-    values=np.array([[0.1, 0.9], [0.5, 0.5], [0.75, 0.25]]),
-    logits=np.array([[0.0, 2.2], [0.0, 0.0], [0.0, -1.1]]),
-    count=2,
-    seed=3,
-    file="abc",
-    weights=({"heads.safetensors": "1"}, {"heads.safetensors": "2"}),
-    recipe={"train": {"lr": 1e-5}},
-    digests={"encoder": "e"},
-    drop_leaks=True,
-)
+LABELS = three_soft_labels()
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from comity import load, train
-from comity.data.soft_labels import SoftLabels, read_soft_labels, write_soft_labels
+from comity.data.soft_labels import read_soft_labels, write_soft_labels
 from comity.errors import ComityError, ErrorList
 from comity.evaluation.predictions import kept_predictions
 from comity.files import MANIFEST, files_in, read_record, sha256_of, write_record
@@ -26,7 +25,7 @@ from comity.tables.hub import HubName
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat
 from tests.conftest import write_encoder
-from tests.helpers import two_tasks, write_two_tasks
+from tests.helpers import three_soft_labels, two_tasks, write_two_tasks
 from tests.hostile.damage import broken, suffix_of
 
 
@@ -245,24 +244,7 @@ RUNS = [
 
 def write_labels(folder: Path) -> None:
     """Soft labels of three rows."""
-    labels = SoftLabels(
-        task="mood",
-        kind="classification",
-        classes=("down", "up"),
-        rows=np.array([0, 2, 3]),
-        keys=np.array([[5], [7], [9]], dtype=np.uint64),
-        folds=np.array([1, 2, 1], dtype=np.int32),
-        values=np.array([[0.1, 0.9], [0.5, 0.5], [0.75, 0.25]]),
-        logits=np.array([[0.0, 2.2], [0.0, 0.0], [0.0, -1.1]]),
-        count=2,
-        seed=3,
-        file="abc",
-        weights=({"heads.safetensors": "1"}, {"heads.safetensors": "2"}),
-        recipe={"train": {"lr": 1e-5}},
-        digests={"encoder": "e"},
-        drop_leaks=True,
-    )
-    write_soft_labels(folder / "labels.safetensors", labels)
+    write_soft_labels(folder / "labels.safetensors", three_soft_labels())
 
 
 def write_texts(folder: Path) -> None:

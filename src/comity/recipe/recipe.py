@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from comity.errors import ComityError, ErrorList, nearest
-from comity.files import is_file, is_utf8, path_of, path_text, read_text
+from comity.files import is_file, is_utf8, nesting, path_of, path_text, read_text
 from comity.format import plural
 from comity.recipe.messages import type_errors
 from comity.recipe.rules import check_rules, keys_without_effect
@@ -215,20 +215,9 @@ def parsed_toml(text: str) -> dict[str, Any]:
         raise
     except ValueError:
         raise tomllib.TOMLDecodeError("a number has thousands of digits") from None
-    if _depth(values) > DEEPEST:
+    if nesting(values) > DEEPEST:
         raise tomllib.TOMLDecodeError(TOO_DEEP)
     return values
-
-
-def _depth(values: Any) -> int:
-    """How many tables and lists are inside one another."""
-    depth, level = 0, [values]
-    while level := [value for value in level if isinstance(value, list | dict)]:
-        depth += 1
-        level = [
-            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-    return depth
 
 
 def _resolve_encoder(values: dict[str, Any], path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comity.errors import ComityError, ErrorList
+from comity.files import nesting
 from comity.tables.bad_rows import ENCODING, JSON, BadRow, report_row, taken
 from comity.tables.rows import (
     JsonNumber,
@@ -256,21 +257,10 @@ def _checked(
     if not isinstance(item, dict):
         bad = BadRow(number, JSON, f"{_kind(item)}, not an object")
         report_row(errors, path, bad, "write {...}", "object")
-    elif text.count("[") + text.count("{") > DEEPEST_VALUE and _depth(item) > DEEPEST_VALUE:
+    elif text.count("[") + text.count("{") > DEEPEST_VALUE and nesting(item) > DEEPEST_VALUE:
         _report_too_deep(path, number, errors)
     else:
         yield number, item
-
-
-def _depth(value: Any) -> int:
-    """How many lists and objects are inside one another."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, list | dict)]:
-        depth += 1
-        level = [
-            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
 
 
 def _invalid(error: JSONDecodeError) -> str:
