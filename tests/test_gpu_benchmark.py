@@ -121,7 +121,9 @@ def test_an_old_torch_is_one_sentence(monkeypatch, capsys):
 
 
 def test_the_wheels_are_all_that_comity_and_the_trainer_require():
-    pytest.importorskip("accelerate", reason="accelerate is not installed; make bench-train installs it")
+    pytest.importorskip(
+        "accelerate", reason="accelerate is not installed; make bench-train installs it"
+    )
     # pyarrow reads Parquet, hf-xet downloads models: neither is used.
     left_out = {"torch", "numpy", "pyarrow", "hf-xet"}
     required: set[str] = set()
