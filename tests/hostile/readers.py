@@ -10,6 +10,7 @@ from random import Random
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 
 from comity import load, train
 from comity.data.soft_labels import read_soft_labels, write_soft_labels
@@ -24,8 +25,9 @@ from comity.serve.limits import Limits, RequestError
 from comity.tables.hub import HubName
 from comity.tables.reader import open_table
 from comity.tables.rows import TableFormat
+from comity.training.interrupts import Interrupted
 from tests.conftest import write_encoder
-from tests.helpers import three_soft_labels, two_tasks, write_two_tasks
+from tests.helpers import signal_after_step, three_soft_labels, two_tasks, write_two_tasks
 from tests.hostile.damage import broken, suffix_of
 
 
@@ -194,7 +196,7 @@ def _seal_record(path: Path) -> None:
         pass  # it is no record any more
 
 
-def _seal_manifest(path: Path) -> None:
+def seal_manifest(path: Path) -> None:
     """Write the digest of a broken file to the manifest, or the comity.json, of its folder."""
     folder = path.parent.resolve()
     values = read_record(folder / MANIFEST)
@@ -203,6 +205,12 @@ def _seal_manifest(path: Path) -> None:
             size = [file.stat().st_size, sha256_of(file)]
             values["files"][file.relative_to(folder).as_posix()] = size
     write_record(folder / MANIFEST, values)
+
+
+def _seal_state(path: Path) -> None:
+    """Write the digest of a record, and that of its file."""
+    _seal_record(path)
+    seal_manifest(path)
 
 
 def _read_run(folder: Path) -> None:
@@ -219,6 +227,30 @@ def _read_run(folder: Path) -> None:
     model.predict(task, [("a dog", "a cat") if recipe.tasks[task].texts else "a dog"])
 
 
+def write_stopped_run(folder: Path) -> None:
+    """A run that was stopped after its second step, with the state of everything it can have."""
+    data = folder.parent / f"{folder.name}-data"
+    write_two_tasks(data)
+    encoder = write_encoder(folder.parent / f"{folder.name}-encoder")
+    recipe = two_tasks(
+        encoder, train__average="ema", train__balancer="gradvac", train__conflict_every=1
+    )
+    with pytest.raises(Interrupted):
+        train(recipe, data, folder / "run", quiet=True, on_event=signal_after_step(2))
+    checkpoint = max((folder / "run").glob("checkpoint-*"))
+    (folder / "checkpoint").symlink_to(checkpoint, target_is_directory=True)
+
+
+def resume(folder: Path) -> None:
+    """Resume a copy of the stopped run."""
+    copy, data = folder / "copy", folder.parent / f"{folder.name}-data"
+    shutil.copytree(folder / "run", copy)
+    try:
+        train(RunDirectory(copy).recipe(), data, copy, resume=True, quiet=True)
+    finally:
+        shutil.rmtree(copy)
+
+
 def _read_saved(folder: Path) -> None:
     model = load(folder / "saved", "cpu")
     if "mood" in model.tasks:
@@ -232,10 +264,12 @@ RUNS = [
     ),
     Reader("run/metrics.jsonl", write_run, _read_run),
     Reader("run/recipe.toml", write_run, _read_run),
-    Reader("predictions/mood.csv", write_run, _read_run, _seal_manifest),
-    Reader("predictions/alike.csv", write_run, _read_run, _seal_manifest),
-    Reader("best/heads.safetensors", write_run, _read_run, _seal_manifest),
+    Reader("predictions/mood.csv", write_run, _read_run, seal_manifest),
+    Reader("predictions/alike.csv", write_run, _read_run, seal_manifest),
+    Reader("best/heads.safetensors", write_run, _read_run, seal_manifest),
     Reader("saved/comity.json", write_run, _read_saved, _seal_record),
+    Reader("checkpoint/state.json", write_stopped_run, resume, _seal_state),
+    Reader("checkpoint/state.safetensors", write_stopped_run, resume, seal_manifest),
 ]
 
 

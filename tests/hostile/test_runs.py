@@ -23,7 +23,7 @@ from comity.serve.bodies import TextsBody, parse
 from comity.serve.limits import RequestError
 from comity.training.teachers import RunTeacher
 from tests.data.test_soft_labels import LABELS
-from tests.hostile.readers import filled, write_run
+from tests.hostile.readers import filled, resume, seal_manifest, write_run, write_stopped_run
 from tests.hostile.sandbox import ENDED, outcome
 
 
@@ -178,6 +178,52 @@ def test_memory_for_heads_is_that_of_their_file(written, monkeypatch):
     monkeypatch.setattr(comity.inference.model, "load_file", lambda path: {})
     assert_refused(lambda: load(written / "run", "cpu"), "heads.safetensors: cannot be read")
     assert all(parameter.is_meta for parameter in built[0].heads.parameters())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    return filled(write_stopped_run, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stage", 2),
+        ("stage", 1),
+        ("stage_step", 0),
+        ("stage_step", 7),
+        ("stage_step", 10**9),
+        ("step", 10**9),
+        ("skipped", -1),
+        ("examples", 10**400),
+        ("conflict/tasks", ["mood"]),
+        ("conflict/tasks", []),
+        ("conflict/steps", []),
+        ("conflict/logged", [0, 0]),
+        ("conflict/probes/0/products", [[1.0]]),
+        ("conflict/probes/0/cosines", [[1.0], [1.0, 1.0]]),
+        ("conflict/probes/0/layers", [[1.0]]),
+        ("conflict/probes/0/parts", []),
+        ("conflict/effects/mood/steps", 0),
+    ],
+)
+def test_a_checkpoint_that_no_run_has_written(stopped, key, value):
+    path = stopped / "checkpoint/state.json"
+    record, manifest = path.read_bytes(), (path.parent / MANIFEST).read_bytes()
+    try:
+        values = read_record(path)
+        *owners, last = key.split("/")
+        owner: Any = values["progress"]
+        for inner in owners:
+            owner = owner[int(inner) if inner.isdecimal() else inner]
+        assert owner[last] != value
+        owner[last] = value
+        write_record(path, values)
+        seal_manifest(path)
+        assert_refused(lambda: resume(stopped), "state.json")
+    finally:
+        path.write_bytes(record)
+        (path.parent / MANIFEST).write_bytes(manifest)
 
 
 # --- soft labels and caches -----------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Training checkpoints: weights, their average, moments, balancer state and counters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +18,9 @@ from comity.runs.directory import RunDirectory, validated
 from comity.training.averaging import WeightAverage
 from comity.training.conflict import ConflictMonitor
 from comity.training.optim import FlatAdamW
+from comity.training.plan import StagePlan
 from comity.training.selection import Selection
-from comity.training.tally import Tally
+from comity.training.tally import Count, Tally
 
 BALANCER, AVERAGE = "balancer.", "average."
 """Prefixes of the tensors of the balancer and of the weight average in the file."""
@@ -29,13 +30,13 @@ BALANCER, AVERAGE = "balancer.", "average."
 class Progress:
     """How far a run has come."""
 
-    stage: int = 0
-    stage_step: int = 0  # steps done in the stage
-    step: int = 0  # steps done in the run
+    stage: Count = 0
+    stage_step: Count = 0  # steps done in the stage
+    step: Count = 0  # steps done in the run
     evaluation_due: bool = False  # after the last step; an interrupt may come first
-    examples: int = 0
-    skipped: int = 0  # steps
-    skipped_in_a_row: int = 0
+    examples: Count = 0
+    skipped: Count = 0  # steps
+    skipped_in_a_row: Count = 0
     norm: float | None = None  # of the last update's gradient, before clipping
     lr: float | None = None  # of the last update: the stage's, on its schedule
     tally: Tally = field(default_factory=Tally)
@@ -48,7 +49,7 @@ class _State:
     """The contents of state.json."""
 
     progress: Progress
-    segment_steps: list[int]  # updates of each segment of the flat vector
+    segment_steps: list[Count]  # updates of each segment of the flat vector
 
 
 _STATE = TypeAdapter(_State)
@@ -119,18 +120,23 @@ class Restored:
 
 
 def read_checkpoint(
-    directory: RunDirectory, flat: FlatParameters, optimizer: FlatAdamW, average: WeightAverage
+    directory: RunDirectory,
+    plans: Sequence[StagePlan],
+    flat: FlatParameters,
+    optimizer: FlatAdamW,
+    average: WeightAverage,
 ) -> Restored:
     """Restore the newest undamaged checkpoint into `flat`, `optimizer` and `average`.
 
     Raises:
-        ComityError: no checkpoint can be used, or it is one of another model.
+        ComityError: no checkpoint can be used, or it is one of another model or plan.
     """
     folder, notes = directory.usable_checkpoint()
     try:
         state = validated(_STATE, read_record(folder / "state.json"), folder / "state.json")
         tensors = load_file(folder / "state.safetensors")
         _check_sizes(folder, state, tensors, flat)
+        _check_progress(folder, state.progress, plans)
         flat.masters.copy_(tensors["masters"])
         optimizer.first.copy_(tensors["first_moments"])
         optimizer.second.copy_(tensors["second_moments"])
@@ -164,3 +170,30 @@ def _check_sizes(
             f"{folder}: has {len(tensors['masters']):,} parameters, the recipe's model has "
             f"{len(flat.masters):,}; resume with the recipe that started the run"
         )
+
+
+def _check_progress(folder: Path, progress: Progress, plans: Sequence[StagePlan]) -> None:
+    """Whoever can write a checkpoint can write its digest too, so its numbers are checked."""
+    if not _fits(progress, plans):
+        raise ComityError(
+            f"{folder}: state.json does not fit the run; delete the folder to continue from the "
+            "checkpoint before"
+        )
+
+
+def _fits(progress: Progress, plans: Sequence[StagePlan]) -> bool:
+    """Whether a run with these stages can have come this far."""
+    stage, monitor = progress.stage, progress.conflict
+    before = sum(len(plan.steps) for plan in plans[:stage])
+    if stage > len(plans) or progress.step > before + progress.stage_step:
+        return False
+    if progress.stage_step == 0:
+        return True  # a stage starts with a monitor of its own
+    if stage == len(plans):
+        return False
+    plan = plans[stage]
+    return (
+        progress.stage_step < len(plan.steps) + progress.evaluation_due
+        and monitor.tasks == plan.compared_tasks
+        and monitor.has_consistent_sizes()
+    )

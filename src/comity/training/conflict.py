@@ -21,6 +21,7 @@ from comity.runs.entries import (
     StageConflictEntry,
     TaskEffect,
 )
+from comity.training.tally import Count
 
 BLOCKS = 10
 """Contiguous blocks of observations; their means are nearly independent, unlike single steps."""
@@ -54,12 +55,12 @@ class Probe:
 class Effect:
     """What the balancer did to one task's gradient: sums over the steps that have the task."""
 
-    steps: int = 0
+    steps: Count = 0
     weight: float = 0.0
     sum_cosine: float = 0.0  # with the plain sum of the step's gradients
     update_cosine: float = 0.0
-    sum_opposed: int = 0  # steps in which that cosine is below 0
-    update_opposed: int = 0
+    sum_opposed: Count = 0  # steps in which that cosine is below 0
+    update_opposed: Count = 0
 
     def mean(self, task: str) -> TaskEffect:
         """Means over the steps."""
@@ -72,8 +73,8 @@ class Effect:
 class Turn:
     """How far the balancer turned the update from the plain sum: sums over steps."""
 
-    steps: int = 0
-    changed: int = 0  # steps in which they point in different directions
+    steps: Count = 0
+    changed: Count = 0  # steps in which they point in different directions
     cosine: float = 0.0  # between the two
 
 
@@ -88,7 +89,7 @@ class ConflictMonitor:
     tasks: list[str] = field(default_factory=list)
     from_steps: bool = False  # whether training steps keep task gradients apart
     steps: list[list[float]] = field(default_factory=list)  # cosines of each pair, step by step
-    logged: list[int] = field(default_factory=list)  # for each pair, how many of them
+    logged: list[Count] = field(default_factory=list)  # for each pair, how many of them
     probes: list[Probe] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)  # names of the layers that are compared
     effects: dict[str, Effect] = field(default_factory=dict)  # by task
@@ -100,6 +101,19 @@ class ConflictMonitor:
         """A monitor without observations."""
         pairs = math.comb(len(tasks), 2)
         return cls(list(tasks), from_steps, [[] for _ in range(pairs)], [0] * pairs)
+
+    def has_consistent_sizes(self) -> bool:
+        """Whether each list has one entry for each pair, layer or task, as those of a run have."""
+        tasks, layers, pairs = len(self.tasks), len(self.layers), math.comb(len(self.tasks), 2)
+        of_tasks = [m for probe in self.probes for m in (probe.products, probe.cosines)]
+        of_layers = [m for probe in self.probes for m in (probe.layers, probe.parts) if m]
+        return (
+            len(self.steps) == len(self.logged) == pairs
+            and all(_has_shape(matrix, tasks, tasks) for matrix in of_tasks)
+            and all(_has_shape(matrix, layers, pairs) for matrix in of_layers)
+            and all(bool(probe.layers) == bool(probe.parts) for probe in self.probes)
+            and all(effect.steps > 0 for effect in self.effects.values())
+        )
 
     def observe_step(self, tasks: Sequence[str], gramian: ArrayLike) -> None:
         """Add the Gramian `[K, K]` of a training step with these tasks, unless it is not finite."""
@@ -304,6 +318,10 @@ def cosines(products: Floats, first: Floats, second: Floats) -> Floats:
     """
     norms = np.outer(np.sqrt(first.clip(min=0)), np.sqrt(second.clip(min=0)))
     return (products / np.where(norms > 0, norms, np.nan)).clip(-1, 1)
+
+
+def _has_shape(matrix: Sequence[Sequence[float | None]], rows: int, columns: int) -> bool:
+    return len(matrix) == rows and all(len(row) == columns for row in matrix)
 
 
 def _below_0(interval: tuple[float, float] | None) -> bool | None:

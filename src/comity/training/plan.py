@@ -57,6 +57,11 @@ class StagePlan:
         """Whether the stage's task gradients can be compared: several tasks, and their labels."""
         return self.stage.train_on == "labels" and len(self.tasks) > 1
 
+    @property
+    def compared_tasks(self) -> list[str]:
+        """The tasks whose gradients are compared."""
+        return [task.name for task in self.tasks] if self.shares else []
+
     def unprobed(self, conflict_every: int) -> str | None:
         """Why a stage that `shares` has no conflict probes, or None if it has them."""
         if self.freezes_encoder:

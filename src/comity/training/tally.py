@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from comity.training.events import StepDone
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+"""What a checkpoint counts; no run reaches the limit, above which floats skip integers."""
 
 
 @dataclass
@@ -13,8 +18,8 @@ class Tally:
     """Sums over the steps since the last train entry."""
 
     losses: dict[str, list[float]] = field(default_factory=dict)
-    examples: int = 0
-    tokens: int = 0
+    examples: Count = 0
+    tokens: Count = 0
     seconds: float = 0.0
 
     def add(self, step: StepDone) -> None:

@@ -549,8 +549,7 @@ class Trainer:
     # --- conflict -------------------------------------------------------------------------------
 
     def _conflict_monitor(self, plan: StagePlan) -> ConflictMonitor:
-        tasks = [task.name for task in plan.tasks] if plan.shares else []
-        return ConflictMonitor.of_stage(tasks, from_steps=plan.gradient_rows > 1)
+        return ConflictMonitor.of_stage(plan.compared_tasks, from_steps=plan.gradient_rows > 1)
 
     def _probe_is_due(self, plan: StagePlan) -> bool:
         """Probes come after a stage's first step and every `conflict_every` steps of the run."""
@@ -827,7 +826,9 @@ class Trainer:
         if self.ranks.is_first:
             self.directory.remove_unfinished_writes()
         self.prepared.check_unchanged(self.directory.facts().inputs)
-        restored = read_checkpoint(self.directory, self.flat, self.optimizer, self.average)
+        restored = read_checkpoint(
+            self.directory, self.plans, self.flat, self.optimizer, self.average
+        )
         self.progress, self.balancer_state = restored.progress, restored.balancer_state
         if self.ranks.is_first:
             self.directory.forget_after(self.progress.step)
