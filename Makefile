@@ -40,7 +40,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "open build/docs/index.html"
 
-torture: $(VENV)/.installed-dev
+torture: $(VENV)/.installed-torture
 	$(BIN)/python -m tests.torture
 
 mutants: $(VENV)/.installed-dev
@@ -92,6 +92,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[slow]'
+	touch $@
+
+$(VENV)/.installed-torture: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torture]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

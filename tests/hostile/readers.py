@@ -46,18 +46,23 @@ class Reader:
         Raises:
             Exception: whatever the reader raised, unless it is a ComityError.
         """
+        content = (folder / self.file).read_bytes()
+        self.try_content(folder, broken(content, suffix_of(self.file), random))
+
+    def try_content(self, folder: Path, content: bytes) -> None:
+        """As `try_broken`, with other content in the file."""
         path = folder / self.file
-        content = path.read_bytes()
+        whole = path.read_bytes()
         digests = {file: file.read_bytes() for file in folder.rglob(MANIFEST)}
         try:
-            path.write_bytes(broken(content, suffix_of(self.file), random))
+            path.write_bytes(content)
             if self.seal is not None:
                 self.seal(path)
             self.read(folder)
         except (ComityError, RequestError):
             pass
         finally:
-            path.write_bytes(content)
+            path.write_bytes(whole)
             for file, text in digests.items():
                 file.write_bytes(text)
 

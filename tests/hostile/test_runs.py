@@ -113,6 +113,14 @@ def test_a_task_that_the_recipe_lacks(written, change):
     assert_refused(lambda: load(written / "saved", "cpu"), "which its recipe does not declare")
 
 
+@pytest.mark.parametrize("key", ["pooling", "target/kind", "target/head", "target/text_head"])
+def test_half_of_a_surrogate_pair(written, change, key):
+    change("run/run.json", f"{HEAD}/{key}", "\ud800")
+    assert_refused(lambda: load(written / "run", "cpu"), "the run is damaged")
+    change("saved/comity.json", f"{HEAD}/{key}", "\ud800")
+    assert_refused(lambda: load(written / "saved", "cpu"), "comity.json: is damaged")
+
+
 @pytest.mark.parametrize("folder", ["../run", "/tmp", ".", "best-1/../../run", "best-x"])
 def test_the_best_model_is_in_the_run(change, folder):
     run = change("run/best.json", "folder", folder)

@@ -1,6 +1,6 @@
 """Kills training, breaks checkpoints and injects faults; prints what survived.
 
-    python -m tests.torture [--kills 50] [--corruptions 200] [--files 60] [--seed 0]
+    python -m tests.torture [--kills 50] [--corruptions 200] [--files 60] [--seconds 5] [--seed 0]
 
 Every run that was killed or broken has to end with the result, to the bit, of a run that was not,
 or with one sentence that says why it cannot be resumed. Every broken file from someone else has to
@@ -8,8 +8,10 @@ be read, or refused with one sentence. Exit code 1: something was lost.
 """
 
 import argparse
+import itertools
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -187,6 +189,22 @@ class Torture:
                     table.add_row(reader.file, str(seed), shortened(wrong, 90))
         return table
 
+    def guided(self, seconds: int, table: Table) -> None:
+        """Break each kind of file for some seconds, guided by the code that the tries reach.
+
+        Adds to the table of `hostile`.
+        """
+        total = self.total("hostile input, guided by coverage")
+        say(f"each file for {seconds} seconds, guided by coverage")
+        command = [sys.executable, "-m", "tests.hostile.guided"]
+        options = [f"--seconds={seconds}", f"--seed={self.random.randrange(1, 1 << 30)}"]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        lines = done.stdout.splitlines()
+        for reader, line in itertools.zip_longest(READERS, lines, fillvalue=""):
+            if not total.count(line.endswith("read or refused")):
+                name = reader.file if isinstance(reader, Reader) else reader
+                table.add_row(name, options[1], shortened(line or done.stderr[-90:], 90))
+
     def faults(self) -> Table:
         """Every fault of `tests.torture.faults`."""
         total = self.total("faults")
@@ -236,6 +254,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--corruptions", type=int, default=200)
     parser.add_argument("--files", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
@@ -243,6 +262,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         torture = Torture(Path(folder), options.seed)
         hostile = torture.hostile(options.files)
+        torture.guided(options.seconds, hostile)
         torture.kills(options.kills)
         torture.corruptions(options.corruptions)
         faults = torture.faults()

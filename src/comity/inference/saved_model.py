@@ -124,7 +124,7 @@ def read_saved_model(folder: Path) -> SavedModel:
     try:
         saved = _SAVED.validate_python(values)
         saved.recipe()
-    except ValidationError:
+    except (ValidationError, UnicodeEncodeError):  # the second for half of a surrogate pair
         raise damaged from None
     for name, digest in saved.files.items():
         file = folder / name

@@ -546,6 +546,10 @@ def validated(adapter: TypeAdapter[T], values: Any, path: Path) -> T:
     """
     try:
         return adapter.validate_python(values)
+    except UnicodeEncodeError:  # from pydantic, where a value has to be one of some words
+        raise ComityError(
+            f"{path}: a value contains half of a surrogate pair; the run is damaged, train it again"
+        ) from None
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
         raise ComityError(

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from comity.errors import ComityError, ErrorList
+from comity.tables.parquet_footer import RowGroup, row_groups
 from comity.tables.rows import (
     ArrowColumn,
     ArrowValue,
@@ -145,8 +146,9 @@ class ParquetTable(ArrowTable):
         size = self.path.stat().st_size
         most = max(SMALL_BYTES, GROWTH * size)
         with _opened(self.path) as file:
-            _check_claims(self.path, file.metadata, size, most)
-            rows = self._rows_of_batch(columns, size, most)
+            groups = row_groups(self.path)
+            _check_claims(self.path, groups, size, most)
+            rows = self._rows_of_batch(groups, columns, size, most)
             read = 0
             for batch in file.iter_batches(rows, columns=columns):
                 whole = _decoded(batch)
@@ -155,37 +157,31 @@ class ParquetTable(ArrowTable):
                     raise _too_large(self.path, size, most)
                 yield whole
 
-    def _rows_of_batch(self, columns: list[str] | None, size: int, most: int) -> int:
+    def _rows_of_batch(
+        self, groups: list[RowGroup], columns: list[str] | None, size: int, most: int
+    ) -> int:
         """How many rows fit into memory, by the longest text in the dictionary of each row group.
 
         Raises `ComityError` where lists of such texts may have more than `most` bytes.
         """
         rows = BATCH_ROWS
         with _opened(self.path, read_dictionary=self._texts, buffer_size=1 << 20) as file:
-            for number in range(file.metadata.num_row_groups):
-                group = file.metadata.row_group(number)
+            for number, group in enumerate(groups):
                 first = next(file.iter_batches(1, row_groups=[number], columns=columns), None)
                 longest = max(map(_longest, first.columns), default=0) if first else 0
-                items = max((chunk.num_values for chunk in _chunks(group)), default=0)
-                if items > group.num_rows and longest * items > most:
+                items = max((chunk.values for chunk in group.chunks), default=0)
+                if items > group.rows and longest * items > most:
                     raise _too_large(self.path, size, most)
                 rows = min(rows, BATCH_BYTES // max(1, longest))
         return max(1, rows)
 
 
-def _chunks(group: pq.RowGroupMetaData) -> Iterator[pq.ColumnChunkMetaData]:
-    """The columns of a row group."""
-    return map(group.column, range(group.num_columns))
-
-
-def _check_claims(path: Path, metadata: pq.FileMetaData, size: int, most: int) -> None:
+def _check_claims(path: Path, groups: list[RowGroup], size: int, most: int) -> None:
     """Raise `ComityError` if a file of `size` bytes claims more than it can hold."""
-    counts = [metadata.num_rows]
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        chunks = list(_chunks(group))
-        counts += [chunk.num_values for chunk in chunks]
-        if max((chunk.total_uncompressed_size for chunk in chunks), default=0) > most:
-            raise _too_large(path, size, most)
+    chunks = [chunk for group in groups for chunk in group.chunks]
+    counts = [sum(group.rows for group in groups), *(chunk.values for chunk in chunks)]
+    if max((chunk.size for chunk in chunks), default=0) > most:
+        raise _too_large(path, size, most)
     if max(counts) > max(SMALL_ROWS, ROWS_PER_BYTE * size):
         raise ComityError(
             f"{path}: claims {max(counts):,} rows or items in {size:,} bytes, which no table of "
@@ -226,6 +222,12 @@ def _longest(array: Any) -> int:
     return pc.call_function("max", [lengths]).as_py() or 0
 
 
+_FROM_CPP = (
+    OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, IndexError, TypeError,
+)  # fmt: skip
+"""What Cython makes of the exceptions of the standard library of C++, on damaged bytes."""
+
+
 @contextmanager
 def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
     """The open file; whatever pyarrow raises on damaged bytes becomes a `ComityError`."""
@@ -233,7 +235,7 @@ def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
         # pyarrow takes no path whose characters the locale does not have.
         with path.open("rb") as source, pq.ParquetFile(source, **options) as file:
             yield file
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except (pa.ArrowException, *_FROM_CPP) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ComityError(
             f"{path}: the file is not Parquet or is damaged ({reason}); write it again"
