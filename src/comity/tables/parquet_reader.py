@@ -222,12 +222,6 @@ def _longest(array: Any) -> int:
     return pc.call_function("max", [lengths]).as_py() or 0
 
 
-_FROM_CPP = (
-    OSError, ValueError, ArithmeticError, MemoryError, RuntimeError, IndexError, TypeError,
-)  # fmt: skip
-"""What Cython makes of the exceptions of the standard library of C++, on damaged bytes."""
-
-
 @contextmanager
 def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
     """The open file; whatever pyarrow raises on damaged bytes becomes a `ComityError`."""
@@ -235,7 +229,7 @@ def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
         # pyarrow takes no path whose characters the locale does not have.
         with path.open("rb") as source, pq.ParquetFile(source, **options) as file:
             yield file
-    except (pa.ArrowException, *_FROM_CPP) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ComityError(
             f"{path}: the file is not Parquet or is damaged ({reason}); write it again"
