@@ -32,6 +32,7 @@ SENTENCE_TRANSFORMERS = {
 }
 PEERS = ("trainer-documented", "trainer-best", "sentence-transformers")
 FILES = {"sentiment": "ids-sst", "paraphrase": "quora", "similarity": "sts"}
+OUTPUTS = {"sentiment": 5, "paraphrase": 2, "similarity": 1}
 LABELS = {"sentiment": "sentiment", "paraphrase": "is_duplicate", "similarity": "similarity"}
 
 
@@ -235,34 +236,12 @@ def trainer(
 ) -> dict[str, Any]:
     """The Trainer of transformers on one task, with a pair as one sequence."""
     import transformers
-    from torch.utils.data import Dataset
 
     folder = find_checkpoint("minilm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-
-    class Rows(Dataset):
-        def __init__(self, split: str):
-            rows = _rows(options.data / f"{FILES[task]}-{split}.csv")
-            columns = ["sentence"] if task == "sentiment" else ["sentence1", "sentence2"]
-            texts = [[row[column] for row in rows] for column in columns]
-            self.encoded = tokenizer(*texts, truncation=True)
-            labels = [float(row[LABELS[task]]) for row in rows]
-            self.labels = (
-                [label / 5 for label in labels]
-                if task == "similarity"
-                else [int(label) for label in labels]
-            )
-
-        def __len__(self) -> int:
-            return len(self.labels)
-
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            values = {key: self.encoded[key][index] for key in self.encoded}
-            return {**values, "labels": self.labels[index]}
-
-    outputs = {"sentiment": 5, "paraphrase": 2, "similarity": 1}[task]
+    rows = encoded_rows(options.data, task, "train", tokenizer)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=outputs, attn_implementation=attention
+        folder, num_labels=OUTPUTS[task], attn_implementation=attention
     )
     with tempfile.TemporaryDirectory() as out:
         arguments = transformers.TrainingArguments(
@@ -274,14 +253,30 @@ def trainer(
             **({"train_sampling_strategy": "group_by_length"} if group else {}),
         )
         collator = transformers.DataCollatorWithPadding(tokenizer)
-        runner = transformers.Trainer(
-            model, arguments, train_dataset=Rows("train"), data_collator=collator
-        )
+        runner = transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collator)
         started = time.perf_counter()
         runner.train()
         seconds = time.perf_counter() - started
-        dev = {"dev": {task: _score(runner, Rows("dev"), task)}} if options.dev else {}
+        dev = {}
+        if options.dev:
+            rows = encoded_rows(options.data, task, "dev", tokenizer)
+            dev = {"dev": {task: _score(runner, rows, task)}}
     return {"examples_per_second": options.steps * options.batch / seconds, **dev}
+
+
+def encoded_rows(data: Path, task: str, split: str, tokenizer: Any) -> list[dict[str, Any]]:
+    """The rows of a file as the Trainer takes them; similarity is divided by 5."""
+    rows = _rows(data / f"{FILES[task]}-{split}.csv")
+    columns = ["sentence"] if task == "sentiment" else ["sentence1", "sentence2"]
+    encoded = tokenizer(*([row[column] for row in rows] for column in columns), truncation=True)
+    labels = [float(row[LABELS[task]]) for row in rows]
+    return [
+        {
+            **{key: values[index] for key, values in encoded.items()},
+            "labels": label / 5 if task == "similarity" else int(label),
+        }
+        for index, label in enumerate(labels)
+    ]
 
 
 def _score(runner: Any, rows: Any, task: str) -> float:
