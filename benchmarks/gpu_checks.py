@@ -290,7 +290,7 @@ def training(setting: Setting) -> Findings:
 
 
 def resume(setting: Setting) -> Findings:
-    """A run that stops and goes on in a new process ends with the weights of one that does not."""
+    """A run that is stopped and resumed in a new process ends with the weights of a whole run."""
     steps = setting.size(30, 6)
     options = {"steps": steps, "precision": "bf16", "evaluate_every": steps}
     options |= {"eval_train_rows": 0, "checkpoint_every": steps // 3}
