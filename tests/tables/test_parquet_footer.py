@@ -82,3 +82,16 @@ def test_a_file_that_is_too_short(tmp_path, length):
     path.write_bytes(_write(path)[-length:] if length else b"")
     with pytest.raises(ComityError, match="is not Parquet or is damaged"):
         ParquetTable(path, ["text"])
+
+
+def test_a_number_that_never_ends(tmp_path):
+    """It would take time that grows with the square of its length."""
+    path = tmp_path / "table.parquet"
+    footer = b"\x16" + b"\xff" * 3_000_000
+    path.write_bytes(footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+    def read() -> None:
+        with pytest.raises(ValueError, match="the footer is damaged"):
+            row_groups(path)
+
+    assert outcome(read, seconds=10) == ENDED

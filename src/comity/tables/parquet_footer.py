@@ -122,11 +122,13 @@ class _Thrift:
         return self._content[start : self._at]
 
     def _unsigned(self) -> int:
-        value = shift = 0
-        while (byte := self._byte()) > 127:
+        value = 0
+        for shift in range(0, 64, 7):
+            byte = self._byte()
             value |= (byte & 127) << shift
-            shift += 7
-        return value | byte << shift
+            if byte < 128:
+                return value
+        raise IndexError("a number has at most 64 bits")
 
     def _signed(self) -> int:
         value = self._unsigned()
