@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.hostile.sandbox import ENDED, outcome
 
 from comity.errors import ComityError, ErrorList
-from comity.tables.parquet_footer import row_groups
+from comity.tables.parquet_footer import ColumnChunk, RowGroup, row_groups
 from comity.tables.parquet_reader import ParquetTable
 
 COLUMNS: dict[str, Any] = {
@@ -95,3 +95,21 @@ def test_a_number_that_never_ends(tmp_path):
             row_groups(path)
 
     assert outcome(read, seconds=10) == ENDED
+
+
+@pytest.mark.parametrize("negative", [None, "values", "size", "rows"])
+def test_a_footer_written_by_hand(tmp_path, negative):
+    """Field 4 is a list of one row group; integers are in zigzag code: 1 is -1, 2n is n."""
+    values, size, rows = (
+        1 if negative == name else 2 * n for name, n in (("values", 3), ("size", 5), ("rows", 2))
+    )
+    meta_data = bytes([0x56, values, 0x16, size, 0])
+    columns = bytes([0x19, 0x1C, 0x3C]) + meta_data + b"\0"
+    footer = bytes([0x49, 0x1C]) + columns + bytes([0x26, rows, 0, 0])
+    path = tmp_path / "table.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    if negative:
+        with pytest.raises(ValueError, match="the footer is damaged"):
+            row_groups(path)
+    else:
+        assert row_groups(path) == [RowGroup(2, [ColumnChunk(3, 5)])]

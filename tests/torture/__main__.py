@@ -134,6 +134,7 @@ class Torture:
             same = trained(recipe, self.data, run) == 0 and digest(run) == digest(whole)
             total.count(same and leftovers(run) == [])
             shutil.rmtree(run)
+        shutil.rmtree(whole)
 
     def corruptions(self, count: int) -> None:
         """Break checkpoints of a stopped run; one that is left whole has to be used."""
