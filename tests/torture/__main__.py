@@ -9,6 +9,7 @@ be read, or refused with one sentence. Exit code 1: something was lost.
 
 import argparse
 import itertools
+import os
 import random
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,27 +89,32 @@ class Torture:
         total = self.total("features by stop point")
         cells: dict[tuple[str, str], list[bool]] = {}
         choices = cover()
-        for number, choice in enumerate(choices, start=1):
-            say(f"recipe {number} of {len(choices)}")
-            recipe = recipe_of(choice, self.encoder, self.data)
-            whole = self.folder / "whole"
-            assert trained(recipe, self.data, whole) == 0
-            for stop in STOPS:
-                same = self._killed_and_resumed(recipe, stop, digest(whole))
-                total.count(same)
-                for feature, value in choice.items():
-                    name = f"{stop.where}, step {stop.step}"
-                    cells.setdefault((f"{feature}: {value}", name), []).append(same)
-            shutil.rmtree(whole)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each run is a process with one thread
+            found = pool.map(self._killed_at_every_stop, range(len(choices)), choices)
+            for number, (choice, of_stops) in enumerate(zip(choices, found, strict=True), start=1):
+                say(f"recipe {number} of {len(choices)}")
+                for stop, same in zip(STOPS, of_stops, strict=True):
+                    total.count(same)
+                    for feature, value in choice.items():
+                        name = f"{stop.where}, step {stop.step}"
+                        cells.setdefault((f"{feature}: {value}", name), []).append(same)
         return _matrix(cells)
 
-    def _killed_and_resumed(self, recipe: object, stop: Stop, whole: str) -> bool:
-        run = self.folder / "run"
-        try:
+    def _killed_at_every_stop(self, number: int, choice: Choice) -> list[bool]:
+        """For each stop, whether the resumed run ended with the digest of a whole one."""
+        folder = self.folder / f"recipe-{number}"
+        recipe = recipe_of(choice, self.encoder, self.data)
+        assert trained(recipe, self.data, folder / "whole") == 0
+        whole = digest(folder / "whole")
+        found = []
+        for stop in STOPS:
+            run = folder / "run"
             killed = trained(recipe, self.data, run, stop)
-            return killed == -9 and trained(recipe, self.data, run) == 0 and digest(run) == whole
-        finally:
+            resumed = killed == -9 and trained(recipe, self.data, run) == 0
+            found.append(resumed and digest(run) == whole)
             shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(folder)
+        return found
 
     def kills(self, count: int) -> None:
         """Kill at random instants; every second time while a checkpoint is being written."""
