@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 
 import atheris
+import torch
 
 with atheris.instrument_imports(include=["comity"]):  # pyright: ignore[reportAttributeAccessIssue]
     from tests.hostile.damage import broken, suffix_of
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="for each file (default: 5)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process waits for ever for the threads of its parent
     survived = True
     with tempfile.TemporaryDirectory(prefix="guided-") as parent:
         for reader in READERS:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -265,6 +266,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process waits for ever for the threads of its parent
     started = time.monotonic()
     out = Console(width=140)
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
