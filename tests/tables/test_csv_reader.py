@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from comity.errors import ComityError, ErrorList
 from comity.tables.csv_reader import DelimitedTable
+from comity.tables.reader import open_table
 from comity.tables.rows import Row, TableFormat
 
 Read = tuple[list[Row], list[str]]
@@ -568,3 +569,13 @@ def test_an_unquoted_file_never_loses_a_line_without_an_error(
     assert messages or len(rows) == len(table)
     rows, messages = read(path, content, quoting=False)
     assert messages == [] and [row for _, row in rows] == table
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("header", [True, False])
+def test_byte_order_marks_and_nothing_else(tmp_path, encoding, header):
+    path = tmp_path / "table.csv"
+    path.write_text("\ufeff\ufeff\n", encoding=encoding)
+    for delimiter in (None, ","):
+        with pytest.raises(ComityError, match="the file is empty"):
+            open_table(path, TableFormat(header=header, delimiter=delimiter), (0,))

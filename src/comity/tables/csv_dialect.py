@@ -51,8 +51,9 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     separator = SEPARATOR_LINE.fullmatch(head[0]) if head else None
     first_line = 2 if separator else 1
     head = head[first_line - 1 :]
+    empty = ComityError(f"{path}: the file is empty; add rows, or name another file")
     if not any(line.strip("\r\n") for line in head):
-        raise ComityError(f"{path}: the file is empty; add rows, or name another file")
+        raise empty
     if separator and format.delimiter is None:
         delimiter = separator[1]
     else:
@@ -61,6 +62,8 @@ def find_dialect(file: TextFile, columns: Sequence[str | int], format: TableForm
     if quoting is None:
         quoting = _find_quoting(file, delimiter, head, first_line)
     records = _head_records(head, delimiter, quoting, first_line)
+    if not records:  # a second byte-order mark and nothing else
+        raise empty
     first = records[0]
     names = None
     if format.header:
@@ -165,6 +168,8 @@ def _evidence(
         if format.quoting not in (None, quoting):
             continue
         records = [record.fields for record in _head_records(head, delimiter, quoting)]
+        if not records:
+            continue
         width, count = Counter(len(fields or ()) for fields in records).most_common(1)[0]
         if width > 1:
             share = max(share, count / len(records))
