@@ -9,7 +9,6 @@ Exit code 1: there was such a content.
 import argparse
 import os
 import re
-import resource
 import sys
 import tempfile
 import traceback
@@ -22,6 +21,7 @@ import torch
 with atheris.instrument_imports(include=["comity"]):  # pyright: ignore[reportAttributeAccessIssue]
     from tests.hostile.damage import broken, suffix_of
     from tests.hostile.readers import READERS, Reader, filled
+    from tests.hostile.sandbox import limit_memory
 
 MEGABYTES = 2048
 """Memory that a reader may take, besides what the process has already."""
@@ -52,22 +52,16 @@ def fuzz(reader: Reader, folder: Path, seconds: int, seed: int) -> None:
     atheris.Fuzz()
 
 
-def _limit(log: Path) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + (MEGABYTES << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
 def outcome(reader: Reader, folder: Path, seconds: int, seed: int) -> tuple[bool, str]:
     """Whether the reader has read or refused all contents, and the line to print."""
     log = folder.parent / "log"
     child = os.fork()
     if child == 0:
         try:
-            _limit(log)
+            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            limit_memory(MEGABYTES)
             fuzz(reader, folder, seconds, seed)
         except BaseException:
             traceback.print_exc()

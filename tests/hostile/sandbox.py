@@ -37,12 +37,17 @@ def outcome(function: Callable[[], object], megabytes: int = 1024, seconds: int 
 
 def _limit(megabytes: int, seconds: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the libraries in Rust write their panics
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit_memory(megabytes)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let this process take no more memory than this, besides what it has already."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _ending(function: Callable[[], object]) -> str:
